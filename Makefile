@@ -1,0 +1,43 @@
+# make demo     trains a small model on real handwriting and samples it both ways
+# make test     runs the tests
+# make lint     checks style
+# Each sets itself up in .venv first. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+START := $(shell date +%s)
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/.run
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); use make PYTHON=python3.11 (to 3.13)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
+
+$(VENV)/.run: requirements.txt requirements-demo.txt | $(VENV)/.python
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-demo.txt
+	@touch $@
+
+$(VENV)/.test: requirements.txt requirements-test.txt | $(VENV)/.python
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-test.txt
+	@touch $@
+
+demo: $(VENV)/.run
+	test -f runs/demo/data/tokenizer/tokenizer.json || $(BIN)/python -m demo.data --output=runs/demo/data
+	$(BIN)/python main.py --mode=train --config=configs/demo.py --workdir=runs/demo
+	$(BIN)/python -m demo.report --workdir=runs/demo --started=$(START)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist=worksteal -q $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Torch checkpoints to our weights and back."""

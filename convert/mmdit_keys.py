@@ -1,0 +1,43 @@
+"""The names of D-DiT's transformer in a diffusers folder, beside ours.
+
+They are SD3's (diffusers, ``SD3Transformer2DModel``), with two heads and the null image in place of one
+head and the pooled text vector.
+"""
+
+from collections.abc import Iterator
+
+from convert.rule import Entry, linear, tensor, vector
+from dualdiff_jax.config import ModelConfig
+
+LAYER = "transformer_blocks.{layer}"
+
+
+def mmdit_entries(config: ModelConfig) -> Iterator[Entry]:
+    """An entry for every leaf of ``mmdit``."""
+    mmdit, channels = config.mmdit, config.autoencoder.channels
+    patch, grid, width = mmdit.patch_size, mmdit.position_grid, mmdit.width
+
+    # A convolution (out, channel, row, column); our patches are (row, column, channel).
+    convolution = tensor(width, channels, patch, patch, order=(2, 3, 1, 0))
+    yield Entry("mmdit.patch_embedding.kernel", ("pos_embed.proj.weight",), convolution)
+    yield Entry("mmdit.patch_embedding.bias", ("pos_embed.proj.bias",), vector)
+    yield Entry("mmdit.positions", ("pos_embed.pos_embed",), tensor(1, grid**2, width))
+    yield Entry("mmdit.null_image", ("null_image_embd",), tensor(1, mmdit.null_image_tokens, width))
+    yield from linear("mmdit.text_embedding", "context_embedder")
+    yield from linear("mmdit.timestep_embedding.hidden", "time_text_embed.timestep_embedder.linear_1")
+    yield from linear("mmdit.timestep_embedding.out", "time_text_embed.timestep_embedder.linear_2")
+    yield from _stream("image", "norm1", ("to_q", "to_k", "to_v"), "to_out.0", "ff")
+    yield from _stream("text", "norm1_context", ("add_q_proj", "add_k_proj", "add_v_proj"), "to_add_out", "ff_context")
+    yield from linear("mmdit.image_modulation", "image_norm_out.linear")
+    yield from linear("mmdit.image_out", "image_proj_out")
+    yield from linear("mmdit.text_out", "text_proj_out")
+
+
+def _stream(stream: str, norm: str, qkv: tuple[str, str, str], out: str, mlp: str) -> Iterator[Entry]:
+    """The entries of one residual stream of the blocks."""
+    leaf = f"mmdit.blocks.{stream}"
+    yield from linear(f"{leaf}.modulation", f"{LAYER}.{norm}.linear")
+    yield from linear(f"{leaf}.qkv", *(f"{LAYER}.attn.{name}" for name in qkv))
+    yield from linear(f"{leaf}.attention_out", f"{LAYER}.attn.{out}", inputs=2)
+    yield from linear(f"{leaf}.mlp_in", f"{LAYER}.{mlp}.net.0.proj")
+    yield from linear(f"{leaf}.mlp_out", f"{LAYER}.{mlp}.net.2")

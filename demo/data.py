@@ -1,0 +1,80 @@
+"""Writes the demo's data set: PNG files, JSON metadata, and a tokenizer of T5's layout.
+
+python -m demo.data --output=runs/demo/data
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from transformers import T5TokenizerFast
+
+from demo.digits import CAPTIONS, PAIR_CAPTION, QUESTION, WORDS, compose, load, pair_caption, split_pairs
+from dualdiff_jax.data.tokenizer import MASK_TOKEN, QUESTION_TEMPLATE
+
+IMAGES_PER_PAIR = 60
+
+
+def write(output: Path) -> None:
+    """Writes the data set under ``output``; it is there whole or not at all."""
+    partial = output.with_name(f".{output.name}-partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    train, held_out = load()
+    rng = np.random.default_rng(0)
+    digits = []
+    for path, label in _images(partial, "digits", train.images, train.labels):
+        first, second = (CAPTIONS[i].format(WORDS[label]) for i in rng.permutation(len(CAPTIONS))[:2])
+        digits.append(_record(path, train.images, caption=first, re_caption=second))
+    _metadata(partial / "digits.json", digits)
+    questions = [
+        _record(record["image_path"], train.images, question=QUESTION, answer=WORDS[label])
+        for record, label in zip(digits, train.labels, strict=True)
+    ]
+    _metadata(partial / "questions.json", questions)
+    images, pairs = compose(train, split_pairs()[0], IMAGES_PER_PAIR, seed=0)
+    _metadata(
+        partial / "pairs.json",
+        [_record(path, images, caption=pair_caption(pair)) for path, pair in _images(partial, "pairs", images, pairs)],
+    )
+    list(_images(partial, "held_out", held_out.images, held_out.labels))
+    write_tokenizer(partial / "tokenizer")
+    shutil.rmtree(output, ignore_errors=True)
+    partial.rename(output)
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A word a token, in T5's layout: <pad>, </s>, <unk> first, <extra_id_0> last. No spelling of other words."""
+    texts = [*CAPTIONS, PAIR_CAPTION, *WORDS, QUESTION_TEMPLATE.format(question=QUESTION)]
+    words = sorted(
+        {word for text in texts for word in text.replace("{}", "").replace("?", " ").replace(":", " ").split()}
+    )
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    vocabulary += [(f"▁{word}", -2.0) for word in words] + [("?", -2.0), (":", -2.0), ("▁", -12.0), (MASK_TOKEN, 0.0)]
+    T5TokenizerFast(vocab=vocabulary, extra_ids=1).save_pretrained(str(folder))
+
+
+def _images(output: Path, name: str, images: np.ndarray, labels):
+    """Writes each image; yields (path relative to output, label)."""
+    (output / name).mkdir(parents=True)
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = f"{name}/{index:05d}.png"
+        Image.fromarray(image).save(output / path)
+        yield path, label
+
+
+def _record(path: str, images: np.ndarray, **texts: str) -> dict:
+    height, width = images.shape[1:]
+    return {"image_path": path, "ratio": width / height, "height": height, "width": width, **texts}
+
+
+def _metadata(file: Path, records: list[dict]) -> None:
+    file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/demo/data"))
+    write(parser.parse_args().output)

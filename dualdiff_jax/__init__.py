@@ -1,0 +1,6 @@
+"""Dual Diffusion (D-DiT, arXiv 2501.00289) in JAX: one transformer that draws images from text and reads them into text."""
+
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.pipeline import DualDiffusionPipeline
+
+__all__ = ["DualDiffusionPipeline", "UserError"]

@@ -1,0 +1,135 @@
+"""The commands behind ``main.py --mode=...``: files in, files and lines out."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from dualdiff_jax.config import RunConfig
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.previews import Preview
+from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training.loop import train
+
+
+def run_training(config: RunConfig, workdir: str) -> None:
+    """Trains, with previews where the config asks for them."""
+    hooks = []
+    if config.preview.every:
+        tokenizer = Tokenizer(config.data.tokenizer)
+        preview = Preview(config.preview, config.model, tokenizer, Path(workdir) / "samples")
+        hooks.append((config.preview.every, preview))
+    print(train(config, workdir, make_mesh(config.mesh), hooks))
+
+
+def generate(model: str, prompts: Sequence[str], output: str, *, seed: int, as_json: bool, **options) -> None:
+    """One PNG a prompt in ``output``; their names and prompts on stdout."""
+    if not prompts:
+        raise UserError('there is nothing to draw; give --prompt="..."')
+    for prompt in prompts:
+        if not prompt.strip():
+            raise UserError("a prompt is empty; say what the image should show")
+    folder = _writable(output)
+    pipeline = DualDiffusionPipeline.from_pretrained(model)
+    for prompt in prompts:
+        _check_words(pipeline.tokenizer, prompt)
+    images = pipeline.text_to_image(prompts, seed=seed, progress=_bar("drawing"), **options)
+    rows = []
+    for index, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
+        file = folder / f"{index:04d}.png"
+        image.save(file)
+        rows.append({"image": str(file), "prompt": prompt, "seed": seed})
+    _tell(rows, folder / "images.json", as_json, "{image}\t{prompt}")
+
+
+def caption(model: str, images: Sequence[str], output: str | None, *, seed: int, as_json: bool, **options) -> None:
+    """One caption an image, on stdout and, with ``output``, in ``captions.json`` there."""
+    if not images:
+        raise UserError("there is nothing to read; give --image=FILE")
+    folder = _writable(output) if output else None
+    pipeline = DualDiffusionPipeline.from_pretrained(model)
+    captions = pipeline.image_to_text(images, seed=seed, progress=_bar("reading"), **options)
+    rows = [{"image": i, "caption": c, "seed": seed} for i, c in zip(images, captions, strict=True)]
+    _tell(rows, folder and folder / "captions.json", as_json, "{image}\t{caption}")
+
+
+def answer(
+    model: str,
+    images: Sequence[str],
+    questions: Sequence[str],
+    output: str | None,
+    *,
+    seed: int,
+    as_json: bool,
+    **options,
+) -> None:
+    """One answer a pair; a single question is asked of every image, a single image gets every question."""
+    if not images or not questions:
+        raise UserError('a pair is missing; give --image=FILE and --question="..."')
+    if len(questions) == 1:
+        questions = list(questions) * len(images)
+    elif len(images) == 1:
+        images = list(images) * len(questions)
+    folder = _writable(output) if output else None
+    pipeline = DualDiffusionPipeline.from_pretrained(model)
+    for question in questions:
+        if not question.strip():
+            raise UserError("a question is empty; say what you want to know")
+        _check_words(pipeline.tokenizer, question)
+    answers = pipeline.answer(images, questions, seed=seed, progress=_bar("reading"), **options)
+    rows = [
+        {"image": i, "question": q, "answer": a, "seed": seed}
+        for i, q, a in zip(images, questions, answers, strict=True)
+    ]
+    _tell(rows, folder and folder / "answers.json", as_json, "{image}\t{question}\t{answer}")
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, where the user has not said otherwise."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualdiff_jax"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+
+
+def _check_words(tokenizer: Tokenizer, text: str) -> None:
+    unknown = tokenizer.unknown_words(text)
+    if unknown:
+        raise UserError(
+            f"this model's tokenizer does not know {', '.join(map(repr, unknown))}; use other words in {text!r}"
+        )
+
+
+def _writable(folder: str) -> Path:
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --output") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"{path}: may not be written; choose another --output")
+    return path
+
+
+def _bar(what: str):
+    """A progress bar on a terminal; None, which shows nothing, elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        filled = 30 * done // total
+        end = "\n" if done == total else ""
+        print(f"\r{what} [{'#' * filled}{'.' * (30 - filled)}] {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _tell(rows: list[dict], file: Path | None, as_json: bool, line: str) -> None:
+    text = json.dumps(rows, indent=2, ensure_ascii=False)
+    if file:
+        file.write_text(text + "\n", encoding="utf-8")
+    print(text if as_json else "\n".join(line.format(**row) for row in rows))

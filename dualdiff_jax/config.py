@@ -1,0 +1,337 @@
+"""Every setting of the project: its name, type, bounds and default, once.
+
+A config file builds an ``ml_collections.ConfigDict`` that holds only what differs; ``resolve``
+turns it into the frozen dataclasses below, or raises one ``UserError`` that lists every fault.
+A field without a default must be given.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import ml_collections
+
+from dualdiff_jax.errors import UserError
+
+frozen = dataclasses.dataclass(frozen=True, kw_only=True)
+
+
+def bounded(default: Any = dataclasses.MISSING, *, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field whose number (or each number of a tuple) lies in [low, high]."""
+    return dataclasses.field(default=default, metadata={"low": low, "high": high})
+
+
+@frozen
+class MMDiTConfig:
+    """Sizes of the joint transformer (arXiv 2403.03206, section 4; 2501.00289, section 3)."""
+
+    depth: int = bounded(low=1)  # joint blocks
+    width: int = bounded(low=2)  # of both residual streams
+    heads: int = bounded(low=1)
+    vocab_size: int = bounded(low=4)  # outputs of the text head
+    mlp_ratio: int = bounded(4, low=1)
+    patch_size: int = bounded(2, low=1)  # latents per token side
+    position_grid: int = bounded(192, low=1)  # side of the fixed position table
+    position_base: int = bounded(64, low=1)  # grid steps that span one unit of the training resolution
+    null_image_tokens: int = bounded(8, low=1)  # stand for the image in text-only passes
+
+    def contradictions(self) -> Iterator[str]:
+        if self.width % self.heads:
+            yield f"width {self.width} is not a multiple of heads {self.heads}"
+        if self.width % 4:
+            yield f"width {self.width} is not a multiple of 4, which the 2-D sinusoids need"
+
+
+@frozen
+class T5Config:
+    """Sizes of the text encoder, T5 v1.1 (arXiv 1910.10683, 2002.05202)."""
+
+    vocab_size: int = bounded(low=4)  # embedding rows
+    width: int = bounded(low=1)
+    depth: int = bounded(low=1)
+    heads: int = bounded(low=1)
+    head_dim: int = bounded(low=1)
+    mlp_width: int = bounded(low=1)
+    relative_buckets: int = bounded(32, low=4)
+    relative_max_distance: int = bounded(128, low=4)
+
+
+@frozen
+class AutoencoderConfig:
+    """Images to latents. ``identity``: pixels are the latents; 1 channel is their mean, 3 are RGB."""
+
+    kind: Literal["identity"] = "identity"
+    channels: int = bounded(3, low=1)
+
+    def contradictions(self) -> Iterator[str]:
+        if self.kind == "identity" and self.channels not in (1, 3):
+            yield f"channels is {self.channels}, but the identity autoencoder has 1 (grey) or 3 (RGB)"
+
+
+@frozen
+class SamplingConfig:
+    """What the pipeline does when the caller names nothing else. Stored with the weights."""
+
+    height: int = bounded(low=1)  # pixels
+    width: int = bounded(low=1)
+    text_length: int = bounded(256, low=2)  # tokens of a prompt for text to image
+    image_steps: int = bounded(28, low=1)
+    guidance_scale: float = bounded(7.0, low=1.0)  # 1 is no guidance
+    sigma_shift: float = bounded(3.0, low=1e-3)  # of the sigma grid
+    caption_length: int = bounded(256, low=2)
+    caption_steps: int = bounded(128, low=1)
+    answer_length: int = bounded(128, low=2)
+    answer_steps: int = bounded(32, low=1)
+    text_order: Literal["ancestral", "confidence"] = "ancestral"
+    batch_size: int = bounded(16, low=1)  # examples that go through the model together
+
+
+@frozen
+class ModelConfig:
+    """All that a model folder needs to be loaded and sampled."""
+
+    mmdit: MMDiTConfig
+    t5: T5Config
+    autoencoder: AutoencoderConfig
+    sampling: SamplingConfig
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+
+    def contradictions(self) -> Iterator[str]:
+        if self.t5.vocab_size < self.mmdit.vocab_size:
+            yield f"t5.vocab_size {self.t5.vocab_size} is below mmdit.vocab_size {self.mmdit.vocab_size}"
+
+
+@frozen
+class SourceConfig:
+    """One set of records and what it is used for.
+
+    ``image_generation`` feeds the image loss; ``captioning`` and ``instruction`` the text loss.
+    All sources of one (height, width) are mixed example by example; different sizes alternate
+    batch by batch, because a batch has one shape.
+    """
+
+    name: str
+    root: str  # folder that image paths are relative to
+    metadata: str  # JSON file with a list of records, relative to root
+    task: Literal["image_generation", "captioning", "instruction"]
+    height: int = bounded(low=1)  # pixels that the model sees
+    width: int = bounded(low=1)
+    weight: float = bounded(1.0, low=1e-9)
+    caption_keys: tuple[str, ...] = ("caption",)
+    caption_weights: tuple[float, ...] = bounded((1.0,), low=0.0)
+
+    def contradictions(self) -> Iterator[str]:
+        if len(self.caption_keys) != len(self.caption_weights):
+            yield f"{len(self.caption_keys)} caption_keys, but {len(self.caption_weights)} caption_weights"
+        if not sum(self.caption_weights) > 0:
+            yield "caption_weights are all zero"
+
+
+@frozen
+class DataConfig:
+    sources: tuple[SourceConfig, ...]
+    tokenizer: str  # folder with tokenizer.json
+    text_length: int = bounded(256, low=2)  # tokens of every training example
+    read_threads: int = bounded(16, low=1)
+    prefetch_batches: int = bounded(8, low=1)
+    cache_images: int = bounded(0, low=0)  # decoded pictures of each source that stay in memory
+
+    def contradictions(self) -> Iterator[str]:
+        names = [source.name for source in self.sources]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"two sources are named {name!r}"
+        image = {(s.height, s.width) for s in self.sources if s.task == "image_generation"}
+        text = {(s.height, s.width) for s in self.sources if s.task != "image_generation"}
+        if image != text:
+            yield (
+                "both streams need the same image sizes, but image_generation sources have "
+                f"{sorted(image)} and captioning and instruction sources {sorted(text)}"
+            )
+
+
+@frozen
+class ObjectiveConfig:
+    """The two losses and how they are added (arXiv 2501.00289, section 3; the formulas: objectives/)."""
+
+    image_weighting: Literal["uniform", "sigma_squared"] = "uniform"
+    sigma_distribution: Literal["logit_normal_1000", "logit_normal"] = "logit_normal_1000"
+    text_weight: float = bounded(0.2, low=0.0)  # lambda
+    text_normalization: Literal["all_positions", "answer_tokens"] = "all_positions"
+    caption_dropout: float = bounded(0.1, low=0.0, high=1.0)
+    single_forward: bool = True  # both batches of a step in one pass of the model
+
+
+@frozen
+class OptimizerConfig:
+    learning_rate: float = bounded(3e-5, low=0.0)
+    schedule: Literal["constant", "cosine"] = "constant"  # after the warm-up
+    warmup_steps: int = bounded(2000, low=0)
+    weight_decay: float = bounded(1e-2, low=0.0)
+    beta1: float = bounded(0.9, low=0.0, high=1.0)
+    beta2: float = bounded(0.999, low=0.0, high=1.0)
+    clip_norm: float = bounded(2.0, low=0.0)  # 0 turns clipping off
+    ema_decay: float = bounded(0.9995, low=0.0, high=1.0)
+
+
+@frozen
+class TrainConfig:
+    steps: int = bounded(low=1)
+    global_batch_size: int = bounded(256, low=1)  # examples of each of the two streams, per step
+    microbatches: int = bounded(1, low=1)  # parts that a step's batch is cut into
+    trainable: tuple[str, ...] = ("mmdit.*",)  # patterns of leaf names; the rest is frozen
+    log_every: int = bounded(50, low=1)
+    save_every: int = bounded(1000, low=1)
+    keep_checkpoints: int = bounded(2, low=1)
+
+    def contradictions(self) -> Iterator[str]:
+        if self.global_batch_size % self.microbatches:
+            yield f"global_batch_size {self.global_batch_size} is not a multiple of microbatches {self.microbatches}"
+
+
+@frozen
+class PreviewConfig:
+    """What is drawn and read with the EMA weights while training goes on."""
+
+    every: int = bounded(0, low=0)  # steps; 0 is never
+    prompts: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()  # files
+    question: str = ""  # asked of each image, when given
+
+
+@frozen
+class MeshConfig:
+    fsdp: int = bounded(-1, low=-1)  # devices that share the parameters; -1 is all
+
+    def contradictions(self) -> Iterator[str]:
+        if self.fsdp == 0:
+            yield "fsdp is 0; give a number of devices, or -1 for all"
+
+
+@frozen
+class RunConfig:
+    """One training run."""
+
+    model: ModelConfig
+    data: DataConfig
+    objective: ObjectiveConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    preview: PreviewConfig
+    mesh: MeshConfig
+    seed: int = bounded(0, low=0)
+
+    def contradictions(self) -> Iterator[str]:
+        if self.optimizer.warmup_steps >= self.train.steps:
+            yield f"optimizer.warmup_steps {self.optimizer.warmup_steps} is not below train.steps {self.train.steps}"
+        for source in self.data.sources:
+            for side in ("height", "width"):
+                if getattr(source, side) % self.model.mmdit.patch_size:
+                    yield (
+                        f"data.sources {source.name!r}: {side} {getattr(source, side)} is not a multiple "
+                        f"of model.mmdit.patch_size {self.model.mmdit.patch_size}"
+                    )
+
+
+def empty_config() -> ml_collections.ConfigDict:
+    """The sections of ``RunConfig``, all empty, for a config file to write its differences into."""
+    return ml_collections.ConfigDict(_sections(RunConfig))
+
+
+def _sections(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls)
+    return {name: _sections(hint) for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+
+
+def resolve(
+    given: Mapping[str, Any] | ml_collections.ConfigDict, cls: type = RunConfig, *, what: str = "config"
+) -> Any:
+    """Turns nested mappings into a validated ``cls``; raises one ``UserError`` with all faults."""
+    if isinstance(given, ml_collections.ConfigDict):
+        given = given.to_dict()
+    faults: list[str] = []
+    config = _build(cls, given, "", faults)
+    if faults:
+        count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise UserError(f"the {what} has {count}:\n" + "\n".join(f"  {fault}" for fault in faults))
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A resolved config as plain dicts, lists and numbers: what JSON holds and ``resolve`` takes back."""
+    return dataclasses.asdict(config)
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """Yields ``field: old -> new`` for every leaf in which two resolved configs differ."""
+    if dataclasses.is_dataclass(old) and type(old) is type(new):
+        for field in dataclasses.fields(old):
+            here = f"{path}.{field.name}" if path else field.name
+            yield from differences(getattr(old, field.name), getattr(new, field.name), here)
+    elif old != new:
+        yield f"{path}: {old!r} -> {new!r}"
+
+
+def _build(cls: type, given: Any, path: str, faults: list[str]) -> Any:
+    """The dataclass ``cls`` from a mapping; None when that was impossible (faults then say why)."""
+    if not isinstance(given, Mapping):
+        faults.append(f"{path}: expected a section with fields, found {given!r}")
+        return None
+    here = f"{path}." if path else ""
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name in given:
+        if name not in fields:
+            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.5)
+            hint = f"; did you mean {here}{near[0]}?" if near else f"; there are {', '.join(fields)}"
+            faults.append(f"{here}{name}: no such field{hint}")
+    before = len(faults)
+    values = {}
+    for name, field in fields.items():
+        if name in given:
+            values[name] = _convert(hints[name], given[name], here + name, field.metadata, faults)
+        elif dataclasses.is_dataclass(hints[name]):
+            values[name] = _build(hints[name], {}, here + name, faults)
+        elif field.default is dataclasses.MISSING:
+            faults.append(f"{here}{name}: must be given")
+    if len(faults) > before:
+        return None
+    config = cls(**values)
+    for contradiction in getattr(config, "contradictions", lambda: ())():
+        faults.append(f"{path}: {contradiction}" if path else contradiction)
+    return config
+
+
+def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any], faults: list[str]) -> Any:
+    """``value`` as type ``hint``, within the bounds in ``metadata``; otherwise a fault is noted."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, path, faults)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, path, metadata, faults)
+    if origin is Literal:
+        if value not in arguments:
+            faults.append(f"{path}: {value!r} is none of {', '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            faults.append(f"{path}: expected a list, found {value!r}")
+            return ()
+        return tuple(_convert(arguments[0], v, f"{path}[{i}]", metadata, faults) for i, v in enumerate(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not hint:
+        faults.append(f"{path}: expected {hint.__name__}, found {value!r}")
+        return value
+    low, high = metadata.get("low"), metadata.get("high")
+    if hint is float and value != value:
+        faults.append(f"{path}: is not a number")
+    elif low is not None and value < low:
+        faults.append(f"{path}: {value!r} is below {low!r}")
+    elif high is not None and value > high:
+        faults.append(f"{path}: {value!r} is above {high!r}")
+    return value

@@ -1,0 +1,106 @@
+"""T5's tokens as Dual Diffusion uses them.
+
+Padding is ``</s>`` (never ``<pad>``), the mask is ``<extra_id_0>``, the last id of the vocabulary, and
+there is no attention mask: padding is text like any other, which the model learns to write.
+"""
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import T5TokenizerFast
+
+from dualdiff_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MASK_TOKEN = "<extra_id_0>"
+QUESTION_TEMPLATE = "Q: {question} A: "
+
+
+class Tokenizer:
+    """A T5 tokenizer folder (``tokenizer.json`` beside ``tokenizer_config.json``).
+
+    Raises ``UserError`` if the folder holds none, or if its special tokens are not where T5 has them.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / "tokenizer.json").is_file():
+            raise UserError(f"{self.folder}: there is no tokenizer.json here; name a folder with a T5 tokenizer")
+        try:
+            self._tokenizer = T5TokenizerFast.from_pretrained(str(self.folder))
+        except Exception as error:  # the library raises many kinds, all of which mean a damaged file
+            raise UserError(f"{self.folder}: its tokenizer cannot be read ({error}); copy the folder anew") from error
+        self.vocab_size = len(self._tokenizer)
+        self.mask_token_id = self._tokenizer.convert_tokens_to_ids(MASK_TOKEN)
+        self.end_token_id = self._tokenizer.eos_token_id
+        if self.mask_token_id != self.vocab_size - 1:
+            raise UserError(
+                f"{self.folder}: {MASK_TOKEN} is token {self.mask_token_id} of {self.vocab_size}, but the mask "
+                "must be the last one; save the tokenizer with T5's order of extra ids"
+            )
+
+    def save(self, folder: Path) -> None:
+        self._tokenizer.save_pretrained(str(folder))
+
+    @functools.lru_cache(maxsize=65536)
+    def tokens(self, text: str) -> tuple[int, ...]:
+        """The ids of ``text`` without a closing ``</s>``."""
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def caption_ids(self, text: str, length: int) -> np.ndarray:
+        """(length,) int32: the text, one ``</s>``, and more of it as padding. Longer text is cut, and a warning says so."""
+        return self._fit((), self.tokens(text), length)
+
+    def question_ids(self, question: str, length: int) -> np.ndarray:
+        """(k,) int32, k < length: the prompt that an answer follows. A question that leaves no room is an error."""
+        prompt = self.tokens(QUESTION_TEMPLATE.format(question=question))
+        if len(prompt) >= length:
+            raise UserError(
+                f"the question {question[:60]!r} takes {len(prompt)} tokens and leaves no room for an answer in "
+                f"{length}; shorten it"
+            )
+        return np.asarray(prompt, np.int32)
+
+    def dialogue_ids(self, question: str, answer: str, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """((length,) ids, (length,) is_answer): prompt, then the answer and its padding, which is answer too."""
+        prompt = tuple(self.question_ids(question, length))
+        return self._fit(prompt, self.tokens(answer), length), np.arange(length) >= len(prompt)
+
+    def masked_ids(self, prompt: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
+        """(length,) int32: the prompt, then masks."""
+        token_ids = np.full(length, self.mask_token_id, np.int32)
+        token_ids[: len(prompt)] = prompt
+        return token_ids
+
+    def null_ids(self, length: int) -> np.ndarray:
+        """(length,) int32 of the empty caption."""
+        return np.full(length, self.end_token_id, np.int32)
+
+    def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
+        """The text before the first ``</s>``."""
+        token_ids = [int(token) for token in token_ids]
+        if self.end_token_id in token_ids:
+            token_ids = token_ids[: token_ids.index(self.end_token_id)]
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True).strip()
+
+    def pieces(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
+        """Each token by itself, for showing."""
+        return self._tokenizer.convert_ids_to_tokens([int(token) for token in token_ids])
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of ``text`` that the vocabulary cannot spell."""
+        unknown = self._tokenizer.unk_token_id
+        return [word for word in text.split() if unknown in self.tokens(word)]
+
+    def _fit(self, prompt: tuple[int, ...], tokens: tuple[int, ...], length: int) -> np.ndarray:
+        room = length - len(prompt) - 1
+        if len(tokens) > room:
+            log.warning("text of %d tokens was cut to %d: %s ...", len(tokens), room, self.decode(tokens[:12]))
+        token_ids = np.full(length, self.end_token_id, np.int32)
+        kept = (*prompt, *tokens[:room])
+        token_ids[: len(kept)] = kept
+        return token_ids

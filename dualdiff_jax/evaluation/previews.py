@@ -1,0 +1,52 @@
+"""Fixed prompts drawn and fixed images read, with fixed seeds, while training goes on."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from dualdiff_jax.arrays import Weights
+from dualdiff_jax.config import ModelConfig, PreviewConfig
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.pipeline import DualDiffusionPipeline
+
+TILE = 64  # pixels; smaller images are enlarged to this height by whole factors
+GAP = 2
+
+
+class Preview:
+    """A training hook: writes ``samples/step_N.png`` (one image a prompt) and ``samples/step_N.json`` (texts)."""
+
+    def __init__(self, config: PreviewConfig, model: ModelConfig, tokenizer: Tokenizer, folder: Path):
+        self._config, self._model, self._tokenizer, self._folder = config, model, tokenizer, folder
+
+    def __call__(self, step: int, weights: Weights) -> None:
+        pipeline = DualDiffusionPipeline(self._model, weights, self._tokenizer)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        name = f"step_{step:07d}"
+        if self._config.prompts:
+            grid(pipeline.text_to_image(self._config.prompts)).save(self._folder / f"{name}.png")
+        texts = []
+        if self._config.images:
+            captions = pipeline.image_to_text(self._config.images)
+            texts = [{"image": i, "caption": c} for i, c in zip(self._config.images, captions, strict=True)]
+            if self._config.question:
+                answers = pipeline.answer(self._config.images, [self._config.question] * len(texts))
+                texts = [text | {"answer": answer} for text, answer in zip(texts, answers, strict=True)]
+        record = {"step": step, "prompts": self._config.prompts, "texts": texts}
+        (self._folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:
+    """Images of one size as a contact sheet, row by row; small ones enlarged without smoothing."""
+    factor = max(1, TILE // images[0].height)
+    width, height = images[0].width * factor, images[0].height * factor
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), "white")
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        tile = image.resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(tile, (GAP + column * (width + GAP), GAP + row * (height + GAP)))
+    return sheet

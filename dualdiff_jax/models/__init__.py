@@ -1,0 +1,1 @@
+"""The networks: embeddings, attention, joint blocks, the MMDiT, T5's encoder, the autoencoder."""

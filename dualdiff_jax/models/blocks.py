@@ -1,0 +1,77 @@
+"""The joint block: two residual streams with weights of their own and one attention (arXiv 2403.03206, figure 2b).
+
+With c the timestep's conditioning and LN a LayerNorm without scale and bias, each stream does
+(1)  shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Linear(c)
+(2)  x <- x + gate_a * Out(Attention(QKV(LN(x) (1 + scale_a) + shift_a)))    over [image, text] together
+(3)  x <- x + gate_m * MLP(LN(x) (1 + scale_m) + shift_m),   MLP = Linear, tanh-GELU, Linear
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dualdiff_jax.config import MMDiTConfig
+from dualdiff_jax.models.attention import attention
+from dualdiff_jax.models.linear import Linear, zeros
+
+LAYER_NORM_EPSILON = 1e-6
+
+
+def layer_norm(x: jax.Array) -> jax.Array:
+    """LayerNorm over the last dim without affine parameters, computed in fp32, returned in x's dtype."""
+    x32 = x.astype(jnp.float32)
+    centred = x32 - x32.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    return (centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)).astype(x.dtype)
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """LN(x) (1 + scale) + shift; shift and scale (b, d) act on every token of x (b, s, d)."""
+    return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
+
+
+class Stream(nnx.Module):
+    """The weights of one residual stream in one block."""
+
+    def __init__(self, config: MMDiTConfig, *, rngs: nnx.Rngs):
+        width, heads = {"width": config.width}, {"heads": config.heads, "head_dim": config.width // config.heads}
+        mlp = {"mlp": config.mlp_ratio * config.width}
+        linear = partial(Linear, rngs=rngs)
+        self.modulation = linear(width, {"projection": 6, "modulated": config.width}, init=zeros)
+        self.qkv = linear(width, {"projection": 3, **heads})
+        self.attention_out = linear(heads, width)
+        self.mlp_in = linear(width, mlp)
+        self.mlp_out = linear(mlp, width)
+
+
+class JointBlock(nnx.Module):
+    """(image stream, text stream) -> the same, after one attention over both. Equations (1)-(3)."""
+
+    def __init__(self, config: MMDiTConfig, *, rngs: nnx.Rngs):
+        self.image = Stream(config, rngs=rngs)
+        self.text = Stream(config, rngs=rngs)
+        self.scale = (config.width // config.heads) ** -0.5
+
+    def __call__(self, image: jax.Array, text: jax.Array, conditioning: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """image (b, i, d), text (b, l, d), conditioning (b, d)."""
+        streams, hidden = (self.image, self.text), (image, text)
+        with jax.named_scope("modulation"):
+            vectors = [jnp.unstack(stream.modulation(conditioning), axis=1) for stream in streams]
+        with jax.named_scope("qkv"):
+            qkv = [
+                stream.qkv(modulate(x, shift, scale))
+                for stream, x, (shift, scale, *_) in zip(streams, hidden, vectors, strict=True)
+            ]
+        q, k, v = jnp.unstack(jnp.concatenate(qkv, axis=1), axis=2)
+        attended = jnp.split(attention(q, k, v, scale=self.scale), [image.shape[1]], axis=1)
+        out = []
+        for stream, x, a, (_, _, gate_a, shift_m, scale_m, gate_m) in zip(
+            streams, hidden, attended, vectors, strict=True
+        ):
+            x = x + gate_a[:, None] * stream.attention_out(a)
+            with jax.named_scope("mlp"):
+                y = stream.mlp_out(jax.nn.gelu(stream.mlp_in(modulate(x, shift_m, scale_m)), approximate=True))
+            out.append(x + gate_m[:, None] * y)
+        return out[0], out[1]

@@ -1,0 +1,125 @@
+"""The three networks as one, and its weights as one flat dict of named arrays.
+
+A leaf's name is its path in the module tree, dotted: ``mmdit.blocks.image.qkv.kernel``. Everything else
+about a leaf (shape, dtype, logical axes, whether it can be trained) is read off the modules, where it is
+declared once.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+
+from dualdiff_jax.arrays import DenoiserOutput, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
+from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.models.autoencoder import build_autoencoder
+from dualdiff_jax.models.embeddings import Constant
+from dualdiff_jax.models.mmdit import MMDiT
+from dualdiff_jax.models.t5_encoder import T5Encoder
+from dualdiff_jax.sharding import leaf_sharding
+
+
+class DualDiffusionModel(nnx.Module):
+    """T5 encoder, MMDiT and autoencoder."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.autoencoder = build_autoencoder(config.autoencoder)
+        self.t5 = T5Encoder(config.t5, dtype=config.compute_dtype, rngs=rngs)
+        self.mmdit = MMDiT(
+            config.mmdit,
+            channels=config.autoencoder.channels,
+            text_width=config.t5.width,
+            dtype=config.compute_dtype,
+            rngs=rngs,
+        )
+
+    def encode_text(self, token_ids: TokenIds) -> TextEmbeddings:
+        """(b, l) -> (b, l, t5 width)."""
+        return self.t5(token_ids)
+
+    def denoise(self, latents: Latents | None, timestep: PerExample, text: TextEmbeddings) -> DenoiserOutput:
+        """See ``MMDiT.__call__``."""
+        return self.mmdit(latents, timestep, text)
+
+    def __call__(self, latents: Latents | None, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
+        """The denoiser of the objectives: T5, then the MMDiT."""
+        return self.denoise(latents, timestep, self.encode_text(token_ids))
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafSpec:
+    """What is known of one array before it exists."""
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    axes: tuple[str | None, ...]  # logical names, one a dim
+    trainable: bool  # False for constants such as the position table
+
+    def abstract(self, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
+
+
+@functools.lru_cache(maxsize=8)
+def _blueprint(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, LeafSpec]]:
+    graph, state = nnx.split(nnx.eval_shape(lambda: DualDiffusionModel(config, rngs=nnx.Rngs(0))))
+    specs = {}
+    for path, variable in nnx.to_flat_state(state):
+        value = variable.get_value()
+        axes = tuple(variable.get_metadata()["out_sharding"])
+        specs[_name(path)] = LeafSpec(tuple(value.shape), value.dtype, axes, not isinstance(variable, Constant))
+    return graph, specs
+
+
+def _name(path: Sequence) -> str:
+    return ".".join(str(part) for part in path)
+
+
+def leaf_specs(config: ModelConfig) -> dict[str, LeafSpec]:
+    """Every leaf of the model, by name."""
+    return dict(_blueprint(config)[1])
+
+
+def weight_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding]:
+    return {name: leaf_sharding(mesh, name, s.shape, s.axes) for name, s in leaf_specs(config).items()}
+
+
+def init_weights(config: ModelConfig, mesh: Mesh, rng: Key) -> Weights:
+    """Fresh weights, each leaf made where it will live: none is ever whole on one device."""
+
+    def build(rng: Key) -> Weights:
+        model = DualDiffusionModel(config, rngs=nnx.Rngs(rng))
+        return {_name(path): variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(model))}
+
+    return jax.jit(build, out_shardings=weight_shardings(config, mesh))(rng)
+
+
+def bind(config: ModelConfig, weights: Weights) -> DualDiffusionModel:
+    """The model with these weights; cheap, and meant to be called inside ``jit``."""
+    tree: dict = {}
+    for name, value in weights.items():
+        *folders, leaf = name.split(".")
+        folder = tree
+        for part in folders:
+            folder = folder.setdefault(part, {})
+        folder[leaf] = value
+    return nnx.merge(_blueprint(config)[0], nnx.State(tree))
+
+
+def split_trainable(config: ModelConfig, weights: Mapping, patterns: Sequence[str]) -> tuple[dict, dict]:
+    """(trainable, frozen) parts of a dict by leaf name. Raises ``UserError`` for a pattern that names nothing."""
+    specs = leaf_specs(config)
+    for pattern in patterns:
+        if not fnmatch.filter(specs, pattern):
+            raise UserError(
+                f"train.trainable has {pattern!r}, which is no parameter; names look like {next(iter(specs))}"
+            )
+    chosen = {n for n, s in specs.items() if s.trainable and any(fnmatch.fnmatchcase(n, p) for p in patterns)}
+    trainable = {name: value for name, value in weights.items() if name in chosen}
+    frozen = {name: value for name, value in weights.items() if name not in chosen}
+    return trainable, frozen

@@ -1,0 +1,77 @@
+"""How time, place and pixels enter the MMDiT (arXiv 2403.03206, section 4; 2212.09748).
+
+(1) timestep:  [cos(w_i tau), sin(w_i tau)], w_i = 10000^(-i/128), i < 128, tau in [0, 1000]
+(2) place:     the 2-D table P[y, x] = [sincos(x'), sincos(y')], x' = x * base / grid, of a square grid;
+               an image of h x w tokens uses the h x w window in its centre
+(3) patches:   token (y, x) holds the p x p x c latents of its square, in the order (row, column, channel)
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dualdiff_jax.arrays import Latents, PerExample
+from dualdiff_jax.models.linear import Linear
+
+FREQUENCIES = 256  # channels of a timestep's sinusoids
+
+
+class Constant(nnx.Variable):
+    """An array that is stored with the weights and never trained."""
+
+
+def timestep_sinusoids(timestep: PerExample) -> jax.Array:
+    """(b,) in [0, 1000] -> (b, 256) fp32, cosines first. Equation (1)."""
+    half = FREQUENCIES // 2
+    frequencies = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = timestep.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimestepEmbedding(nnx.Module):
+    """Sinusoids through a two-layer SiLU network: (b,) -> (b, d)."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs):
+        self.hidden = Linear({"frequency": FREQUENCIES}, {"mlp": width}, rngs=rngs)
+        self.out = Linear({"mlp": width}, {"width": width}, rngs=rngs)
+
+    def __call__(self, timestep: PerExample, dtype: jnp.dtype) -> jax.Array:
+        return self.out(jax.nn.silu(self.hidden(timestep_sinusoids(timestep).astype(dtype))))
+
+
+def _sincos(positions: np.ndarray, channels: int) -> np.ndarray:
+    frequencies = 10000.0 ** (-np.arange(channels // 2, dtype=np.float64) / (channels / 2))
+    angles = positions.reshape(-1, 1) * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+
+
+def position_table(grid: int, base: int, width: int) -> np.ndarray:
+    """(grid, grid, d) fp32. Equation (2): the first half of the channels is the column, the second the row."""
+    steps = np.arange(grid, dtype=np.float32) / (grid / base)
+    row, column = np.meshgrid(steps, steps, indexing="ij")
+    table = np.concatenate([_sincos(column, width // 2), _sincos(row, width // 2)], axis=-1)
+    return table.reshape(grid, grid, width).astype(np.float32)
+
+
+def centre_crop(table: jax.Array, height: int, width: int) -> jax.Array:
+    """The (height, width) window in the middle of a square table, as (height * width, d)."""
+    grid = table.shape[0]
+    if height > grid or width > grid:
+        raise ValueError(f"{height} x {width} tokens do not fit the {grid} x {grid} position table")
+    top, left = (grid - height) // 2, (grid - width) // 2
+    return table[top : top + height, left : left + width].reshape(height * width, -1)
+
+
+def patchify(latents: Latents, patch: int) -> jax.Array:
+    """(b, h, w, c) -> (b, h/p * w/p, p*p*c). Equation (3)."""
+    b, h, w, c = latents.shape
+    squares = latents.reshape(b, h // patch, patch, w // patch, patch, c)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // patch) * (w // patch), patch * patch * c)
+
+
+def unpatchify(tokens: jax.Array, height: int, width: int, patch: int) -> Latents:
+    """The inverse of ``patchify`` for latents of (height, width)."""
+    rows, columns = height // patch, width // patch
+    squares = tokens.reshape(tokens.shape[0], rows, columns, patch, patch, -1)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(tokens.shape[0], height, width, -1)

@@ -1,0 +1,95 @@
+"""T5 v1.1's encoder (arXiv 1910.10683; gated GELU: 2002.05202).
+
+    x = E[token]
+    x <- x + Out(softmax(q k + B[bucket(j - i)]) v),   q, k, v = QKV(RMS(x)); the logits are not scaled
+    x <- x + Wo(gelu(W_0 RMS(x)) * W_1 RMS(x))
+RMS(x) = g x / sqrt(mean(x^2) + eps). B is shared by all layers. No biases, no mask: padding is read.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dualdiff_jax.arrays import TextEmbeddings, TokenIds
+from dualdiff_jax.config import T5Config
+from dualdiff_jax.models.attention import attention
+from dualdiff_jax.models.linear import Linear
+from dualdiff_jax.models.stack import scan_blocks, stacked
+
+RMS_EPSILON = 1e-6
+
+
+class RMSNorm(nnx.Module):
+    """Scales by the root mean square, in fp32."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones((width,)), out_sharding=("width",))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        normed = x32 * jax.lax.rsqrt(jnp.square(x32).mean(axis=-1, keepdims=True) + RMS_EPSILON)
+        return (normed * self.scale[...]).astype(x.dtype)
+
+
+def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
+    """(length, length) bucket of key j seen from query i: sign, then exact small, then logarithmic distances."""
+    distance = np.arange(length)[None, :] - np.arange(length)[:, None]
+    half = buckets // 2
+    exact = half // 2
+    far = np.abs(distance).astype(np.float32)
+    logarithmic = np.log(np.maximum(far, 1) / exact) / math.log(max_distance / exact) * (half - exact)
+    magnitude = np.where(far < exact, far, np.minimum(exact + logarithmic.astype(np.int32), half - 1))
+    return ((distance > 0) * half + magnitude).astype(np.int32)
+
+
+class EncoderBlock(nnx.Module):
+    """Self-attention, then a gated network, each behind an RMS norm."""
+
+    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+        width, heads = {"width": config.width}, {"heads": config.heads, "head_dim": config.head_dim}
+        linear = partial(Linear, bias=False, rngs=rngs)
+        self.attention_norm = RMSNorm(config.width)
+        # Unscaled logits: at first the product of q and k has the size that 1/sqrt(head_dim) would give.
+        self.q = linear(width, heads, init=(config.width * config.head_dim) ** -0.5)
+        self.kv = linear(width, {"projection": 2, **heads})
+        self.attention_out = linear(heads, width)
+        self.mlp_norm = RMSNorm(config.width)
+        self.mlp_in = linear(width, {"projection": 2, "mlp": config.mlp_width})
+        self.mlp_out = linear({"mlp": config.mlp_width}, width)
+
+    def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
+        """x (b, l, d); bias (1, h, l, l) fp32."""
+        normed = self.attention_norm(x)
+        k, v = jnp.unstack(self.kv(normed), axis=2)
+        x = x + self.attention_out(attention(self.q(normed), k, v, scale=1.0, bias=bias))
+        gate, value = jnp.unstack(self.mlp_in(self.mlp_norm(x)), axis=2)
+        return x + self.mlp_out(jax.nn.gelu(gate, approximate=True) * value)
+
+
+class T5Encoder(nnx.Module):
+    """Token ids (b, l) -> embeddings (b, l, d). Parameters are fp32; it computes in ``dtype``."""
+
+    def __init__(self, config: T5Config, *, dtype: str, rngs: nnx.Rngs):
+        self.dtype = jnp.dtype(dtype)
+        self.buckets, self.max_distance = config.relative_buckets, config.relative_max_distance
+        self.embedding = nnx.Param(
+            jax.random.normal(rngs.params(), (config.vocab_size, config.width)), out_sharding=("vocab", "width")
+        )
+        self.relative_bias = nnx.Param(
+            config.width**-0.5 * jax.random.normal(rngs.params(), (config.relative_buckets, config.heads)),
+            out_sharding=("bucket", "heads"),
+        )
+        self.blocks = stacked(lambda rngs: EncoderBlock(config, rngs=rngs), config.depth, rngs)
+        self.norm = RMSNorm(config.width)
+
+    def __call__(self, token_ids: TokenIds) -> TextEmbeddings:
+        with jax.named_scope("t5"):
+            buckets = relative_buckets(token_ids.shape[1], self.buckets, self.max_distance)
+            bias = self.relative_bias[...][buckets].transpose(2, 0, 1)[None]
+            x = self.embedding[...].astype(self.dtype)[token_ids]
+            x = scan_blocks(self.blocks, lambda block, x: block(x, bias), x)
+            return self.norm(x)

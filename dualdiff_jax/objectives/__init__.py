@@ -1,0 +1,1 @@
+"""What is minimised: time sampling, flow matching, masked diffusion, and their sum. No model is imported here."""

@@ -1,0 +1,121 @@
+"""The joint objective (arXiv 2501.00289, section 3.3).
+
+(1)  L = mean over image batch of the flow loss + lambda * sum over text batch of the NELBO / N
+(2)  N = b * l                 ``all_positions``, the released normalization
+     N = number of answer tokens  ``answer_tokens``
+The two terms have batches of their own: noisy latents beside clean text (a caption is replaced by the
+empty one with probability 0.1), and masked text beside clean latents at timestep 0. One modality is
+corrupted at a time, never both.
+
+``corrupt`` draws everything random; ``joint_loss`` is then a function of the network alone. So a batch
+can be cut into parts after it was corrupted, and their losses and gradients add up to the whole's.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dualdiff_jax.arrays import Denoiser, Key, Latents, PerExample, PerToken, TokenIds
+from dualdiff_jax.config import ObjectiveConfig
+from dualdiff_jax.objectives.flow_matching import add_noise, flow_loss, velocity_target
+from dualdiff_jax.objectives.masked_diffusion import mask_tokens, masked_nelbo
+from dualdiff_jax.objectives.time_sampling import TIMESTEPS, sample_sigma, sample_t
+
+
+class ImageExamples(NamedTuple):
+    """Latents to generate, from text that is clean."""
+
+    latents: Latents  # (b, h, w, c), clean
+    token_ids: TokenIds  # (b, l)
+
+
+class TextExamples(NamedTuple):
+    """Tokens to predict, from latents that are clean."""
+
+    latents: Latents  # (b, h, w, c)
+    token_ids: TokenIds  # (b, l), clean
+    is_answer: PerToken  # (b, l), True where a token may be masked
+
+
+class Corrupted(NamedTuple):
+    """A step's two batches after the draws; every field has the batch as its leading dim."""
+
+    noisy_latents: Latents
+    velocity: Latents  # the target
+    sigma: PerExample
+    image_token_ids: TokenIds
+    image_share: PerExample  # 1 / b: an example's share in the image loss
+    text_latents: Latents
+    clean_token_ids: TokenIds
+    noisy_token_ids: TokenIds
+    is_masked: PerToken
+    t: PerExample
+    text_share: PerExample  # 1 / N: an example's share in the text loss
+
+
+def corrupt(
+    rng: Key,
+    image: ImageExamples,
+    text: TextExamples,
+    config: ObjectiveConfig,
+    *,
+    null_token_ids: jax.Array,
+    mask_token_id: int,
+) -> Corrupted:
+    """All draws of one step. ``null_token_ids`` (l,) is the empty caption at the captions' length."""
+    rng_noise, rng_sigma, rng_drop, rng_t, rng_mask = jax.random.split(rng, 5)
+    b_image, b_text = image.latents.shape[0], text.latents.shape[0]
+    noise = jax.random.normal(rng_noise, image.latents.shape)
+    sigma = sample_sigma(rng_sigma, b_image, config.sigma_distribution)
+    dropped = jax.random.bernoulli(rng_drop, config.caption_dropout, (b_image, 1))
+    t = sample_t(rng_t, b_text)
+    noisy_token_ids, is_masked = mask_tokens(rng_mask, text.token_ids, t, text.is_answer, mask_token_id)
+    every_token = config.text_normalization == "all_positions"
+    tokens = text.token_ids.size if every_token else jnp.maximum(text.is_answer.sum(), 1)
+    return Corrupted(
+        noisy_latents=add_noise(image.latents, noise, sigma),
+        velocity=velocity_target(image.latents, noise),
+        sigma=sigma,
+        image_token_ids=jnp.where(dropped, null_token_ids, image.token_ids),
+        image_share=jnp.full((b_image,), 1.0 / b_image),
+        text_latents=text.latents,
+        clean_token_ids=text.token_ids,
+        noisy_token_ids=noisy_token_ids,
+        is_masked=is_masked,
+        t=t,
+        text_share=jnp.full((b_text,), 1.0 / tokens),
+    )
+
+
+def joint_loss(
+    denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig, *, mask_token_id: int
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Equation (1) and its two parts by name (``image_loss``; ``text_loss`` before lambda)."""
+    velocity, logits = _predict(denoiser, batch, config.single_forward)
+    image_losses = flow_loss(velocity, batch.velocity, batch.sigma, config.image_weighting)
+    nelbo = masked_nelbo(logits, batch.clean_token_ids, batch.is_masked, batch.t, mask_token_id)
+    image_loss = (batch.image_share * image_losses).sum()
+    text_loss = (batch.text_share * nelbo).sum()
+    loss = image_loss + config.text_weight * text_loss
+    return loss, {"loss": loss, "image_loss": image_loss, "text_loss": text_loss}
+
+
+def _predict(denoiser: Denoiser, batch: Corrupted, single_forward: bool) -> tuple[Latents, jax.Array]:
+    """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
+
+    One pass needs both batches in one shape. It wastes the unused head of each half, but runs every
+    matrix once over twice the tokens.
+    """
+    timestep = TIMESTEPS * batch.sigma
+    clean = jnp.zeros_like(batch.t)
+    if not single_forward:
+        velocity = denoiser(batch.noisy_latents, timestep, batch.image_token_ids).velocity
+        return velocity, denoiser(batch.text_latents, clean, batch.noisy_token_ids).logits
+    output = denoiser(
+        jnp.concatenate([batch.noisy_latents, batch.text_latents]),
+        jnp.concatenate([timestep, clean]),
+        jnp.concatenate([batch.image_token_ids, batch.noisy_token_ids]),
+    )
+    b_image = batch.sigma.shape[0]
+    return output.velocity[:b_image], output.logits[b_image:]

@@ -1,0 +1,64 @@
+"""Masked diffusion on tokens (MDLM, arXiv 2406.07524; absorbing state, log-linear schedule).
+
+With eps = 1e-3 and t in [eps, 1]:
+(1)  mask rate        P(token i is masked at t) = (1 - eps) t, independently, for every maskable token
+(2)  SUBS             log p(token i = k) = log-softmax of the logits with the mask token's set to -inf;
+                      a token that is not masked keeps its value with probability 1
+(3)  NELBO            -(1/t) sum over masked i of log p(clean token i): with alpha(t) = 1 - (1 - eps) t the
+                      weight -alpha'/(1 - alpha) is exactly 1/t
+Only answer tokens are maskable in instruction data; everything is in captions. Masks go in BEFORE the
+text encoder reads the tokens, and the network never sees t.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dualdiff_jax.arrays import Key, PerExample, PerToken, TokenIds
+from dualdiff_jax.objectives.time_sampling import T_MIN
+
+NEVER = -1e30  # a log-probability that no softmax and no draw survives, and that stays finite in a product
+
+
+def mask_rate(t: PerExample) -> PerExample:
+    """Equation (1)."""
+    return (1.0 - T_MIN) * t
+
+
+def keep_probability(t: PerExample) -> PerExample:
+    """P(token survives to t), alpha(t)."""
+    return 1.0 - mask_rate(t)
+
+
+def mask_tokens(
+    rng: Key, clean_token_ids: TokenIds, t: PerExample, is_answer: PerToken, mask_token_id: int
+) -> tuple[TokenIds, PerToken]:
+    """(noisy_token_ids, is_masked), both (b, l). Only tokens with ``is_answer`` can be masked. Equation (1)."""
+    u = jax.random.uniform(rng, clean_token_ids.shape)
+    is_masked = is_answer & (u < mask_rate(t)[:, None])
+    return jnp.where(is_masked, mask_token_id, clean_token_ids), is_masked
+
+
+def masked_log_probs(logits: jax.Array, mask_token_id: int) -> jax.Array:
+    """(..., v) -> (..., v) fp32: the log-softmax of equation (2) for a token that is masked."""
+    is_mask_token = jnp.arange(logits.shape[-1]) == mask_token_id
+    return jax.nn.log_softmax(jnp.where(is_mask_token, NEVER, logits.astype(jnp.float32)), axis=-1)
+
+
+def subs_log_probs(logits: jax.Array, noisy_token_ids: TokenIds, mask_token_id: int) -> jax.Array:
+    """(b, l, v) fp32 log-probabilities of each clean token, visible tokens carried over. Equation (2)."""
+    is_masked = (noisy_token_ids == mask_token_id)[..., None]
+    carried = jnp.where(jax.nn.one_hot(noisy_token_ids, logits.shape[-1], dtype=bool), 0.0, NEVER)
+    return jnp.where(is_masked, masked_log_probs(logits, mask_token_id), carried)
+
+
+def masked_nelbo(
+    logits: jax.Array, clean_token_ids: TokenIds, is_masked: PerToken, t: PerExample, mask_token_id: int
+) -> PerExample:
+    """(b,) NELBO in nats, summed over the tokens of each example. Equation (3); logits (b, l, v).
+
+    A clean token that is itself the mask token has no finite NELBO and counts as zero.
+    """
+    log_probs = masked_log_probs(logits, mask_token_id)
+    log_p = jnp.take_along_axis(log_probs, clean_token_ids[..., None], axis=-1)[..., 0]
+    counted = is_masked & (clean_token_ids != mask_token_id)
+    return -jnp.where(counted, log_p, 0.0).sum(axis=-1) / t

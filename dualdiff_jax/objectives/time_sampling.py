@@ -1,0 +1,35 @@
+"""Draws of the clock t in [0, 1] (0 data, 1 noise or all mask) for both modalities.
+
+Images (arXiv 2403.03206, section 3.1), u = sigmoid(N(0, 1)):
+(1)  logit_normal         sigma = u
+(2)  logit_normal_1000    sigma = 1 - floor(1000 u) / 1000, the 1000 levels that SD3's scheduler knows
+Both give the model timestep = 1000 sigma.
+
+Text (arXiv 2406.07524, appendix): one u ~ U(0, 1) spread antithetically over the batch,
+(3)  t_i = eps + (1 - eps) ((u + i) / B mod 1),  eps = 1e-3
+so that any batch covers the clock evenly; each t_i alone is uniform.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dualdiff_jax.arrays import Key, PerExample
+
+T_MIN = 1e-3
+LEVELS = 1000
+TIMESTEPS = 1000.0  # timestep of sigma = 1
+
+
+def sample_sigma(rng: Key, batch: int, distribution: str) -> PerExample:
+    """(b,) noise levels in (0, 1]; ``distribution`` is equation (1) or (2)."""
+    u = jax.nn.sigmoid(jax.random.normal(rng, (batch,)))
+    if distribution == "logit_normal":
+        return u
+    return 1.0 - jnp.minimum(jnp.floor(LEVELS * u), LEVELS - 1) / LEVELS
+
+
+def sample_t(rng: Key, batch: int) -> PerExample:
+    """(b,) mask clocks in [eps, 1]. Equation (3), in a random order over the batch."""
+    rng_offset, rng_order = jax.random.split(rng)
+    spread = (jax.random.uniform(rng_offset) + jnp.arange(batch)) / batch % 1.0
+    return T_MIN + (1.0 - T_MIN) * jax.random.permutation(rng_order, spread)

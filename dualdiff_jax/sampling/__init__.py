@@ -1,0 +1,1 @@
+"""From noise to latents and from masks to tokens, as jitted loops. No model is imported here."""

@@ -1,0 +1,1 @@
+"""The training run: optimizer, state, step, checkpoints, telemetry and the loop that joins them."""

@@ -1,0 +1,103 @@
+"""One update, jitted, with the state donated.
+
+(1)  randomness of step n = fold(fold(seed), n), split by purpose
+(2)  latents = autoencoder(images); both batches are corrupted whole
+(3)  gradient = sum over microbatches of grad joint_loss (their shares already add up to the batch's), in fp32
+(4)  clip, AdamW;  ema <- d ema + (1 - d) params
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from dualdiff_jax.arrays import Key, Weights
+from dualdiff_jax.config import RunConfig
+from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, TextExamples, corrupt, joint_loss
+from dualdiff_jax.sharding import batch_sharding, replicated
+from dualdiff_jax.training.optimizer import learning_rate
+from dualdiff_jax.training.state import TrainState, build_optimizer, state_shardings
+
+Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, Weights, Any], tuple[TrainState, Metrics]]
+
+TRAINING_STREAM = 1  # apart from key(seed), which initialises the weights
+
+
+def step_key(seed: int, step: jax.Array) -> Key:
+    """Equation (1)."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), TRAINING_STREAM), step)
+
+
+def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask_token_id: int) -> Step:
+    """(state, frozen weights, Batch) -> (next state, metrics); metrics are scalars on the device."""
+    optimizer, schedule = build_optimizer(config), learning_rate(config.optimizer, config.train.steps)
+    decay = config.optimizer.ema_decay
+
+    def step(state: TrainState, frozen: Weights, batch: Any) -> tuple[TrainState, Metrics]:
+        rng = step_key(config.seed, state.step)
+        corrupted = _corrupt(config, state.params | frozen, batch, rng, null_token_ids, mask_token_id)
+        gradients, metrics = _gradients(config, state.params, frozen, corrupted, mask_token_id)
+        with jax.named_scope("update"):
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+        metrics |= {
+            "gradient_norm": optax.global_norm(gradients),
+            "update_norm": optax.global_norm(updates),
+            "learning_rate": schedule(state.step),
+        }
+        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+    shardings = state_shardings(config, mesh)
+    return jax.jit(
+        step,
+        in_shardings=(shardings, None, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _corrupt(
+    config: RunConfig, weights: Weights, batch: Any, rng: Key, null_token_ids: np.ndarray, mask_token_id: int
+) -> Corrupted:
+    """Equation (2)."""
+    rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
+    autoencoder = bind(config.model, weights).autoencoder
+    return corrupt(
+        rng_corrupt,
+        ImageExamples(autoencoder.encode(batch.image["image"], rng_image), batch.image["token_ids"]),
+        TextExamples(
+            autoencoder.encode(batch.text["image"], rng_text), batch.text["token_ids"], batch.text["is_answer"]
+        ),
+        config.objective,
+        null_token_ids=jnp.asarray(null_token_ids),
+        mask_token_id=mask_token_id,
+    )
+
+
+def _gradients(
+    config: RunConfig, params: Weights, frozen: Weights, corrupted: Corrupted, mask_token_id: int
+) -> tuple[Weights, Metrics]:
+    """Equation (3)."""
+
+    def loss(params: Weights, part: Corrupted) -> tuple[jax.Array, Metrics]:
+        model = bind(config.model, params | frozen)
+        return joint_loss(model, part, config.objective, mask_token_id=mask_token_id)
+
+    gradient = jax.grad(loss, has_aux=True)
+    parts = config.train.microbatches
+    if parts == 1:
+        return gradient(params, corrupted)
+    stacked = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), corrupted)
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], stacked)))
+
+    def add(total: tuple, part: Corrupted) -> tuple[tuple, None]:
+        return jax.tree.map(jnp.add, total, gradient(params, part)), None
+
+    return jax.lax.scan(add, zero, stacked)[0]

@@ -1,0 +1,90 @@
+"""Entry point of dualdiff_jax: parses the flags and hands over. ``python main.py --help`` lists them."""
+
+import logging
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the compiler's own chatter
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from dualdiff_jax import commands
+from dualdiff_jax.config import resolve
+from dualdiff_jax.errors import UserError
+
+MODES = ("train", "generate", "caption", "answer")
+
+MODE = flags.DEFINE_enum("mode", None, MODES, "what to do")
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "train: config file; --config.FIELD=VALUE changes a field",
+    lock_config=False,
+    accept_new_attributes=True,
+)
+WORKDIR = flags.DEFINE_string("workdir", None, "train: folder of the run; starting again with the same one resumes it")
+MODEL = flags.DEFINE_string("model", None, "generate, caption, answer: model folder")
+PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: what to draw; may be repeated")
+IMAGE = flags.DEFINE_multi_string("image", [], "caption, answer: image file; may be repeated")
+QUESTION = flags.DEFINE_multi_string("question", [], "answer: what to ask; may be repeated")
+OUTPUT = flags.DEFINE_string("output", None, "generate, caption, answer: folder for the results")
+FORMAT = flags.DEFINE_enum("format", "text", ("text", "json"), "generate, caption, answer: what goes to stdout")
+SEED = flags.DEFINE_integer("seed", 0, "generate, caption, answer: seed", lower_bound=0)
+HEIGHT = flags.DEFINE_integer("height", None, "pixels; default: the model's", lower_bound=1)
+WIDTH = flags.DEFINE_integer("width", None, "pixels; default: the model's", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", None, "sampling steps; default: the model's", lower_bound=1)
+GUIDANCE = flags.DEFINE_float("guidance_scale", None, "generate: default: the model's; 1 is none", lower_bound=1.0)
+ORDER = flags.DEFINE_enum("order", None, ("ancestral", "confidence"), "caption, answer: order in which tokens appear")
+DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
+
+
+def _need(flag: flags.FlagHolder) -> str:
+    if not flag.value:
+        raise UserError(f"--mode={MODE.value} needs --{flag.name}=...")
+    return flag.value
+
+
+def _run() -> None:
+    options = {"seed": SEED.value, "as_json": FORMAT.value == "json", "steps": STEPS.value}
+    options |= {"height": HEIGHT.value, "width": WIDTH.value}
+    commands.use_compilation_cache()
+    if MODE.value == "train":
+        if CONFIG.value is None:
+            raise UserError("--mode=train needs --config=FILE")
+        commands.run_training(resolve(CONFIG.value), _need(WORKDIR))
+    elif MODE.value == "generate":
+        commands.generate(_need(MODEL), PROMPT.value, _need(OUTPUT), guidance_scale=GUIDANCE.value, **options)
+    elif MODE.value == "caption":
+        commands.caption(_need(MODEL), IMAGE.value, OUTPUT.value, order=ORDER.value, **options)
+    else:
+        commands.answer(_need(MODEL), IMAGE.value, QUESTION.value, OUTPUT.value, order=ORDER.value, **options)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"{argv[1]!r} is no flag; flags look like --name=value")
+    level = logging.DEBUG if DEBUG.value else logging.WARNING
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr, force=True)
+    try:
+        if MODE.value is None:
+            raise UserError(f"say what to do with --mode={'|'.join(MODES)}")
+        _run()
+    except UserError as error:
+        if DEBUG.value:
+            raise
+        sys.exit(f"error: {error}")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """absl's parser, with a config file that cannot be loaded told in a sentence."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, KeyError, OSError, SyntaxError, ValueError, AttributeError) as error:
+        sys.exit(
+            f"error: {str(error.args[0] if error.args else error).strip()}\n(python main.py --help lists the flags)"
+        )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)

@@ -1,0 +1,131 @@
+"""D-DiT in torch, put together from diffusers' SD3 modules: what our model is compared with.
+
+Module names give the state dict the keys of a released checkpoint. The text stream is SD3's, but full in
+the last block too and with a head of its own; the pooled text vector is gone. The text encoder is
+transformers' ``T5EncoderModel`` as it is.
+"""
+
+import numpy as np
+import torch
+from diffusers.models.attention import JointTransformerBlock
+from diffusers.models.embeddings import PatchEmbed, TimestepEmbedding, Timesteps
+from diffusers.models.normalization import AdaLayerNormContinuous
+from torch import nn
+from transformers import T5Config, T5EncoderModel
+
+from dualdiff_jax.config import ModelConfig
+
+
+class TimestepConditioning(nn.Module):
+    """(b,) in [0, 1000] -> (b, width)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.time_proj = Timesteps(num_channels=256, flip_sin_to_cos=True, downscale_freq_shift=0)
+        self.timestep_embedder = TimestepEmbedding(in_channels=256, time_embed_dim=width)
+
+    def forward(self, timestep: torch.Tensor) -> torch.Tensor:
+        dtype = self.timestep_embedder.linear_1.weight.dtype
+        return self.timestep_embedder(self.time_proj(timestep).to(dtype))
+
+
+class ReferenceMMDiT(nn.Module):
+    """The transformer, with the sizes of ``config``; plain eager torch, all parameters trainable."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        sizes, self.channels = config.mmdit, config.autoencoder.channels
+        if sizes.mlp_ratio != 4:
+            raise ValueError(f"SD3's blocks have mlp_ratio 4, not {sizes.mlp_ratio}")
+        width, self.patch_size = sizes.width, sizes.patch_size
+        side = sizes.position_base * sizes.patch_size
+        self.pos_embed = PatchEmbed(
+            height=side,
+            width=side,
+            patch_size=sizes.patch_size,
+            in_channels=self.channels,
+            embed_dim=width,
+            pos_embed_max_size=sizes.position_grid,
+        )
+        self.time_text_embed = TimestepConditioning(width)
+        self.context_embedder = nn.Linear(config.t5.width, width)
+        self.transformer_blocks = nn.ModuleList(
+            JointTransformerBlock(width, sizes.heads, width // sizes.heads, context_pre_only=False)
+            for _ in range(sizes.depth)
+        )
+        self.image_norm_out = AdaLayerNormContinuous(width, width, elementwise_affine=False, eps=1e-6)
+        self.image_proj_out = nn.Linear(width, sizes.patch_size**2 * self.channels)
+        self.text_norm_out = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.text_proj_out = nn.Linear(width, sizes.vocab_size)
+        self.null_image_embd = nn.Parameter(torch.randn(1, sizes.null_image_tokens, width) * width**-0.5)
+
+    def forward(
+        self, latents: torch.Tensor | None, timestep: torch.Tensor, text_embeddings: torch.Tensor
+    ) -> tuple[torch.Tensor | None, torch.Tensor]:
+        """latents (b, c, h, w) or None; timestep (b,); text (b, l, t5 width) -> velocity (b, c, h, w), logits."""
+        if latents is None:
+            image = self.null_image_embd.expand(len(text_embeddings), -1, -1)
+        else:
+            image = self.pos_embed(latents)
+        conditioning = self.time_text_embed(timestep)
+        text = self.context_embedder(text_embeddings)
+        for block in self.transformer_blocks:
+            text, image = block(hidden_states=image, encoder_hidden_states=text, temb=conditioning)
+        logits = self.text_proj_out(self.text_norm_out(text))
+        if latents is None:
+            return None, logits
+        tokens = self.image_proj_out(self.image_norm_out(image, conditioning))
+        batch, _, height, width = latents.shape
+        p = self.patch_size
+        squares = tokens.reshape(batch, height // p, width // p, p, p, self.channels)
+        return torch.einsum("bhwpqc->bchpwq", squares).reshape(latents.shape), logits
+
+
+def reference_t5(config: ModelConfig) -> T5EncoderModel:
+    """transformers' encoder with the sizes of ``config``; it reads every token when no mask is given."""
+    t5 = config.t5
+    sizes = T5Config(
+        vocab_size=t5.vocab_size,
+        d_model=t5.width,
+        d_kv=t5.head_dim,
+        d_ff=t5.mlp_width,
+        num_layers=t5.depth,
+        num_heads=t5.heads,
+        relative_attention_num_buckets=t5.relative_buckets,
+        relative_attention_max_distance=t5.relative_max_distance,
+        feed_forward_proj="gated-gelu",
+        layer_norm_epsilon=1e-6,
+        dropout_rate=0.0,
+    )
+    return T5EncoderModel(sizes).eval()
+
+
+@torch.no_grad()
+def randomise(module: nn.Module, seed: int) -> None:
+    """Draws every parameter and buffer afresh, so that no zero, one or table of an initialisation hides a fault.
+
+    Affine maps are drawn so that they do not let activations grow: a saturated softmax has a gradient that
+    is the difference of nearly equal numbers, and would measure the rounding of both sides.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = {}
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            size[part.weight] = part.weight[0].numel() ** -0.5
+            if part.bias is not None:
+                size[part.bias] = 0.3
+    for array in (*module.parameters(), *module.buffers()):
+        array.normal_(generator=generator).mul_(size.get(array, 1.0))
+
+
+def arrays(module: nn.Module) -> dict[str, np.ndarray]:
+    """A copy of the state dict."""
+    return {key: value.detach().numpy().copy() for key, value in module.state_dict().items()}
+
+
+def gradients(module: nn.Module) -> dict[str, np.ndarray]:
+    """Of every parameter after ``backward``, by key; zero for one that the loss does not depend on."""
+    return {
+        key: np.zeros(parameter.shape, np.float32) if parameter.grad is None else parameter.grad.numpy()
+        for key, parameter in module.named_parameters()
+    }

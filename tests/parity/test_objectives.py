@@ -1,0 +1,116 @@
+"""The joint loss against its equations written once more in torch, with the gradient of every weight.
+
+The draws (sigma, noise, dropped captions, t, masks) are ours; the torch side takes them and does the rest.
+"""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from convert.state_dict import to_torch
+from dualdiff_jax.config import ObjectiveConfig
+from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, TextExamples, corrupt, joint_loss
+from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
+from tests.parity.pair import CONFIG, Pair, random_pair
+from tests.parity.reference import gradients
+
+pytestmark = pytest.mark.parity
+
+MASK = CONFIG.mmdit.vocab_size - 2  # not the last, so that an off-by-one shows
+BATCH, LENGTH, SIZE = 3, 6, (4, 6)
+IMPOSSIBLE = -1e6  # the logit that the original gives to the mask token
+OBJECTIVES = {
+    "pretraining": ObjectiveConfig(),
+    "released": ObjectiveConfig(image_weighting="sigma_squared", text_weight=1.0, single_forward=False),
+    "answers": ObjectiveConfig(text_weight=0.7, text_normalization="answer_tokens", caption_dropout=0.5),
+}
+
+
+def draw_latents(rng: np.random.Generator) -> np.ndarray:
+    return rng.standard_normal((BATCH, *SIZE, CONFIG.autoencoder.channels), np.float32)
+
+
+def draw_batch(seed: int, config: ObjectiveConfig) -> tuple[ImageExamples, TextExamples, Corrupted]:
+    """Clean examples of both kinds, and both batches as the objective gets them; a token is always masked."""
+    rng = np.random.default_rng(seed)
+    image = ImageExamples(draw_latents(rng), rng.integers(2, MASK, (BATCH, LENGTH), np.int32))
+    is_answer = np.arange(LENGTH) >= rng.integers(0, LENGTH - 2, (BATCH, 1))
+    text = TextExamples(draw_latents(rng), rng.integers(2, MASK, (BATCH, LENGTH), np.int32), is_answer)
+    arguments = {"null_token_ids": np.ones(LENGTH, np.int32), "mask_token_id": MASK}
+    batch = corrupt(jax.random.key(seed), image, text, config, **arguments)
+    noisy_token_ids = batch.noisy_token_ids.at[0, -1].set(MASK)
+    return image, text, batch._replace(is_masked=batch.is_masked.at[0, -1].set(True), noisy_token_ids=noisy_token_ids)
+
+
+@partial(jax.jit, static_argnums=0)
+def our_loss(config: ObjectiveConfig, trained: dict, constants: dict, batch: Corrupted):
+    """(losses by name, gradients by leaf)."""
+
+    def loss(trained):
+        return joint_loss(bind(CONFIG, trained | constants), batch, config, mask_token_id=MASK)
+
+    (_, losses), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+    return losses, gradients
+
+
+def reference_loss(
+    pair: Pair, config: ObjectiveConfig, image: ImageExamples, text: TextExamples, batch: Corrupted
+) -> dict[str, torch.Tensor]:
+    """The flow and the masked loss, each from a pass of its own, and their weighted sum."""
+    noise = np.asarray(batch.velocity) + image.latents
+    x, e = (torch.tensor(a).permute(0, 3, 1, 2) for a in (image.latents, noise))
+    sigma, t = torch.tensor(np.asarray(batch.sigma)), torch.tensor(np.asarray(batch.t))
+    captions = torch.tensor(np.asarray(batch.image_token_ids)).long()
+
+    level = sigma.reshape(-1, 1, 1, 1)
+    noisy = x * (1 - level) + e * level
+    velocity, _ = pair.mmdit(noisy, sigma * 1000, pair.t5(input_ids=captions).last_hidden_state)
+    if config.image_weighting == "sigma_squared":  # regression of the clean latents, as the original has it
+        image_loss = torch.mean((noisy - level * velocity - x) ** 2)
+    else:
+        image_loss = torch.nn.functional.mse_loss(velocity, e - x)
+
+    clean, is_masked = torch.tensor(text.token_ids).long(), torch.tensor(np.asarray(batch.is_masked))
+    masked = clean.masked_fill(is_masked, MASK)
+    latents = torch.tensor(text.latents).permute(0, 3, 1, 2)
+    embeddings = pair.t5(input_ids=masked).last_hidden_state
+    _, logits = pair.mmdit(latents, torch.zeros(BATCH), embeddings)
+    logits[..., MASK] += IMPOSSIBLE
+    log_p = torch.log_softmax(logits, dim=-1).gather(-1, clean[..., None])[..., 0]
+    per_token = torch.where(is_masked, -log_p, 0.0) / t[:, None]
+    count = BATCH * LENGTH if config.text_normalization == "all_positions" else int(text.is_answer.sum())
+    text_loss = per_token.sum() / count
+    return {"loss": image_loss + config.text_weight * text_loss, "image_loss": image_loss, "text_loss": text_loss}
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_losses_and_every_gradient(seed, objective):
+    config, pair = OBJECTIVES[objective], random_pair(CONFIG, seed)
+    image, text, batch = draw_batch(seed, config)
+    constants = {"mmdit.positions": pair.weights["mmdit.positions"]}
+    trained = {name: weight for name, weight in pair.weights.items() if name not in constants}
+    losses, by_leaf = our_loss(config, trained, constants, batch)
+
+    expected = reference_loss(pair, config, image, text, batch)
+    expected["loss"].backward()
+    assert_parity(losses, {n: loss.detach().numpy() for n, loss in expected.items()}, OUTPUT_BOUND, seed=seed)
+
+    by_key = to_torch(by_leaf | constants, CONFIG)
+    del by_key["pos_embed.pos_embed"]  # a constant on both sides
+    assert_parity(by_key, gradients(pair.mmdit) | gradients(pair.t5), GRADIENT_BOUND, seed=seed)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_corruption_keeps_what_it_may_not_touch(seed, objective):
+    """The draws that both sides are given are ones that the equations allow."""
+    image, text, batch = draw_batch(seed, OBJECTIVES[objective])
+    dropped = (np.asarray(batch.image_token_ids) == 1).all(axis=1)
+    np.testing.assert_array_equal(np.asarray(batch.image_token_ids)[~dropped], image.token_ids[~dropped])
+    assert not (np.asarray(batch.is_masked) & ~text.is_answer).any()
+    np.testing.assert_array_equal(batch.noisy_token_ids, np.where(batch.is_masked, MASK, text.token_ids))
+    for clock in (np.asarray(batch.sigma), np.asarray(batch.t)):
+        assert (clock > 0).all() and (clock <= 1).all()

@@ -1,0 +1,61 @@
+"""The text encoder against transformers' own: buckets, values and gradients."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+import torch
+from transformers.models.t5.modeling_t5 import T5Attention
+
+from convert.state_dict import to_torch
+from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.models.t5_encoder import relative_buckets
+from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
+from tests.parity.pair import CONFIG, random_pair
+from tests.parity.reference import gradients
+
+pytestmark = pytest.mark.parity
+
+BATCH = 2
+
+
+@pytest.mark.parametrize(("buckets", "max_distance"), [(32, 128), (8, 12), (16, 100), (4, 7)])
+@pytest.mark.parametrize("length", [1, 2, 33, 512])
+def test_relative_buckets(length, buckets, max_distance):
+    distance = torch.arange(length)[None, :] - torch.arange(length)[:, None]
+    expected = T5Attention._relative_position_bucket(
+        distance, bidirectional=True, num_buckets=buckets, max_distance=max_distance
+    )
+    np.testing.assert_array_equal(relative_buckets(length, buckets, max_distance), expected)
+
+
+@partial(jax.jit, static_argnums=0)
+def our_pass(config: ModelConfig, trained: dict, constants: dict, token_ids: jax.Array, direction: jax.Array):
+    """(embeddings, gradients by leaf) of the embeddings' product with a direction."""
+
+    def loss(trained):
+        embeddings = bind(config, trained | constants).encode_text(token_ids)
+        return (embeddings * direction).sum(), embeddings
+
+    (_, embeddings), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
+    return embeddings, gradients
+
+
+@pytest.mark.parametrize("length", [1, 6, 41])
+def test_encoder_and_every_gradient(seed, length):
+    pair, rng = random_pair(CONFIG, seed), np.random.default_rng(seed)
+    token_ids = rng.integers(0, CONFIG.t5.vocab_size, (BATCH, length))
+    token_ids[0, length // 2 :] = 1  # padding is read like any token
+    direction = rng.standard_normal((BATCH, length, CONFIG.t5.width), np.float32)
+
+    trained = {name: weight for name, weight in pair.weights.items() if name.startswith("t5.")}
+    constants = {name: weight for name, weight in pair.weights.items() if name not in trained}
+    embeddings, by_leaf = our_pass(CONFIG, trained, constants, token_ids, direction)
+
+    expected = pair.t5(input_ids=torch.from_numpy(token_ids)).last_hidden_state
+    (expected * torch.from_numpy(direction)).sum().backward()
+    expected = {"embeddings": expected.detach().numpy()}
+    assert_parity({"embeddings": embeddings}, expected, OUTPUT_BOUND, seed=seed)
+    assert_parity(to_torch(by_leaf, CONFIG, ["t5"]), gradients(pair.t5), GRADIENT_BOUND, seed=seed)
