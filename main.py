@@ -6,6 +6,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the compiler's own chatter
 
+import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -52,6 +53,10 @@ def _run() -> None:
     if MODE.value == "train":
         if CONFIG.value is None:
             raise UserError("--mode=train needs --config=FILE")
+        if not isinstance(CONFIG.value, ml_collections.ConfigDict):
+            raise UserError(
+                f"{flags.FLAGS['config'].config_filename}: cannot be loaded; name a config file such as configs/demo.py"
+            )
         commands.run_training(resolve(CONFIG.value), _need(WORKDIR))
     elif MODE.value == "generate":
         commands.generate(_need(MODEL), PROMPT.value, _need(OUTPUT), guidance_scale=GUIDANCE.value, **options)

@@ -1,4 +1,4 @@
-"""Dual Diffusion (D-DiT, arXiv 2501.00289) in JAX: one transformer that draws images from text and reads them into text."""
+"""Dual Diffusion (D-DiT, arXiv 2501.00289) in JAX: one transformer, both ways between images and text."""
 
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline import DualDiffusionPipeline

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import grain
-import numpy as np
 
 from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.data.examples import Example, ExampleMaker

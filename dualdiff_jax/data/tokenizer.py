@@ -17,6 +17,7 @@ from dualdiff_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 MASK_TOKEN = "<extra_id_0>"
+CACHED_TEXTS = 65536  # distinct texts whose tokens are remembered
 QUESTION_TEMPLATE = "Q: {question} A: "
 
 
@@ -34,6 +35,7 @@ class Tokenizer:
             self._tokenizer = T5TokenizerFast.from_pretrained(str(self.folder))
         except Exception as error:  # the library raises many kinds, all of which mean a damaged file
             raise UserError(f"{self.folder}: its tokenizer cannot be read ({error}); copy the folder anew") from error
+        self._cached = functools.lru_cache(maxsize=CACHED_TEXTS)(self._tokens)
         self.vocab_size = len(self._tokenizer)
         self.mask_token_id = self._tokenizer.convert_tokens_to_ids(MASK_TOKEN)
         self.end_token_id = self._tokenizer.eos_token_id
@@ -46,13 +48,15 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         self._tokenizer.save_pretrained(str(folder))
 
-    @functools.lru_cache(maxsize=65536)
     def tokens(self, text: str) -> tuple[int, ...]:
         """The ids of ``text`` without a closing ``</s>``."""
+        return self._cached(text)
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def caption_ids(self, text: str, length: int) -> np.ndarray:
-        """(length,) int32: the text, one ``</s>``, and more of it as padding. Longer text is cut, and a warning says so."""
+        """(length,) int32: the text, one ``</s>``, and more of it as padding. Longer text is cut, with a warning."""
         return self._fit((), self.tokens(text), length)
 
     def question_ids(self, question: str, length: int) -> np.ndarray:

@@ -22,6 +22,10 @@ from dualdiff_jax.models.stack import scan_blocks, stacked
 
 RMS_EPSILON = 1e-6
 
+# A fresh relative bias is large: each head then looks at distances of its own from the first step. Starting
+# near zero, as pretrained T5 did, Adam needs thousands of steps before position tells tokens apart.
+RELATIVE_BIAS_INIT = 4.0
+
 
 class RMSNorm(nnx.Module):
     """Scales by the root mean square, in fp32."""
@@ -80,7 +84,7 @@ class T5Encoder(nnx.Module):
             jax.random.normal(rngs.params(), (config.vocab_size, config.width)), out_sharding=("vocab", "width")
         )
         self.relative_bias = nnx.Param(
-            config.width**-0.5 * jax.random.normal(rngs.params(), (config.relative_buckets, config.heads)),
+            RELATIVE_BIAS_INIT * jax.random.normal(rngs.params(), (config.relative_buckets, config.heads)),
             out_sharding=("bucket", "heads"),
         )
         self.blocks = stacked(lambda rngs: EncoderBlock(config, rngs=rngs), config.depth, rngs)

@@ -9,6 +9,8 @@ so the step of every position can be drawn before the loop. The network does not
 
 ``confidence`` reveals in each step the positions whose best token is most probable, by arg-max (as
 MaskGIT, arXiv 2202.04200, at temperature 0): deterministic, and better where one answer is right.
+Where nothing is visible yet, all positions look alike to a text encoder with relative positions. Among
+equally sure positions the last comes first: it is padding, and from there the others can count.
 """
 
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from dualdiff_jax.objectives.masked_diffusion import masked_log_probs
 
 T_END = 1e-5
 VISIBLE = -1  # rank of a token that was never masked
+SURE_DIGITS = 3  # decimals of a log-probability in which two positions must differ to be told apart
 
 LogitsFunction = Callable[[TokenIds], jax.Array]  # (b, l) -> (b, l, v)
 
@@ -62,8 +65,8 @@ def confidence(logits: LogitsFunction, token_ids: TokenIds, *, mask_token_id: in
         is_masked = token_ids == mask_token_id
         done_before = count - is_masked.sum(axis=1)
         done_after = -(-(k + 1) * count // jnp.maximum(used, 1))  # ceil
-        surest = jnp.where(is_masked, log_probs.max(axis=-1), -jnp.inf)
-        place = jnp.argsort(jnp.argsort(-surest, axis=1), axis=1)
+        surest = jnp.where(is_masked, jnp.round(log_probs.max(axis=-1), SURE_DIGITS), -jnp.inf)
+        place = jnp.argsort(jnp.argsort(-surest[:, ::-1], axis=1), axis=1)[:, ::-1]
         return log_probs.argmax(axis=-1), is_masked & (place < (done_after - done_before)[:, None])
 
     return _reveal(logits, choose, token_ids, mask_token_id, evaluations=used.max())

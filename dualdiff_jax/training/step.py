@@ -48,8 +48,8 @@ def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask
             params = optax.apply_updates(state.params, updates)
             ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
         metrics |= {
-            "gradient_norm": optax.global_norm(gradients),
-            "update_norm": optax.global_norm(updates),
+            "gradient_norm": optax.tree.norm(gradients),
+            "update_norm": optax.tree.norm(updates),
             "learning_rate": schedule(state.step),
         }
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics

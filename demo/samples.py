@@ -1,0 +1,167 @@
+"""What the demo's model draws and reads for the report. Nothing is picked: a seed and an order decide.
+
+The pipeline compiles a program for each shape, so like is asked for together.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from demo.digits import CAPTIONS, QUESTION, SIDE, WORDS, Digits, compose, pair_caption, split_pairs
+from dualdiff_jax.data.transforms import to_pil
+from dualdiff_jax.pipeline import DualDiffusionPipeline
+
+REPEATS = 10  # drawings of each of the 30 captions of single digits
+SEEN_EACH, UNSEEN_EACH = 2, 8  # drawings, and images to caption, of each pair: 170 and 120 in all
+FILMS = 16  # drawings of which the way from noise is kept
+GUIDANCE_SCALES = (1.0, 3.0, 6.0)
+
+Labels = tuple[int, ...]  # the digits of an image from the left, one or two
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawings:
+    """captions, labels: n each; images (n, h, w) uint8; estimates (steps, films, h, w) uint8, clean at each step."""
+
+    captions: list[str]
+    labels: list[Labels]
+    images: np.ndarray
+    estimates: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Readings:
+    """images (n, h, w) uint8; labels: what they show; texts: what the model says.
+
+    tokens (n, l): every token by itself; revealed_in (n, l): the evaluation that revealed it, -1 if it was given.
+    """
+
+    images: np.ndarray
+    labels: list[Labels]
+    texts: list[str]
+    tokens: list[list[str]]
+    revealed_in: np.ndarray
+
+    def reveal(self, index: int) -> list[list[tuple[str, str]]]:
+        """The text after each evaluation that revealed something, as (token, state).
+
+        A state is ``given``, ``masked``, ``new`` (revealed just now) or ``old``.
+        """
+        when = self.revealed_in[index]
+
+        def state(revealed: int, now: int) -> str:
+            return "given" if revealed < 0 else "masked" if revealed > now else "new" if revealed == now else "old"
+
+        return [
+            [(token, state(revealed, now)) for token, revealed in zip(self.tokens[index], when, strict=True)]
+            for now in sorted(set(when.tolist()) - {-1})
+        ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """All that the report shows and judges."""
+
+    digits: Drawings
+    pairs: Drawings
+    unseen_pairs: Drawings
+    guidance: dict[float, Drawings]  # the digits 0 to 9, from the same noise
+    captions: Readings
+    captions_ancestral: Readings
+    answers: Readings
+    answers_ancestral: Readings
+    pair_captions: Readings
+    unseen_pair_captions: Readings
+
+
+def sample(pipeline: DualDiffusionPipeline, held_out: Digits, seed: int) -> Samples:
+    """Draws and reads everything, with one seed."""
+    labels: list[Labels] = [(digit,) for _ in range(REPEATS) for _ in CAPTIONS for digit in range(10)]
+    captions = [c.format(WORDS[digit]) for _ in range(REPEATS) for c in CAPTIONS for digit in range(10)]
+    seen, unseen = split_pairs()
+    of_digits = held_out.images, [(int(label),) for label in held_out.labels]
+    return Samples(
+        digits=draw(pipeline, captions, labels, seed=seed),
+        pairs=draw(pipeline, [pair_caption(pair) for pair in seen] * SEEN_EACH, seen * SEEN_EACH, seed=seed),
+        unseen_pairs=draw(
+            pipeline, [pair_caption(pair) for pair in unseen] * UNSEEN_EACH, unseen * UNSEEN_EACH, seed=seed
+        ),
+        guidance={
+            scale: draw(pipeline, captions[:10], labels[:10], seed=seed, guidance_scale=scale)
+            for scale in GUIDANCE_SCALES
+        },
+        captions=read(pipeline, *of_digits, seed=seed, order="confidence"),
+        captions_ancestral=read(pipeline, *of_digits, seed=seed, order="ancestral"),
+        answers=read(pipeline, *of_digits, seed=seed, order="confidence", question=QUESTION),
+        answers_ancestral=read(pipeline, *of_digits, seed=seed, order="ancestral", question=QUESTION),
+        pair_captions=read(pipeline, *compose(held_out, seen, SEEN_EACH, seed), seed=seed, order="confidence"),
+        unseen_pair_captions=read(
+            pipeline, *compose(held_out, unseen, UNSEEN_EACH, seed), seed=seed, order="confidence"
+        ),
+    )
+
+
+def draw(
+    pipeline: DualDiffusionPipeline,
+    captions: Sequence[str],
+    labels: Sequence[Labels],
+    *,
+    seed: int,
+    guidance_scale: float | None = None,
+) -> Drawings:
+    """One drawing a caption; all show the same number of digits."""
+    width = SIDE * len(labels[0])
+    batches = list(pipeline.draw(captions, seed=seed, height=SIDE, width=width, guidance_scale=guidance_scale))
+    estimates = np.asarray(batches[0].estimates)[:, :FILMS]
+    films = _pixels(pipeline, estimates.reshape(-1, *estimates.shape[2:]))
+    return Drawings(
+        captions=list(captions),
+        labels=list(labels),
+        images=np.concatenate([_pixels(pipeline, batch.latents) for batch in batches]),
+        estimates=films.reshape(*estimates.shape[:2], *films.shape[1:]),
+    )
+
+
+def read(
+    pipeline: DualDiffusionPipeline,
+    images: np.ndarray,
+    labels: Sequence[Labels],
+    *,
+    seed: int,
+    order: str,
+    question: str | None = None,
+) -> Readings:
+    """A caption of each image, or its answer to ``question``. images (n, h, w) uint8."""
+    default, tokenizer = pipeline.config.sampling, pipeline.tokenizer
+    length, steps = default.caption_length, default.caption_steps
+    prompt = np.zeros(0, np.int32)
+    if question is not None:
+        length, steps = default.answer_length, default.answer_steps
+        prompt = tokenizer.question_ids(question, length)
+    sample = pipeline.read(
+        list(images),
+        [prompt] * len(images),
+        length=length,
+        steps=steps,
+        seed=seed,
+        height=images.shape[1],
+        width=images.shape[2],
+        order=order,
+    )
+    token_ids = np.asarray(sample.token_ids)
+    end = tokenizer.pieces([tokenizer.end_token_id])[0]
+    tokens = [tokenizer.pieces(row) for row in token_ids]
+    texts = [_text(row[len(prompt) :], end) for row in tokens]
+    return Readings(images, list(labels), texts, tokens, np.asarray(sample.revealed_in))
+
+
+def _text(tokens: list[str], end: str) -> str:
+    """The words before the end. Unlike ``Tokenizer.decode`` it hides no special token, which would be a mistake."""
+    return "".join(tokens[: tokens.index(end)] if end in tokens else tokens).replace("▁", " ").strip()
+
+
+def _pixels(pipeline: DualDiffusionPipeline, latents: np.ndarray) -> np.ndarray:
+    """Latents (n, h, w, c) -> (n, h, w) uint8, grey."""
+    images = np.asarray(pipeline.decode_latents(latents))
+    return np.stack([np.asarray(to_pil(image).convert("L")) for image in images])

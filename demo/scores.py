@@ -1,0 +1,111 @@
+"""What the demo is judged by: the scores, what was promised of them, and how an example is found right or wrong.
+
+A text is right when all of it is. A drawing is right when a classifier that was fitted on the real
+training digits, and that shares nothing with the model, reads every digit of it as its caption says.
+"""
+
+import dataclasses
+
+import numpy as np
+from sklearn.svm import SVC
+
+from demo.digits import CAPTIONS, SIDE, WORDS, Digits, pair_caption
+from demo.samples import Drawings, Labels, Samples
+
+GAMMA = 0.001  # of the classifier's kernel, for pixels of 0 to 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """A score: what it is called, what it counts, and the least it should be (None: nothing is promised)."""
+
+    title: str
+    meaning: str
+    bound: float | None = None
+
+
+MEASURES = {
+    "caption_exact_match": Measure(
+        "Captions of digits", "held-out digits whose whole caption is right, the surest token first", 0.95
+    ),
+    "caption_exact_match_ancestral": Measure(
+        "Captions of digits, random order", "the same, with positions and tokens drawn at random"
+    ),
+    "answer_accuracy": Measure(
+        "Answers", "held-out digits of which “which digit is this?” is answered right, the surest token first", 0.95
+    ),
+    "answer_accuracy_ancestral": Measure(
+        "Answers, random order", "the same, with positions and tokens drawn at random"
+    ),
+    "generation_accuracy": Measure("Drawn digits", "drawings that an independent classifier reads as asked for", 0.97),
+    "classifier_accuracy": Measure("The classifier itself", "real held-out digits that it reads right", 0.98),
+    "composed_generation_accuracy": Measure(
+        "Drawn pairs", "both halves read as asked for, pairs that occur in training", 0.97
+    ),
+    "composed_generation_accuracy_unseen": Measure(
+        "Drawn pairs, never seen", "the same for pairs that never occur in training", 0.95
+    ),
+    "composed_caption_accuracy": Measure(
+        "Captions of pairs", "pairs of held-out digits whose whole caption is right, the surest token first", 0.93
+    ),
+    "composed_caption_accuracy_unseen": Measure(
+        "Captions of pairs, never seen", "the same for pairs that never occur in training", 0.93
+    ),
+}
+
+
+class DigitClassifier:
+    """A support vector machine on the pixels of real digits."""
+
+    def __init__(self, digits: Digits):
+        self._svc = SVC(gamma=GAMMA).fit(_features(digits.images), digits.labels)
+
+    def __call__(self, images: np.ndarray) -> list[Labels]:
+        """(n, 8, 8 k) uint8 -> what stands in each of the k parts of each image, from the left."""
+        parts = np.split(images, images.shape[2] // SIDE, axis=2)
+        read = [self._svc.predict(_features(part)).tolist() for part in parts]
+        return list(zip(*read, strict=True))
+
+
+def is_caption(text: str, labels: Labels) -> bool:
+    """Whether ``text`` is, word for word, one of the captions that these digits may have."""
+    return text in ([c.format(WORDS[labels[0]]) for c in CAPTIONS] if len(labels) == 1 else [pair_caption(labels)])
+
+
+def is_right_answer(text: str, labels: Labels) -> bool:
+    return text == WORDS[labels[0]]
+
+
+def judge(samples: Samples, classifier: DigitClassifier, held_out: Digits) -> dict[str, np.ndarray]:
+    """For every measure, which of its examples are right: (n,) bool in the order of the examples."""
+
+    def drawn(drawings: Drawings) -> list[bool]:
+        return [read == labels for read, labels in zip(classifier(drawings.images), drawings.labels, strict=True)]
+
+    def read(readings, is_right) -> list[bool]:
+        return [is_right(text, labels) for text, labels in zip(readings.texts, readings.labels, strict=True)]
+
+    real = [read for (read,) in classifier(held_out.images)]
+    verdicts = {
+        "caption_exact_match": read(samples.captions, is_caption),
+        "caption_exact_match_ancestral": read(samples.captions_ancestral, is_caption),
+        "answer_accuracy": read(samples.answers, is_right_answer),
+        "answer_accuracy_ancestral": read(samples.answers_ancestral, is_right_answer),
+        "generation_accuracy": drawn(samples.digits),
+        "classifier_accuracy": np.equal(real, held_out.labels),
+        "composed_generation_accuracy": drawn(samples.pairs),
+        "composed_generation_accuracy_unseen": drawn(samples.unseen_pairs),
+        "composed_caption_accuracy": read(samples.pair_captions, is_caption),
+        "composed_caption_accuracy_unseen": read(samples.unseen_pair_captions, is_caption),
+    }
+    return {name: np.asarray(verdicts[name], bool) for name in MEASURES}
+
+
+def missed(scores: dict[str, float]) -> list[str]:
+    """The names of the scores that are below what was promised."""
+    return [name for name, m in MEASURES.items() if m.bound is not None and scores[name] < m.bound]
+
+
+def _features(images: np.ndarray) -> np.ndarray:
+    """(n, 8, 8) uint8 -> (n, 64), back on the scale of 0 to 16."""
+    return images.reshape(len(images), -1) * (16.0 / 255.0)

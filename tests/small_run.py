@@ -1,0 +1,72 @@
+"""A training run small enough for a test, on real digits: its data, its tokenizer, its config."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import demo
+from demo.data import write_tokenizer
+from demo.digits import CAPTIONS, QUESTION, WORDS, load
+from dualdiff_jax.config import RunConfig, resolve
+from dualdiff_jax.data.tokenizer import Tokenizer
+
+RECORDS = 40
+
+
+def write_data(root: Path, records: int = RECORDS) -> None:
+    """``records`` digits as PNG files with captions.json and questions.json, and a tokenizer."""
+    digits, _ = load()
+    captions, questions = [], []
+    (root / "images").mkdir(parents=True)
+    for index in range(records):
+        path, word = f"images/{index}.png", WORDS[digits.labels[index]]
+        Image.fromarray(digits.images[index]).save(root / path)
+        record = {"image_path": path, "ratio": 1.0, "height": 8, "width": 8}
+        captions.append(record | {"caption": CAPTIONS[0].format(word), "re_caption": CAPTIONS[1].format(word)})
+        questions.append(record | {"question": QUESTION, "answer": word})
+    (root / "captions.json").write_text(json.dumps(captions))
+    (root / "questions.json").write_text(json.dumps(questions))
+    write_tokenizer(root / "tokenizer")
+
+
+def small_config(root: Path) -> ConfigDict:
+    """The demo's config, shrunk, over the data in ``root``."""
+    config = demo.get_config()
+    config.model.mmdit.update(depth=2, width=16, heads=2)
+    config.model.t5.update(width=8, depth=1, heads=2, head_dim=4, mlp_width=16)
+    config.model.sampling.update(batch_size=4, image_steps=3)
+    common = dict(root=str(root), height=8, width=8, weight=1.0)
+    config.data.sources = [
+        dict(name="images", metadata="captions.json", task="image_generation", **demo.TWO_CAPTIONS, **common),
+        dict(name="captions", metadata="captions.json", task="captioning", **demo.TWO_CAPTIONS, **common),
+        dict(name="questions", metadata="questions.json", task="instruction", **common),
+    ]
+    config.data.tokenizer = str(root / "tokenizer")
+    config.optimizer.update(warmup_steps=2)
+    config.train.update(steps=6, global_batch_size=4, log_every=2, save_every=3)
+    config.preview.every = 0
+    return config
+
+
+def small_run(root: Path, **sections: dict) -> tuple[RunConfig, Tokenizer]:
+    """Writes the data, resolves the config with ``sections`` changed, opens the tokenizer."""
+    if not (root / "images").exists():
+        write_data(root)
+    config = small_config(root)
+    for name, fields in sections.items():
+        config[name].update(fields)
+    return resolve(config), Tokenizer(root / "tokenizer")
+
+
+def write_config(file: Path, root: Path, **train) -> None:
+    """A config file for the command line."""
+    file.write_text(
+        "import pathlib\n"
+        "from tests.small_run import small_config\n"
+        "def get_config():\n"
+        f"    config = small_config(pathlib.Path({str(root)!r}))\n"
+        f"    config.train.update({train!r})\n"
+        "    return config\n"
+    )

@@ -1,0 +1,47 @@
+"""Laws of attention."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from dualdiff_jax.models.attention import attention
+
+
+def draw(seed: int, *shape: int) -> jnp.ndarray:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+Q, K, V = (draw(seed, 2, 5, 3, 4) for seed in range(3))
+BIAS = draw(3, 1, 3, 5, 5)
+
+
+def by_loops(q, k, v, scale, bias) -> np.ndarray:
+    out = np.zeros(q.shape)
+    for b, head, query in np.ndindex(q.shape[0], q.shape[2], q.shape[1]):
+        scores = scale * k[b, :, head] @ q[b, query, head] + bias[0, head, query]
+        weights = np.exp(scores - scores.max())
+        out[b, query, head] = weights @ v[b, :, head] / weights.sum()
+    return out
+
+
+def test_attention_by_its_formula():
+    found = attention(Q, K, V, scale=0.7, bias=BIAS)
+    np.testing.assert_allclose(found, by_loops(*map(np.float64, (Q, K, V)), 0.7, np.float64(BIAS)), atol=1e-5)
+
+
+def test_no_bias_is_a_bias_of_zeros():
+    found = attention(Q, K, V, scale=0.5)
+    np.testing.assert_allclose(found, attention(Q, K, V, scale=0.5, bias=jnp.zeros_like(BIAS)), atol=1e-6)
+
+
+def test_equal_values_come_out_whatever_the_scores():
+    same = jnp.broadcast_to(V[:, :1], V.shape)
+    np.testing.assert_allclose(attention(Q, K, same, scale=3.0, bias=BIAS), same, atol=1e-5)
+
+
+def test_softmax_of_bf16_inputs_is_taken_in_fp32():
+    """Large scores that differ by little: bf16 scores near 1000 are 4 apart and would make these weights equal."""
+    q, k = jnp.full((1, 1, 1, 1), 1000.0, jnp.bfloat16), jnp.array([1.0, 1.0078125], jnp.bfloat16).reshape(1, 2, 1, 1)
+    v = jnp.array([0.0, 1.0], jnp.bfloat16).reshape(1, 2, 1, 1)
+    found = attention(q, k, v, scale=0.125)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(float(found[0, 0, 0, 0]), 1 / (1 + np.exp(-125 * 0.0078125)), rtol=1e-2)
