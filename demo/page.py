@@ -106,7 +106,8 @@ def _films(samples: Samples) -> str:
 
 def _guidance(guidance: dict[float, Drawings]) -> str:
     rows = [
-        _row(f"guidance {scale:g}", [tile(image, 56) for image in guidance[scale].images]) for scale in GUIDANCE_SCALES
+        _row(f"guidance {scale:g}", [tile(image, 56) for image in guidance[scale].images[:10]])
+        for scale in GUIDANCE_SCALES
     ]
     return (
         "<p>The digits zero to nine from the same noise. Guidance 1 is the bare model; more of it follows the "

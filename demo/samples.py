@@ -1,10 +1,13 @@
 """What the demo's model draws and reads for the report. Nothing is picked: a seed and an order decide.
 
-The pipeline compiles a program for each shape, so like is asked for together.
+The pipeline compiles a program for each shape, so like is asked for together, and one is compiled while
+another runs.
 """
 
 import dataclasses
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +19,7 @@ REPEATS = 10  # drawings of each of the 30 captions of single digits
 SEEN_EACH, UNSEEN_EACH = 2, 8  # drawings, and images to caption, of each pair: 170 and 120 in all
 FILMS = 16  # drawings of which the way from noise is kept
 GUIDANCE_SCALES = (1.0, 3.0, 6.0)
+WORKERS = 2  # threads; what they make does not depend on which is first
 
 Labels = tuple[int, ...]  # the digits of an image from the left, one or two
 
@@ -66,7 +70,7 @@ class Samples:
     digits: Drawings
     pairs: Drawings
     unseen_pairs: Drawings
-    guidance: dict[float, Drawings]  # the digits 0 to 9, from the same noise
+    guidance: dict[float, Drawings]  # by scale, from the same noise; the digits 0 to 9 first
     captions: Readings
     captions_ancestral: Readings
     answers: Readings
@@ -79,27 +83,26 @@ def sample(pipeline: DualDiffusionPipeline, held_out: Digits, seed: int) -> Samp
     """Draws and reads everything, with one seed."""
     labels: list[Labels] = [(digit,) for _ in range(REPEATS) for _ in CAPTIONS for digit in range(10)]
     captions = [c.format(WORDS[digit]) for _ in range(REPEATS) for c in CAPTIONS for digit in range(10)]
+    real = held_out.images, [(int(label),) for label in held_out.labels]
     seen, unseen = split_pairs()
-    of_digits = held_out.images, [(int(label),) for label in held_out.labels]
-    return Samples(
-        digits=draw(pipeline, captions, labels, seed=seed),
-        pairs=draw(pipeline, [pair_caption(pair) for pair in seen] * SEEN_EACH, seen * SEEN_EACH, seed=seed),
-        unseen_pairs=draw(
-            pipeline, [pair_caption(pair) for pair in unseen] * UNSEEN_EACH, unseen * UNSEEN_EACH, seed=seed
-        ),
-        guidance={
-            scale: draw(pipeline, captions[:10], labels[:10], seed=seed, guidance_scale=scale)
-            for scale in GUIDANCE_SCALES
-        },
-        captions=read(pipeline, *of_digits, seed=seed, order="confidence"),
-        captions_ancestral=read(pipeline, *of_digits, seed=seed, order="ancestral"),
-        answers=read(pipeline, *of_digits, seed=seed, order="confidence", question=QUESTION),
-        answers_ancestral=read(pipeline, *of_digits, seed=seed, order="ancestral", question=QUESTION),
-        pair_captions=read(pipeline, *compose(held_out, seen, SEEN_EACH, seed), seed=seed, order="confidence"),
-        unseen_pair_captions=read(
-            pipeline, *compose(held_out, unseen, UNSEEN_EACH, seed), seed=seed, order="confidence"
-        ),
-    )
+    seen_pairs, unseen_pairs = seen * SEEN_EACH, unseen * UNSEEN_EACH
+    batch = pipeline.config.sampling.batch_size  # a full one is of the shape that is compiled anyway
+    with ThreadPoolExecutor(WORKERS) as pool:
+        drawn, said = partial(pool.submit, draw, pipeline, seed=seed), partial(pool.submit, read, pipeline, seed=seed)
+        jobs = {
+            "digits": drawn(captions, labels),
+            "pairs": drawn([pair_caption(pair) for pair in seen_pairs], seen_pairs),
+            "captions": said(*real, order="confidence"),
+            "captions_ancestral": said(*real, order="ancestral"),
+            "pair_captions": said(*compose(held_out, seen, SEEN_EACH, seed), order="confidence"),
+            "answers": said(*real, order="confidence", question=QUESTION),
+            "answers_ancestral": said(*real, order="ancestral", question=QUESTION),
+            "unseen_pairs": drawn([pair_caption(pair) for pair in unseen_pairs], unseen_pairs),
+            "unseen_pair_captions": said(*compose(held_out, unseen, UNSEEN_EACH, seed), order="confidence"),
+        }
+        guidance = {s: drawn(captions[:batch], labels[:batch], guidance_scale=s) for s in GUIDANCE_SCALES}
+    results = {name: job.result() for name, job in jobs.items()}
+    return Samples(guidance={scale: drawings.result() for scale, drawings in guidance.items()}, **results)
 
 
 def draw(

@@ -87,7 +87,8 @@ def test_texts_belong_to_their_images(written):
     questions = json.loads((written / "questions.json").read_text(encoding="utf-8"))
     for index, label in enumerate(train.labels):
         valid = {caption.format(WORDS[label]) for caption in CAPTIONS}
-        assert {digits[index]["caption"], digits[index]["re_caption"]} < valid
+        said = {digits[index]["caption"], digits[index]["re_caption"]}
+        assert said < valid and len(said) == 2
         assert (questions[index]["question"], questions[index]["answer"]) == (QUESTION, WORDS[label])
     with Image.open(written / digits[7]["image_path"]) as image:
         np.testing.assert_array_equal(np.asarray(image), train.images[7])

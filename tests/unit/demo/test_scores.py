@@ -27,7 +27,9 @@ class Oracle:
     def __init__(self, tokenizer, corrupt=lambda text: text, words=WORDS):
         self.tokenizer, self._corrupt, self._words = tokenizer, corrupt, words
         self.config = SimpleNamespace(
-            sampling=SimpleNamespace(caption_length=LENGTH, caption_steps=LENGTH, answer_length=LENGTH, answer_steps=2)
+            sampling=SimpleNamespace(
+                caption_length=LENGTH, caption_steps=LENGTH, answer_length=LENGTH, answer_steps=2, batch_size=64
+            )
         )
         train, held_out = load()
         self._example = {word: train.images[train.labels == i][3] for i, word in enumerate(words)}
@@ -112,6 +114,7 @@ def test_a_caption_of_another_template_is_wrong():
 
 def test_a_pair_has_one_caption_in_one_order():
     assert is_caption("a three left of a seven", (3, 7))
+    assert is_caption("a seven left of a three", (7, 3))
     assert not is_caption("a seven left of a three", (3, 7))
     assert not is_caption("a three left of a", (3, 7))
 
@@ -138,8 +141,11 @@ def test_the_classifier_reads_pairs_from_the_left(classifier, digits):
 def test_an_oracle_scores_one_everywhere(drawn, classifier, digits):
     verdicts = judge(drawn, classifier, digits[1])
     assert list(verdicts) == list(MEASURES)
+    counts = {"generation_accuracy": 300, "composed_caption_accuracy": 170, "composed_caption_accuracy_unseen": 120}
+    counts |= {"composed_generation_accuracy": 170, "composed_generation_accuracy_unseen": 120}
     for name, is_right in verdicts.items():
         assert is_right.all() or name == "classifier_accuracy", name
+        assert len(is_right) == counts.get(name, 297), name
 
 
 def test_mistakes_are_counted_where_they_are(flawed, classifier, digits):
