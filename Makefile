@@ -27,6 +27,7 @@ $(VENV)/.test: requirements.txt requirements-test.txt | $(VENV)/.python
 	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements-test.txt
 	@touch $@
 
+demo: export JAX_PLATFORMS = cpu
 demo: $(VENV)/.run
 	test -f runs/demo/data/tokenizer/tokenizer.json || $(BIN)/python -m demo.data --output=runs/demo/data
 	$(BIN)/python main.py --mode=train --config=configs/demo.py --workdir=runs/demo

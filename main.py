@@ -10,7 +10,7 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from dualdiff_jax import commands
+from dualdiff_jax import commands, runtime
 from dualdiff_jax.config import resolve
 from dualdiff_jax.errors import UserError
 
@@ -49,7 +49,7 @@ def _need(flag: flags.FlagHolder) -> str:
 def _run() -> None:
     options = {"seed": SEED.value, "as_json": FORMAT.value == "json", "steps": STEPS.value}
     options |= {"height": HEIGHT.value, "width": WIDTH.value}
-    commands.use_compilation_cache()
+    runtime.prepare()
     if MODE.value == "train":
         if CONFIG.value is None:
             raise UserError("--mode=train needs --config=FILE")

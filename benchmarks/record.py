@@ -8,55 +8,100 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 REST = 0.02  # seconds between two timed calls, in which the other side's waiting threads fall asleep
 FEWEST_PAIRS, MOST_PAIRS = 3, 31
+CALM = 0.1  # cores' worth of work by others, up to which a sample counts
+PATIENCE = 3  # attempts for each pair wanted
+
+Side = Callable[[int], int | None]  # a number to draw from -> how often the network ran, where that varies
 
 
-def seconds_of(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+class BusyMachineError(RuntimeError):
+    """Too few samples were undisturbed."""
+
+
+class Sample(NamedTuple):
+    """Some calls in a row. Seconds are per call; ``others`` is the number of cores that other processes kept busy."""
+
+    wall_s: float
+    cpu_s: float
+    others: float
+    counts: list[int]
+
+
+def take(side: Side, numbers: Iterable[int]) -> Sample:
+    """Calls ``side`` with each of the numbers."""
+    numbers = list(numbers)
+    busy, cpu, wall = _busy_seconds(), time.process_time(), time.perf_counter()
+    counts = [side(number) for number in numbers]
+    wall, cpu, busy = time.perf_counter() - wall, time.process_time() - cpu, _busy_seconds() - busy
+    known = [count for count in counts if count is not None]
+    return Sample(wall / len(numbers), cpu / len(numbers), max(0.0, busy - cpu) / wall, known)
 
 
 def interleave(
-    ours: Callable[[int], int | None], theirs: Callable[[int], int | None], *, budget_s: float, sample_s: float = 0.3
+    ours: Side, theirs: Side, *, budget_s: float, sample_s: float = 0.5, allow_busy: bool = False
 ) -> dict[str, Any]:
     """Times two sides in turn, A B A B, for about ``budget_s`` seconds after a warm-up of both.
 
-    A side is a call with a number that it may draw from, and returns how often the network ran, where that
-    varies. A sample is as many calls in a row as take ``sample_s`` seconds, the same number on both sides.
-    The ratio is theirs / ours, pair by pair: above 1, ours is faster.
+    A sample is as many calls in a row as take ``sample_s`` seconds, the same number on both sides. A pair during
+    which other processes worked is thrown away, unless ``allow_busy``; raises ``BusyMachineError`` where too few
+    remain. The ratio is theirs / ours, pair by pair: above 1, ours is faster.
     """
-    first = seconds_of(lambda: ours(0))
+    compiled = take(ours, [0]).wall_s
     theirs(0)
-    warm = [seconds_of(lambda: ours(1)), seconds_of(lambda: theirs(1))]
+    warm = [take(side, [1]).wall_s for side in (ours, theirs)]
     calls = max(1, round(sample_s / max(warm)))
-    pairs = int(min(MOST_PAIRS, max(FEWEST_PAIRS, budget_s / (calls * sum(warm)))))
-    times: dict[str, list[float]] = {"jax": [], "torch": []}
-    evaluations: dict[str, list[int]] = {"jax": [], "torch": []}
-    for pair in range(pairs):
-        for name, side in (("jax", ours), ("torch", theirs)):
-            time.sleep(REST)
-            start = time.perf_counter()
-            counts = [side(2 + pair * calls + call) for call in range(calls)]
-            times[name].append((time.perf_counter() - start) / calls)
-            evaluations[name] += [count for count in counts if count is not None]
-    figure = {name: _spread(values, "{}_s") for name, values in times.items()}
-    figure["jax"]["compile_s"] = round(first - figure["jax"]["median_s"], 3)
-    for name, counts in evaluations.items():
-        if counts:
-            figure[name]["mean_evaluations"] = round(statistics.mean(counts), 2)
-    ratios = [theirs / ours for ours, theirs in zip(times["jax"], times["torch"], strict=True)]
-    return figure | {"torch_over_jax": _spread(ratios, "{}", 4), "pairs": pairs, "calls_per_sample": calls}
+    wanted = int(min(MOST_PAIRS, max(FEWEST_PAIRS, budget_s / (calls * sum(warm)))))
+    pairs: list[tuple[Sample, Sample]] = []
+    for attempt in range(wanted * (1 if allow_busy else PATIENCE)):
+        numbers = range(2 + attempt * calls, 2 + (attempt + 1) * calls)
+        time.sleep(REST)
+        our_sample = take(ours, numbers)
+        time.sleep(REST)
+        pair = our_sample, take(theirs, numbers)
+        if allow_busy or max(sample.others for sample in pair) <= CALM:
+            pairs.append(pair)
+        if len(pairs) == wanted:
+            break
+    if len(pairs) < FEWEST_PAIRS:
+        raise BusyMachineError(f"other work ran during all but {len(pairs)} of {attempt + 1} pairs of samples")
+    figure = {name: _summary([pair[at] for pair in pairs]) for at, name in enumerate(("jax", "torch"))}
+    figure["jax"]["compile_s"] = round(compiled - figure["jax"]["median_s"], 3)
+    return figure | {
+        "torch_over_jax": _spread([theirs.wall_s / ours.wall_s for ours, theirs in pairs], "{}", 4),
+        "torch_over_jax_cpu_time": _spread([theirs.cpu_s / ours.cpu_s for ours, theirs in pairs], "{}", 4),
+        "pairs": len(pairs),
+        "pairs_thrown_away": attempt + 1 - len(pairs),
+        "calls_per_sample": calls,
+        "others_cores": round(statistics.median(sample.others for pair in pairs for sample in pair), 2),
+    }
+
+
+def _summary(samples: Sequence[Sample]) -> dict[str, float]:
+    summary = _spread([sample.wall_s for sample in samples], "{}_s")
+    summary["median_cpu_s"] = round(statistics.median(sample.cpu_s for sample in samples), 6)
+    counts = [count for sample in samples for count in sample.counts]
+    return summary | ({"mean_evaluations": round(statistics.mean(counts), 2)} if counts else {})
 
 
 def _spread(values: Sequence[float], key: str, digits: int = 6) -> dict[str, float]:
     named = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {key.format(name): round(value, digits) for name, value in named.items()}
+
+
+def _busy_seconds() -> float:
+    """Seconds that all cores together have worked since the start, for anyone; 0 where the system does not say."""
+    try:
+        with open("/proc/stat", encoding="ascii") as file:
+            user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+    except (OSError, ValueError):
+        return 0.0
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def circumstances(threads: int, packages: Sequence[str]) -> dict[str, Any]:
@@ -79,8 +124,8 @@ def write(record: dict[str, Any], file: str | Path) -> None:
 
 
 def table(figures: Sequence[dict[str, Any]]) -> str:
-    """One line a figure: medians in milliseconds, the ratio and its range."""
-    head = ("size", "figure", "batch", "jax ms", "torch ms", "torch/jax", "range", "compile s")
+    """One line a figure: medians in milliseconds, the ratio, its range, and the ratio of processor time."""
+    head = ("size", "figure", "batch", "jax ms", "torch ms", "torch/jax", "range", "CPU time", "compile s")
     rows = [head]
     for figure in figures:
         ratio = figure["torch_over_jax"]
@@ -93,6 +138,7 @@ def table(figures: Sequence[dict[str, Any]]) -> str:
                 f"{1e3 * figure['torch']['median_s']:.1f}",
                 f"{ratio['median']:.2f}",
                 f"{ratio['min']:.2f}-{ratio['max']:.2f}",
+                f"{figure['torch_over_jax_cpu_time']['median']:.2f}",
                 f"{figure['jax']['compile_s']:.1f}",
             )
         )

@@ -41,10 +41,10 @@ def get_config():
         source("digit_questions", "questions.json", "instruction", 1.0, **DIGITS),
         source("pair_captions", "pairs.json", "captioning", 1.0, **PAIRS),
     ]
-    config.objective.update(text_weight=1.0)
+    config.objective.update(text_weight=2.0)
     config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=100, ema_decay=0.995)
-    config.train.update(steps=2400, global_batch_size=32, trainable=("mmdit.*", "t5.*"), save_every=600)
-    config.preview.every = 600
+    config.train.update(steps=3200, global_batch_size=32, trainable=("mmdit.*", "t5.*"), save_every=800)
+    config.preview.every = 800
     config.preview.prompts = tuple(
         f"a handwritten {word}" for word in ("zero", "two", "three", "five", "eight", "nine")
     )

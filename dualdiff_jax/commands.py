@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
@@ -87,13 +85,6 @@ def answer(
         for i, q, a in zip(images, questions, answers, strict=True)
     ]
     _tell(rows, folder and folder / "answers.json", as_json, "{image}\t{question}\t{answer}")
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, where the user has not said otherwise."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualdiff_jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
 
 
 def _check_words(tokenizer: Tokenizer, text: str) -> None:

@@ -1,0 +1,233 @@
+"""Imports run down the floors of docs/architecture.md, never up and never in a ring."""
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "dualdiff_jax"
+
+# Room -> floor. A room is a file or a folder; a file that is in none of them has to be given a place here.
+FLOORS = {
+    "dualdiff_jax.errors": 0,
+    "dualdiff_jax.arrays": 0,
+    "dualdiff_jax.config": 0,
+    "dualdiff_jax.objectives": 1,
+    "dualdiff_jax.sharding": 1,
+    "dualdiff_jax.models": 2,
+    "dualdiff_jax.data": 2,
+    "dualdiff_jax.sampling": 2,
+    "dualdiff_jax.weights": 3,
+    "dualdiff_jax.training": 4,
+    "dualdiff_jax.pipeline": 4,
+    "dualdiff_jax": 4,  # the package itself: what a user imports
+    "convert": 4,
+    "dualdiff_jax.evaluation": 5,
+    "dualdiff_jax.planning": 5,
+    "dualdiff_jax.commands": 5,
+    "main": 6,
+    "demo": 7,
+    "benchmarks": 7,
+    "configs": 7,
+}
+# Room -> rooms that it may not import although they lie below or beside it.
+STRANGERS = {
+    "dualdiff_jax.pipeline": ("dualdiff_jax.training",),
+    "dualdiff_jax.evaluation": ("dualdiff_jax.training",),
+    "dualdiff_jax.objectives": ("dualdiff_jax.models",),
+    "dualdiff_jax.sampling": ("dualdiff_jax.models",),
+    "configs": tuple(room for room in FLOORS if room != "dualdiff_jax.config"),
+}
+# Library -> rooms that may import it.
+FOREIGN = {
+    "torch": ("convert", "benchmarks"),
+    "diffusers": ("convert", "benchmarks"),
+    "sklearn": ("demo", "benchmarks"),
+}
+VAGUE_NAMES = {"utils", "util", "common", "misc", "helpers", "helper"}
+
+Imports = Mapping[str, set[str]]  # module -> modules, ours and foreign, that it imports
+
+
+def source_files(root: Path) -> Iterator[Path]:
+    for folder in (PACKAGE, "convert", "configs", "demo", "benchmarks"):
+        yield from sorted((root / folder).rglob("*.py"))
+    yield from sorted(root.glob("*.py"))
+
+
+def module_name(root: Path, file: Path) -> str:
+    parts = file.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def read_imports(root: Path) -> Imports:
+    """Every import statement, wherever in a file it stands; ``from a import b`` is a.b where that is a module."""
+    files = {module_name(root, file): file for file in source_files(root)}
+    imports = {}
+    for module, file in files.items():
+        package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        found = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+                base = ".".join([*above, *([node.module] if node.module else [])])
+                submodules = {f"{base}.{alias.name}" for alias in node.names}
+                found |= (submodules & files.keys()) | ({base} if submodules - files.keys() else set())
+        imports[module] = found - {module}
+    return imports
+
+
+def room_of(module: str) -> str | None:
+    """The innermost room that a module of ours lies in; None for foreign modules."""
+    parts = module.split(".")
+    if parts[0] == PACKAGE and len(parts) > 1:  # the package's own room holds its __init__ only
+        return ".".join(parts[:2]) if ".".join(parts[:2]) in FLOORS else None
+    return parts[0] if parts[0] in FLOORS else None
+
+
+def faults(root: Path) -> list[str]:
+    """All that is wrong with the tree's imports, one sentence each."""
+    imports = read_imports(root)
+    found = [f"{module} lies on no floor" for module in imports if room_of(module) is None]
+    rooms: dict[str, set[str]] = {}
+    for module, others in imports.items():
+        room = room_of(module)
+        for other in sorted(others):
+            other_room, library = room_of(other), other.split(".")[0]
+            if room not in FOREIGN.get(library, (room,)):
+                found.append(f"{module} imports {library}")
+            if room is None or other_room is None or room == other_room:
+                continue
+            rooms.setdefault(room, set()).add(other_room)
+            if FLOORS[other_room] > FLOORS[room]:
+                found.append(f"{module} on floor {FLOORS[room]} imports {other} on floor {FLOORS[other_room]}")
+            if other_room in STRANGERS.get(room, ()):
+                found.append(f"{module} imports {other}, which {room} may not know")
+    for graph in (imports, rooms):
+        found += [f"ring: {' -> '.join(ring)}" for ring in rings(graph)]
+    return found
+
+
+def rings(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Found by depth-first search; each begins and ends with its first name in the alphabet."""
+    found, done = [], set()
+
+    def visit(node: str, path: list[str]) -> None:
+        if node in path:
+            ring = path[path.index(node) :]
+            first = ring.index(min(ring))
+            found.append([*ring[first:], *ring[: first + 1]])
+        elif node not in done:
+            for other in sorted(graph.get(node, ())):
+                visit(other, [*path, node])
+            done.add(node)
+
+    for node in sorted(graph):
+        visit(node, [])
+    return found
+
+
+def test_imports_run_down_the_floors():
+    assert faults(ROOT) == []
+
+
+def test_every_source_file_was_read():
+    modules = read_imports(ROOT)
+    assert {"main", "dualdiff_jax.models.mmdit", "convert.state_dict", "configs.demo", "demo.data"} <= modules.keys()
+    assert "dualdiff_jax.models.blocks" in modules["dualdiff_jax.models.mmdit"]
+    assert any("torch" in others for others in modules.values())
+
+
+def test_no_file_has_a_name_that_says_nothing():
+    assert [str(file) for file in source_files(ROOT) if file.stem in VAGUE_NAMES] == []
+
+
+TREE = {
+    "dualdiff_jax/__init__.py": "from dualdiff_jax.pipeline import Pipeline",
+    "dualdiff_jax/config.py": "import dataclasses",
+    "dualdiff_jax/sharding.py": "from dualdiff_jax import config",
+    "dualdiff_jax/models/__init__.py": "",
+    "dualdiff_jax/models/mmdit.py": "from dualdiff_jax.models import blocks\nfrom dualdiff_jax.sharding import RULES",
+    "dualdiff_jax/models/blocks.py": "import jax",
+    "dualdiff_jax/objectives/joint.py": "from dualdiff_jax.config import RunConfig",
+    "dualdiff_jax/pipeline.py": "import dualdiff_jax.models.mmdit",
+    "dualdiff_jax/training/loop.py": "from dualdiff_jax.models.mmdit import MMDiT",
+    "convert/keys.py": "import torch\nfrom dualdiff_jax.models import mmdit",
+    "configs/demo.py": "from dualdiff_jax.config import empty_config",
+    "demo/data.py": "import sklearn.datasets\nfrom dualdiff_jax import Pipeline",
+    "main.py": "from dualdiff_jax import pipeline",
+}
+
+
+def faults_of(tmp_path: Path, **changes: str) -> list[str]:
+    """Of the small tree above, with some files changed; ``__`` stands for ``/``."""
+    for name, text in (TREE | {f"{name.replace('__', '/')}.py": text for name, text in changes.items()}).items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return faults(tmp_path)
+
+
+def test_a_tree_that_keeps_the_floors_has_no_faults(tmp_path):
+    assert faults_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "file, text, fault",
+    [
+        ("sharding", "from dualdiff_jax.models.mmdit import MMDiT", "sharding on floor 1 imports"),
+        ("sharding", "from dualdiff_jax import models", "sharding on floor 1 imports dualdiff_jax.models on floor 2"),
+        ("sharding", "from . import pipeline", "sharding on floor 1 imports dualdiff_jax.pipeline on floor 4"),
+        ("models__blocks", "from ..pipeline import P", "blocks on floor 2 imports dualdiff_jax.pipeline on floor 4"),
+        ("models__blocks", "from .. import Pipeline", "blocks on floor 2 imports dualdiff_jax on floor 4"),
+        ("config", "def f():\n    import dualdiff_jax.sharding", "config on floor 0 imports"),
+        ("weights", "import main", "weights on floor 3 imports main on floor 6"),
+        ("weights", "from demo.data import write", "weights on floor 3 imports demo.data on floor 7"),
+        ("models__blocks", "from .mmdit import MMDiT", "ring: dualdiff_jax.models.blocks -> dualdiff_jax.models.mmdit"),
+        ("config", "from dualdiff_jax.config import x\nfrom dualdiff_jax.errors import y", None),
+        ("pipeline", "from dualdiff_jax.training import loop", "which dualdiff_jax.pipeline may not know"),
+        ("evaluation__runner", "import dualdiff_jax.training", "which dualdiff_jax.evaluation may not know"),
+        ("sampling__euler", "import dualdiff_jax.models.mmdit", "which dualdiff_jax.sampling may not know"),
+        ("objectives__joint", "import dualdiff_jax.models.mmdit", "which dualdiff_jax.objectives may not know"),
+        ("models__blocks", "import torch.nn as nn", "blocks imports torch"),
+        ("data__sources", "from sklearn.datasets import load_digits", "sources imports sklearn"),
+        ("models__vae", "from diffusers import AutoencoderKL", "vae imports diffusers"),
+        ("extras", "import jax", "dualdiff_jax.extras lies on no floor"),
+    ],
+)
+def test_the_checker_finds_what_is_planted(tmp_path, file, text, fault):
+    found = faults_of(tmp_path, **{f"dualdiff_jax__{file}": text})
+    if fault is None:
+        assert found == []
+    else:
+        assert any(fault in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    "file, text, fault",
+    [
+        ("configs__demo", "from dualdiff_jax.sharding import RULES", "which configs may not know"),
+        ("configs__demo", "import demo.data", "which configs may not know"),
+        ("main", "import torch", "main imports torch"),
+        ("demo__data", "import torch", "demo.data imports torch"),
+        ("setup", "import jax", "setup lies on no floor"),
+    ],
+)
+def test_the_checker_finds_what_is_planted_outside_the_package(tmp_path, file, text, fault):
+    found = faults_of(tmp_path, **{file: text})
+    assert any(fault in line for line in found), found
+
+
+def test_rooms_that_stand_on_each_other_are_a_ring(tmp_path):
+    """Even where no two of their files do."""
+    found = faults_of(
+        tmp_path,
+        dualdiff_jax__data__a="from dualdiff_jax.models import mmdit",
+        dualdiff_jax__data__b="",
+        dualdiff_jax__models__blocks="from dualdiff_jax.data import b",
+    )
+    assert found == ["ring: dualdiff_jax.data -> dualdiff_jax.models -> dualdiff_jax.data"]

@@ -1,0 +1,140 @@
+"""Two training steps from the same start on any number of devices, with all they leave behind as arrays.
+
+    python -m tests.multidevice.two_steps FOLDER
+does them on one device and on eight, and loads on eight what one has saved. Eight processors are not needed:
+XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight devices of any.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dualdiff_jax.config import MeshConfig, RunConfig
+from dualdiff_jax.data.mixture import Batch
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.models.bundle import leaf_specs
+from dualdiff_jax.sharding import batch_sharding, make_mesh
+from dualdiff_jax.training.checkpoint import Checkpoints
+from dualdiff_jax.training.state import TrainState, init_state
+from dualdiff_jax.training.step import make_step
+from dualdiff_jax.weights import load_model, save_model
+from tests.small_run import small_run
+
+MANY = 8
+STEPS = 2
+RECORDS = {"some source": 40}
+Arrays = dict[str, np.ndarray]
+
+
+def settings(folder: Path) -> tuple[RunConfig, Tokenizer]:
+    return small_run(
+        folder / "data",
+        model={"mmdit": {"depth": 1}},
+        train={"steps": 5, "global_batch_size": MANY},
+        optimizer={"warmup_steps": 0, "schedule": "constant", "learning_rate": 1e-3},
+    )
+
+
+def mesh_of(devices: int) -> jax.sharding.Mesh:
+    return make_mesh(MeshConfig(fsdp=devices), jax.devices()[:devices])
+
+
+def draw_batch(config: RunConfig, tokenizer: Tokenizer, step: int) -> Batch:
+    rng = np.random.default_rng(step)
+    length = config.data.text_length
+    streams = []
+    for _ in range(2):
+        image = rng.uniform(-1, 1, (MANY, 8, 8, 3)).astype(np.float32)
+        token_ids = rng.integers(2, tokenizer.mask_token_id, (MANY, length)).astype(np.int32)
+        streams.append({"image": image, "token_ids": token_ids, "is_answer": rng.random((MANY, length)) < 0.8})
+    return Batch(*streams)
+
+
+def start(config: RunConfig, mesh: jax.sharding.Mesh) -> tuple[TrainState, Arrays]:
+    """A state whose parameters are all random, so that no gate or head is zero; and the frozen weights."""
+    state, frozen = init_state(config, mesh)
+    rng = np.random.default_rng(0)
+    specs = leaf_specs(config.model)
+    drawn = {name: 0.3 * rng.standard_normal(specs[name].shape).astype(np.float32) for name in sorted(state.params)}
+    params, ema_params = (
+        {name: jax.device_put(drawn[name], value.sharding) for name, value in state.params.items()} for _ in range(2)
+    )
+    return dataclasses.replace(state, params=params, ema_params=ema_params), frozen
+
+
+def run(folder: Path, devices: int) -> tuple[Arrays, dict[str, tuple[int, int]]]:
+    """(metrics, moments, parameters and averages of both steps, {leaf of the state: (its size, its largest shard's)}).
+
+    What there is at the end is saved in FOLDER/<devices>, as a checkpoint and as a model folder.
+    """
+    config, tokenizer = settings(folder)
+    mesh = mesh_of(devices)
+    state, frozen = start(config, mesh)
+    step_function = make_step(
+        config,
+        mesh,
+        null_token_ids=tokenizer.null_ids(config.data.text_length),
+        mask_token_id=tokenizer.mask_token_id,
+    )
+    found = {}
+    for step in range(1, STEPS + 1):
+        batch = jax.device_put(draw_batch(config, tokenizer, step), batch_sharding(mesh))
+        state, metrics = step_function(state, frozen, batch)
+        found |= flat(state, f"step {step}: ") | {
+            f"step {step}: metrics {n}": np.asarray(v) for n, v in metrics.items()
+        }
+    shards = {
+        name: (leaf.size, max(shard.data.size for shard in leaf.addressable_shards))
+        for name, leaf in leaves(state).items()
+    }
+    checkpoints = Checkpoints(folder / str(devices), config, mesh)
+    checkpoints.save(STEPS, state, RECORDS)
+    checkpoints.close()
+    save_model(folder / str(devices) / "model", config.model, state.ema_params | frozen, tokenizer)
+    return found, shards
+
+
+def load(folder: Path, saved_on: int, devices: int) -> Arrays:
+    """What a run on ``saved_on`` devices saved, onto ``devices``."""
+    config, _ = settings(folder)
+    mesh = mesh_of(devices)
+    checkpoints = Checkpoints(folder / str(saved_on), config, mesh)
+    state = checkpoints.restore(RECORDS)
+    checkpoints.close()
+    _, weights, _ = load_model(folder / str(saved_on) / "model", mesh)
+    kernel = "mmdit.blocks.image.mlp_in.kernel"
+    for leaf in (state.params[kernel], weights[kernel]):
+        assert len(leaf.sharding.device_set) == devices
+        assert leaf.addressable_shards[0].data.size * devices == leaf.size
+    return flat(state) | {f"model {name}": np.asarray(value) for name, value in weights.items()}
+
+
+def leaves(state: TrainState) -> dict[str, jax.Array]:
+    """By name: ``params mmdit.text_out.bias``, ``mu mmdit.text_out.bias``, ..."""
+    parts = {"params": state.params, "ema_params": state.ema_params}
+    for part in jax.tree.leaves(state.opt_state, is_leaf=lambda node: hasattr(node, "mu")):
+        if hasattr(part, "mu"):
+            parts |= {"mu": part.mu, "nu": part.nu}
+    return {f"{part} {name}": value for part, tree in parts.items() for name, value in tree.items()}
+
+
+def flat(state: TrainState, prefix: str = "") -> Arrays:
+    return {prefix + name: np.asarray(value) for name, value in leaves(state).items()} | {
+        f"{prefix}step": np.asarray(state.step)
+    }
+
+
+def main(folder: Path) -> None:
+    assert len(jax.devices()) == MANY
+    for devices in (1, MANY):
+        found, shards = run(folder, devices)
+        np.savez(folder / f"found_{devices}.npz", **found)
+        np.savez(folder / f"shards_{devices}.npz", **shards)
+    np.savez(folder / "loaded.npz", **load(folder, saved_on=1, devices=MANY))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

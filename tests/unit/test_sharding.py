@@ -1,0 +1,113 @@
+"""Laws of the mesh and of the table from logical axes to mesh axes."""
+
+import logging
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.sharding import (
+    MESH_AXES,
+    RULES,
+    SMALL_LEAF,
+    batch_sharding,
+    check_batch,
+    leaf_sharding,
+    make_mesh,
+    partition_spec,
+    replicated,
+)
+
+ONE_DEVICE = jax.devices()[:1]
+
+
+def abstract_mesh(data: int = 1, fsdp: int = 8, tensor: int = 1, context: int = 1) -> AbstractMesh:
+    """Eight devices that are not here."""
+    return AbstractMesh((data, fsdp, tensor, context), MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def test_the_table_names_mesh_axes_that_exist():
+    for entry in RULES.values():
+        names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+        assert set(names) <= set(MESH_AXES)
+
+
+def test_the_table_is_read_dim_by_dim():
+    assert partition_spec(("layers", "width", "projection", "heads")) == PartitionSpec(None, "fsdp", None, "tensor")
+    assert partition_spec(("batch", None, "token")) == PartitionSpec(("data", "fsdp"), None, None)
+
+
+@pytest.mark.parametrize(
+    "axes, mesh_axis", [(("width", "width"), "fsdp"), (("heads", "mlp"), "tensor"), (("batch", "width"), "fsdp")]
+)
+def test_two_dims_on_one_mesh_axis_are_an_error(axes, mesh_axis):
+    with pytest.raises(ValueError, match=f"{axes[0]!r}, {axes[1]!r}.* both go to mesh axis {mesh_axis!r}"):
+        partition_spec(axes)
+
+
+def test_an_axis_that_the_table_lacks_is_an_error():
+    with pytest.raises(KeyError, match="wdith"):
+        partition_spec(("wdith",))
+
+
+def test_a_leaf_that_divides_is_sharded():
+    sharding = leaf_sharding(abstract_mesh(), "some.kernel", (16, 3), ("width", None))
+    assert sharding.spec == PartitionSpec("fsdp", None)
+    assert sharding.shard_shape((16, 3)) == (2, 3)
+
+
+def test_a_small_leaf_that_does_not_divide_stays_whole_and_says_so(caplog):
+    with caplog.at_level(logging.INFO, logger="dualdiff_jax.sharding"):
+        sharding = leaf_sharding(abstract_mesh(), "some.bias", (12,), ("width",))
+    assert sharding.is_fully_replicated
+    [record] = caplog.records
+    assert "some.bias" in record.getMessage() and "width 12 does not divide by 8" in record.getMessage()
+
+
+def test_a_leaf_that_divides_says_nothing(caplog):
+    with caplog.at_level(logging.INFO, logger="dualdiff_jax.sharding"):
+        leaf_sharding(abstract_mesh(), "some.bias", (16,), ("width",))
+    assert not caplog.records
+
+
+def test_a_big_leaf_that_does_not_divide_is_an_error_with_its_name():
+    with pytest.raises(UserError, match=r"^some\.kernel: width has size 12, which does not divide over the 8 devices"):
+        leaf_sharding(abstract_mesh(), "some.kernel", (12, SMALL_LEAF), ("width", None))
+    almost_big = (12, SMALL_LEAF // 12)
+    assert leaf_sharding(abstract_mesh(), "some.kernel", almost_big, ("width", None)).is_fully_replicated
+
+
+def test_a_leaf_has_one_axis_a_dim():
+    with pytest.raises(ValueError):
+        leaf_sharding(abstract_mesh(), "some.kernel", (16, 3), ("width",))
+
+
+def test_the_mesh_has_all_axes_and_by_default_all_devices():
+    mesh = make_mesh(MeshConfig())
+    assert mesh.axis_names == MESH_AXES
+    assert dict(mesh.shape) == {"data": 1, "fsdp": len(jax.devices()), "tensor": 1, "context": 1}
+    assert make_mesh(MeshConfig(fsdp=1), ONE_DEVICE).size == 1
+
+
+def test_a_mesh_of_another_size_than_the_machine_is_an_error():
+    with pytest.raises(UserError, match="mesh.fsdp is 3, but there are 1 devices; give 1, or -1 for all"):
+        make_mesh(MeshConfig(fsdp=3), ONE_DEVICE)
+
+
+def test_batches_are_cut_over_data_and_fsdp():
+    assert batch_sharding(abstract_mesh(data=2, fsdp=4)).shard_shape((16, 5)) == (2, 5)
+    assert replicated(abstract_mesh()).shard_shape((16, 5)) == (16, 5)
+
+
+@pytest.mark.parametrize("mesh", [abstract_mesh(fsdp=8), abstract_mesh(data=2, fsdp=4)])
+def test_a_batch_must_divide_over_the_devices_that_share_it(mesh):
+    check_batch(mesh, 24, "the microbatch")
+    for size in (12, 4):
+        with pytest.raises(UserError, match=f"the microbatch is {size}, which does not divide over 8 devices"):
+            check_batch(mesh, size, "the microbatch")
+
+
+def test_tensor_and_context_devices_do_not_divide_the_batch():
+    check_batch(abstract_mesh(fsdp=2, tensor=2, context=2), 2, "the microbatch")
