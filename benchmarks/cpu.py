@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks import record
 from configs import demo
 from convert.state_dict import to_torch
+from dualdiff_jax import runtime
 from dualdiff_jax.config import RunConfig, resolve
 from dualdiff_jax.data.mixture import Batch
 from dualdiff_jax.models.bundle import bind, init_weights, leaf_specs, split_trainable
@@ -268,6 +269,7 @@ def main() -> None:
     if not 1 <= options.threads <= len(available):
         parser.error(f"--threads must be from 1 to {len(available)}")
     os.sched_setaffinity(0, available[: options.threads])  # before either side starts its threads
+    runtime.keep_memory()  # the allocator's settings hold for both sides
     try:
         from benchmarks import torch_peer
     except ImportError as error:

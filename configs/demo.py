@@ -4,7 +4,7 @@
 or, once ``python -m demo.data`` has written the data,
     python main.py --mode=train --config=configs/demo.py --workdir=runs/demo
 
-Hardware: 2 CPU cores, about 5 minutes. Expected scores: docs/demo.md.
+Hardware: 2 CPU cores, about 7 minutes. Expected scores: benchmarks/results/demo.json.
 """
 
 from dualdiff_jax.config import empty_config
@@ -33,7 +33,7 @@ def get_config():
         batch_size=64,
     )
     config.data.tokenizer = f"{DATA}/tokenizer"
-    config.data.update(text_length=12, read_threads=1, cache_images=8192)
+    config.data.update(text_length=12, read_threads=1, cache_images=10240)
     config.data.sources = [
         source("digits", "digits.json", "image_generation", 1.0, **DIGITS, **TWO_CAPTIONS),
         source("pairs", "pairs.json", "image_generation", 2.0, **PAIRS),
@@ -42,9 +42,9 @@ def get_config():
         source("pair_captions", "pairs.json", "captioning", 1.0, **PAIRS),
     ]
     config.objective.update(text_weight=2.0)
-    config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=100, ema_decay=0.995)
-    config.train.update(steps=3200, global_batch_size=32, trainable=("mmdit.*", "t5.*"), save_every=800)
-    config.preview.every = 800
+    config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=100, weight_decay=0.05, ema_decay=0.995)
+    config.train.update(steps=3800, global_batch_size=32, trainable=("mmdit.*", "t5.*"), save_every=950)
+    config.preview.every = 950
     config.preview.prompts = tuple(
         f"a handwritten {word}" for word in ("zero", "two", "three", "five", "eight", "nine")
     )

@@ -15,7 +15,7 @@ from transformers import T5TokenizerFast
 from demo.digits import CAPTIONS, PAIR_CAPTION, QUESTION, WORDS, compose, load, pair_caption, split_pairs
 from dualdiff_jax.data.tokenizer import MASK_TOKEN, QUESTION_TEMPLATE
 
-IMAGES_PER_PAIR = 60
+IMAGES_PER_PAIR = 100
 
 
 def write(output: Path) -> None:

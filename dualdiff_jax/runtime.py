@@ -21,10 +21,10 @@ def prepare() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualdiff_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if os.environ.get("JAX_PLATFORMS") == "cpu" and sys.platform == "linux":
-        _keep_memory()
+        keep_memory()
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Memory that a computation frees stays with the process. Without glibc this does nothing."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

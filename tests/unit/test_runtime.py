@@ -1,0 +1,47 @@
+"""What a process sets for itself, seen from a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+FAULTS = """
+import resource
+import numpy as np
+from dualdiff_jax import runtime
+runtime.prepare()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def work():
+    for _ in range(20):
+        np.ones(1 << 22).sum()
+work()
+before = faults()
+work()
+print(faults() - before)
+"""
+CACHE = "import jax; from dualdiff_jax import runtime; runtime.prepare(); print(jax.config.jax_compilation_cache_dir)"
+
+
+def said(program: str, **changes: str | None) -> str:
+    environment = {name: value for name, value in (os.environ | changes).items() if value is not None}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_programs_are_cached_in_the_users_cache_unless_the_environment_says_where(tmp_path):
+    cache = said(CACHE, JAX_COMPILATION_CACHE_DIR=None, XDG_CACHE_HOME=str(tmp_path))
+    assert cache == str(tmp_path / "dualdiff_jax")
+    assert said(CACHE, JAX_COMPILATION_CACHE_DIR="/elsewhere") == "/elsewhere"
+
+
+def test_a_cpu_run_keeps_the_memory_it_frees():
+    pages = 20 * (1 << 22) * 8 // 4096  # what 20 arrays of 32 MiB cost when each is faulted in anew
+    assert int(said(FAULTS, JAX_PLATFORMS="cpu")) < pages / 100
+    if sys.platform == "linux":
+        assert int(said(FAULTS, JAX_PLATFORMS="")) > pages / 1000, "memory is kept even without being asked for"
