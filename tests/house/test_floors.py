@@ -15,7 +15,6 @@ FLOORS = {
     "dualdiff_jax.arrays": 0,
     "dualdiff_jax.config": 0,
     "dualdiff_jax.runtime": 0,
-    "dualdiff_jax.runtime": 0,
     "dualdiff_jax.objectives": 1,
     "dualdiff_jax.sharding": 1,
     "dualdiff_jax.models": 2,
