@@ -11,8 +11,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from dualdiff_jax import commands, runtime
-from dualdiff_jax.config import resolve
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.resolution import resolve
 
 MODES = ("train", "generate", "caption", "answer")
 

@@ -28,12 +28,13 @@ from benchmarks import record
 from configs import demo
 from convert.state_dict import to_torch
 from dualdiff_jax import runtime
-from dualdiff_jax.config import RunConfig, resolve
+from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.mixture import Batch
 from dualdiff_jax.models.bundle import bind, init_weights, leaf_specs, split_trainable
 from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, corrupt, joint_loss
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS
 from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.resolution import resolve
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.state import init_state
 from dualdiff_jax.training.step import make_step

@@ -9,7 +9,6 @@ Results are a function of the inputs and the seed: an example does not depend on
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,16 +18,15 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
+from dualdiff_jax import programs
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.transforms import fit, open_image, to_pil
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.autoencoder import AUTOENCODERS
-from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.sampling.flow_sampler import euler, sigma_grid
-from dualdiff_jax.sampling.guidance import guided_velocity
-from dualdiff_jax.sampling.masked_sampler import MaskedSample, ancestral, confidence
+from dualdiff_jax.sampling.flow_sampler import sigma_grid
+from dualdiff_jax.sampling.masked_sampler import MaskedSample
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.weights import load_model
 
@@ -110,7 +108,7 @@ class DualDiffusionPipeline:
         null = self.tokenizer.caption_ids(negative_prompt, default.text_length)
         token_ids = np.stack([self.tokenizer.caption_ids(prompt, default.text_length) for prompt in prompts])
         for rows, count, rngs in self._batches(len(prompts), seed):
-            latents, estimates = _draw(
+            latents, estimates = programs.draw(
                 self.config,
                 self.weights,
                 token_ids[rows],
@@ -213,7 +211,7 @@ class DualDiffusionPipeline:
         token_ids = [self.tokenizer.masked_ids(prompt, length) for prompt in prompts]
         done: list[MaskedSample] = []
         for rows, count, rngs in self._batches(len(pixels), seed):
-            sample = _read(
+            sample = programs.read(
                 self.config,
                 self.weights,
                 np.stack([pixels[i] for i in rows]),
@@ -229,19 +227,19 @@ class DualDiffusionPipeline:
 
     def encode_text(self, token_ids: TokenIds) -> TextEmbeddings:
         """(b, l) -> (b, l, t5 width)."""
-        return _encode_text(self.config, self.weights, jnp.asarray(token_ids, jnp.int32))
+        return programs.encode_text(self.config, self.weights, jnp.asarray(token_ids, jnp.int32))
 
     def encode_image(self, images: Images, rng: Key | None = None) -> Latents:
         """(b, h, w, 3) in [-1, 1] -> latents; with ``rng`` a draw from the posterior, else its mode."""
-        return _encode_image(self.config, self.weights, jnp.asarray(images, jnp.float32), rng)
+        return programs.encode_image(self.config, self.weights, jnp.asarray(images, jnp.float32), rng)
 
     def decode_latents(self, latents: Latents) -> Images:
         """Latents (b, h, w, c) -> (b, h, w, 3), nominally in [-1, 1]."""
-        return _decode_latents(self.config, self.weights, jnp.asarray(latents, jnp.float32))
+        return programs.decode_latents(self.config, self.weights, jnp.asarray(latents, jnp.float32))
 
     def denoise(self, latents: Latents | None, timestep: PerExample, text_embeddings: TextEmbeddings) -> DenoiserOutput:
         """Velocity and logits. latents (b, h, w, c) or None (the null image); timestep (b,) in [0, 1000]."""
-        return _denoise(self.config, self.weights, latents, jnp.asarray(timestep), text_embeddings)
+        return programs.denoise(self.config, self.weights, latents, jnp.asarray(timestep), text_embeddings)
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         size = height or self.config.sampling.height, width or self.config.sampling.width
@@ -266,77 +264,3 @@ class DualDiffusionPipeline:
 def _tell(progress: Progress | None, done: int, total: int) -> None:
     if progress is not None:
         progress(done, total)
-
-
-@partial(jax.jit, static_argnames=("config", "size", "is_guided"))
-def _draw(
-    config: ModelConfig,
-    weights: Weights,
-    token_ids: TokenIds,
-    null_token_ids: jax.Array,
-    rngs: Key,
-    sigmas: jax.Array,
-    guidance_scale: jax.Array,
-    *,
-    size: tuple[int, int],
-    is_guided: bool,
-) -> tuple[Latents, Latents]:
-    """Noise to latents for one batch; token_ids (b, l), null_token_ids (l,), rngs (b,)."""
-    model = bind(config, weights)
-    shape = (*(side // model.autoencoder.downscale for side in size), config.autoencoder.channels)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(rngs)
-    text = model.encode_text(token_ids)
-    null = jnp.broadcast_to(model.encode_text(null_token_ids[None]), text.shape) if is_guided else None
-
-    def velocity(latents: Latents, timestep: PerExample, text: TextEmbeddings) -> Latents:
-        return model.denoise(latents, timestep, text).velocity
-
-    return euler(guided_velocity(velocity, text, null, guidance_scale), noise, sigmas)
-
-
-@partial(jax.jit, static_argnames=("config", "mask_token_id", "steps", "order"))
-def _read(
-    config: ModelConfig,
-    weights: Weights,
-    images: Images,
-    token_ids: TokenIds,
-    rngs: Key,
-    *,
-    mask_token_id: int,
-    steps: int,
-    order: str,
-) -> MaskedSample:
-    """Masks to tokens for one batch; images (b, h, w, 3), token_ids (b, l), rngs (b,)."""
-    model = bind(config, weights)
-    keys = jax.vmap(jax.random.split)(rngs)
-    latents = jax.vmap(lambda image, key: model.autoencoder.encode(image[None], key)[0])(images, keys[:, 0])
-    clean = jnp.zeros(1)
-
-    def logits(token_ids: TokenIds) -> jax.Array:
-        return model.denoise(latents, clean, model.encode_text(token_ids)).logits
-
-    if order == "confidence":
-        return confidence(logits, token_ids, mask_token_id=mask_token_id, steps=steps)
-    return ancestral(logits, keys[:, 1], token_ids, mask_token_id=mask_token_id, steps=steps)
-
-
-@partial(jax.jit, static_argnames="config")
-def _encode_text(config: ModelConfig, weights: Weights, token_ids: TokenIds) -> TextEmbeddings:
-    return bind(config, weights).encode_text(token_ids)
-
-
-@partial(jax.jit, static_argnames="config")
-def _encode_image(config: ModelConfig, weights: Weights, images: Images, rng: Key | None) -> Latents:
-    return bind(config, weights).autoencoder.encode(images, rng)
-
-
-@partial(jax.jit, static_argnames="config")
-def _decode_latents(config: ModelConfig, weights: Weights, latents: Latents) -> Images:
-    return bind(config, weights).autoencoder.decode(latents)
-
-
-@partial(jax.jit, static_argnames="config")
-def _denoise(
-    config: ModelConfig, weights: Weights, latents: Latents | None, timestep: PerExample, text: TextEmbeddings
-) -> DenoiserOutput:
-    return bind(config, weights).denoise(latents, timestep, text)

@@ -17,10 +17,11 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
-from dualdiff_jax.config import ModelConfig, resolve, to_dict
+from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
+from dualdiff_jax.resolution import resolve, to_dict
 
 FORMAT, VERSION = "dualdiff_jax model", 1
 

@@ -9,8 +9,9 @@ from PIL import Image
 from configs import demo
 from demo.data import write_tokenizer
 from demo.digits import CAPTIONS, QUESTION, WORDS, load
-from dualdiff_jax.config import RunConfig, resolve
+from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.resolution import resolve
 
 RECORDS = 40
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from dualdiff_jax.config import RunConfig, differences, resolve, to_dict
+from dualdiff_jax.config import RunConfig
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.resolution import differences, resolve, to_dict
 from dualdiff_jax.training.state import TrainState, abstract_state
 
 # Fields that may differ when a run goes on: none of them changes what is learned.

@@ -7,7 +7,8 @@ import numpy as np
 from transformers import T5EncoderModel
 
 from convert.state_dict import from_torch
-from dualdiff_jax.config import ModelConfig, resolve
+from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.resolution import resolve
 from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_t5
 
 _SIZES = {

@@ -10,9 +10,10 @@ import torch
 from flax import nnx
 
 from convert.state_dict import to_torch
-from dualdiff_jax.config import ModelConfig, resolve
+from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.embeddings import centre_crop, patchify, position_table, timestep_sinusoids, unpatchify
+from dualdiff_jax.resolution import resolve
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
 from tests.parity.pair import CONFIG, UNPATCHED, random_pair
 from tests.parity.reference import ReferenceMMDiT, gradients

@@ -5,8 +5,9 @@ import math
 import pytest
 
 from configs import demo
-from dualdiff_jax.config import ModelConfig, differences, resolve, to_dict
+from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.resolution import differences, resolve, to_dict
 
 
 def faults(config) -> str:
@@ -23,7 +24,7 @@ def test_a_resolved_config_survives_json_like_dicts():
 def test_every_fault_is_told_at_once():
     config = demo.get_config()
     config.train.stepz = 3
-    config.optimizer.weight_decay = "many"
+    config.optimizer.beta2 = "many"
     config.optimizer.learning_rate = -1.0
     config.objective.image_weighting = "sigma"
     del config.data["tokenizer"]
@@ -31,7 +32,7 @@ def test_every_fault_is_told_at_once():
     for part in (
         "5 faults",
         "train.stepz: no such field; did you mean train.steps?",
-        "optimizer.weight_decay: expected float, found 'many'",
+        "optimizer.beta2: expected float, found 'many'",
         "optimizer.learning_rate: -1.0 is below 0.0",
         "objective.image_weighting: 'sigma' is none of 'uniform', 'sigma_squared'",
         "data.tokenizer: must be given",

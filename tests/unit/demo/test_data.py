@@ -10,9 +10,9 @@ from sklearn.datasets import load_digits
 from configs.demo import VOCABULARY, get_config
 from demo import data
 from demo.digits import CAPTIONS, HELD_OUT, QUESTION, UNSEEN_PAIRS, WORDS, compose, load, pair_caption, split_pairs
-from dualdiff_jax.config import resolve
 from dualdiff_jax.data.sources import JsonSource
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.resolution import resolve
 
 
 @pytest.fixture(scope="module")

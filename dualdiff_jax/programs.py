@@ -1,0 +1,90 @@
+"""The jitted programs of a loaded model: all that a sampler does to arrays, with static shapes.
+
+``config`` is static; weights come first as an argument, so that one program serves any weights of that config.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
+from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.sampling.flow_sampler import euler
+from dualdiff_jax.sampling.guidance import guided_velocity
+from dualdiff_jax.sampling.masked_sampler import MaskedSample, ancestral, confidence
+
+
+@partial(jax.jit, static_argnames=("config", "size", "is_guided"))
+def draw(
+    config: ModelConfig,
+    weights: Weights,
+    token_ids: TokenIds,
+    null_token_ids: jax.Array,
+    rngs: Key,
+    sigmas: jax.Array,
+    guidance_scale: jax.Array,
+    *,
+    size: tuple[int, int],
+    is_guided: bool,
+) -> tuple[Latents, Latents]:
+    """Noise to latents for one batch; token_ids (b, l), null_token_ids (l,), rngs (b,)."""
+    model = bind(config, weights)
+    shape = (*(side // model.autoencoder.downscale for side in size), config.autoencoder.channels)
+    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(rngs)
+    text = model.encode_text(token_ids)
+    null = jnp.broadcast_to(model.encode_text(null_token_ids[None]), text.shape) if is_guided else None
+
+    def velocity(latents: Latents, timestep: PerExample, text: TextEmbeddings) -> Latents:
+        return model.denoise(latents, timestep, text).velocity
+
+    return euler(guided_velocity(velocity, text, null, guidance_scale), noise, sigmas)
+
+
+@partial(jax.jit, static_argnames=("config", "mask_token_id", "steps", "order"))
+def read(
+    config: ModelConfig,
+    weights: Weights,
+    images: Images,
+    token_ids: TokenIds,
+    rngs: Key,
+    *,
+    mask_token_id: int,
+    steps: int,
+    order: str,
+) -> MaskedSample:
+    """Masks to tokens for one batch; images (b, h, w, 3), token_ids (b, l), rngs (b,)."""
+    model = bind(config, weights)
+    keys = jax.vmap(jax.random.split)(rngs)
+    latents = jax.vmap(lambda image, key: model.autoencoder.encode(image[None], key)[0])(images, keys[:, 0])
+    clean = jnp.zeros(1)
+
+    def logits(token_ids: TokenIds) -> jax.Array:
+        return model.denoise(latents, clean, model.encode_text(token_ids)).logits
+
+    if order == "confidence":
+        return confidence(logits, token_ids, mask_token_id=mask_token_id, steps=steps)
+    return ancestral(logits, keys[:, 1], token_ids, mask_token_id=mask_token_id, steps=steps)
+
+
+@partial(jax.jit, static_argnames="config")
+def encode_text(config: ModelConfig, weights: Weights, token_ids: TokenIds) -> TextEmbeddings:
+    return bind(config, weights).encode_text(token_ids)
+
+
+@partial(jax.jit, static_argnames="config")
+def encode_image(config: ModelConfig, weights: Weights, images: Images, rng: Key | None) -> Latents:
+    return bind(config, weights).autoencoder.encode(images, rng)
+
+
+@partial(jax.jit, static_argnames="config")
+def decode_latents(config: ModelConfig, weights: Weights, latents: Latents) -> Images:
+    return bind(config, weights).autoencoder.decode(latents)
+
+
+@partial(jax.jit, static_argnames="config")
+def denoise(
+    config: ModelConfig, weights: Weights, latents: Latents | None, timestep: PerExample, text: TextEmbeddings
+) -> DenoiserOutput:
+    return bind(config, weights).denoise(latents, timestep, text)
