@@ -30,6 +30,7 @@ def get_config():
         caption_steps=12,
         answer_length=12,
         answer_steps=3,
+        text_order="confidence",
         batch_size=64,
     )
     config.data.tokenizer = f"{DATA}/tokenizer"
