@@ -58,7 +58,7 @@ def start(config: RunConfig, mesh: jax.sharding.Mesh) -> tuple[TrainState, Array
     state, frozen = init_state(config, mesh)
     rng = np.random.default_rng(0)
     specs = leaf_specs(config.model)
-    drawn = {name: 0.3 * rng.standard_normal(specs[name].shape).astype(np.float32) for name in sorted(state.params)}
+    drawn = {name: 0.1 * rng.standard_normal(specs[name].shape).astype(np.float32) for name in sorted(state.params)}
     params, ema_params = (
         {name: jax.device_put(drawn[name], value.sharding) for name, value in state.params.items()} for _ in range(2)
     )
