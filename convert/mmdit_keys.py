@@ -14,15 +14,10 @@ LAYER = "transformer_blocks.{layer}"
 
 def mmdit_entries(config: ModelConfig) -> Iterator[Entry]:
     """An entry for every leaf of ``mmdit``."""
-    mmdit, channels = config.mmdit, config.autoencoder.channels
-    patch, grid, width = mmdit.patch_size, mmdit.position_grid, mmdit.width
-
-    # A convolution (out, channel, row, column); our patches are (row, column, channel).
-    convolution = tensor(width, channels, patch, patch, order=(2, 3, 1, 0))
-    yield Entry("mmdit.patch_embedding.kernel", ("pos_embed.proj.weight",), convolution)
-    yield Entry("mmdit.patch_embedding.bias", ("pos_embed.proj.bias",), vector)
-    yield Entry("mmdit.positions", ("pos_embed.pos_embed",), tensor(1, grid**2, width))
-    yield Entry("mmdit.null_image", ("null_image_embd",), tensor(1, mmdit.null_image_tokens, width))
+    mmdit = config.mmdit
+    yield from patches(config, "pos_embed.proj")
+    yield Entry("mmdit.positions", ("pos_embed.pos_embed",), tensor(1, mmdit.position_grid**2, mmdit.width))
+    yield Entry("mmdit.null_image", ("null_image_embd",), tensor(1, mmdit.null_image_tokens, mmdit.width))
     yield from linear("mmdit.text_embedding", "context_embedder")
     yield from linear("mmdit.timestep_embedding.hidden", "time_text_embed.timestep_embedder.linear_1")
     yield from linear("mmdit.timestep_embedding.out", "time_text_embed.timestep_embedder.linear_2")
@@ -31,6 +26,14 @@ def mmdit_entries(config: ModelConfig) -> Iterator[Entry]:
     yield from linear("mmdit.image_modulation", "image_norm_out.linear")
     yield from linear("mmdit.image_out", "image_proj_out")
     yield from linear("mmdit.text_out", "text_proj_out")
+
+
+def patches(config: ModelConfig, key: str) -> Iterator[Entry]:
+    """A convolution (out, channel, row, column) in torch; our patches are (row, column, channel)."""
+    patch = config.mmdit.patch_size
+    convolution = tensor(config.mmdit.width, config.autoencoder.channels, patch, patch, order=(2, 3, 1, 0))
+    yield Entry("mmdit.patch_embedding.kernel", (f"{key}.weight",), convolution)
+    yield Entry("mmdit.patch_embedding.bias", (f"{key}.bias",), vector)
 
 
 def _stream(stream: str, norm: str, qkv: tuple[str, str, str], out: str, mlp: str) -> Iterator[Entry]:

@@ -1,11 +1,11 @@
 """One torch tensor is one part of one leaf.
 
-(1)  leaf[index] = tensor.transpose(order).reshape(shape of leaf[index])
-(2)  tensor = leaf[index].reshape(shape[order]).transpose(inverse of order)
+(1)  part[index] = tensor.transpose(order).reshape(shape of part[index])
+(2)  tensor = part[index].reshape(shape[order]).transpose(inverse of order)
 
-A leaf of stacked layers or of fused projections has several parts and so is fed by several tensors. An
+A part is a whole leaf or, of a leaf of stacked layers, one layer: what has to be in memory at a time. An
 ``Entry`` is what a person writes down, once for all layers; ``expand`` turns it into the ``Rule``s that
-both directions, and a reader that holds one tensor at a time, go by.
+both directions go by.
 """
 
 import dataclasses
@@ -17,7 +17,8 @@ import numpy as np
 from dualdiff_jax.models.bundle import LeafSpec
 
 Shape = tuple[int, ...]
-Layout = Callable[[Shape], tuple[Shape, Shape]]  # shape of the leaf's part -> the tensor's (shape, order)
+Layout = Callable[[Shape], tuple[Shape, Shape]]  # shape of part[index] -> the tensor's (shape, order)
+ALL = slice(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,30 +29,38 @@ class Rule:
     shape: Shape  # of the tensor
     order: Shape  # of its dims, as the leaf has them
     leaf: str
-    index: tuple[int | slice, ...]  # of the tensor's part in the leaf
+    layer: int | None  # None where the leaf is not stacked
+    index: tuple[int | slice, ...]  # of the tensor's place in the part
     tied: tuple[str, ...] = ()
 
-    def place(self, tensor: np.ndarray, leaf: np.ndarray) -> None:
-        """Writes a tensor of ``self.shape`` into its part of ``leaf``, in the leaf's dtype. Equation (1)."""
-        leaf[self.index] = tensor.transpose(self.order).reshape(leaf[self.index].shape)
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
 
-    def take(self, leaf: np.ndarray) -> np.ndarray:
-        """The tensor, contiguous, of ``self.shape`` and the leaf's dtype. Equation (2)."""
-        part = leaf[self.index].reshape([self.shape[dim] for dim in self.order])
-        return np.ascontiguousarray(part.transpose(np.argsort(self.order)))
+    def place(self, tensor: np.ndarray, part: np.ndarray) -> None:
+        """Writes a tensor of ``self.shape`` into its place, in the part's dtype. Equation (1)."""
+        part[self.index] = tensor.transpose(self.order).reshape(part[self.index].shape)
+
+    def take(self, part: np.ndarray) -> np.ndarray:
+        """The tensor, contiguous, of ``self.shape`` and the part's dtype. Equation (2)."""
+        found = part[self.index].reshape([self.shape[dim] for dim in self.order])
+        return np.ascontiguousarray(found.transpose(np.argsort(self.order)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
     """``leaf`` comes from ``keys``: one, or one for each index of its dim ``projection``.
 
-    ``{layer}`` in a key counts the leaf's first dim.
+    ``{layer}`` in a key counts the leaf's first dim. ``layers`` and ``projections`` narrow an entry to some
+    of them; a single key then fills these projections in this order.
     """
 
     leaf: str
     keys: tuple[str, ...]
     layout: Layout
     tied: tuple[str, ...] = ()
+    layers: slice | None = None
+    projections: slice | None = None
 
 
 def matrix(inputs: int = 1) -> Layout:
@@ -64,29 +73,54 @@ def vector(part: Shape) -> tuple[Shape, Shape]:
     return (math.prod(part),), (0,)
 
 
+def convolution(part: Shape) -> tuple[Shape, Shape]:
+    """Torch's (outputs, inputs, row, column); ours is (row, column, inputs, outputs)."""
+    rows, columns, inputs, outputs = part
+    return (outputs, inputs, rows, columns), (2, 3, 1, 0)
+
+
+def pointwise(part: Shape) -> tuple[Shape, Shape]:
+    """A 1 x 1 convolution (outputs, inputs, 1, 1) that is a matrix here."""
+    inputs = part[0]
+    return (math.prod(part[1:]), inputs, 1, 1), (1, 0, 2, 3)
+
+
 def tensor(*shape: int, order: Shape | None = None) -> Layout:
     """A tensor of exactly this shape."""
     return lambda part: (shape, order or tuple(range(len(shape))))
 
 
-def linear(leaf: str, *keys: str, inputs: int = 1, bias: bool = True) -> Iterator[Entry]:
+def linear(leaf: str, *keys: str, inputs: int = 1, bias: bool = True, **narrowed: slice | None) -> Iterator[Entry]:
     """The entries of a ``Linear``: its kernel from ``<key>.weight``, its bias from ``<key>.bias``."""
-    yield Entry(f"{leaf}.kernel", tuple(f"{key}.weight" for key in keys), matrix(inputs))
+    yield Entry(f"{leaf}.kernel", tuple(f"{key}.weight" for key in keys), matrix(inputs), **narrowed)
     if bias:
-        yield Entry(f"{leaf}.bias", tuple(f"{key}.bias" for key in keys), vector)
+        yield Entry(f"{leaf}.bias", tuple(f"{key}.bias" for key in keys), vector, **narrowed)
+
+
+def is_stacked(spec: LeafSpec) -> bool:
+    return spec.axes[0] == "layers"
+
+
+def part_shape(spec: LeafSpec) -> Shape:
+    """The shape of one layer of a stacked leaf; of any other leaf, its own."""
+    return spec.shape[1:] if is_stacked(spec) else spec.shape
+
+
+def layers_of(spec: LeafSpec) -> tuple[int | None, ...]:
+    return tuple(range(spec.shape[0])) if is_stacked(spec) else (None,)
 
 
 def expand(entry: Entry, spec: LeafSpec) -> Iterator[Rule]:
     """One rule for each layer and each key of an entry."""
-    stacked, fused = spec.axes[0] == "layers", len(entry.keys) > 1
-    projection = spec.axes.index("projection") if fused else None
-    for layer in range(spec.shape[0]) if stacked else (0,):
+    shape = part_shape(spec)
+    axes = spec.axes[len(spec.axes) - len(shape) :]
+    for layer in layers_of(spec)[entry.layers or ALL]:
         for number, key in enumerate(entry.keys):
-            index: list[int | slice] = [slice(None)] * len(spec.shape)
-            if stacked:
-                index[0] = layer
-            if projection is not None:
-                index[projection] = number
-            part = tuple(size for size, at in zip(spec.shape, index, strict=True) if isinstance(at, slice))
-            shape, order = entry.layout(part)
-            yield Rule(key.format(layer=layer), shape, order, entry.leaf, tuple(index), entry.tied)
+            index: list[int | slice] = [ALL] * len(shape)
+            if len(entry.keys) > 1:
+                index[axes.index("projection")] = number
+            elif entry.projections is not None:
+                index[axes.index("projection")] = entry.projections
+            found = tuple(len(range(size)[at]) for size, at in zip(shape, index, strict=True) if isinstance(at, slice))
+            torch_shape, order = entry.layout(found)
+            yield Rule(key.format(layer=layer), torch_shape, order, entry.leaf, layer, tuple(index), entry.tied)

@@ -57,14 +57,28 @@ class T5Config:
 
 @frozen
 class AutoencoderConfig:
-    """Images to latents. ``identity``: pixels are the latents; 1 channel is their mean, 3 are RGB."""
+    """Images to latents.
 
-    kind: Literal["identity"] = "identity"
-    channels: int = bounded(3, low=1)
+    ``identity``: pixels are the latents; 1 channel is their mean, 3 are RGB.
+    ``kl``: SD3's variational autoencoder; the fields from ``level_widths`` on are its own.
+    """
+
+    kind: Literal["identity", "kl"] = "identity"
+    channels: int = bounded(3, low=1)  # of the latents
+    level_widths: tuple[int, ...] = bounded((128, 256, 512, 512), low=1)  # each level has half the side of the last
+    level_depth: int = bounded(2, low=1)  # residual blocks of a level in the encoder; the decoder has one more
+    norm_groups: int = bounded(32, low=1)
+    shift: float = 0.0609  # latents = (posterior sample - shift) * scale
+    scale: float = bounded(1.5305, low=1e-9)
 
     def contradictions(self) -> Iterator[str]:
         if self.kind == "identity" and self.channels not in (1, 3):
             yield f"channels is {self.channels}, but the identity autoencoder has 1 (grey) or 3 (RGB)"
+        if not self.level_widths:
+            yield "level_widths is empty; give a width for each level"
+        for width in self.level_widths:
+            if width % self.norm_groups:
+                yield f"level_widths has {width}, which is not a multiple of norm_groups {self.norm_groups}"
 
 
 @frozen

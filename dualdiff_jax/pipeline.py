@@ -8,30 +8,32 @@ Results are a function of the inputs and the seed: an example does not depend on
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from PIL import Image
 
+from convert.importer import open_pipeline
 from dualdiff_jax import programs
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.transforms import fit, open_image, to_pil
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.autoencoder import AUTOENCODERS
+from dualdiff_jax.models.autoencoder import downscale
+from dualdiff_jax.progress import Progress
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
 from dualdiff_jax.sampling.masked_sampler import MaskedSample
-from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.weights import load_model
+from dualdiff_jax.sharding import batch_parts, batch_sharding, make_mesh
+from dualdiff_jax.weights import is_model_folder, load_model
 
 ImageSource = str | os.PathLike | Image.Image | np.ndarray
-Progress = Callable[[int, int], None]  # (examples done, of how many)
+Output = Literal["pil", "numpy", "latents"]
 
 
 class Drawn(NamedTuple):
@@ -42,49 +44,60 @@ class Drawn(NamedTuple):
 
 
 class DualDiffusionPipeline:
-    """A model folder's weights on a mesh, ready to sample.
+    """A model's weights on a mesh, ready to sample.
 
     What a call leaves out (size, steps, guidance, lengths) is the model's own, ``config.sampling``.
+    Batches are split over the mesh's ``data`` and ``fsdp`` axes.
     """
 
     def __init__(self, config: ModelConfig, weights: Weights, tokenizer: Tokenizer):
         self.config, self.weights, self.tokenizer = config, weights, tokenizer
+        sharding = next(iter(weights.values())).sharding
+        self._mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
 
     @classmethod
-    def from_pretrained(cls, model_dir: str | Path, mesh: Mesh | None = None) -> "DualDiffusionPipeline":
-        """Loads a model folder onto ``mesh`` (default: the first device). Raises ``UserError`` if it is damaged."""
+    def from_pretrained(
+        cls, path: str | Path, mesh: Mesh | None = None, dtype: str | None = None, cache: bool = False
+    ) -> "DualDiffusionPipeline":
+        """Loads a model folder, or a diffusers folder of D-DiT or SD3, onto ``mesh`` (default: the first device).
+
+        ``dtype`` ("float32", "bfloat16"): what the weights become and the model computes in; None keeps both as
+        they are stored. A diffusers folder is converted as it is read; with ``cache`` a model folder is left
+        beside it, under its name with ``.dualdiff_jax`` added, and is what later calls read.
+        Raises ``UserError`` if the folder is damaged or of another model.
+        """
         mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]) if mesh is None else mesh
-        return cls(*load_model(model_dir, mesh))
+        path = Path(path)
+        if path.is_dir() and not is_model_folder(path) and (path / "model_index.json").is_file():
+            return cls(*open_pipeline(path, mesh, dtype, cache))
+        return cls(*load_model(path, mesh, dtype))
 
     def text_to_image(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         negative_prompt: str = "",
         *,
-        seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
-        steps: int | None = None,
-        guidance_scale: float | None = None,
-        sigma_shift: float | None = None,
+        images_per_prompt: int = 1,
+        output: Output = "pil",
         progress: Progress | None = None,
-    ) -> list[Image.Image]:
-        """One image a prompt. Euler on the shifted sigma grid with classifier-free guidance (1 turns it off)."""
-        images: list[Image.Image] = []
-        batches = self.draw(
-            prompts,
-            negative_prompt,
-            seed=seed,
-            height=height,
-            width=width,
-            steps=steps,
-            guidance_scale=guidance_scale,
-            sigma_shift=sigma_shift,
-        )
-        for latents, _ in batches:
-            images += [to_pil(image) for image in np.asarray(self.decode_latents(latents))]
-            _tell(progress, len(images), len(prompts))
-        return images
+        **options,
+    ) -> list[Image.Image] | np.ndarray:
+        """``images_per_prompt`` images a prompt, those of one prompt side by side.
+
+        ``output``: "pil" gives a list of images; "numpy" (n, h, w, 3) fp32 in [-1, 1]; "latents" (n, h', w', c) fp32.
+        The other options are ``draw``'s.
+        """
+        if output not in get_args(Output):
+            raise UserError(f"output is {output!r}; give one of {', '.join(get_args(Output))}")
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        prompts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
+        done: list[np.ndarray] = []
+        for latents, _ in self.draw(prompts, negative_prompt, **options):
+            done += list(np.asarray(latents if output == "latents" else self.decode_latents(latents)))
+            _tell(progress, len(done), len(prompts))
+        if output == "pil":
+            return [to_pil(image) for image in done]
+        return np.stack(done) if output == "latents" else np.clip(np.stack(done), -1.0, 1.0)
 
     def draw(
         self,
@@ -97,91 +110,86 @@ class DualDiffusionPipeline:
         steps: int | None = None,
         guidance_scale: float | None = None,
         sigma_shift: float | None = None,
+        latents: Latents | None = None,
     ) -> Iterator[Drawn]:
-        """Like ``text_to_image``, but yields a ``Drawn`` a batch: latents, and the clean estimate at each step."""
+        """Yields a ``Drawn`` a batch: latents, and the clean estimate at each step.
+
+        Euler on the sigma grid shifted by ``sigma_shift``, with classifier-free guidance (scale 1 turns it off).
+        ``latents`` (prompts, h', w', c) is the noise to start from, in place of the seed's.
+        """
         if not prompts:
             raise UserError("there are no prompts; give at least one")
         default = self.config.sampling
-        size = self._size(height, width)
+        size = tuple(side // self._downscale for side in self._size(height, width))
+        shape = (*size, self.config.autoencoder.channels)
+        if latents is not None and latents.shape != (len(prompts), *shape):
+            raise UserError(f"latents have shape {latents.shape}, expected {(len(prompts), *shape)} for these prompts")
         scale = default.guidance_scale if guidance_scale is None else guidance_scale
         sigmas = sigma_grid(steps or default.image_steps, sigma_shift or default.sigma_shift)
         null = self.tokenizer.caption_ids(negative_prompt, default.text_length)
         token_ids = np.stack([self.tokenizer.caption_ids(prompt, default.text_length) for prompt in prompts])
         for rows, count, rngs in self._batches(len(prompts), seed):
-            latents, estimates = programs.draw(
+            noise = programs.noise(rngs, shape) if latents is None else jnp.asarray(latents, jnp.float32)[rows]
+            drawn, estimates = programs.draw(
                 self.config,
                 self.weights,
-                token_ids[rows],
+                self._place(token_ids[rows]),
                 null,
-                rngs,
+                self._place(noise),
                 sigmas,
                 jnp.float32(scale),
-                size=size,
                 is_guided=scale != 1.0,
             )
-            yield Drawn(latents[:count], estimates[:, :count])
+            yield Drawn(drawn[:count], estimates[:, :count])
 
     def image_to_text(
         self,
-        images: Sequence[ImageSource],
+        images: ImageSource | Sequence[ImageSource],
         *,
         prompt: str | None = None,
-        seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
         length: int | None = None,
         steps: int | None = None,
-        order: str | None = None,
-        progress: Progress | None = None,
+        like_original: bool = False,
+        **options,
     ) -> list[str]:
-        """One caption an image, without ``prompt`` (a beginning that stays fixed), up to the first ``</s>``."""
+        """One caption an image, without ``prompt`` (a beginning that stays fixed), up to the first ``</s>``.
+
+        ``like_original`` does as the PyTorch pipeline: the prompt keeps its own ``</s>``, and all ``length`` tokens
+        come back, prompt in front, with every ``</s>`` left out. The other options are ``read``'s.
+        """
+        images = _listed(images)
         length = length or self.config.sampling.caption_length
         start = np.asarray(self.tokenizer.tokens(prompt or ""), np.int32)
+        if like_original and prompt is not None:
+            start = np.append(start, np.int32(self.tokenizer.end_token_id))
         if len(start) >= length:
             raise UserError(f"the prompt takes {len(start)} of {length} tokens and leaves no room; shorten it")
-        sample = self.read(
-            images,
-            [start] * len(images),
-            seed=seed,
-            height=height,
-            width=width,
-            length=length,
-            steps=steps or self.config.sampling.caption_steps,
-            order=order,
-            progress=progress,
-        )
-        return [self.tokenizer.decode(row[len(start) :]) for row in np.asarray(sample.token_ids)]
+        steps = steps or self.config.sampling.caption_steps
+        sample = self.read(images, [start] * len(images), length=length, steps=steps, **options)
+        if like_original:
+            return [self.tokenizer.decode_all(row) for row in sample.token_ids]
+        return [self.tokenizer.decode(row[len(start) :]) for row in sample.token_ids]
 
     def answer(
         self,
-        images: Sequence[ImageSource],
-        questions: Sequence[str],
+        images: ImageSource | Sequence[ImageSource],
+        questions: str | Sequence[str],
         *,
-        seed: int = 0,
-        height: int | None = None,
-        width: int | None = None,
         length: int | None = None,
         steps: int | None = None,
-        order: str | None = None,
-        progress: Progress | None = None,
+        **options,
     ) -> list[str]:
-        """One answer to each (image, question), without the question, up to the first ``</s>``."""
+        """One answer to each (image, question), without the question, up to the first ``</s>``.
+
+        The other options are ``read``'s.
+        """
+        images, questions = _listed(images), [questions] if isinstance(questions, str) else questions
         if len(images) != len(questions):
             raise UserError(f"{len(images)} images, but {len(questions)} questions; give one question an image")
         length = length or self.config.sampling.answer_length
         prompts = [self.tokenizer.question_ids(question, length) for question in questions]
-        sample = self.read(
-            images,
-            prompts,
-            seed=seed,
-            height=height,
-            width=width,
-            length=length,
-            steps=steps or self.config.sampling.answer_steps,
-            order=order,
-            progress=progress,
-        )
-        rows = zip(np.asarray(sample.token_ids), prompts, strict=True)
+        sample = self.read(images, prompts, length=length, steps=steps or self.config.sampling.answer_steps, **options)
+        rows = zip(sample.token_ids, prompts, strict=True)
         return [self.tokenizer.decode(row[len(prompt) :]) for row, prompt in rows]
 
     def read(
@@ -214,9 +222,9 @@ class DualDiffusionPipeline:
             sample = programs.read(
                 self.config,
                 self.weights,
-                np.stack([pixels[i] for i in rows]),
-                np.stack([token_ids[i] for i in rows]),
-                rngs,
+                self._place(np.stack([pixels[i] for i in rows])),
+                self._place(np.stack([token_ids[i] for i in rows])),
+                self._place(rngs),
                 mask_token_id=self.tokenizer.mask_token_id,
                 steps=steps,
                 order=order,
@@ -241,9 +249,25 @@ class DualDiffusionPipeline:
         """Velocity and logits. latents (b, h, w, c) or None (the null image); timestep (b,) in [0, 1000]."""
         return programs.denoise(self.config, self.weights, latents, jnp.asarray(timestep), text_embeddings)
 
+    def subs_log_probs(self, latents: Latents | None, token_ids: TokenIds) -> jax.Array:
+        """(b, l, v) fp32: the distribution that a masked token is drawn from; a visible token is itself for certain.
+
+        SUBS (arXiv 2406.07524, section 3.2.1). latents (b, h, w, c) or None; token_ids (b, l) with masks.
+        """
+        token_ids = jnp.asarray(token_ids, jnp.int32)
+        return programs.subs_log_probs(self.config, self.weights, latents, token_ids, self.tokenizer.mask_token_id)
+
+    @property
+    def _downscale(self) -> int:
+        return downscale(self.config.autoencoder)
+
+    def _place(self, rows: np.ndarray | jax.Array) -> jax.Array:
+        """A batch, split over the mesh."""
+        return jnp.asarray(rows) if self._mesh is None else jax.device_put(rows, batch_sharding(self._mesh))
+
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
         size = height or self.config.sampling.height, width or self.config.sampling.width
-        step = self.config.mmdit.patch_size * AUTOENCODERS[self.config.autoencoder.kind].downscale
+        step = self.config.mmdit.patch_size * self._downscale
         most = step * self.config.mmdit.position_grid
         if any(side % step or not 0 < side <= most for side in size):
             raise UserError(f"{size[0]} x {size[1]} pixels cannot be made; give multiples of {step} up to {most}")
@@ -252,9 +276,12 @@ class DualDiffusionPipeline:
     def _batches(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, int, Key]]:
         """(rows, how many of them count, a key each), batch after batch.
 
-        All batches but a lone one are full, so that few shapes are compiled: the rows that fill up are the last.
+        All batches but a lone one are full, so that few shapes are compiled and all divide over the mesh: the rows
+        that fill up are the last.
         """
+        parts = 1 if self._mesh is None else batch_parts(self._mesh)
         full = min(self.config.sampling.batch_size, 1 << max(count - 1, 0).bit_length())
+        full = -(-full // parts) * parts
         keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         for start in range(0, count, full):
             rows = np.minimum(np.arange(start, start + full), count - 1)
@@ -264,3 +291,9 @@ class DualDiffusionPipeline:
 def _tell(progress: Progress | None, done: int, total: int) -> None:
     if progress is not None:
         progress(done, total)
+
+
+def _listed(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
+    """One image as a list of one; an array of three dims or two is one image."""
+    is_one = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 4) < 4
+    return [images] if is_one else images

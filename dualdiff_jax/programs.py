@@ -11,28 +11,32 @@ import jax.numpy as jnp
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.objectives import masked_diffusion
 from dualdiff_jax.sampling.flow_sampler import euler
 from dualdiff_jax.sampling.guidance import guided_velocity
 from dualdiff_jax.sampling.masked_sampler import MaskedSample, ancestral, confidence
 
 
-@partial(jax.jit, static_argnames=("config", "size", "is_guided"))
+@partial(jax.jit, static_argnames="shape")
+def noise(rngs: Key, shape: tuple[int, ...]) -> Latents:
+    """Gaussian latents (b, *shape), each a function of its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(rngs)
+
+
+@partial(jax.jit, static_argnames=("config", "is_guided"))
 def draw(
     config: ModelConfig,
     weights: Weights,
     token_ids: TokenIds,
     null_token_ids: jax.Array,
-    rngs: Key,
+    noise: Latents,
     sigmas: jax.Array,
     guidance_scale: jax.Array,
     *,
-    size: tuple[int, int],
     is_guided: bool,
 ) -> tuple[Latents, Latents]:
-    """Noise to latents for one batch; token_ids (b, l), null_token_ids (l,), rngs (b,)."""
+    """Noise to latents for one batch; token_ids (b, l), null_token_ids (l,), noise (b, h, w, c)."""
     model = bind(config, weights)
-    shape = (*(side // model.autoencoder.downscale for side in size), config.autoencoder.channels)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(rngs)
     text = model.encode_text(token_ids)
     null = jnp.broadcast_to(model.encode_text(null_token_ids[None]), text.shape) if is_guided else None
 
@@ -57,7 +61,7 @@ def read(
     """Masks to tokens for one batch; images (b, h, w, 3), token_ids (b, l), rngs (b,)."""
     model = bind(config, weights)
     keys = jax.vmap(jax.random.split)(rngs)
-    latents = jax.vmap(lambda image, key: model.autoencoder.encode(image[None], key)[0])(images, keys[:, 0])
+    latents = model.autoencoder.encode(images, keys[:, 0])
     clean = jnp.zeros(1)
 
     def logits(token_ids: TokenIds) -> jax.Array:
@@ -88,3 +92,12 @@ def denoise(
     config: ModelConfig, weights: Weights, latents: Latents | None, timestep: PerExample, text: TextEmbeddings
 ) -> DenoiserOutput:
     return bind(config, weights).denoise(latents, timestep, text)
+
+
+@partial(jax.jit, static_argnames=("config", "mask_token_id"))
+def subs_log_probs(
+    config: ModelConfig, weights: Weights, latents: Latents | None, token_ids: TokenIds, mask_token_id: int
+) -> jax.Array:
+    model = bind(config, weights)
+    logits = model.denoise(latents, jnp.zeros(1), model.encode_text(token_ids)).logits
+    return masked_diffusion.subs_log_probs(logits, token_ids, mask_token_id)

@@ -35,8 +35,9 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "modulated": None,  # the width that a modulation vector acts on
     "bucket": None,  # relative distances
     "token": None,  # null image tokens
-    "row": None,  # of the position table
+    "row": None,  # of the position table, or of a convolution's kernel
     "column": None,
+    "channel": None,  # inputs of a convolution, whose outputs are sharded
 }
 
 SMALL_LEAF = 1 << 16  # elements; a leaf below this may stay whole where its dims do not divide
@@ -97,8 +98,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, partition_spec(("batch",)))
 
 
+def batch_parts(mesh: Mesh) -> int:
+    """How many parts a batch is split into."""
+    return _parts(mesh, RULES["batch"])
+
+
 def check_batch(mesh: Mesh, size: int, name: str) -> None:
     """Raises ``UserError`` unless a batch of ``size`` divides over the mesh."""
-    parts = _parts(mesh, RULES["batch"])
+    parts = batch_parts(mesh)
     if size % parts:
         raise UserError(f"{name} is {size}, which does not divide over {parts} devices; give a multiple of {parts}")

@@ -6,13 +6,17 @@
 The folder appears under its name only when it is complete.
 """
 
+import contextlib
+import dataclasses
+import errno
 import json
 import os
 import shutil
-import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
@@ -20,7 +24,7 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
+from dualdiff_jax.models.bundle import NETWORKS, leaf_specs, network_of, weight_shardings
 from dualdiff_jax.resolution import resolve, to_dict
 
 FORMAT, VERSION = "dualdiff_jax model", 1
@@ -28,26 +32,42 @@ FORMAT, VERSION = "dualdiff_jax model", 1
 
 def save_model(folder: str | Path, config: ModelConfig, weights: Weights, tokenizer: Tokenizer) -> None:
     """Writes a model folder. An older one of that name is replaced, at the last moment."""
+    with new_model_folder(folder, config, tokenizer) as partial, ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(partial / "weights", weights)
+
+
+@contextlib.contextmanager
+def new_model_folder(folder: str | Path, config: ModelConfig, tokenizer: Tokenizer) -> Iterator[Path]:
+    """Gives a folder to write ``weights/`` into; when that is done, it becomes the model folder ``folder``.
+
+    Until then it has a name that begins with a dot, and what a killed process left there is removed first.
+    """
     folder = Path(folder).absolute()
-    partial = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     try:
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(partial / "weights", weights)
+        yield partial
         tokenizer.save(partial / "tokenizer")
         description = {"format": FORMAT, "version": VERSION, "config": to_dict(config)}
         (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         if folder.exists():
-            old = folder.with_name(f"{partial.name}-old")
+            shutil.rmtree(old, ignore_errors=True)
             os.rename(folder, old)
-            os.rename(partial, folder)
-            shutil.rmtree(old)
-        else:
-            os.rename(partial, folder)
-    except PermissionError as error:
+        os.rename(partial, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"{folder}: may not be written ({error.strerror}); choose another folder") from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(f"{folder}: the disk is full; make room, or choose another folder") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def is_model_folder(folder: str | Path) -> bool:
+    return (Path(folder) / "model.json").is_file()
 
 
 def load_config(folder: str | Path) -> ModelConfig:
@@ -68,8 +88,12 @@ def load_config(folder: str | Path) -> ModelConfig:
     return resolve(config, ModelConfig, what=f"config in {file}")
 
 
-def load_model(folder: str | Path, mesh: Mesh) -> tuple[ModelConfig, Weights, Tokenizer]:
-    """Config, weights on ``mesh`` (each device reads only its shards) and tokenizer of a model folder."""
+def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tuple[ModelConfig, Weights, Tokenizer]:
+    """Config, weights on ``mesh`` (each device reads only its shards) and tokenizer of a model folder.
+
+    ``dtype``: what the weights become and what the model computes in; None keeps both as they were stored.
+    A folder may lack whole networks; their leaves are then absent.
+    """
     folder = Path(folder)
     config = load_config(folder)
     tokenizer = Tokenizer(folder / "tokenizer")
@@ -78,18 +102,64 @@ def load_model(folder: str | Path, mesh: Mesh) -> tuple[ModelConfig, Weights, To
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model scores "
             f"{config.mmdit.vocab_size}; they do not belong together"
         )
+    stored = stored_leaves(folder / "weights")
+    networks = {network_of(name) for name in stored}
+    specs = leaf_specs(config, tuple(network for network in NETWORKS if network in networks))
+    if stored.keys() != specs.keys():
+        faults = [f"{name}: is missing" for name in specs if name not in stored]
+        faults += [f"{name}: has no place in this model" for name in stored if name not in specs]
+        raise UserError(f"{folder / 'weights'}: does not fit model.json:\n  " + "\n  ".join(faults))
+    config = with_dtype(config, dtype)
     shardings = weight_shardings(config, mesh)
-    target = {name: spec.abstract(shardings[name]) for name, spec in leaf_specs(config).items()}
+    target = {
+        name: jax.ShapeDtypeStruct(spec.shape, dtype or stored[name].dtype, sharding=shardings[name])
+        for name, spec in specs.items()
+    }
     return config, restore(folder / "weights", target), tokenizer
 
 
-def restore(folder: Path, target: dict[str, jax.ShapeDtypeStruct]) -> Weights:
-    """Arrays saved under ``folder`` onto the shapes and shardings of ``target``; ``UserError`` on any misfit."""
+def with_dtype(config: ModelConfig, dtype: str | None) -> ModelConfig:
+    """The same model, computing in ``dtype``; None changes nothing."""
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UserError(f"dtype is {dtype!r}; give 'float32' or 'bfloat16'")
+    return config if dtype is None else dataclasses.replace(config, compute_dtype=dtype)
+
+
+def stored_leaves(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of every array under ``folder``, by leaf name; nothing large is read."""
     if not folder.is_dir():
         raise UserError(f"{folder}: is missing; the model folder is incomplete, copy it anew")
     try:
         with ocp.StandardCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in tree.items()}
+    except Exception as error:  # see restore
+        raise UserError(f"{folder}: cannot be read ({_reason(error)}); copy the model folder anew") from error
+
+
+def read_leaf(folder: Path, name: str, stored: jax.ShapeDtypeStruct) -> np.ndarray:
+    """One array under ``folder``, whole and on the host."""
+    item = {name: np.broadcast_to(np.zeros((), stored.dtype), stored.shape)}
+    arguments = {name: ocp.RestoreArgs(restore_type=np.ndarray)}
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            restored = checkpointer.restore(
+                folder.absolute(),
+                args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True),
+            )
+    except Exception as error:  # see restore
+        raise UserError(f"{folder}: {name} cannot be read ({_reason(error)}); copy the model folder anew") from error
+    return restored[name]
+
+
+def restore(folder: Path, target: dict[str, jax.ShapeDtypeStruct]) -> Weights:
+    """Arrays saved under ``folder``, as ``target`` says; ``UserError`` on any misfit."""
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder.absolute(), target)
     except Exception as error:  # Orbax and TensorStore raise many kinds, all of which mean unreadable arrays
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise UserError(f"{folder}: cannot be read ({reason}); copy the model folder anew") from error
+        raise UserError(f"{folder}: cannot be read ({_reason(error)}); copy the model folder anew") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

@@ -91,6 +91,11 @@ class Tokenizer:
             token_ids = token_ids[: token_ids.index(self.end_token_id)]
         return self._tokenizer.decode(token_ids, skip_special_tokens=True).strip()
 
+    def decode_all(self, token_ids: Sequence[int] | np.ndarray) -> str:
+        """All of the text, whatever its tokens, with ``</s>`` left out."""
+        text = self._tokenizer.decode([int(token) for token in token_ids])
+        return text.replace(self._tokenizer.eos_token, "")
+
     def pieces(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
         """Each token by itself, for showing."""
         return self._tokenizer.convert_ids_to_tokens([int(token) for token in token_ids])

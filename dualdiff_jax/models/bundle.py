@@ -24,20 +24,31 @@ from dualdiff_jax.models.mmdit import MMDiT
 from dualdiff_jax.models.t5_encoder import T5Encoder
 from dualdiff_jax.sharding import leaf_sharding
 
+NETWORKS = ("mmdit", "t5", "autoencoder")  # the first part of a leaf's name
+
 
 class DualDiffusionModel(nnx.Module):
-    """T5 encoder, MMDiT and autoencoder."""
+    """MMDiT, T5 encoder and autoencoder, or those of them that ``networks`` names."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.autoencoder = build_autoencoder(config.autoencoder)
-        self.t5 = T5Encoder(config.t5, dtype=config.compute_dtype, rngs=rngs)
-        self.mmdit = MMDiT(
-            config.mmdit,
-            channels=config.autoencoder.channels,
-            text_width=config.t5.width,
-            dtype=config.compute_dtype,
-            rngs=rngs,
-        )
+    def __init__(self, config: ModelConfig, networks: Sequence[str] = NETWORKS, *, rngs: nnx.Rngs):
+        dtype = config.compute_dtype
+        if "autoencoder" in networks or config.autoencoder.kind == "identity":
+            self.autoencoder = build_autoencoder(config.autoencoder, dtype=dtype, rngs=rngs)
+        if "t5" in networks:
+            self.t5 = T5Encoder(config.t5, dtype=dtype, rngs=rngs)
+        if "mmdit" in networks:
+            self.mmdit = MMDiT(
+                config.mmdit,
+                channels=config.autoencoder.channels,
+                text_width=config.t5.width,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+    def __getattr__(self, name: str):
+        if name in NETWORKS:
+            raise UserError(f"this model holds no {name}; import one with every component")
+        raise AttributeError(name)
 
     def encode_text(self, token_ids: TokenIds) -> TextEmbeddings:
         """(b, l) -> (b, l, t5 width)."""
@@ -65,9 +76,9 @@ class LeafSpec:
         return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
 
 
-@functools.lru_cache(maxsize=8)
-def _blueprint(config: ModelConfig) -> tuple[nnx.GraphDef, dict[str, LeafSpec]]:
-    graph, state = nnx.split(nnx.eval_shape(lambda: DualDiffusionModel(config, rngs=nnx.Rngs(0))))
+@functools.lru_cache(maxsize=16)
+def _blueprint(config: ModelConfig, networks: tuple[str, ...] = NETWORKS) -> tuple[nnx.GraphDef, dict[str, LeafSpec]]:
+    graph, state = nnx.split(nnx.eval_shape(lambda: DualDiffusionModel(config, networks, rngs=nnx.Rngs(0))))
     specs = {}
     for path, variable in nnx.to_flat_state(state):
         value = variable.get_value()
@@ -80,9 +91,14 @@ def _name(path: Sequence) -> str:
     return ".".join(str(part) for part in path)
 
 
-def leaf_specs(config: ModelConfig) -> dict[str, LeafSpec]:
-    """Every leaf of the model, by name."""
-    return dict(_blueprint(config)[1])
+def leaf_specs(config: ModelConfig, networks: Sequence[str] = NETWORKS) -> dict[str, LeafSpec]:
+    """Every leaf of the networks, by name."""
+    return {name: spec for name, spec in _blueprint(config)[1].items() if network_of(name) in networks}
+
+
+def network_of(name: str) -> str:
+    """The network that a leaf belongs to."""
+    return name.partition(".")[0]
 
 
 def weight_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding]:
@@ -100,15 +116,20 @@ def init_weights(config: ModelConfig, mesh: Mesh, rng: Key) -> Weights:
 
 
 def bind(config: ModelConfig, weights: Weights) -> DualDiffusionModel:
-    """The model with these weights; cheap, and meant to be called inside ``jit``."""
+    """The model with these weights; cheap, and meant to be called inside ``jit``.
+
+    Whole networks may be missing; using one of them is then a ``UserError``.
+    """
     tree: dict = {}
     for name, value in weights.items():
-        *folders, leaf = name.split(".")
+        *folders, leaf = (int(part) if part.isdigit() else part for part in name.split("."))
         folder = tree
         for part in folders:
             folder = folder.setdefault(part, {})
         folder[leaf] = value
-    return nnx.merge(_blueprint(config)[0], nnx.State(tree))
+    present = {network_of(name) for name in weights}
+    networks = tuple(network for network in NETWORKS if network in present)
+    return nnx.merge(_blueprint(config, networks)[0], nnx.State(tree))
 
 
 def split_trainable(config: ModelConfig, weights: Mapping, patterns: Sequence[str]) -> tuple[dict, dict]:

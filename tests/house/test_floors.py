@@ -16,6 +16,8 @@ FLOORS = {
     "dualdiff_jax.config": 0,
     "dualdiff_jax.resolution": 0,
     "dualdiff_jax.runtime": 0,
+    "dualdiff_jax.progress": 0,
+    "configs": 1,
     "dualdiff_jax.objectives": 1,
     "dualdiff_jax.sharding": 1,
     "dualdiff_jax.models": 2,
@@ -23,17 +25,16 @@ FLOORS = {
     "dualdiff_jax.sampling": 2,
     "dualdiff_jax.programs": 3,
     "dualdiff_jax.weights": 3,
+    "convert": 3,
     "dualdiff_jax.training": 4,
     "dualdiff_jax.pipeline": 4,
     "dualdiff_jax": 4,  # the package itself: what a user imports
-    "convert": 4,
     "dualdiff_jax.evaluation": 5,
     "dualdiff_jax.planning": 5,
     "dualdiff_jax.commands": 5,
     "main": 6,
     "demo": 7,
     "benchmarks": 7,
-    "configs": 7,
 }
 # Room -> rooms that it may not import although they lie below or beside it.
 STRANGERS = {

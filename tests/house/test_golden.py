@@ -15,7 +15,7 @@ from dualdiff_jax.resolution import differences, resolve, to_dict
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
-CONFIGS = sorted(file for file in (ROOT / "configs").glob("*.py") if file.name != "__init__.py")
+CONFIGS = sorted(file for file in (ROOT / "configs").glob("*.py") if "def get_config()" in file.read_text())
 
 
 def resolved(file: Path) -> RunConfig:

@@ -1,0 +1,110 @@
+"""python -m convert import|export|inspect: torch checkpoints to model folders and back."""
+
+import argparse
+import logging
+import sys
+
+from convert.exporter import export_model
+from convert.importer import Import, summary
+from dualdiff_jax import runtime
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.progress import bar
+
+GIGABYTE, MEGABYTE = 10**9, 10**6
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of its ordinary doings as warnings
+    runtime.prepare()
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        if arguments.debug:
+            raise
+        sys.exit(f"error: {error}")
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    chosen = _open(arguments)
+    _describe(chosen)
+    chosen.write(arguments.output, overwrite=arguments.overwrite, progress=bar("importing", "MB", MEGABYTE))
+    print(arguments.output)
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    _describe(_open(arguments))
+
+
+def _open(arguments: argparse.Namespace) -> Import:
+    return Import(
+        arguments.source,
+        t5=arguments.t5,
+        autoencoder=arguments.autoencoder,
+        tokenizer=arguments.tokenizer,
+        mask_embedding=arguments.mask_embedding,
+        dtype=arguments.dtype,
+        components=arguments.components.split(",") if arguments.components else None,
+    )
+
+
+def _describe(chosen: Import) -> None:
+    config = chosen.config
+    for network, line in summary(chosen).items():
+        print(f"{network}: {line}")
+        for field, value in vars(getattr(config, network)).items():
+            print(f"  {field} = {value}")
+    print(f"tokenizer: {chosen.tokenizer.vocab_size} tokens, from {chosen.tokenizer.folder}")
+    print(f"model folder: {chosen.bytes / GIGABYTE:.2f} GB, {config.compute_dtype} computation")
+    missing = [name for name in ("mmdit", "t5", "autoencoder") if name not in chosen.networks]
+    if missing:
+        print(f"not imported: {', '.join(missing)} (a model that samples needs all three)")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    export_model(
+        arguments.model,
+        arguments.output,
+        dtype=arguments.dtype,
+        overwrite=arguments.overwrite,
+        progress=bar("exporting", "MB", MEGABYTE),
+    )
+    print(arguments.output)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m convert", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    modes = parser.add_subparsers(required=True, metavar="import|export|inspect")
+
+    source = argparse.ArgumentParser(add_help=False)
+    source.add_argument("source", help="diffusers folder, .safetensors or .pth file, or T5 folder")
+    source.add_argument("--t5", help="file or folder of the T5 encoder, where SOURCE has none")
+    source.add_argument("--autoencoder", help="file or folder of SD3's autoencoder, where SOURCE has none")
+    source.add_argument("--tokenizer", help="folder of the T5 tokenizer; default: SOURCE's, else T5's own")
+    source.add_argument("--mask-embedding", help=".pth or .safetensors file with the mask token's embedding")
+    source.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: as in the files, at least bfloat16")
+    source.add_argument("--components", help="some of mmdit,t5,autoencoder; default: all that are there")
+
+    mode = modes.add_parser("import", parents=[source], help="torch checkpoint -> model folder")
+    mode.add_argument("--output", required=True, help="model folder to write")
+    mode.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    mode.set_defaults(run=_import)
+
+    mode = modes.add_parser("inspect", parents=[source], help="what a source is, and what import would do")
+    mode.set_defaults(run=_inspect)
+
+    mode = modes.add_parser("export", help="model folder -> diffusers folder")
+    mode.add_argument("model", help="model folder")
+    mode.add_argument("--output", required=True, help="folder to write")
+    mode.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), help="of the tensors; default: as they are stored"
+    )
+    mode.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
+    mode.set_defaults(run=_export)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""From a model folder to the diffusers folder that the PyTorch original loads."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from convert.diffusers_folder import write_configs
+from convert.layouts import OWN
+from convert.plan import layout_rules
+from convert.rule import Rule
+from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.models.bundle import network_of
+from dualdiff_jax.weights import load_config, read_leaf, stored_leaves
+
+SHARD_BYTES = 2_000_000_000  # of one file; a shard is held in memory while it is written
+FILES = {
+    "mmdit": ("transformer", "diffusion_pytorch_model"),
+    "t5": ("text_encoder", "model"),
+    "autoencoder": ("vae", "diffusion_pytorch_model"),
+}
+MASK_FILE = "mask_token_emb.safetensors"
+
+Progress = Callable[[int, int], None]
+
+
+def export_model(
+    model: str | Path,
+    output: str | Path,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Path:
+    """Writes ``output`` as a diffusers pipeline, in ``dtype`` or as stored, and the mask token's embedding.
+
+    Raises ``UserError`` where ``output`` exists (without ``overwrite``), the disk is too small, the model folder
+    is damaged or lacks a network, or its autoencoder is none that PyTorch has.
+    """
+    model, output = Path(model), Path(output)
+    config, tokenizer = load_config(model), Tokenizer(model / "tokenizer")
+    if config.autoencoder.kind != "kl" or config.mmdit.mlp_ratio != 4:
+        raise UserError(f"{model}: has no autoencoder or block that diffusers knows; only SD3's kind can be exported")
+    stored = stored_leaves(model / "weights")
+    missing = [network for network in OWN if network not in {network_of(leaf) for leaf in stored}]
+    if missing:
+        raise UserError(f"{model}: holds no {' and no '.join(missing)}; export needs a complete model")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output}: exists already; choose another --output, or replace it with --overwrite")
+    kinds = {leaf: jnp.dtype(dtype or spec.dtype) for leaf, spec in stored.items()}
+    total = sum(int(np.prod(spec.shape)) * kinds[leaf].itemsize for leaf, spec in stored.items())
+    partial = output.absolute().with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        if shutil.disk_usage(partial).free < total:
+            raise UserError(f"{output}: needs {total / 1e9:.1f} GB, which the disk has not left; make room")
+        write_configs(partial, config)
+        tokenizer.save(partial / "tokenizer")
+        done = 0
+        for network, (folder, stem) in FILES.items():
+            shards = Shards(partial / folder, stem, shard_bytes)
+            for rule, part in _parts(model / "weights", config, network, stored):
+                tensor = rule.take(part).astype(kinds[rule.leaf], copy=False)
+                shards.add(rule.key, tensor)
+                if rule.leaf == "t5.embedding":
+                    row = np.ascontiguousarray(tensor[tokenizer.mask_token_id])
+                    save_file({"mask_embedding": row}, partial / MASK_FILE, metadata={"format": "pt"})
+                done += tensor.nbytes
+                if progress is not None:
+                    progress(done, total)
+            shards.close()
+        if output.exists():
+            shutil.rmtree(output)
+        partial.rename(output)
+    except PermissionError as error:
+        raise UserError(f"{output}: may not be written ({error.strerror}); choose another --output") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return output
+
+
+def _parts(folder: Path, config: ModelConfig, network: str, stored: dict) -> Iterator[tuple[Rule, np.ndarray]]:
+    """Each tensor's rule and the part it is taken from, leaf after leaf: one leaf is in memory at a time."""
+    held: tuple[str, np.ndarray] | None = None
+    for (leaf, layer), rules in layout_rules(OWN[network], config).items():
+        if held is None or held[0] != leaf:
+            held = None
+            held = leaf, read_leaf(folder, leaf, stored[leaf])
+        for rule in rules:
+            yield rule, held[1] if layer is None else held[1][layer]
+
+
+class Shards:
+    """Tensors into files of at most ``limit`` bytes (a larger tensor gets a file of its own), with an index."""
+
+    def __init__(self, folder: Path, stem: str, limit: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._stem, self._limit = folder, stem, limit
+        self._held: dict[str, np.ndarray] = {}
+        self._files: list[list[str]] = []
+        self._bytes = self._total = 0
+
+    def add(self, key: str, tensor: np.ndarray) -> None:
+        if self._held and self._bytes + tensor.nbytes > self._limit:
+            self._flush()
+        self._held[key] = tensor
+        self._bytes += tensor.nbytes
+        self._total += tensor.nbytes
+
+    def _flush(self) -> None:
+        self._files.append(list(self._held))
+        save_file(self._held, self._temporary(len(self._files)), metadata={"format": "pt"})
+        self._held, self._bytes = {}, 0
+
+    def _temporary(self, number: int) -> Path:
+        return self._folder / f"{number}.part"
+
+    def close(self) -> None:
+        """Writes what is held and gives the files their names, which tell how many there are."""
+        self._flush()
+        count = len(self._files)
+        if count == 1:
+            self._temporary(1).rename(self._folder / f"{self._stem}.safetensors")
+            return
+        places = {}
+        for number, keys in enumerate(self._files, start=1):
+            name = f"{self._stem}-{number:05d}-of-{count:05d}.safetensors"
+            self._temporary(number).rename(self._folder / name)
+            places |= dict.fromkeys(keys, name)
+        index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(places.items()))}
+        file = self._folder / f"{self._stem}.safetensors.index.json"
+        file.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,60 @@
+"""Writes a model's arrays a layer at a time, in the format that Orbax restores.
+
+Orbax writes the tree (names and its own version marks) around empty arrays; each array is then laid out by
+TensorStore, which Orbax itself stands on, and filled layer by layer. A chunk is at most one layer, and a
+piece of it along its longest dim, so that a device that holds a shard reads little beside it.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+
+from convert.rule import is_stacked, part_shape
+from dualdiff_jax.models.bundle import LeafSpec
+
+CHUNK_PIECES = 8  # of a layer, along its longest dim
+SMALL_PART = 1 << 20  # elements; below this a layer is one chunk
+
+
+class LeafWriter:
+    """``folder`` must not exist. After every part was written it is an Orbax checkpoint of ``specs``."""
+
+    def __init__(self, folder: Path, specs: Mapping[str, LeafSpec], dtypes: Mapping[str, np.dtype]):
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+            checkpointer.save(folder.absolute(), {leaf: np.zeros(1, np.float32) for leaf in specs})
+        self._folder, self._specs, self._dtypes = folder.absolute(), specs, dtypes
+        self._open: tuple[str, ts.TensorStore] | None = None
+
+    def write(self, leaf: str, layer: int | None, part: np.ndarray) -> None:
+        """One layer of a stacked leaf, or a whole one. A leaf's parts follow each other."""
+        if self._open is None or self._open[0] != leaf:
+            self._open = leaf, self._lay_out(leaf)
+        store = self._open[1]
+        (store if layer is None else store[layer]).write(part).result()
+
+    def _lay_out(self, leaf: str) -> ts.TensorStore:
+        spec, dtype = self._specs[leaf], self._dtypes[leaf]
+        shutil.rmtree(self._folder / leaf)
+        chunk = list(part_shape(spec))
+        if chunk and np.prod(chunk) > SMALL_PART:
+            longest = int(np.argmax(chunk))
+            chunk[longest] = -(-chunk[longest] // CHUNK_PIECES)
+        return ts.open(
+            {
+                "driver": "zarr",
+                "kvstore": {"driver": "file", "path": str(self._folder / leaf)},
+                "metadata": {
+                    "shape": spec.shape,
+                    "chunks": [1, *chunk] if is_stacked(spec) else chunk,
+                    "dtype": "bfloat16" if dtype == ml_dtypes.bfloat16 else np.dtype(dtype).str,
+                    "compressor": None,
+                    "fill_value": None,
+                },
+            },
+            create=True,
+        ).result()

@@ -1,0 +1,80 @@
+"""SD3-medium's own names beside ours: what a D-DiT starts from.
+
+SD3's last block reads text without writing it, and SD3 has no text head. The leaves that SD3 lacks are
+fresh; the gates of the last text block are zero, so that the text passes it unchanged and the image
+output stays SD3's (with its pooled text vector left out).
+
+SD3 keeps (scale, shift) of the last block's text in that order in a diffusers folder, and (shift, scale)
+in the original file, which also has (shift, scale) where the image head of diffusers and ours has
+(scale, shift).
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+from convert.mmdit_keys import LAYER, mmdit_entries, patches
+from convert.rule import Entry, linear, tensor
+from dualdiff_jax.config import ModelConfig
+
+REVERSED = slice(None, None, -1)
+SHIFT_SCALE = slice(0, 2)  # of the six modulation vectors
+SCALE_SHIFT = slice(1, None, -1)
+BUT_LAST, LAST = slice(0, -1), slice(-1, None)
+
+# Leaves that SD3 has not, wholly or in its last block.
+TEXT_OUTPUTS = tuple(
+    f"mmdit.blocks.text.{name}.{leaf}"
+    for name in ("modulation", "attention_out", "mlp_in", "mlp_out")
+    for leaf in ("kernel", "bias")
+)
+FRESH = (*TEXT_OUTPUTS, "mmdit.text_out.kernel", "mmdit.text_out.bias", "mmdit.null_image")
+ZERO = ("mmdit.blocks.text.modulation.kernel", "mmdit.text_out.kernel")
+
+
+def sd3_entries(config: ModelConfig) -> Iterator[Entry]:
+    """Of the transformer in a diffusers folder (``SD3Transformer2DModel``)."""
+    renamed = {"image_norm_out.linear": "norm_out.linear", "image_proj_out": "proj_out"}
+    for entry in mmdit_entries(config):
+        if entry.leaf in ("mmdit.text_out.kernel", "mmdit.text_out.bias", "mmdit.null_image"):
+            continue
+        if entry.leaf in TEXT_OUTPUTS:
+            entry = dataclasses.replace(entry, layers=BUT_LAST)
+        for new, old in renamed.items():
+            entry = dataclasses.replace(entry, keys=tuple(key.replace(new, old) for key in entry.keys))
+        yield entry
+    key = f"{LAYER}.norm1_context.linear"
+    yield from linear("mmdit.blocks.text.modulation", key, layers=LAST, projections=SCALE_SHIFT)
+
+
+def single_file_entries(config: ModelConfig) -> Iterator[Entry]:
+    """Of the original single file, without the prefix ``model.diffusion_model.``."""
+    mmdit, block = config.mmdit, "joint_blocks.{layer}"
+    yield from patches(config, "x_embedder.proj")
+    yield Entry("mmdit.positions", ("pos_embed",), tensor(1, mmdit.position_grid**2, mmdit.width))
+    yield from linear("mmdit.text_embedding", "context_embedder")
+    yield from linear("mmdit.timestep_embedding.hidden", "t_embedder.mlp.0")
+    yield from linear("mmdit.timestep_embedding.out", "t_embedder.mlp.2")
+    for stream, layers in (("image", None), ("text", BUT_LAST)):
+        name = f"{block}.{'x_block' if stream == 'image' else 'context_block'}"
+        leaf = f"mmdit.blocks.{stream}"
+        yield from linear(f"{leaf}.qkv", f"{name}.attn.qkv")
+        yield from linear(f"{leaf}.modulation", f"{name}.adaLN_modulation.1", layers=layers)
+        yield from linear(f"{leaf}.attention_out", f"{name}.attn.proj", inputs=2, layers=layers)
+        yield from linear(f"{leaf}.mlp_in", f"{name}.mlp.fc1", layers=layers)
+        yield from linear(f"{leaf}.mlp_out", f"{name}.mlp.fc2", layers=layers)
+    key = f"{block}.context_block.adaLN_modulation.1"
+    yield from linear("mmdit.blocks.text.modulation", key, layers=LAST, projections=SHIFT_SCALE)
+    yield from linear("mmdit.image_modulation", "final_layer.adaLN_modulation.1", projections=REVERSED)
+    yield from linear("mmdit.image_out", "final_layer.linear")
+
+
+def fresh_part(leaf: str, shape: tuple[int, ...], fan_in: int, rng: np.random.Generator) -> np.ndarray:
+    """What a leaf (or a layer of it) that SD3 lacks starts from: the model's own initial law.
+
+    ``fan_in`` is the number of inputs of a kernel; biases and what has to be silent at first are zero.
+    """
+    if leaf in ZERO or leaf.endswith(".bias"):
+        return np.zeros(shape, np.float32)
+    return rng.standard_normal(shape, np.float32) * np.float32(fan_in**-0.5)

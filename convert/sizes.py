@@ -1,0 +1,126 @@
+"""The sizes of a network, read off the shapes of its tensors.
+
+A folder's ``config.json`` adds what shapes do not tell (heads, epsilons) and must not contradict them.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from convert.layouts import Layout
+from dualdiff_jax.errors import UserError
+
+Shapes = Mapping[str, tuple[int, ...]]  # key without its prefix -> shape
+Json = Mapping[str, Any]
+
+HEAD_DIM = 64  # of SD3, where no config.json says it
+VOCABULARY = 32100  # outputs of a fresh text head: T5's tokens
+
+
+def count(shapes: Shapes, pattern: str) -> int:
+    """One more than the largest number that the pattern's group matches in a key."""
+    found = [int(match[1]) for match in (re.match(pattern, key) for key in shapes) if match]
+    return max(found, default=-1) + 1
+
+
+def read_sizes(layout: Layout, shapes: Shapes, given: Json) -> dict[str, dict[str, Any]]:
+    """Section of ``ModelConfig`` -> fields, for the networks that this one determines.
+
+    Raises ``UserError`` where keys that tell a size are missing or ``given`` (config.json) disagrees.
+    """
+    try:
+        sizes, facts = READERS[layout.network](shapes, given)
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"the {layout.name} lacks what tells its size: {error}") from error
+    wrong = [
+        f"  {key}: config.json says {given[key]!r}, the tensors say {fact!r}"
+        for key, fact in facts.items()
+        if key in given and given[key] is not None and given[key] != fact
+    ]
+    if wrong:
+        raise UserError(f"the {layout.name} and its config.json contradict each other:\n" + "\n".join(wrong))
+    return sizes
+
+
+def _mmdit(shapes: Shapes, given: Json) -> tuple[dict, Json]:
+    if "pos_embed" in shapes:
+        positions, patches, block = shapes["pos_embed"], shapes["x_embedder.proj.weight"], "joint_blocks"
+        mlp = shapes["joint_blocks.0.x_block.mlp.fc1.weight"]
+    else:
+        positions, patches, block = shapes["pos_embed.pos_embed"], shapes["pos_embed.proj.weight"], "transformer_blocks"
+        mlp = shapes["transformer_blocks.0.ff.net.0.proj.weight"]
+    width, text_width = shapes["context_embedder.weight"]
+    heads = given.get("num_attention_heads", width // HEAD_DIM)
+    depth = count(shapes, rf"{block}\.(\d+)\.")
+    vocabulary = shapes.get("text_proj_out.weight", (given.get("vocab_size", VOCABULARY),))[0]
+    mmdit = dict(
+        depth=depth,
+        width=width,
+        heads=heads,
+        vocab_size=vocabulary,
+        mlp_ratio=mlp[0] // width,
+        patch_size=patches[-1],
+        position_grid=math.isqrt(positions[1]),
+        position_base=given.get("sample_size", 128) // patches[-1],
+        null_image_tokens=shapes.get("null_image_embd", (1, 8))[1],
+    )
+    facts = dict(
+        num_layers=depth,
+        attention_head_dim=width // heads,
+        patch_size=patches[-1],
+        in_channels=patches[1],
+        joint_attention_dim=text_width,
+        caption_projection_dim=width,
+        pos_embed_max_size=mmdit["position_grid"],
+        vocab_size=vocabulary,
+    )
+    return dict(mmdit=mmdit, t5=dict(width=text_width), autoencoder=dict(channels=patches[1])), facts
+
+
+def _t5(shapes: Shapes, given: Json) -> tuple[dict, Json]:
+    block = "encoder.block.0.layer.0.SelfAttention"
+    embedding = shapes.get("shared.weight") or shapes["encoder.embed_tokens.weight"]
+    buckets, heads = shapes[f"{block}.relative_attention_bias.weight"]
+    t5 = dict(
+        vocab_size=embedding[0],
+        width=embedding[1],
+        depth=count(shapes, r"encoder\.block\.(\d+)\."),
+        heads=heads,
+        head_dim=shapes[f"{block}.q.weight"][0] // heads,
+        mlp_width=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
+        relative_buckets=buckets,
+        relative_max_distance=given.get("relative_attention_max_distance", 128),
+    )
+    facts = dict(
+        vocab_size=t5["vocab_size"],
+        d_model=t5["width"],
+        num_layers=t5["depth"],
+        num_heads=heads,
+        d_kv=t5["head_dim"],
+        d_ff=t5["mlp_width"],
+        relative_attention_num_buckets=buckets,
+        feed_forward_proj="gated-gelu",
+        layer_norm_epsilon=1e-6,
+    )
+    return dict(t5=t5), facts
+
+
+def _autoencoder(shapes: Shapes, given: Json) -> tuple[dict, Json]:
+    channels = shapes["decoder.conv_in.weight"][1]
+    if "encoder.mid.block_1.conv1.weight" in shapes:
+        level, block = "encoder.down.{}.block", "encoder.down"
+    else:
+        level, block = "encoder.down_blocks.{}.resnets", "encoder.down_blocks"
+    levels = count(shapes, re.escape(block) + r"\.(\d+)\.")
+    widths = [shapes[f"{level.format(index)}.0.conv1.weight"][0] for index in range(levels)]
+    depth = count(shapes, re.escape(level.format(0)) + r"\.(\d+)\.")
+    autoencoder = dict(kind="kl", channels=channels, level_widths=widths, level_depth=depth)
+    for field, key in (("norm_groups", "norm_num_groups"), ("shift", "shift_factor"), ("scale", "scaling_factor")):
+        if given.get(key) is not None:
+            autoencoder[field] = given[key]
+    facts = dict(latent_channels=channels, block_out_channels=widths, layers_per_block=depth, act_fn="silu")
+    return dict(autoencoder=autoencoder), facts
+
+
+READERS = {"mmdit": _mmdit, "t5": _t5, "autoencoder": _autoencoder}
