@@ -24,7 +24,7 @@ def get_config():
     config.model.sampling.update(
         DIGITS,
         text_length=12,
-        guidance_scale=3.0,
+        guidance_scale=4.0,
         sigma_shift=1.0,
         caption_length=12,
         caption_steps=12,
