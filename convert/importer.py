@@ -54,7 +54,7 @@ class Import:
             self.source = self.source.with_parts(open_source(autoencoder), "autoencoder", "--autoencoder")
         self.networks = _chosen(self.source, components)
         self.tokenizer = Tokenizer(tokenizer or self.source.tokenizer or T5_TOKENIZER)
-        self.config: ModelConfig = with_dtype(self.source.model_config(), dtype)
+        self.config: ModelConfig = with_dtype(self.source.model_config(self.tokenizer.vocab_size), dtype)
         parts = [part for network, part in self.source.parts.items() if network in self.networks]
         self.plan = Plan(self.config, parts, homeless(self.source))
         if self.tokenizer.vocab_size != self.config.mmdit.vocab_size:

@@ -15,7 +15,6 @@ Shapes = Mapping[str, tuple[int, ...]]  # key without its prefix -> shape
 Json = Mapping[str, Any]
 
 HEAD_DIM = 64  # of SD3, where no config.json says it
-VOCABULARY = 32100  # outputs of a fresh text head: T5's tokens
 
 
 def count(shapes: Shapes, pattern: str) -> int:
@@ -24,13 +23,14 @@ def count(shapes: Shapes, pattern: str) -> int:
     return max(found, default=-1) + 1
 
 
-def read_sizes(layout: Layout, shapes: Shapes, given: Json) -> dict[str, dict[str, Any]]:
+def read_sizes(layout: Layout, shapes: Shapes, given: Json, vocabulary: int) -> dict[str, dict[str, Any]]:
     """Section of ``ModelConfig`` -> fields, for the networks that this one determines.
 
+    ``vocabulary`` is the number of outputs that a text head gets which the file has not.
     Raises ``UserError`` where keys that tell a size are missing or ``given`` (config.json) disagrees.
     """
     try:
-        sizes, facts = READERS[layout.network](shapes, given)
+        sizes, facts = READERS[layout.network](shapes, given, vocabulary)
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(f"the {layout.name} lacks what tells its size: {error}") from error
     wrong = [
@@ -43,7 +43,7 @@ def read_sizes(layout: Layout, shapes: Shapes, given: Json) -> dict[str, dict[st
     return sizes
 
 
-def _mmdit(shapes: Shapes, given: Json) -> tuple[dict, Json]:
+def _mmdit(shapes: Shapes, given: Json, vocabulary: int) -> tuple[dict, Json]:
     if "pos_embed" in shapes:
         positions, patches, block = shapes["pos_embed"], shapes["x_embedder.proj.weight"], "joint_blocks"
         mlp = shapes["joint_blocks.0.x_block.mlp.fc1.weight"]
@@ -53,7 +53,7 @@ def _mmdit(shapes: Shapes, given: Json) -> tuple[dict, Json]:
     width, text_width = shapes["context_embedder.weight"]
     heads = given.get("num_attention_heads", width // HEAD_DIM)
     depth = count(shapes, rf"{block}\.(\d+)\.")
-    vocabulary = shapes.get("text_proj_out.weight", (given.get("vocab_size", VOCABULARY),))[0]
+    vocabulary = shapes.get("text_proj_out.weight", (vocabulary,))[0]
     mmdit = dict(
         depth=depth,
         width=width,
@@ -78,7 +78,7 @@ def _mmdit(shapes: Shapes, given: Json) -> tuple[dict, Json]:
     return dict(mmdit=mmdit, t5=dict(width=text_width), autoencoder=dict(channels=patches[1])), facts
 
 
-def _t5(shapes: Shapes, given: Json) -> tuple[dict, Json]:
+def _t5(shapes: Shapes, given: Json, _: int) -> tuple[dict, Json]:
     block = "encoder.block.0.layer.0.SelfAttention"
     embedding = shapes.get("shared.weight") or shapes["encoder.embed_tokens.weight"]
     buckets, heads = shapes[f"{block}.relative_attention_bias.weight"]
@@ -106,7 +106,7 @@ def _t5(shapes: Shapes, given: Json) -> tuple[dict, Json]:
     return dict(t5=t5), facts
 
 
-def _autoencoder(shapes: Shapes, given: Json) -> tuple[dict, Json]:
+def _autoencoder(shapes: Shapes, given: Json, _: int) -> tuple[dict, Json]:
     channels = shapes["decoder.conv_in.weight"][1]
     if "encoder.mid.block_1.conv1.weight" in shapes:
         level, block = "encoder.down.{}.block", "encoder.down"

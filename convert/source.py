@@ -38,10 +38,11 @@ class Part:
         """Key without the prefix -> key in the file."""
         return {key.removeprefix(self.prefix): key for key in self.tensors if key.startswith(self.prefix)}
 
-    def sizes(self) -> dict[str, dict[str, Any]]:
+    def sizes(self, vocabulary: int) -> dict[str, dict[str, Any]]:
+        """Section of ``ModelConfig`` -> fields; ``vocabulary`` for a text head that the file has not."""
         try:
             shapes = {key: self.tensors[name].shape for key, name in self.keys.items()}
-            return read_sizes(self.layout, shapes, self.config)
+            return read_sizes(self.layout, shapes, self.config, vocabulary)
         except UserError as error:
             raise UserError(f"{self.tensors.path}: {error}") from error
 
@@ -62,11 +63,14 @@ class Source:
         parts = {**self.parts, network: other.parts[network]}
         return dataclasses.replace(self, parts=parts, tokenizer=self.tokenizer or other.tokenizer)
 
-    def model_config(self, **fields: Any) -> ModelConfig:
-        """The model that the parts are of; a network that is in none has the published model's sizes."""
-        sections: dict[str, dict] = {}
+    def model_config(self, vocabulary: int) -> ModelConfig:
+        """The model that the parts are of; a network that is in none has the published model's sizes.
+
+        ``vocabulary``: the tokenizer's size, for a text head that the source has not.
+        """
+        sections: dict[str, dict] = {} if "mmdit" in self.parts else {"mmdit": {"vocab_size": vocabulary}}
         for part in self.parts.values():
-            for section, sizes in part.sizes().items():
+            for section, sizes in part.sizes(vocabulary).items():
                 known = sections.setdefault(section, {})
                 for field, value in sizes.items():
                     if known.setdefault(field, value) != value:
@@ -80,7 +84,7 @@ class Source:
         most = mmdit.get("patch_size", 2) * mmdit.get("position_grid", 192) * 2 ** (len(levels) - 1)
         side = min(DEFAULT_SIDE, most)
         sampling = {"height": side, "width": side, "sigma_shift": self.scheduler.get("shift", 3.0)}
-        return resolve({**sections, "sampling": sampling, **fields}, ModelConfig, what=f"model in {self.path}")
+        return resolve({**sections, "sampling": sampling}, ModelConfig, what=f"model in {self.path}")
 
 
 def open_source(path: str | Path) -> Source:
