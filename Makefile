@@ -1,6 +1,7 @@
 # make demo     trains a small model on real handwriting and samples it both ways
 # make test     runs the tests
 # make lint     checks style
+# make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # Each sets itself up in .venv first. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test check-full-size lint clean
 
 setup: $(VENV)/.run
 
@@ -35,6 +36,9 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist=worksteal -q $(ARGS)
+
+check-full-size: $(VENV)/.test
+	$(BIN)/python -m benchmarks.full_size
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """From a model folder to the diffusers folder that the PyTorch original loads."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,7 +73,7 @@ def export_model(
                 shards.add(rule.key, tensor)
                 if rule.leaf == "t5.embedding":
                     row = np.ascontiguousarray(tensor[tokenizer.mask_token_id])
-                    save_file({"mask_embedding": row}, partial / MASK_FILE, metadata={"format": "pt"})
+                    _save({"mask_embedding": row}, partial / MASK_FILE)
                 done += tensor.nbytes
                 if progress is not None:
                     progress(done, total)
@@ -117,7 +118,7 @@ class Shards:
 
     def _flush(self) -> None:
         self._files.append(list(self._held))
-        save_file(self._held, self._temporary(len(self._files)), metadata={"format": "pt"})
+        _save(self._held, self._temporary(len(self._files)))
         self._held, self._bytes = {}, 0
 
     def _temporary(self, number: int) -> Path:
@@ -138,3 +139,11 @@ class Shards:
         index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(places.items()))}
         file = self._folder / f"{self._stem}.safetensors.index.json"
         file.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(tensors: dict[str, np.ndarray], file: Path) -> None:
+    """A safetensors file as PyTorch's loaders want it, with the rights of any new file (the library gives fewer)."""
+    save_file(tensors, file, metadata={"format": "pt"})
+    mask = os.umask(0)
+    os.umask(mask)
+    file.chmod(0o666 & ~mask)

@@ -13,11 +13,11 @@ from jax.sharding import Mesh
 from convert.leaf_writer import LeafWriter
 from convert.plan import Plan
 from convert.rule import layers_of
-from convert.source import T5_TOKENIZER, Source, homeless, open_source
+from convert.source import Source, homeless, open_source
 from convert.tensors import open_file
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS, network_of, weight_shardings
 from dualdiff_jax.weights import is_model_folder, load_model, new_model_folder, with_dtype

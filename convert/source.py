@@ -11,14 +11,12 @@ from configs.sizes import D_DIT_2B
 from convert.layouts import EXPECTED, STRANGERS, Layout, recognise
 from convert.sizes import read_sizes
 from convert.tensors import Tensors, open_file, open_folder, open_sharded
-from dualdiff_jax import data
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS
 from dualdiff_jax.resolution import resolve
 
 Json = Mapping[str, Any]
-T5_TOKENIZER = Path(data.__file__).parent / "t5_tokenizer"  # for sources that bring none
 DEFAULT_SIDE = 512  # pixels: what the released models were trained at
 PIPELINES = ("StableDiffusion3Pipeline", "DualDiffSD3Pipeline")
 FOLDERS = ("transformer", "text_encoder_3", "text_encoder", "vae")  # of a diffusers pipeline, if they hold ours

@@ -90,8 +90,7 @@ class TorchFile(Mapping[str, TensorInfo]):
         self.path = path
         self._tensors, self._read = self._load(), 0
         self._infos = {
-            name: TensorInfo(tuple(tensor.shape), _numpy_dtype(path, name, tensor))
-            for name, tensor in self._tensors.items()
+            name: TensorInfo(*_shape_and_dtype(path, name, tensor)) for name, tensor in self._tensors.items()
         }
 
     def _load(self) -> dict[str, Any]:
@@ -143,14 +142,14 @@ class TorchFile(Mapping[str, TensorInfo]):
         return tensor.flatten().view(torch.uint8).numpy().view(info.dtype).reshape(info.shape).copy()
 
 
-def _numpy_dtype(path: Path, name: str, tensor: Any) -> np.dtype:
+def _shape_and_dtype(path: Path, name: str, tensor: Any) -> tuple[tuple[int, ...], np.dtype]:
     import torch
 
     if not isinstance(tensor, torch.Tensor):
         raise UserError(f"{path}: {name} is a {type(tensor).__name__}, expected a tensor; save the plain state dict")
     kind = str(tensor.dtype).removeprefix("torch.")
     try:
-        return np.dtype(getattr(ml_dtypes, kind, None) or kind)
+        return tuple(tensor.shape), np.dtype(getattr(ml_dtypes, kind, None) or kind)
     except TypeError:
         raise UserError(f"{path}: {name} has dtype {kind}, which no release of the model has") from None
 

@@ -133,30 +133,26 @@ def stored_leaves(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
         with ocp.StandardCheckpointer() as checkpointer:
             tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
         return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in tree.items()}
-    except Exception as error:  # see restore
+    except Exception as error:  # see _restore
         raise UserError(f"{folder}: cannot be read ({_reason(error)}); copy the model folder anew") from error
 
 
 def read_leaf(folder: Path, name: str, stored: jax.ShapeDtypeStruct) -> np.ndarray:
     """One array under ``folder``, whole and on the host."""
     item = {name: np.broadcast_to(np.zeros((), stored.dtype), stored.shape)}
-    arguments = {name: ocp.RestoreArgs(restore_type=np.ndarray)}
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            restored = checkpointer.restore(
-                folder.absolute(),
-                args=ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True),
-            )
-    except Exception as error:  # see restore
-        raise UserError(f"{folder}: {name} cannot be read ({_reason(error)}); copy the model folder anew") from error
-    return restored[name]
+    return _restore(folder, item, {name: ocp.RestoreArgs(restore_type=np.ndarray)})[name]
 
 
 def restore(folder: Path, target: dict[str, jax.ShapeDtypeStruct]) -> Weights:
-    """Arrays saved under ``folder``, as ``target`` says; ``UserError`` on any misfit."""
+    """The arrays under ``folder`` that ``target`` names, in its dtypes and shardings; ``UserError`` on any misfit."""
+    return _restore(folder, target, ocp.checkpoint_utils.construct_restore_args(target))
+
+
+def _restore(folder: Path, item: dict, arguments: dict) -> dict:
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(folder.absolute(), target)
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            wanted = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
+            return checkpointer.restore(folder.absolute(), args=wanted)
     except Exception as error:  # Orbax and TensorStore raise many kinds, all of which mean unreadable arrays
         raise UserError(f"{folder}: cannot be read ({_reason(error)}); copy the model folder anew") from error
 

@@ -16,6 +16,7 @@ from dualdiff_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+T5_TOKENIZER = Path(__file__).parent / "t5_tokenizer"  # the folder of T5's own
 MASK_TOKEN = "<extra_id_0>"
 CACHED_TEXTS = 65536  # distinct texts whose tokens are remembered
 QUESTION_TEMPLATE = "Q: {question} A: "

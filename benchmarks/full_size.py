@@ -1,0 +1,92 @@
+"""The converter and the networks at the published size, in what a laptop has.
+
+    make check-full-size
+writes a random SD3-medium with T5-XXL and its autoencoder (the true layout, about 14 GB), imports it, opens it
+on eight fake devices, compares a 512 px pass of the MMDiT and a T5-XXL encoding with torch, and deletes it all.
+Each phase is a process of its own, so that its peak of memory is its own. Writes benchmarks/results/full_size.json.
+"""
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.record import circumstances, write
+
+RESULTS = Path(__file__).parent / "results" / "full_size.json"
+PHASES = ("write", "import", "load", "mmdit", "mmdit_torch", "t5", "t5_torch")
+IMPORT_BOUND = 4 << 30  # bytes beside the largest stored leaf
+MEMORY_BOUND = 24 << 30
+ERROR_BOUND = 1e-5
+SIDE, TEXT = 64, 256  # latents of 512 px; tokens
+DEVICES = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", help="where the files go; default: a temporary folder")
+    parser.add_argument("--phase", choices=PHASES, help="run this one only, on the files of an earlier one")
+    parser.add_argument("--keep", action="store_true", help="do not delete the files at the end")
+    arguments = parser.parse_args()
+    if arguments.phase:
+        from benchmarks import full_size_phases
+
+        folder = Path(arguments.folder)
+        figures = getattr(full_size_phases, f"phase_{arguments.phase}")(folder)
+        figures["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        (folder / f"{arguments.phase}.json").write_text(json.dumps(figures))
+        return
+    folder = Path(arguments.folder or tempfile.mkdtemp(prefix="full_size_"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        report = run(folder)
+    finally:
+        if not arguments.keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    write(report, RESULTS)
+    print(json.dumps(report, indent=2))
+    if report["missed"]:
+        sys.exit(f"error: out of bounds: {', '.join(report['missed'])}")
+
+
+def run(folder: Path) -> dict:
+    """Every phase, and the comparison of what they left."""
+    import numpy as np
+
+    phases = {}
+    for phase in PHASES:
+        flags = f"--xla_force_host_platform_device_count={DEVICES if phase == 'load' else 1}"
+        environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        started = time.monotonic()
+        command = [sys.executable, "-m", "benchmarks.full_size", f"--phase={phase}", f"--folder={folder}"]
+        subprocess.run(command, check=True, env=environment)
+        figures = json.loads((folder / f"{phase}.json").read_text())
+        phases[phase] = figures | {"seconds_with_start": round(time.monotonic() - started, 1)}
+        print(f"{phase}: {phases[phase]}", file=sys.stderr, flush=True)
+    errors = {}
+    for name in ("mmdit", "t5"):
+        found, expected = np.load(folder / f"{name}.npy"), np.load(folder / f"{name}_torch.npy")
+        errors[name] = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    bounds = {
+        "import peak_bytes": IMPORT_BOUND + phases["import"]["largest_leaf_bytes"],
+        **{f"{phase} peak_bytes": MEMORY_BOUND for phase in PHASES if phase != "import"},
+    }
+    missed = [name for name, bound in bounds.items() if phases[name.split()[0]]["peak_bytes"] > bound]
+    missed += [f"{name} relative error" for name, error in errors.items() if not error <= ERROR_BOUND]
+    return {
+        "phases": phases,
+        "relative_errors": errors,
+        "bounds": bounds | {"relative error": ERROR_BOUND},
+        "missed": missed,
+        **circumstances(os.cpu_count(), ("jax", "flax", "numpy", "torch", "diffusers", "transformers")),
+    }
+
+
+if __name__ == "__main__":
+    main()

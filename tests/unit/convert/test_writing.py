@@ -1,0 +1,137 @@
+"""How a model folder is written: whole or not at all, a layer at a time."""
+
+import dataclasses
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from convert.exporter import export_model
+from convert.importer import Import
+from convert.leaf_writer import CHUNK_PIECES, LeafWriter
+from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.models.bundle import LeafSpec
+from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.weights import load_model, restore, stored_leaves
+from tests import checkpoints
+from tests.parity.reference import reference_t5
+
+SPEC = LeafSpec((3, 2048, 1024), np.dtype(np.float32), ("layers", "width", "mlp"), True)
+SLOW_IMPORT = """
+import sys, time
+from convert.importer import Import
+def slow(done, total):
+    print(done, flush=True)
+    time.sleep(0.2)
+Import(sys.argv[1]).write(sys.argv[2], progress=slow)
+"""
+
+
+def run(*command: str, **options) -> subprocess.Popen:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[3])}
+    return subprocess.Popen([sys.executable, *command], env=environment, text=True, **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_orbax_restores_what_was_written_a_layer_at_a_time(tmp_path, dtype):
+    rng, kind = np.random.default_rng(0), jax.numpy.dtype(dtype)
+    whole = rng.standard_normal(SPEC.shape, np.float32).astype(kind)
+    small = rng.standard_normal(5, np.float32).astype(kind)
+    specs = {"a.b.kernel": SPEC, "a.c.0": LeafSpec((5,), SPEC.dtype, ("width",), True)}
+    writer = LeafWriter(tmp_path / "weights", specs, dict.fromkeys(specs, kind))
+    for layer in range(3):
+        writer.write("a.b.kernel", layer, whole[layer])
+    writer.write("a.c.0", None, small)
+    stored = stored_leaves(tmp_path / "weights")
+    assert {name: (leaf.shape, leaf.dtype) for name, leaf in stored.items()} == {
+        "a.b.kernel": (SPEC.shape, kind),
+        "a.c.0": ((5,), kind),
+    }
+    mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    target = {n: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for n, leaf in stored.items()}
+    found = restore(tmp_path / "weights", target)
+    np.testing.assert_array_equal(found["a.b.kernel"], whole)
+    np.testing.assert_array_equal(found["a.c.0"], small)
+    chunks = list((tmp_path / "weights" / "a.b.kernel").glob("[0-9]*"))
+    assert len(chunks) == 3 * CHUNK_PIECES
+
+
+def test_a_killed_import_leaves_nothing_that_looks_complete_and_the_next_one_cleans_up(tmp_path):
+    checkpoints.write_d_dit(tmp_path / "source", 0)
+    output = tmp_path / "model"
+    process = run("-c", SLOW_IMPORT, str(tmp_path / "source"), str(output), stdout=subprocess.PIPE)
+    for _ in range(3):
+        assert process.stdout.readline().strip().isdigit()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = [path.name for path in tmp_path.iterdir() if path.name != "source"]
+    assert left and all(name.startswith(".") for name in left)
+    Import(tmp_path / "source").write(output)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "source"]
+    load_model(output, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
+
+
+def test_memory_does_not_grow_with_the_model(tmp_path):
+    """A T5 of forty layers, more than four hundred megabytes: the import holds a few layers of it."""
+    config = dataclasses.replace(
+        checkpoints.CONFIG.t5,
+        depth=40,
+        width=512,
+        mlp_width=1024,
+        heads=8,
+        head_dim=64,
+        vocab_size=checkpoints.VOCABULARY,
+    )
+    folder = tmp_path / "t5"
+    checkpoints.tokenizer(folder)
+    model = dataclasses.replace(checkpoints.CONFIG, t5=config)
+    tensors = checkpoints.t5_tensors(reference_t5(model))
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    assert size > 400e6
+    checkpoints.write_shards(folder, "model", tensors)
+    code = (
+        "import resource, sys\n"
+        "from convert.importer import Import\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "chosen = Import(sys.argv[1]); before = peak(); chosen.write(sys.argv[2]); print(peak() - before)\n"
+    )
+    process = run("-c", code, str(folder), str(tmp_path / "model"), stdout=subprocess.PIPE)
+    grown = int(process.communicate()[0].splitlines()[-1])
+    assert process.returncode == 0 and grown < size / 2, f"{grown:,} bytes for a model of {size:,}"
+
+
+def test_exported_files_can_be_read_by_others(tmp_path):
+    checkpoints.write_d_dit(tmp_path / "source", 0)
+    Import(tmp_path / "source").write(tmp_path / "model")
+    for file in export_model(tmp_path / "model", tmp_path / "out").rglob("*"):
+        other = stat.S_IROTH & ~_umask()
+        assert file.stat().st_mode & other == other, file
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("first", ["convert.importer", "dualdiff_jax.pipeline"])
+def test_either_package_may_be_imported_first(first):
+    assert run("-c", f"import {first}").wait() == 0
+
+
+def test_commands_say_what_they_did(tmp_path):
+    checkpoints.write_d_dit(tmp_path / "source", 0, "bfloat16")
+    process = run(
+        "-m", "convert", "import", str(tmp_path / "source"), f"--output={tmp_path / 'model'}", stdout=subprocess.PIPE
+    )
+    said = process.communicate()[0]
+    assert process.returncode == 0
+    assert "mmdit: D-DiT transformer" in said and "bfloat16 -> bfloat16" in said and "depth = 3" in said
+    assert said.splitlines()[-1] == str(tmp_path / "model")
