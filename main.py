@@ -25,7 +25,7 @@ CONFIG = config_flags.DEFINE_config_file(
     accept_new_attributes=True,
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "train: folder of the run; starting again with the same one resumes it")
-MODEL = flags.DEFINE_string("model", None, "generate, caption, answer: model folder")
+MODEL = flags.DEFINE_string("model", None, "generate, caption, answer: model folder, or diffusers folder of D-DiT")
 PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: what to draw; may be repeated")
 IMAGE = flags.DEFINE_multi_string("image", [], "caption, answer: image file; may be repeated")
 QUESTION = flags.DEFINE_multi_string("question", [], "answer: what to ask; may be repeated")
@@ -36,6 +36,9 @@ HEIGHT = flags.DEFINE_integer("height", None, "pixels; default: the model's", lo
 WIDTH = flags.DEFINE_integer("width", None, "pixels; default: the model's", lower_bound=1)
 STEPS = flags.DEFINE_integer("steps", None, "sampling steps; default: the model's", lower_bound=1)
 GUIDANCE = flags.DEFINE_float("guidance_scale", None, "generate: default: the model's; 1 is none", lower_bound=1.0)
+NEGATIVE = flags.DEFINE_string("negative_prompt", "", "generate: what guidance leads away from")
+LENGTH = flags.DEFINE_integer("length", None, "caption, answer: tokens; default: the model's", lower_bound=2)
+DTYPE = flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "what the model computes in; default: its own")
 ORDER = flags.DEFINE_enum("order", None, ("ancestral", "confidence"), "caption, answer: order in which tokens appear")
 DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 
@@ -48,7 +51,9 @@ def _need(flag: flags.FlagHolder) -> str:
 
 def _run() -> None:
     options = {"seed": SEED.value, "as_json": FORMAT.value == "json", "steps": STEPS.value}
-    options |= {"height": HEIGHT.value, "width": WIDTH.value}
+    options |= {"height": HEIGHT.value, "width": WIDTH.value, "dtype": DTYPE.value}
+    reading = {"order": ORDER.value, "length": LENGTH.value}
+    drawing = {"guidance_scale": GUIDANCE.value, "negative_prompt": NEGATIVE.value}
     runtime.prepare()
     if MODE.value == "train":
         if CONFIG.value is None:
@@ -59,11 +64,11 @@ def _run() -> None:
             )
         commands.run_training(resolve(CONFIG.value), _need(WORKDIR))
     elif MODE.value == "generate":
-        commands.generate(_need(MODEL), PROMPT.value, _need(OUTPUT), guidance_scale=GUIDANCE.value, **options)
+        commands.generate(_need(MODEL), PROMPT.value, _need(OUTPUT), **drawing, **options)
     elif MODE.value == "caption":
-        commands.caption(_need(MODEL), IMAGE.value, OUTPUT.value, order=ORDER.value, **options)
+        commands.caption(_need(MODEL), IMAGE.value, OUTPUT.value, **reading, **options)
     else:
-        commands.answer(_need(MODEL), IMAGE.value, QUESTION.value, OUTPUT.value, order=ORDER.value, **options)
+        commands.answer(_need(MODEL), IMAGE.value, QUESTION.value, OUTPUT.value, **reading, **options)
 
 
 def main(argv: list[str]) -> None:

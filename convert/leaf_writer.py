@@ -1,8 +1,8 @@
 """Writes a model's arrays a layer at a time, in the format that Orbax restores.
 
 Orbax writes the tree (names and its own version marks) around empty arrays; each array is then laid out by
-TensorStore, which Orbax itself stands on, and filled layer by layer. A chunk is at most one layer, and a
-piece of it along its longest dim, so that a device that holds a shard reads little beside it.
+TensorStore, which Orbax itself stands on, and filled layer by layer. A chunk is at most one layer, cut along
+the dim that is sharded first (the width), so that a device that holds a shard reads little beside it.
 """
 
 import shutil
@@ -17,8 +17,7 @@ import tensorstore as ts
 from convert.rule import is_stacked, part_shape
 from dualdiff_jax.models.bundle import LeafSpec
 
-CHUNK_PIECES = 8  # of a layer, along its longest dim
-SMALL_PART = 1 << 20  # elements; below this a layer is one chunk
+CHUNK_BYTES = 16 << 20  # a larger layer is cut
 
 
 class LeafWriter:
@@ -40,10 +39,7 @@ class LeafWriter:
     def _lay_out(self, leaf: str) -> ts.TensorStore:
         spec, dtype = self._specs[leaf], self._dtypes[leaf]
         shutil.rmtree(self._folder / leaf)
-        chunk = list(part_shape(spec))
-        if chunk and np.prod(chunk) > SMALL_PART:
-            longest = int(np.argmax(chunk))
-            chunk[longest] = -(-chunk[longest] // CHUNK_PIECES)
+        chunk = chunk_shape(spec, dtype)
         return ts.open(
             {
                 "driver": "zarr",
@@ -58,3 +54,13 @@ class LeafWriter:
             },
             create=True,
         ).result()
+
+
+def chunk_shape(spec: LeafSpec, dtype: np.dtype) -> list[int]:
+    """Of one layer of a stacked leaf, or of a whole one."""
+    chunk = list(part_shape(spec))
+    axes = spec.axes[len(spec.axes) - len(chunk) :]
+    cut = axes.index("width") if "width" in axes else int(np.argmax(chunk))
+    while np.prod(chunk) * np.dtype(dtype).itemsize > CHUNK_BYTES and chunk[cut] > 1:
+        chunk[cut] = -(-chunk[cut] // 2)
+    return chunk

@@ -25,7 +25,9 @@ def run_training(config: RunConfig, workdir: str) -> None:
     print(train(config, workdir, make_mesh(config.mesh), hooks))
 
 
-def generate(model: str, prompts: Sequence[str], output: str, *, seed: int, as_json: bool, **options) -> None:
+def generate(
+    model: str, prompts: Sequence[str], output: str, *, dtype: str | None, seed: int, as_json: bool, **options
+) -> None:
     """One PNG a prompt in ``output``; their names and prompts on stdout."""
     if not prompts:
         raise UserError('there is nothing to draw; give --prompt="..."')
@@ -33,7 +35,7 @@ def generate(model: str, prompts: Sequence[str], output: str, *, seed: int, as_j
         if not prompt.strip():
             raise UserError("a prompt is empty; say what the image should show")
     folder = _writable(output)
-    pipeline = DualDiffusionPipeline.from_pretrained(model)
+    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     for prompt in prompts:
         _check_words(pipeline.tokenizer, prompt)
     images = pipeline.text_to_image(prompts, seed=seed, progress=bar("drawing"), **options)
@@ -45,12 +47,14 @@ def generate(model: str, prompts: Sequence[str], output: str, *, seed: int, as_j
     _tell(rows, folder / "images.json", as_json, "{image}\t{prompt}")
 
 
-def caption(model: str, images: Sequence[str], output: str | None, *, seed: int, as_json: bool, **options) -> None:
+def caption(
+    model: str, images: Sequence[str], output: str | None, *, dtype: str | None, seed: int, as_json: bool, **options
+) -> None:
     """One caption an image, on stdout and, with ``output``, in ``captions.json`` there."""
     if not images:
         raise UserError("there is nothing to read; give --image=FILE")
     folder = _writable(output) if output else None
-    pipeline = DualDiffusionPipeline.from_pretrained(model)
+    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     captions = pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
     rows = [{"image": i, "caption": c, "seed": seed} for i, c in zip(images, captions, strict=True)]
     _tell(rows, folder and folder / "captions.json", as_json, "{image}\t{caption}")
@@ -62,6 +66,7 @@ def answer(
     questions: Sequence[str],
     output: str | None,
     *,
+    dtype: str | None,
     seed: int,
     as_json: bool,
     **options,
@@ -74,7 +79,7 @@ def answer(
     elif len(images) == 1:
         images = list(images) * len(questions)
     folder = _writable(output) if output else None
-    pipeline = DualDiffusionPipeline.from_pretrained(model)
+    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     for question in questions:
         if not question.strip():
             raise UserError("a question is empty; say what you want to know")

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -28,6 +29,9 @@ from dualdiff_jax.models.bundle import NETWORKS, leaf_specs, network_of, weight_
 from dualdiff_jax.resolution import resolve, to_dict
 
 FORMAT, VERSION = "dualdiff_jax model", 1
+
+# What may be in flight while a model is read: its largest leaf, as float32 if it is stored so, and some more.
+WIDENED, SPARE_GB = 2, 1
 
 
 def save_model(folder: str | Path, config: ModelConfig, weights: Weights, tokenizer: Tokenizer) -> None:
@@ -149,8 +153,10 @@ def restore(folder: Path, target: dict[str, jax.ShapeDtypeStruct]) -> Weights:
 
 
 def _restore(folder: Path, item: dict, arguments: dict) -> dict:
+    largest = max(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in item.values())
+    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=math.ceil(WIDENED * largest / 1e9) + SPARE_GB)
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
+        with ocp.Checkpointer(handler) as checkpointer:
             wanted = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
             return checkpointer.restore(folder.absolute(), args=wanted)
     except Exception as error:  # Orbax and TensorStore raise many kinds, all of which mean unreadable arrays

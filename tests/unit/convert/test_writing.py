@@ -14,7 +14,7 @@ import pytest
 
 from convert.exporter import export_model
 from convert.importer import Import
-from convert.leaf_writer import CHUNK_PIECES, LeafWriter
+from convert.leaf_writer import CHUNK_BYTES, LeafWriter, chunk_shape
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.models.bundle import LeafSpec
 from dualdiff_jax.sharding import make_mesh
@@ -59,8 +59,16 @@ def test_orbax_restores_what_was_written_a_layer_at_a_time(tmp_path, dtype):
     found = restore(tmp_path / "weights", target)
     np.testing.assert_array_equal(found["a.b.kernel"], whole)
     np.testing.assert_array_equal(found["a.c.0"], small)
-    chunks = list((tmp_path / "weights" / "a.b.kernel").glob("[0-9]*"))
-    assert len(chunks) == 3 * CHUNK_PIECES
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_chunks_are_small_and_cut_where_shards_are(dtype):
+    kind = jax.numpy.dtype(dtype)
+    large = LeafSpec((24, 4096, 2, 10240), kind, ("layers", "width", "projection", "mlp"), True)
+    shape = chunk_shape(large, kind)
+    assert shape[1:] == [2, 10240] and 4096 % shape[0] == 0
+    assert CHUNK_BYTES / 2 < np.prod(shape) * kind.itemsize <= CHUNK_BYTES
+    assert chunk_shape(LeafSpec((3, 7), kind, ("bucket", "heads"), True), kind) == [3, 7]
 
 
 def test_a_killed_import_leaves_nothing_that_looks_complete_and_the_next_one_cleans_up(tmp_path):

@@ -1,0 +1,172 @@
+"""What the pipeline's options mean, on a model that knows nothing."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from demo.data import write_tokenizer
+from dualdiff_jax import DualDiffusionPipeline, UserError
+from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.resolution import resolve, to_dict
+from dualdiff_jax.weights import save_model
+from tests.unit.tiny import CONFIG as TINY
+from tests.unit.tiny import random_weights
+
+ROOT = Path(__file__).parents[2]
+SIDE = 4
+LIMITS = dict(height=SIDE, width=SIDE, text_length=6, image_steps=3, caption_length=7, caption_steps=3)
+
+
+def config(tokens: int) -> ModelConfig:
+    sizes = to_dict(TINY)
+    sizes["mmdit"]["vocab_size"], sizes["t5"]["vocab_size"] = tokens, tokens + 1
+    sizes["sampling"] |= LIMITS | dict(answer_length=12, answer_steps=2, guidance_scale=2.0, batch_size=4)
+    return resolve(sizes, ModelConfig)
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory) -> DualDiffusionPipeline:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    tokenizer = Tokenizer(folder)
+    sizes = config(tokenizer.vocab_size)
+    return DualDiffusionPipeline(sizes, random_weights(sizes), tokenizer)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8))
+
+
+PROMPTS = ["a handwritten three", "a handwritten seven"]
+
+
+def test_the_images_of_a_prompt_stand_side_by_side_and_differ(pipe):
+    four = pipe.text_to_image(PROMPTS, images_per_prompt=2, output="latents", seed=3)
+    repeated = pipe.text_to_image([p for p in PROMPTS for _ in range(2)], output="latents", seed=3)
+    np.testing.assert_array_equal(four, repeated)
+    assert four.shape == (4, SIDE, SIDE, 1)
+    assert not np.allclose(four[0], four[1])
+
+
+def test_latents_are_where_sampling_starts(pipe):
+    noise = np.random.default_rng(1).standard_normal((2, SIDE, SIDE, 1)).astype(np.float32)
+    found = pipe.text_to_image(PROMPTS, latents=noise, output="latents", seed=0)
+    np.testing.assert_array_equal(found, pipe.text_to_image(PROMPTS, latents=noise, output="latents", seed=9))
+    assert not np.allclose(found, pipe.text_to_image(PROMPTS, output="latents", seed=0))
+    swapped = pipe.text_to_image(PROMPTS[::-1], latents=noise[::-1], output="latents")
+    np.testing.assert_allclose(swapped[::-1], found, rtol=1e-5, atol=1e-6)
+
+
+def test_the_kinds_of_output_are_one_picture(pipe):
+    latents = pipe.text_to_image(PROMPTS, output="latents")
+    pixels = pipe.text_to_image(PROMPTS, output="numpy")
+    np.testing.assert_allclose(pixels, np.clip(pipe.decode_latents(latents), -1, 1), atol=1e-6)
+    images = pipe.text_to_image(PROMPTS)
+    np.testing.assert_array_equal(np.stack(images), np.round((pixels + 1) * 127.5).astype(np.uint8))
+
+
+def test_a_negative_prompt_takes_the_place_of_the_empty_one(pipe):
+    plain = pipe.text_to_image(PROMPTS, output="latents")
+    np.testing.assert_array_equal(plain, pipe.text_to_image(PROMPTS, "", output="latents"))
+    assert not np.allclose(plain, pipe.text_to_image(PROMPTS, "a photo", output="latents"))
+    unguided = pipe.text_to_image(PROMPTS, "a photo", guidance_scale=1.0, output="latents")
+    np.testing.assert_array_equal(unguided, pipe.text_to_image(PROMPTS, guidance_scale=1.0, output="latents"))
+
+
+def test_one_prompt_and_one_image_need_no_list(pipe, pictures):
+    np.testing.assert_array_equal(pipe.text_to_image(PROMPTS[0])[0], pipe.text_to_image(PROMPTS[:1])[0])
+    assert pipe.image_to_text(pictures[0]) == pipe.image_to_text(pictures[:1])
+    assert pipe.answer(pictures[0], "which digit is this?") == pipe.answer(pictures[:1], ["which digit is this?"])
+
+
+def test_like_original_keeps_the_prompt_its_end_and_all_tokens(pipe, pictures):
+    prompt, ends = "a handwritten", pipe.tokenizer.end_token_id
+    texts = pipe.image_to_text(pictures, prompt=prompt, length=9, like_original=True)
+    start = [*pipe.tokenizer.tokens(prompt), ends]
+    sample = pipe.read(pictures, [np.array(start)] * 3, length=9, steps=3)
+    for text, row in zip(texts, sample.token_ids, strict=True):
+        assert list(row[: len(start)]) == start
+        assert text == pipe.tokenizer.decode_all(row) and text.startswith(prompt) and "</s>" not in text
+    ours = pipe.image_to_text(pictures, prompt=prompt, length=9)
+    assert not any(text.startswith(prompt) for text in ours)
+
+
+def test_subs_log_probs_are_a_distribution_at_masks_and_certain_elsewhere(pipe, pictures):
+    mask = pipe.tokenizer.mask_token_id
+    latents = pipe.encode_image(np.stack(pictures).astype(np.float32) / 127.5 - 1)
+    token_ids = np.full((3, 6), mask)
+    token_ids[:, 2] = 5
+    probs = np.exp(pipe.subs_log_probs(latents, token_ids))
+    np.testing.assert_allclose(probs.sum(-1), 1.0, rtol=1e-5)
+    assert (probs[:, :, mask] == 0).all() and (probs[:, 2, 5] == 1).all()
+    assert (probs[:, 0] > 0).sum() > 3 * 10
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda p, i: p.text_to_image([]), "there are no prompts"),
+        (lambda p, i: p.text_to_image(PROMPTS, output="jpeg"), "output is 'jpeg'; give one of pil, numpy, latents"),
+        (lambda p, i: p.text_to_image(PROMPTS, latents=np.zeros((2, 4, 5, 1))), r"latents have shape \(2, 4, 5, 1\)"),
+        (lambda p, i: p.text_to_image(PROMPTS, height=5), "5 x 4 pixels cannot be made"),
+        (lambda p, i: p.image_to_text([]), "there are no images"),
+        (lambda p, i: p.image_to_text(i, length=2, prompt="a handwritten three"), "leaves no room"),
+        (lambda p, i: p.answer(i, ["which digit is this?"]), "3 images, but 1 questions"),
+        (lambda p, i: p.answer(i[0], "which digit is this?", length=3), "leaves no room for an answer"),
+    ],
+)
+def test_what_cannot_be_done_is_said(pipe, pictures, call, message):
+    with pytest.raises(UserError, match=message):
+        call(pipe, pictures)
+
+
+SHARDED = """
+import sys, jax, numpy as np
+from dualdiff_jax import DualDiffusionPipeline
+from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.sharding import make_mesh
+pictures = np.load(sys.argv[2])["pictures"]
+found = {}
+for name, devices in (("one", 1), ("eight", 8)):
+    mesh = make_mesh(MeshConfig(fsdp=devices), jax.devices()[:devices])
+    pipe = DualDiffusionPipeline.from_pretrained(sys.argv[1], mesh)
+    leaf = pipe.weights["mmdit.blocks.image.mlp_in.kernel"]
+    assert leaf.addressable_shards[0].data.size == leaf.size // devices
+    found[name] = pipe.text_to_image(["a handwritten three"] * 3, output="latents")
+    found[name + "_text"] = pipe.read(list(pictures), [np.zeros(0, int)] * 3, length=7, steps=3).token_ids
+np.savez(sys.argv[2], **found)
+"""
+
+
+def test_eight_devices_sample_what_one_samples(pipe, pictures, tmp_path):
+    save_model(tmp_path / "model", pipe.config, pipe.weights, pipe.tokenizer)
+    np.savez(tmp_path / "arrays.npz", pictures=np.stack(pictures))
+    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED, str(tmp_path / "model"), str(tmp_path / "arrays.npz")],
+        env={"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = dict(np.load(tmp_path / "arrays.npz"))
+    np.testing.assert_allclose(found["eight"], found["one"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found["eight_text"], found["one_text"])
+
+
+def test_dtype_is_what_is_held_and_computed_in(pipe, tmp_path):
+    save_model(tmp_path / "model", pipe.config, pipe.weights, pipe.tokenizer)
+    half = DualDiffusionPipeline.from_pretrained(tmp_path / "model", dtype="bfloat16")
+    assert {str(value.dtype) for value in half.weights.values()} == {"bfloat16"}
+    assert half.encode_text(np.ones((1, 4))).dtype == jax.numpy.bfloat16
+    assert half.config == dataclasses.replace(pipe.config, compute_dtype="bfloat16")
+    assert half.text_to_image(PROMPTS)[0].size == (SIDE, SIDE)
+    with pytest.raises(UserError, match="dtype is 'float16'"):
+        DualDiffusionPipeline.from_pretrained(tmp_path / "model", dtype="float16")
