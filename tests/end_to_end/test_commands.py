@@ -72,6 +72,23 @@ def test_generate_caption_answer_from_the_command_line(trained, tmp_path):
     assert [set(row) for row in json.loads(done.stdout)] == [{"image", "question", "answer", "seed"}]
 
 
+def test_the_commands_options_reach_the_pipeline(pipe, trained, tmp_path):
+    model, out = f"--model={trained[0] / 'model'}", tmp_path / "out"
+    drawing = ["--negative_prompt=a photo", "--guidance_scale=5", "--steps=2", "--height=16", "--seed=3"]
+    done = run("--mode=generate", model, "--prompt=a handwritten three", f"--output={out}", *drawing)
+    assert done.returncode == 0, done.stderr
+    expected = pipe.text_to_image(
+        ["a handwritten three"], "a photo", guidance_scale=5.0, steps=2, height=16, seed=3, output="pil"
+    )
+    np.testing.assert_array_equal(Image.open(out / "0000.png"), expected[0])
+    image = str(trained[1] / "images/0.png")
+    reading = ["--length=5", "--steps=1", "--order=ancestral", "--dtype=bfloat16", "--format=json"]
+    done = run("--mode=caption", model, f"--image={image}", *reading)
+    assert done.returncode == 0, done.stderr
+    half = DualDiffusionPipeline.from_pretrained(trained[0] / "model", dtype="bfloat16")
+    assert json.loads(done.stdout)[0]["caption"] == half.image_to_text(image, length=5, steps=1, order="ancestral")[0]
+
+
 def test_samples_are_a_function_of_the_seed_and_not_of_the_neighbours(pipe, trained):
     prompts = ["a handwritten three", "a handwritten five", "a photo of the digit nine"]
     images = [np.asarray(image) for image in pipe.text_to_image(prompts, seed=3)]
