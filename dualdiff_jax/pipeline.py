@@ -18,7 +18,6 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from PIL import Image
 
-from convert.importer import open_pipeline
 from dualdiff_jax import programs
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import MeshConfig, ModelConfig
@@ -69,6 +68,8 @@ class DualDiffusionPipeline:
         mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]) if mesh is None else mesh
         path = Path(path)
         if path.is_dir() and not is_model_folder(path) and (path / "model_index.json").is_file():
+            from convert.importer import open_pipeline  # here, so that convert can be imported before this package
+
             return cls(*open_pipeline(path, mesh, dtype, cache))
         return cls(*load_model(path, mesh, dtype))
 
