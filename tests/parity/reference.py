@@ -144,6 +144,18 @@ def randomise(module: nn.Module, seed: int) -> None:
         array.normal_(generator=generator).mul_(size.get(array, 1.0))
 
 
+def encode_as_sd3(autoencoder: AutoencoderKL, images: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+    """The scaled latents: the posterior's mode, or the sample that ``noise`` makes."""
+    posterior, config = autoencoder.encode(images).latent_dist, autoencoder.config
+    sample = posterior.mode() if noise is None else posterior.mean + posterior.std * noise
+    return (sample - config.shift_factor) * config.scaling_factor
+
+
+def decode_as_sd3(autoencoder: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    config = autoencoder.config
+    return autoencoder.decode(latents / config.scaling_factor + config.shift_factor).sample
+
+
 class Passed(NamedTuple):
     """What one module was given first, and the tensors that it gave."""
 

@@ -13,7 +13,14 @@ from dualdiff_jax.models.autoencoder import LOG_VARIANCE
 from dualdiff_jax.models.bundle import bind
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
 from tests.parity.pair import KL, Pair, random_pair
-from tests.parity.reference import channels_first, channels_last, gradients, recorded
+from tests.parity.reference import (
+    channels_first,
+    channels_last,
+    decode_as_sd3,
+    encode_as_sd3,
+    gradients,
+    recorded,
+)
 
 pytestmark = pytest.mark.parity
 
@@ -48,12 +55,6 @@ def draw_latents(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 def own_weights(pair: Pair) -> dict[str, np.ndarray]:
     return {name: weight for name, weight in pair.weights.items() if name.startswith("autoencoder.")}
-
-
-def torch_decode(pair: Pair, latents: torch.Tensor) -> torch.Tensor:
-    """As SD3's pipeline does."""
-    config = pair.autoencoder.config
-    return pair.autoencoder.decode(latents / config.scaling_factor + config.shift_factor).sample
 
 
 @jax.jit
@@ -102,12 +103,8 @@ def test_encode(seed, size):
     """Mean and log-variance of the posterior; the latents that it is the mode of."""
     pair, images = random_pair(KL, seed), draw_images(np.random.default_rng(seed), size)
     posterior = pair.autoencoder.encode(channels_first(images)).latent_dist
-    config = pair.autoencoder.config
-    expected = {
-        "mean": posterior.mean,
-        "log_variance": posterior.logvar,
-        "latents": (posterior.mode() - config.shift_factor) * config.scaling_factor,
-    }
+    latents = encode_as_sd3(pair.autoencoder, channels_first(images))
+    expected = {"mean": posterior.mean, "log_variance": posterior.logvar, "latents": latents}
     mean, log_variance = our_posterior(own_weights(pair), images)
     found = {"mean": mean, "log_variance": log_variance, "latents": our_encode(own_weights(pair), images, None)}
     assert_parity(found, {name: channels_last(t) for name, t in expected.items()}, OUTPUT_BOUND, seed=seed)
@@ -131,17 +128,14 @@ def test_an_extreme_log_variance_is_clipped(seed):
 def test_sample(seed, keys):
     """The noise is ours; the reference makes a sample of it."""
     pair, images = random_pair(KL, seed), draw_images(np.random.default_rng(seed), (3, 5))
-    posterior = pair.autoencoder.encode(channels_first(images)).latent_dist
-    b, c, h, w = posterior.mean.shape
+    b, h, w, c = BATCH, 3, 5, KL.autoencoder.channels
     if keys == "one_key":
         rng = jax.random.key(seed)
         noise = jax.random.normal(rng, (b, h, w, c))
     else:
         rng = jax.random.split(jax.random.key(seed), b)
         noise = jnp.stack([jax.random.normal(key, (h, w, c)) for key in rng])
-    config = pair.autoencoder.config
-    sample = posterior.mean + posterior.std * channels_first(noise)
-    expected = channels_last((sample - config.shift_factor) * config.scaling_factor)
+    expected = channels_last(encode_as_sd3(pair.autoencoder, channels_first(images), channels_first(noise)))
     found = our_encode(own_weights(pair), images, rng)
     assert_parity({"latents": found}, {"latents": expected}, OUTPUT_BOUND, seed=seed)
 
@@ -149,7 +143,7 @@ def test_sample(seed, keys):
 @pytest.mark.parametrize("size", LATENT_SIZES)
 def test_decode(seed, size):
     pair, latents = random_pair(KL, seed), draw_latents(np.random.default_rng(seed), size)
-    expected = channels_last(torch_decode(pair, channels_first(latents)))
+    expected = channels_last(decode_as_sd3(pair.autoencoder, channels_first(latents)))
     found = our_decode(own_weights(pair), latents)
     assert_parity({"images": found}, {"images": expected}, OUTPUT_BOUND, seed=seed)
 
@@ -174,12 +168,7 @@ def test_gradients(seed, method):
     by_leaf, by_given = our_gradients(method, own_weights(pair), given, direction)
 
     torch_given = channels_first(given).requires_grad_()
-    if method == "encode":
-        config = pair.autoencoder.config
-        mode = pair.autoencoder.encode(torch_given).latent_dist.mode()
-        output = (mode - config.shift_factor) * config.scaling_factor
-    else:
-        output = torch_decode(pair, torch_given)
+    output = (encode_as_sd3 if method == "encode" else decode_as_sd3)(pair.autoencoder, torch_given)
     (output * channels_first(direction)).sum().backward()
     expected = from_torch(gradients(pair.autoencoder), KL, ["autoencoder"])
     assert_parity(
