@@ -15,6 +15,7 @@ from flax import nnx
 
 from dualdiff_jax.arrays import Images, Key, Latents
 from dualdiff_jax.config import AutoencoderConfig
+from dualdiff_jax.models.activations import silu
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.convolution import Convolution, GroupNorm
 from dualdiff_jax.models.linear import Linear
@@ -64,8 +65,8 @@ class ResidualBlock(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = self.conv1(jax.nn.silu(self.norm1(x)))
-        y = self.conv2(jax.nn.silu(self.norm2(y)))
+        y = self.conv1(silu(self.norm1(x)))
+        y = self.conv2(silu(self.norm2(y)))
         return y + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
 
@@ -141,7 +142,7 @@ class Encoder(nnx.Module):
         x = self.conv_in(images)
         for level in self.levels:
             x = level(x)
-        return self.conv_out(jax.nn.silu(self.norm_out(self.middle(x))))
+        return self.conv_out(silu(self.norm_out(self.middle(x))))
 
 
 class Decoder(nnx.Module):
@@ -169,7 +170,7 @@ class Decoder(nnx.Module):
         x = self.middle(self.conv_in(latents))
         for level in self.levels:
             x = level(x)
-        return self.conv_out(jax.nn.silu(self.norm_out(x)))
+        return self.conv_out(silu(self.norm_out(x)))
 
 
 class KLAutoencoder(nnx.Module):

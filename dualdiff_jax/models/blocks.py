@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dualdiff_jax.config import MMDiTConfig
+from dualdiff_jax.models.activations import gelu
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear, zeros
 
@@ -21,15 +22,23 @@ LAYER_NORM_EPSILON = 1e-6
 
 def layer_norm(x: jax.Array) -> jax.Array:
     """LayerNorm over the last dim without affine parameters, computed in fp32, returned in x's dtype."""
-    x32 = x.astype(jnp.float32)
-    centred = x32 - x32.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    return (centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)).astype(x.dtype)
+    return _layer_norm(x).astype(x.dtype)
 
 
 def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """LN(x) (1 + scale) + shift; shift and scale (b, d) act on every token of x (b, s, d)."""
-    return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
+    """LN(x) (1 + scale) + shift in fp32, returned in x's dtype.
+
+    shift and scale (b, d) act on every token of x (b, s, d).
+    """
+    shift, scale = (vector.astype(jnp.float32)[:, None] for vector in (shift, scale))
+    return (_layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
+
+
+def _layer_norm(x: jax.Array) -> jax.Array:
+    x = x.astype(jnp.float32)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
 
 
 class Stream(nnx.Module):
@@ -72,6 +81,6 @@ class JointBlock(nnx.Module):
         ):
             x = x + gate_a[:, None] * stream.attention_out(a)
             with jax.named_scope("mlp"):
-                y = stream.mlp_out(jax.nn.gelu(stream.mlp_in(modulate(x, shift_m, scale_m)), approximate=True))
+                y = stream.mlp_out(gelu(stream.mlp_in(modulate(x, shift_m, scale_m))))
             out.append(x + gate_m[:, None] * y)
         return out[0], out[1]

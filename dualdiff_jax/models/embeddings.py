@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from dualdiff_jax.arrays import Latents, PerExample
+from dualdiff_jax.models.activations import silu
 from dualdiff_jax.models.linear import Linear
 
 FREQUENCIES = 256  # channels of a timestep's sinusoids
@@ -37,7 +38,7 @@ class TimestepEmbedding(nnx.Module):
         self.out = Linear({"mlp": width}, {"width": width}, rngs=rngs)
 
     def __call__(self, timestep: PerExample, dtype: jnp.dtype) -> jax.Array:
-        return self.out(jax.nn.silu(self.hidden(timestep_sinusoids(timestep).astype(dtype))))
+        return self.out(silu(self.hidden(timestep_sinusoids(timestep).astype(dtype))))
 
 
 def _sincos(positions: np.ndarray, channels: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from flax import nnx
 
 from dualdiff_jax.arrays import DenoiserOutput, Latents, PerExample, TextEmbeddings
 from dualdiff_jax.config import MMDiTConfig
+from dualdiff_jax.models.activations import silu
 from dualdiff_jax.models.blocks import JointBlock, layer_norm, modulate
 from dualdiff_jax.models.embeddings import (
     Constant,
@@ -65,7 +66,7 @@ class MMDiT(nnx.Module):
         else:
             image = self._embed(latents)
         text = self.text_embedding(text_embeddings.astype(self.dtype))
-        conditioning = jax.nn.silu(self.timestep_embedding(timestep, self.dtype))
+        conditioning = silu(self.timestep_embedding(timestep, self.dtype))
         image, text = scan_blocks(self.blocks, lambda block, x: block(*x, conditioning), (image, text))
         velocity = None if latents is None else self._velocity(image, conditioning, latents.shape[1:3])
         with jax.named_scope("text_head"):

@@ -16,6 +16,7 @@ from flax import nnx
 
 from dualdiff_jax.arrays import TextEmbeddings, TokenIds
 from dualdiff_jax.config import T5Config
+from dualdiff_jax.models.activations import gelu
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear
 from dualdiff_jax.models.stack import scan_blocks, stacked
@@ -71,7 +72,7 @@ class EncoderBlock(nnx.Module):
         k, v = jnp.unstack(self.kv(normed), axis=2)
         x = x + self.attention_out(attention(self.q(normed), k, v, scale=1.0, bias=bias))
         gate, value = jnp.unstack(self.mlp_in(self.mlp_norm(x)), axis=2)
-        return x + self.mlp_out(jax.nn.gelu(gate, approximate=True) * value)
+        return x + self.mlp_out(gelu(gate) * value)
 
 
 class T5Encoder(nnx.Module):

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 
 import numpy as np
+from diffusers import AutoencoderKL
+from torch import nn
 from transformers import T5EncoderModel
 
 from convert.state_dict import from_torch
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.resolution import resolve
-from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_t5
+from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_autoencoder, reference_t5
 
 _SIZES = {
     "mmdit": {"depth": 2, "width": 24, "heads": 3, "vocab_size": 29, "position_grid": 9, "position_base": 4},
@@ -27,10 +29,26 @@ _SIZES = {
     "sampling": {"height": 8, "width": 8},
     "compute_dtype": "float32",
 }
-CONFIG: ModelConfig = resolve(_SIZES, ModelConfig)
-UNPATCHED: ModelConfig = resolve(
-    {**_SIZES, "mmdit": {**_SIZES["mmdit"], "patch_size": 1}, "autoencoder": {"channels": 1}}, ModelConfig
-)
+_KL = {
+    "kind": "kl",
+    "channels": 5,
+    "level_widths": (8, 12, 20),
+    "level_depth": 2,
+    "norm_groups": 4,
+    "shift": 0.3,
+    "scale": 1.7,
+}
+
+
+def sized(**sections: dict) -> ModelConfig:
+    """The tiny model with some fields of its sections changed."""
+    changed = {name: _SIZES[name] | fields for name, fields in sections.items()}
+    return resolve(_SIZES | changed, ModelConfig)
+
+
+CONFIG: ModelConfig = sized()
+UNPATCHED: ModelConfig = sized(mmdit={"patch_size": 1}, autoencoder={"channels": 1})
+KL: ModelConfig = sized(autoencoder=_KL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,18 +58,29 @@ class Pair:
     config: ModelConfig
     mmdit: ReferenceMMDiT
     t5: T5EncoderModel
+    autoencoder: AutoencoderKL | None  # None where it has no weights
     weights: dict[str, np.ndarray]
 
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """The tensors of all torch networks."""
+        return _state_dict((self.mmdit, self.t5, self.autoencoder))
 
-@functools.lru_cache(maxsize=2)
-def _networks(config: ModelConfig) -> tuple[ReferenceMMDiT, T5EncoderModel]:
-    return ReferenceMMDiT(config), reference_t5(config)
+
+@functools.lru_cache(maxsize=4)
+def _networks(config: ModelConfig) -> tuple[ReferenceMMDiT, T5EncoderModel, AutoencoderKL | None]:
+    autoencoder = reference_autoencoder(config) if config.autoencoder.kind == "kl" else None
+    return ReferenceMMDiT(config), reference_t5(config), autoencoder
+
+
+def _state_dict(networks: tuple[nn.Module | None, ...]) -> dict[str, np.ndarray]:
+    return {key: tensor for network in networks if network for key, tensor in arrays(network).items()}
 
 
 def random_pair(config: ModelConfig, seed: int) -> Pair:
     """Every weight a function of the seed. The torch modules are the same objects at each call."""
-    mmdit, t5 = _networks(config)
-    for number, network in enumerate((mmdit, t5)):
-        randomise(network, 2 * seed + number)
-        network.zero_grad(set_to_none=True)
-    return Pair(config, mmdit, t5, from_torch({**arrays(mmdit), **arrays(t5)}, config))
+    networks = _networks(config)
+    for number, network in enumerate(networks):
+        if network is not None:
+            randomise(network, len(networks) * seed + number)
+            network.zero_grad(set_to_none=True)
+    return Pair(config, *networks, from_torch(_state_dict(networks), config))

@@ -2,11 +2,17 @@
 
 Module names give the state dict the keys of a released checkpoint. The text stream is SD3's, but full in
 the last block too and with a head of its own; the pooled text vector is gone. The text encoder is
-transformers' ``T5EncoderModel`` as it is.
+transformers' ``T5EncoderModel`` and the autoencoder diffusers' ``AutoencoderKL``, as they are.
 """
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.embeddings import PatchEmbed, TimestepEmbedding, Timesteps
 from diffusers.models.normalization import AdaLayerNormContinuous
@@ -70,7 +76,7 @@ class ReferenceMMDiT(nn.Module):
         conditioning = self.time_text_embed(timestep)
         text = self.context_embedder(text_embeddings)
         for block in self.transformer_blocks:
-            text, image = block(hidden_states=image, encoder_hidden_states=text, temb=conditioning)
+            text, image = block(image, text, conditioning)
         logits = self.text_proj_out(self.text_norm_out(text))
         if latents is None:
             return None, logits
@@ -100,6 +106,26 @@ def reference_t5(config: ModelConfig) -> T5EncoderModel:
     return T5EncoderModel(sizes).eval()
 
 
+def reference_autoencoder(config: ModelConfig) -> AutoencoderKL:
+    """diffusers' autoencoder with the sizes of ``config``, without SD1's 1 x 1 convolutions around the latents."""
+    sizes = config.autoencoder
+    levels = len(sizes.level_widths)
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
+        block_out_channels=list(sizes.level_widths),
+        layers_per_block=sizes.level_depth,
+        latent_channels=sizes.channels,
+        norm_num_groups=sizes.norm_groups,
+        shift_factor=sizes.shift,
+        scaling_factor=sizes.scale,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+    ).eval()
+
+
 @torch.no_grad()
 def randomise(module: nn.Module, seed: int) -> None:
     """Draws every parameter and buffer afresh, so that no zero, one or table of an initialisation hides a fault.
@@ -116,6 +142,49 @@ def randomise(module: nn.Module, seed: int) -> None:
                 size[part.bias] = 0.3
     for array in (*module.parameters(), *module.buffers()):
         array.normal_(generator=generator).mul_(size.get(array, 1.0))
+
+
+def encode_as_sd3(autoencoder: AutoencoderKL, images: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+    """The scaled latents: the posterior's mode, or the sample that ``noise`` makes."""
+    posterior, config = autoencoder.encode(images).latent_dist, autoencoder.config
+    sample = posterior.mode() if noise is None else posterior.mean + posterior.std * noise
+    return (sample - config.shift_factor) * config.scaling_factor
+
+
+def decode_as_sd3(autoencoder: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    config = autoencoder.config
+    return autoencoder.decode(latents / config.scaling_factor + config.shift_factor).sample
+
+
+class Passed(NamedTuple):
+    """What one module was given first, and the tensors that it gave."""
+
+    given: np.ndarray
+    outputs: tuple[np.ndarray, ...]
+
+
+@contextlib.contextmanager
+def recorded(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Passed]]:
+    """The last pass of each named submodule inside the context, by name."""
+    seen: dict[str, Passed] = {}
+
+    def hook(name: str, _, inputs: tuple, output: torch.Tensor | tuple) -> None:
+        outputs = output if isinstance(output, tuple) else (output,)
+        seen[name] = Passed(inputs[0].detach().numpy(), tuple(o.detach().numpy() for o in outputs if o is not None))
+
+    handles = [module.get_submodule(name).register_forward_hook(partial(hook, name)) for name in names]
+    yield seen
+    for handle in handles:
+        handle.remove()
+
+
+def channels_first(array: np.ndarray) -> torch.Tensor:
+    """Images or latents as torch has them."""
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(array).transpose(0, 3, 1, 2)))
+
+
+def channels_last(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().numpy().transpose(0, 2, 3, 1)
 
 
 def arrays(module: nn.Module) -> dict[str, np.ndarray]:

@@ -11,12 +11,13 @@ from flax import nnx
 
 from convert.state_dict import to_torch
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.models.blocks import layer_norm, modulate
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.embeddings import centre_crop, patchify, position_table, timestep_sinusoids, unpatchify
 from dualdiff_jax.resolution import resolve
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
 from tests.parity.pair import CONFIG, UNPATCHED, random_pair
-from tests.parity.reference import ReferenceMMDiT, gradients
+from tests.parity.reference import ReferenceMMDiT, channels_first, channels_last, gradients, recorded
 
 pytestmark = pytest.mark.parity
 
@@ -40,14 +41,6 @@ def draw_timestep(rng: np.random.Generator) -> np.ndarray:
     timestep = rng.uniform(0.0, 1000.0, BATCH).astype(np.float32)
     timestep[rng.integers(BATCH)] = 0.0
     return timestep
-
-
-def channels_first(latents: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(latents.transpose(0, 3, 1, 2)))
-
-
-def channels_last(latents: torch.Tensor) -> np.ndarray:
-    return latents.detach().numpy().transpose(0, 2, 3, 1)
 
 
 def test_timestep_sinusoids(seed):
@@ -114,6 +107,40 @@ def test_one_block(seed, layer):
     text, image = block(**{name: torch.from_numpy(array) for name, array in arguments.items()})
     expected = {"image": image.detach().numpy(), "text": text.detach().numpy()}
     assert_parity({"image": our_image, "text": our_text}, expected, OUTPUT_BOUND, seed=seed)
+
+
+@jax.jit
+def our_layers(weights: dict, latents: jax.Array, timestep: jax.Array, text_embeddings: jax.Array) -> dict:
+    """What both streams are after each block, and what comes before and after the blocks."""
+    mmdit = bind(CONFIG, weights).mmdit
+    image, text = mmdit._embed(latents), mmdit.text_embedding(text_embeddings)
+    conditioning = mmdit.timestep_embedding(timestep, mmdit.dtype)
+    outputs = {"pos_embed": (image,), "context_embedder": (text,), "time_text_embed": (conditioning,)}
+    conditioning = jax.nn.silu(conditioning)
+    graph, layers = nnx.split(mmdit.blocks)
+    for layer in range(CONFIG.mmdit.depth):
+        block = nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], layers))
+        image, text = block(image, text, conditioning)
+        outputs[f"transformer_blocks.{layer}"] = text, image
+    scale, shift = jnp.unstack(mmdit.image_modulation(conditioning), axis=1)
+    image, text = modulate(image, shift, scale), layer_norm(text)
+    outputs |= {"image_norm_out": (image,), "text_norm_out": (text,)}
+    return outputs | {"image_proj_out": (mmdit.image_out(image),), "text_proj_out": (mmdit.text_out(text),)}
+
+
+@pytest.mark.parametrize("shape", ["square", "wide", "tall"])
+def test_layer_by_layer(seed, shape):
+    """From the first embedding to both heads; a layer that is wrong is the first that differs."""
+    _, size, length = SHAPES[shape]
+    pair, rng = random_pair(CONFIG, seed), np.random.default_rng(seed)
+    latents, timestep = draw(rng, BATCH, *size, CONFIG.autoencoder.channels), draw_timestep(rng)
+    text = draw(rng, BATCH, length, CONFIG.t5.width)
+    found = our_layers(pair.weights, latents, timestep, text)
+    with recorded(pair.mmdit, found) as seen:
+        pair.mmdit(channels_first(latents), torch.from_numpy(timestep), torch.from_numpy(text))
+    expected = {(name, number): array for name in seen for number, array in enumerate(seen[name].outputs)}
+    found = {(name, number): array for name in found for number, array in enumerate(found[name])}
+    assert_parity(found, expected, OUTPUT_BOUND, seed=seed)
 
 
 def scalar(outputs: tuple, directions: tuple):

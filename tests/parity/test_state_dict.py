@@ -8,12 +8,11 @@ import pytest
 from convert.layouts import OWN
 from convert.plan import layout_rules
 from convert.rule import Rule
-from convert.state_dict import from_torch, to_torch
+from convert.state_dict import from_torch, present, to_torch
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
-from tests.parity.pair import CONFIG, UNPATCHED, random_pair
-from tests.parity.reference import ReferenceMMDiT, arrays, reference_t5
+from tests.parity.pair import CONFIG, KL, UNPATCHED, random_pair
 
 pytestmark = pytest.mark.parity
 
@@ -24,8 +23,7 @@ LAST_GATE = "transformer_blocks.1.norm1_context.linear.weight"
 @pytest.fixture
 def state_dict() -> dict[str, np.ndarray]:
     """Both networks' tensors, the embedding under both of its names."""
-    pair = random_pair(CONFIG, seed=0)
-    tensors = {**arrays(pair.mmdit), **arrays(pair.t5)}
+    tensors = random_pair(CONFIG, seed=0).state_dict()
     tensors[TIED] = tensors["shared.weight"].copy()
     return tensors
 
@@ -39,10 +37,10 @@ def assert_faults(message: str, *patterns: str) -> None:
 
 
 def all_rules(config: ModelConfig) -> list[Rule]:
-    return [rule for n in ("mmdit", "t5") for group in layout_rules(OWN[n], config).values() for rule in group]
+    return [rule for n in present(config) for group in layout_rules(OWN[n], config).values() for rule in group]
 
 
-@pytest.mark.parametrize("config", [CONFIG, UNPATCHED], ids=["patch2", "patch1"])
+@pytest.mark.parametrize("config", [CONFIG, UNPATCHED, KL], ids=["patch2", "patch1", "kl"])
 def test_every_number_of_every_leaf_has_one_source(config):
     covered = {name: np.zeros(spec.shape, int) for name, spec in leaf_specs(config).items()}
     for rule in all_rules(config):
@@ -52,17 +50,17 @@ def test_every_number_of_every_leaf_has_one_source(config):
     assert all((count == 1).all() for count in covered.values())
 
 
-@pytest.mark.parametrize("config", [CONFIG, UNPATCHED], ids=["patch2", "patch1"])
+@pytest.mark.parametrize("config", [CONFIG, UNPATCHED, KL], ids=["patch2", "patch1", "kl"])
 def test_the_rules_name_the_tensors_of_the_reference(config):
-    reference = {**arrays(ReferenceMMDiT(config)), **arrays(reference_t5(config))}
+    reference = random_pair(config, seed=0).state_dict()
     expected = {key: value.shape for key, value in reference.items() if key != TIED}
     assert {rule.key: rule.shape for rule in all_rules(config)} == expected
 
 
-@pytest.mark.parametrize("config", [CONFIG, UNPATCHED], ids=["patch2", "patch1"])
+@pytest.mark.parametrize("config", [CONFIG, UNPATCHED, KL], ids=["patch2", "patch1", "kl"])
 def test_there_and_back_is_bit_for_bit(config, seed):
     pair = random_pair(config, seed)
-    tensors = {**arrays(pair.mmdit), **arrays(pair.t5)}
+    tensors = pair.state_dict()
     tensors.pop(TIED, None)
     back = to_torch(from_torch(tensors, config), config)
     assert back.keys() == tensors.keys()

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import torch
+from flax import nnx
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from convert.state_dict import to_torch
@@ -14,7 +15,7 @@ from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.t5_encoder import relative_buckets
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
 from tests.parity.pair import CONFIG, random_pair
-from tests.parity.reference import gradients
+from tests.parity.reference import gradients, recorded
 
 pytestmark = pytest.mark.parity
 
@@ -29,6 +30,62 @@ def test_relative_buckets(length, buckets, max_distance):
         distance, bidirectional=True, num_buckets=buckets, max_distance=max_distance
     )
     np.testing.assert_array_equal(relative_buckets(length, buckets, max_distance), expected)
+
+
+MASK = CONFIG.mmdit.vocab_size - 1  # the last token that the model scores
+PADDING = 1
+TEXTS = ("plain", "padded", "masked", "masked_and_padded", "all_padding", "all_masks")
+
+
+def draw_tokens(rng: np.random.Generator, kind: str, length: int) -> np.ndarray:
+    """(b, length): every id of the vocabulary can occur; padding at the end, masks anywhere before it."""
+    token_ids = rng.integers(0, CONFIG.t5.vocab_size, (BATCH, length))
+    if kind.startswith("masked"):
+        token_ids[rng.random(token_ids.shape) < 0.5] = MASK
+        token_ids[:, 0] = MASK
+    if kind.endswith("padded"):
+        token_ids[:, -(-length // 2) :] = PADDING
+    if kind.startswith("all"):
+        token_ids[:] = PADDING if kind == "all_padding" else MASK
+    return token_ids
+
+
+@jax.jit
+def our_encoding(weights: dict, token_ids: jax.Array) -> jax.Array:
+    return bind(CONFIG, weights).encode_text(token_ids)
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_padding_and_masks_are_read_like_any_token(seed, kind):
+    """No attention mask on either side: the reference is given none."""
+    pair, token_ids = random_pair(CONFIG, seed), draw_tokens(np.random.default_rng(seed), kind, 13)
+    expected = pair.t5(input_ids=torch.from_numpy(token_ids)).last_hidden_state.detach().numpy()
+    found = our_encoding(pair.weights, token_ids)
+    assert_parity({"embeddings": found}, {"embeddings": expected}, OUTPUT_BOUND, seed=seed)
+
+
+@jax.jit
+def our_layers(weights: dict, token_ids: jax.Array, bias: jax.Array) -> dict[str, jax.Array]:
+    """The embeddings after each block, and after the last norm."""
+    t5 = bind(CONFIG, weights).t5
+    x = t5.embedding[...][token_ids]
+    outputs = {"encoder.embed_tokens": x}
+    graph, layers = nnx.split(t5.blocks)
+    for layer in range(CONFIG.t5.depth):
+        x = nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], layers))(x, bias)
+        outputs[f"encoder.block.{layer}"] = x
+    return outputs | {"encoder.final_layer_norm": t5.norm(x)}
+
+
+@pytest.mark.parametrize("length", [5, 17])
+def test_layer_by_layer(seed, length):
+    pair, token_ids = random_pair(CONFIG, seed), draw_tokens(np.random.default_rng(seed), "masked_and_padded", length)
+    bias = pair.t5.encoder.block[0].layer[0].SelfAttention.compute_bias(length, length).detach().numpy()
+    found = our_layers(pair.weights, token_ids, bias)
+    with recorded(pair.t5, found) as seen:
+        pair.t5(input_ids=torch.from_numpy(token_ids))
+    expected = {name: passed.outputs[0] for name, passed in seen.items()}
+    assert_parity(found, expected, OUTPUT_BOUND, seed=seed)
 
 
 @partial(jax.jit, static_argnums=0)
