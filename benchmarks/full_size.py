@@ -24,7 +24,6 @@ PHASES = ("write", "import", "load", "mmdit", "mmdit_torch", "t5", "t5_torch")
 IMPORT_BOUND = 4 << 30  # bytes beside the largest stored leaf
 MEMORY_BOUND = 24 << 30
 ERROR_BOUND = 1e-5
-SIDE, TEXT = 64, 256  # latents of 512 px; tokens
 DEVICES = 8
 
 

@@ -108,6 +108,7 @@ class ModelConfig:
     autoencoder: AutoencoderConfig
     sampling: SamplingConfig
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    attention: Literal["auto", "xla", "cudnn", "splash", "splash_interpreted"] = "auto"  # the MMDiT's kernel
 
     def contradictions(self) -> Iterator[str]:
         if self.t5.vocab_size < self.mmdit.vocab_size:
@@ -191,6 +192,7 @@ class TrainConfig:
     steps: int = bounded(low=1)
     global_batch_size: int = bounded(256, low=1)  # examples of each of the two streams, per step
     microbatches: int = bounded(1, low=1)  # parts that a step's batch is cut into
+    remat: Literal["none", "full", "dots", "save_attention", "offload"] = "none"  # what the backward pass recomputes
     trainable: tuple[str, ...] = ("mmdit.*",)  # patterns of leaf names; the rest is frozen
     log_every: int = bounded(50, low=1)
     save_every: int = bounded(1000, low=1)
@@ -213,11 +215,25 @@ class PreviewConfig:
 
 @frozen
 class MeshConfig:
-    fsdp: int = bounded(-1, low=-1)  # devices that share the parameters; -1 is all
+    """Devices as a mesh; sizes are counts of devices, and -1 is the rest.
+
+    ``replicated``: data is the rest. ``fsdp``: fsdp is the rest (ZeRO-3). ``hybrid``: parameters are sharded inside a
+    node and replicated across nodes. ``sizes``: data and fsdp are as given. tensor and context count in all of them.
+    """
+
+    layout: Literal["replicated", "fsdp", "hybrid", "sizes"] = "fsdp"
+    data: int = bounded(1, low=-1)  # replicas
+    fsdp: int = bounded(-1, low=-1)  # parameter shards
+    tensor: int = bounded(1, low=1)  # parts of heads, mlp and vocabulary
+    context: int = bounded(1, low=1)  # parts of the sequence
 
     def contradictions(self) -> Iterator[str]:
-        if self.fsdp == 0:
-            yield "fsdp is 0; give a number of devices, or -1 for all"
+        if self.data == 0 or self.fsdp == 0:
+            yield "data and fsdp are numbers of devices, or -1 for the rest, but one of them is 0"
+        if self.data == self.fsdp == -1:
+            yield "data and fsdp cannot both be the rest (-1)"
+        if self.layout != "sizes" and (self.data, self.fsdp) != (1, -1):
+            yield f"data {self.data} and fsdp {self.fsdp} are for layout 'sizes', but layout is {self.layout!r}"
 
 
 @frozen

@@ -7,8 +7,9 @@
 Results are a function of the inputs and the seed: an example does not depend on its neighbours in the list.
 """
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -65,7 +66,7 @@ class DualDiffusionPipeline:
         beside it, under its name with ``.dualdiff_jax`` added, and is what later calls read.
         Raises ``UserError`` if the folder is damaged or of another model.
         """
-        mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]) if mesh is None else mesh
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
         path = Path(path)
         if path.is_dir() and not is_model_folder(path) and (path / "model_index.json").is_file():
             from convert.importer import open_pipeline  # here, for convert stands on this package
@@ -131,9 +132,8 @@ class DualDiffusionPipeline:
         token_ids = np.stack([self.tokenizer.caption_ids(prompt, default.text_length) for prompt in prompts])
         for rows, count, rngs in self._batches(len(prompts), seed):
             noise = programs.noise(rngs, shape) if latents is None else jnp.asarray(latents, jnp.float32)[rows]
-            drawn, estimates = programs.draw(
-                self.config,
-                self.weights,
+            drawn, estimates = self._run(
+                programs.draw,
                 self._place(token_ids[rows]),
                 null,
                 self._place(noise),
@@ -220,9 +220,8 @@ class DualDiffusionPipeline:
         token_ids = [self.tokenizer.masked_ids(prompt, length) for prompt in prompts]
         done: list[MaskedSample] = []
         for rows, count, rngs in self._batches(len(pixels), seed):
-            sample = programs.read(
-                self.config,
-                self.weights,
+            sample = self._run(
+                programs.read,
                 self._place(np.stack([pixels[i] for i in rows])),
                 self._place(np.stack([token_ids[i] for i in rows])),
                 self._place(rngs),
@@ -236,19 +235,19 @@ class DualDiffusionPipeline:
 
     def encode_text(self, token_ids: TokenIds) -> TextEmbeddings:
         """(b, l) -> (b, l, t5 width)."""
-        return programs.encode_text(self.config, self.weights, jnp.asarray(token_ids, jnp.int32))
+        return self._run(programs.encode_text, jnp.asarray(token_ids, jnp.int32))
 
     def encode_image(self, images: Images, rng: Key | None = None) -> Latents:
         """(b, h, w, 3) in [-1, 1] -> latents; with ``rng`` a draw from the posterior, else its mode."""
-        return programs.encode_image(self.config, self.weights, jnp.asarray(images, jnp.float32), rng)
+        return self._run(programs.encode_image, jnp.asarray(images, jnp.float32), rng)
 
     def decode_latents(self, latents: Latents) -> Images:
         """Latents (b, h, w, c) -> (b, h, w, 3), nominally in [-1, 1]."""
-        return programs.decode_latents(self.config, self.weights, jnp.asarray(latents, jnp.float32))
+        return self._run(programs.decode_latents, jnp.asarray(latents, jnp.float32))
 
     def denoise(self, latents: Latents | None, timestep: PerExample, text_embeddings: TextEmbeddings) -> DenoiserOutput:
         """Velocity and logits. latents (b, h, w, c) or None (the null image); timestep (b,) in [0, 1000]."""
-        return programs.denoise(self.config, self.weights, latents, jnp.asarray(timestep), text_embeddings)
+        return self._run(programs.denoise, latents, jnp.asarray(timestep), text_embeddings)
 
     def subs_log_probs(self, latents: Latents | None, token_ids: TokenIds) -> jax.Array:
         """(b, l, v) fp32: the distribution that a masked token is drawn from; a visible token is itself for certain.
@@ -256,11 +255,16 @@ class DualDiffusionPipeline:
         SUBS (arXiv 2406.07524, section 3.2.1). latents (b, h, w, c) or None; token_ids (b, l) with masks.
         """
         token_ids = jnp.asarray(token_ids, jnp.int32)
-        return programs.subs_log_probs(self.config, self.weights, latents, token_ids, self.tokenizer.mask_token_id)
+        return self._run(programs.subs_log_probs, latents, token_ids, self.tokenizer.mask_token_id)
 
     @property
     def _downscale(self) -> int:
         return downscale(self.config.autoencoder)
+
+    def _run(self, program: Callable, *args, **kwargs):
+        """A program of this model, with its mesh in force."""
+        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+            return program(self.config, self.weights, *args, **kwargs)
 
     def _place(self, rows: np.ndarray | jax.Array) -> jax.Array:
         """A batch, split over the mesh."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.models.stack import peeled
 from dualdiff_jax.objectives import masked_diffusion
 from dualdiff_jax.sampling.flow_sampler import euler
 from dualdiff_jax.sampling.guidance import guided_velocity
@@ -36,7 +37,7 @@ def draw(
     is_guided: bool,
 ) -> tuple[Latents, Latents]:
     """Noise to latents for one batch; token_ids (b, l), null_token_ids (l,), noise (b, h, w, c)."""
-    model = bind(config, weights)
+    model = bind(config, weights, peeled)
     text = model.encode_text(token_ids)
     null = jnp.broadcast_to(model.encode_text(null_token_ids[None]), text.shape) if is_guided else None
 
@@ -59,7 +60,7 @@ def read(
     order: str,
 ) -> MaskedSample:
     """Masks to tokens for one batch; images (b, h, w, 3), token_ids (b, l), rngs (b,)."""
-    model = bind(config, weights)
+    model = bind(config, weights, peeled)
     keys = jax.vmap(jax.random.split)(rngs)
     latents = model.autoencoder.encode(images, keys[:, 0])
     clean = jnp.zeros(1)

@@ -1,15 +1,21 @@
 """Where arrays live: the mesh, and the one table from logical axes to mesh axes.
 
 A parameter names what each of its dims *is* (``width``, ``heads``, ...); this table alone says where
-that goes. Changing the strategy is changing the table.
+that goes. Activations name theirs too (``constrain``). Changing the strategy is changing the table.
+
+The mesh has the axes ``data`` (replicas), ``fsdp`` (parameter shards), ``tensor`` (heads and mlp) and
+``context`` (the sequence). Between nodes (TPU slices, GPU hosts) lies the slow network: ``data`` goes
+there first, then ``fsdp``; ``tensor`` and ``context`` stay inside a node.
 """
 
+import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dualdiff_jax.config import MeshConfig
@@ -28,6 +34,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "vocab": "tensor",
     "head_dim": None,
     "layers": None,
+    "activation": None,  # the width of an activation, whose batch is sharded
     "patch": None,  # patch * patch * channels
     "frequency": None,  # of the timestep's sinusoids
     "text_width": None,  # T5's width where it enters the MMDiT, whose own width is sharded
@@ -40,22 +47,70 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "channel": None,  # inputs of a convolution, whose outputs are sharded
 }
 
-SMALL_LEAF = 1 << 16  # elements; a leaf below this may stay whole where its dims do not divide
+SMALL_LEAF = 1 << 20  # elements; a leaf below this may stay whole where its dims do not divide
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """All ``devices`` (default: every one there is) as a mesh over ``MESH_AXES``.
 
-    Raises ``UserError`` where the sizes do not multiply to the number of devices.
+    Raises ``UserError`` where the sizes do not multiply to the number of devices, or do not fit its nodes.
     """
     devices = list(jax.devices() if devices is None else devices)
-    fsdp = len(devices) if config.fsdp == -1 else config.fsdp
-    if fsdp != len(devices):
-        raise UserError(
-            f"mesh.fsdp is {fsdp}, but there are {len(devices)} devices; give {len(devices)}, or -1 for all"
+    nodes = _nodes(devices)
+    sizes = mesh_sizes(config, len(devices), nodes)
+    across = _across_nodes(sizes, nodes)
+    within = tuple(size // over for size, over in zip(sizes, across, strict=True))
+    if nodes > 1:
+        arranged = mesh_utils.create_hybrid_device_mesh(
+            within, across, devices, process_is_granule=not hasattr(devices[0], "slice_index")
         )
-    shape = (1, fsdp, 1, 1)
-    return Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    else:
+        arranged = np.asarray(devices).reshape(sizes)
+    mesh = Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    log.info("mesh: %s over %d nodes", ", ".join(f"{n} {s}" for n, s in mesh.shape.items()), nodes)
+    return mesh
+
+
+def mesh_sizes(config: MeshConfig, devices: int, nodes: int) -> tuple[int, int, int, int]:
+    """The size of each mesh axis for so many devices; ``UserError`` where they cannot be met."""
+    data, fsdp, tensor, context = config.data, config.fsdp, config.tensor, config.context
+    if config.layout == "replicated":
+        data, fsdp = -1, 1
+    elif config.layout == "fsdp":
+        data, fsdp = 1, -1
+    elif config.layout == "hybrid":
+        data, fsdp = nodes, -1
+    sizes = [data, fsdp, tensor, context]
+    known = math.prod(size for size in sizes if size != -1)
+    said = ", ".join(
+        f"{name} {'the rest' if size == -1 else size}" for name, size in zip(MESH_AXES, sizes, strict=True)
+    )
+    if devices % known or (-1 not in sizes and known != devices):
+        divisors = [n for n in range(1, devices + 1) if devices % n == 0]
+        raise UserError(
+            f"mesh: {said} does not fit {devices} devices; their product must be {devices}"
+            f" (sizes that divide it: {', '.join(map(str, divisors))}), or give one axis -1 for the rest"
+        )
+    return tuple(devices // known if size == -1 else size for size in sizes)
+
+
+def _nodes(devices: Sequence[jax.Device]) -> int:
+    """Parts of the devices that are joined by a fast network: TPU slices, else hosts with GPUs."""
+    if devices[0].platform == "cpu":
+        return 1
+    return len({getattr(device, "slice_index", device.process_index) for device in devices})
+
+
+def _across_nodes(sizes: Sequence[int], nodes: int) -> tuple[int, int, int, int]:
+    """How much of each axis lies between nodes: of ``data`` what it can, of ``fsdp`` what is left."""
+    data = math.gcd(sizes[0], nodes)
+    fsdp = nodes // data
+    if sizes[1] % fsdp:
+        raise UserError(
+            f"mesh: data {sizes[0]} and fsdp {sizes[1]} cannot span {nodes} nodes; tensor and context must lie inside "
+            f"a node, so data * fsdp must be a multiple of {nodes}"
+        )
+    return data, fsdp, 1, 1
 
 
 def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
@@ -69,19 +124,44 @@ def partition_spec(axes: Sequence[str | None]) -> PartitionSpec:
 
 
 def leaf_sharding(mesh: Mesh, name: str, shape: Sequence[int], axes: Sequence[str | None]) -> NamedSharding:
-    """The sharding of the leaf ``name``; a small leaf whose dims do not divide is replicated."""
-    spec = partition_spec(axes)
-    for size, entry, axis in zip(shape, spec, axes, strict=True):
+    """The sharding of the leaf ``name``; a dim that does not divide stays whole, which for a large leaf is an error."""
+    spec = list(partition_spec(axes))
+    for dim, (size, entry, axis) in enumerate(zip(shape, spec, axes, strict=True)):
         parts = _parts(mesh, entry)
         if size % parts:
             if math.prod(shape) >= SMALL_LEAF:
                 raise UserError(
                     f"{name}: {axis} has size {size}, which does not divide over the {parts} devices of mesh axis "
-                    f"{entry!r}; choose a number of devices that divides {size}"
+                    f"{entry!r}; choose a size of it that divides {size}"
                 )
-            log.info("%s %s stays whole on every device: %s %d does not divide by %d", name, shape, axis, size, parts)
-            return replicated(mesh)
-    return NamedSharding(mesh, spec)
+            log.info("%s %s stays whole along %s: %d does not divide by %d", name, shape, axis, size, parts)
+            spec[dim] = None
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+def over(mesh: Mesh, program: Callable) -> Callable:
+    """``program``, always called (and so traced) with ``mesh`` in force; ``.jitted`` is the program itself."""
+
+    @functools.wraps(program)
+    def call(*args, **kwargs):
+        with jax.set_mesh(mesh):
+            return program(*args, **kwargs)
+
+    call.jitted = program
+    return call
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """``x`` laid out by the table over the mesh that is in force (``jax.set_mesh``); without one, ``x``.
+
+    A dim that does not divide is left to the compiler.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec = partition_spec(axes)
+    fits = (entry if size % _parts(mesh, entry) == 0 else None for size, entry in zip(x.shape, spec, strict=True))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*fits))
 
 
 def _parts(mesh: Mesh, entry: str | tuple[str, ...] | None) -> int:

@@ -16,8 +16,11 @@ from dualdiff_jax.config import MMDiTConfig
 from dualdiff_jax.models.activations import gelu
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear, zeros
+from dualdiff_jax.sharding import constrain
 
 LAYER_NORM_EPSILON = 1e-6
+STREAM_AXES = ("batch", "sequence", "activation")
+QKV_AXES = ("batch", "sequence", "projection", "heads", "head_dim")
 
 
 def layer_norm(x: jax.Array) -> jax.Array:
@@ -58,29 +61,31 @@ class Stream(nnx.Module):
 class JointBlock(nnx.Module):
     """(image stream, text stream) -> the same, after one attention over both. Equations (1)-(3)."""
 
-    def __init__(self, config: MMDiTConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: MMDiTConfig, *, kernel: str = "xla", rngs: nnx.Rngs):
+        self.kernel = kernel
         self.image = Stream(config, rngs=rngs)
         self.text = Stream(config, rngs=rngs)
         self.scale = (config.width // config.heads) ** -0.5
 
     def __call__(self, image: jax.Array, text: jax.Array, conditioning: jax.Array) -> tuple[jax.Array, jax.Array]:
         """image (b, i, d), text (b, l, d), conditioning (b, d)."""
-        streams, hidden = (self.image, self.text), (image, text)
+        streams, inputs = (self.image, self.text), (image, text)
         with jax.named_scope("modulation"):
             vectors = [jnp.unstack(stream.modulation(conditioning), axis=1) for stream in streams]
         with jax.named_scope("qkv"):
             qkv = [
-                stream.qkv(modulate(x, shift, scale))
-                for stream, x, (shift, scale, *_) in zip(streams, hidden, vectors, strict=True)
+                constrain(stream.qkv(modulate(x, shift, scale)), *QKV_AXES)
+                for stream, x, (shift, scale, *_) in zip(streams, inputs, vectors, strict=True)
             ]
         q, k, v = jnp.unstack(jnp.concatenate(qkv, axis=1), axis=2)
-        attended = jnp.split(attention(q, k, v, scale=self.scale), [image.shape[1]], axis=1)
+        attended = jnp.split(attention(q, k, v, scale=self.scale, kernel=self.kernel), [image.shape[1]], axis=1)
         out = []
         for stream, x, a, (_, _, gate_a, shift_m, scale_m, gate_m) in zip(
-            streams, hidden, attended, vectors, strict=True
+            streams, inputs, attended, vectors, strict=True
         ):
             x = x + gate_a[:, None] * stream.attention_out(a)
             with jax.named_scope("mlp"):
-                y = stream.mlp_out(gelu(stream.mlp_in(modulate(x, shift_m, scale_m))))
-            out.append(x + gate_m[:, None] * y)
+                hidden = constrain(stream.mlp_in(modulate(x, shift_m, scale_m)), "batch", "sequence", "mlp")
+                y = stream.mlp_out(gelu(hidden))
+            out.append(constrain(x + gate_m[:, None] * y, *STREAM_AXES))
         return out[0], out[1]

@@ -13,17 +13,20 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from dualdiff_jax.arrays import DenoiserOutput, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.autoencoder import build_autoencoder
 from dualdiff_jax.models.embeddings import Constant
 from dualdiff_jax.models.mmdit import MMDiT
+from dualdiff_jax.models.stack import RunBlocks, scan_blocks
 from dualdiff_jax.models.t5_encoder import T5Encoder
 from dualdiff_jax.sharding import leaf_sharding
 
+NO_MESH = AbstractMesh((), ())
 NETWORKS = ("mmdit", "t5", "autoencoder")  # the first part of a leaf's name
 
 
@@ -42,6 +45,7 @@ class DualDiffusionModel(nnx.Module):
                 channels=config.autoencoder.channels,
                 text_width=config.t5.width,
                 dtype=dtype,
+                kernel=choose_kernel(config.attention, jax.default_backend(), dtype),
                 rngs=rngs,
             )
 
@@ -78,7 +82,8 @@ class LeafSpec:
 
 @functools.lru_cache(maxsize=16)
 def _blueprint(config: ModelConfig, networks: tuple[str, ...] = NETWORKS) -> tuple[nnx.GraphDef, dict[str, LeafSpec]]:
-    graph, state = nnx.split(nnx.eval_shape(lambda: DualDiffusionModel(config, networks, rngs=nnx.Rngs(0))))
+    with jax.sharding.use_abstract_mesh(NO_MESH):  # else flax takes the names of dims for mesh axes
+        graph, state = nnx.split(nnx.eval_shape(lambda: DualDiffusionModel(config, networks, rngs=nnx.Rngs(0))))
     specs = {}
     for path, variable in nnx.to_flat_state(state):
         value = variable.get_value()
@@ -115,10 +120,11 @@ def init_weights(config: ModelConfig, mesh: Mesh, rng: Key) -> Weights:
     return jax.jit(build, out_shardings=weight_shardings(config, mesh))(rng)
 
 
-def bind(config: ModelConfig, weights: Weights) -> DualDiffusionModel:
+def bind(config: ModelConfig, weights: Weights, run_blocks: RunBlocks = scan_blocks) -> DualDiffusionModel:
     """The model with these weights; cheap, and meant to be called inside ``jit``.
 
-    Whole networks may be missing; using one of them is then a ``UserError``.
+    ``run_blocks`` is how the MMDiT's stack is run (``models/stack.py``). Whole networks may be missing; using one
+    of them is then a ``UserError``.
     """
     tree: dict = {}
     for name, value in weights.items():
@@ -129,7 +135,10 @@ def bind(config: ModelConfig, weights: Weights) -> DualDiffusionModel:
         folder[leaf] = value
     present = {network_of(name) for name in weights}
     networks = tuple(network for network in NETWORKS if network in present)
-    return nnx.merge(_blueprint(config, networks)[0], nnx.State(tree))
+    model = nnx.merge(_blueprint(config, networks)[0], nnx.State(tree))
+    if "mmdit" in networks:
+        model.mmdit.run_blocks = run_blocks
+    return model
 
 
 def split_trainable(config: ModelConfig, weights: Mapping, patterns: Sequence[str]) -> tuple[dict, dict]:

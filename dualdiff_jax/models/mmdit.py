@@ -17,7 +17,7 @@ from flax import nnx
 from dualdiff_jax.arrays import DenoiserOutput, Latents, PerExample, TextEmbeddings
 from dualdiff_jax.config import MMDiTConfig
 from dualdiff_jax.models.activations import silu
-from dualdiff_jax.models.blocks import JointBlock, layer_norm, modulate
+from dualdiff_jax.models.blocks import STREAM_AXES, JointBlock, layer_norm, modulate
 from dualdiff_jax.models.embeddings import (
     Constant,
     TimestepEmbedding,
@@ -28,14 +28,16 @@ from dualdiff_jax.models.embeddings import (
 )
 from dualdiff_jax.models.linear import Linear, zeros
 from dualdiff_jax.models.stack import scan_blocks, stacked
+from dualdiff_jax.sharding import constrain
 
 
 class MMDiT(nnx.Module):
     """The joint transformer. Parameters are fp32; it computes in ``dtype``."""
 
-    def __init__(self, config: MMDiTConfig, *, channels: int, text_width: int, dtype: str, rngs: nnx.Rngs):
+    def __init__(self, config: MMDiTConfig, *, channels: int, text_width: int, dtype: str, kernel: str, rngs: nnx.Rngs):
         width, patch = {"width": config.width}, {"patch": config.patch_size**2 * channels}
         self.patch_size, self.dtype = config.patch_size, jnp.dtype(dtype)
+        self.run_blocks = scan_blocks  # or how else the stack is run: with remat, or for inference
         self.patch_embedding = Linear(patch, width, rngs=rngs)
         self.positions = Constant(
             jnp.asarray(position_table(config.position_grid, config.position_base, config.width)),
@@ -47,7 +49,7 @@ class MMDiT(nnx.Module):
         )
         self.text_embedding = Linear({"text_width": text_width}, width, rngs=rngs)
         self.timestep_embedding = TimestepEmbedding(config.width, rngs=rngs)
-        self.blocks = stacked(lambda rngs: JointBlock(config, rngs=rngs), config.depth, rngs)
+        self.blocks = stacked(lambda rngs: JointBlock(config, kernel=kernel, rngs=rngs), config.depth, rngs)
         self.image_modulation = Linear(width, {"projection": 2, "modulated": config.width}, init=zeros, rngs=rngs)
         self.image_out = Linear(width, patch, init=zeros, rngs=rngs)
         self.text_out = Linear(width, {"vocab": config.vocab_size}, init=zeros, rngs=rngs)
@@ -67,7 +69,8 @@ class MMDiT(nnx.Module):
             image = self._embed(latents)
         text = self.text_embedding(text_embeddings.astype(self.dtype))
         conditioning = silu(self.timestep_embedding(timestep, self.dtype))
-        image, text = scan_blocks(self.blocks, lambda block, x: block(*x, conditioning), (image, text))
+        image, text = constrain(image, *STREAM_AXES), constrain(text, *STREAM_AXES)
+        image, text = self.run_blocks(self.blocks, lambda block, x: block(*x, conditioning), (image, text))
         velocity = None if latents is None else self._velocity(image, conditioning, latents.shape[1:3])
         with jax.named_scope("text_head"):
             logits = self.text_out(layer_norm(text))

@@ -1,14 +1,39 @@
-"""Blocks that are all alike: one set of parameters with a leading ``layers`` dim, one compiled body."""
+"""Blocks that are all alike: one set of parameters with a leading ``layers`` dim, one compiled body.
 
+Three ways to run them: ``scan_blocks``; ``rematerialised``, whose backward pass computes some activations
+again; ``peeled``, for inference, where what the last block does for an output that nobody uses is left out.
+"""
+
+import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from flax import nnx
 
+from dualdiff_jax.models.attention import SAVED
+
 Carry = TypeVar("Carry")
+Apply = Callable[[nnx.Module, Carry], Carry]
+RunBlocks = Callable[[nnx.Module, Apply, Any], Any]
 
 SHALLOW = 4  # up to this depth a loop saves no compile time, and its saved activations cost copies
+
+_policies = jax.checkpoint_policies
+# Name -> what of a block's forward pass is kept for its backward pass.
+REMAT: dict[str, Callable] = {
+    "full": lambda: _policies.nothing_saveable,
+    "save_attention": lambda: _policies.save_only_these_names(SAVED),
+    "dots": lambda: _policies.save_from_both_policies(
+        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(SAVED)
+    ),
+    "offload": lambda: _policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[SAVED],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+}
 
 
 def stacked(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -22,7 +47,7 @@ def stacked(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs)
     return build_all(rngs)
 
 
-def scan_blocks(blocks: nnx.Module, apply: Callable[[nnx.Module, Carry], Carry], carry: Carry) -> Carry:
+def scan_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable = lambda body: body) -> Carry:
     """Runs ``carry = apply(block, carry)`` for each block of a stacked module, first to last."""
     graph, layers = nnx.split(blocks)
 
@@ -30,4 +55,27 @@ def scan_blocks(blocks: nnx.Module, apply: Callable[[nnx.Module, Carry], Carry],
         return apply(nnx.merge(graph, layer), carry), None
 
     depth = jax.tree.leaves(layers)[0].shape[0]
-    return jax.lax.scan(body, carry, layers, unroll=depth <= SHALLOW)[0]
+    return jax.lax.scan(wrap(body), carry, layers, unroll=depth <= SHALLOW)[0]
+
+
+def rematerialised(policy: str) -> RunBlocks:
+    """``scan_blocks`` under a policy of ``REMAT``; ``none`` keeps everything."""
+    if policy == "none":
+        return scan_blocks
+    return functools.partial(
+        scan_blocks, wrap=functools.partial(jax.checkpoint, policy=REMAT[policy](), prevent_cse=False)
+    )
+
+
+def peeled(blocks: nnx.Module, apply: Apply, carry: Carry) -> Carry:
+    """``scan_blocks`` with the last block outside the loop, where dead code is removed. Not for gradients."""
+    graph, layers = nnx.split(blocks)
+    depth = jax.tree.leaves(layers)[0].shape[0]
+    if depth <= SHALLOW:
+        return scan_blocks(blocks, apply, carry)
+
+    def block(index: jax.Array | int) -> nnx.Module:
+        return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], layers))
+
+    carry = jax.lax.fori_loop(0, depth - 1, lambda index, carry: apply(block(index), carry), carry)
+    return apply(block(depth - 1), carry)

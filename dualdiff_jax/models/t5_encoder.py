@@ -20,8 +20,10 @@ from dualdiff_jax.models.activations import gelu
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear
 from dualdiff_jax.models.stack import scan_blocks, stacked
+from dualdiff_jax.sharding import constrain
 
 RMS_EPSILON = 1e-6
+STREAM_AXES = ("batch", "sequence", "activation")
 
 # A fresh relative bias is large: each head then looks at distances of its own from the first step. Starting
 # near zero, as pretrained T5 did, Adam needs thousands of steps before position tells tokens apart.
@@ -72,7 +74,7 @@ class EncoderBlock(nnx.Module):
         k, v = jnp.unstack(self.kv(normed), axis=2)
         x = x + self.attention_out(attention(self.q(normed), k, v, scale=1.0, bias=bias))
         gate, value = jnp.unstack(self.mlp_in(self.mlp_norm(x)), axis=2)
-        return x + self.mlp_out(gelu(gate) * value)
+        return constrain(x + self.mlp_out(gelu(gate) * value), *STREAM_AXES)
 
 
 class T5Encoder(nnx.Module):
@@ -95,6 +97,6 @@ class T5Encoder(nnx.Module):
         with jax.named_scope("t5"):
             buckets = relative_buckets(token_ids.shape[1], self.buckets, self.max_distance)
             bias = self.relative_bias[...][buckets].transpose(2, 0, 1)[None]
-            x = self.embedding[...].astype(self.dtype)[token_ids]
+            x = constrain(self.embedding[...].astype(self.dtype)[token_ids], *STREAM_AXES)
             x = scan_blocks(self.blocks, lambda block, x: block(x, bias), x)
             return self.norm(x)

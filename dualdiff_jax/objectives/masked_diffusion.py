@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from dualdiff_jax.arrays import Key, PerExample, PerToken, TokenIds
 from dualdiff_jax.objectives.time_sampling import T_MIN
 
+PIECE = 64  # tokens whose log-probabilities over the vocabulary are in memory together
 NEVER = -1e30  # a log-probability that no softmax and no draw survives, and that stays finite in a product
 
 
@@ -44,6 +45,23 @@ def masked_log_probs(logits: jax.Array, mask_token_id: int) -> jax.Array:
     return jax.nn.log_softmax(jnp.where(is_mask_token, NEVER, logits.astype(jnp.float32)), axis=-1)
 
 
+def token_log_probs(logits: jax.Array, token_ids: TokenIds, mask_token_id: int) -> jax.Array:
+    """(b, l) fp32: ``masked_log_probs`` of one token at each place.
+
+    A long text is done in pieces, each computed again in the backward pass, so that (b, l, v) is never held in fp32.
+    """
+
+    def piece(logits: jax.Array, token_ids: TokenIds) -> jax.Array:
+        is_token = jnp.arange(logits.shape[-1]) == token_ids[..., None]
+        return jnp.where(is_token, masked_log_probs(logits, mask_token_id), 0.0).sum(axis=-1)
+
+    length = logits.shape[1]
+    if length <= PIECE:
+        return piece(logits, token_ids)
+    pieces = [slice(start, start + PIECE) for start in range(0, length, PIECE)]
+    return jnp.concatenate([jax.checkpoint(piece)(logits[:, at], token_ids[:, at]) for at in pieces], axis=1)
+
+
 def subs_log_probs(logits: jax.Array, noisy_token_ids: TokenIds, mask_token_id: int) -> jax.Array:
     """(b, l, v) fp32 log-probabilities of each clean token, visible tokens carried over. Equation (2)."""
     is_masked = (noisy_token_ids == mask_token_id)[..., None]
@@ -58,7 +76,6 @@ def masked_nelbo(
 
     A clean token that is itself the mask token has no finite NELBO and counts as zero.
     """
-    log_probs = masked_log_probs(logits, mask_token_id)
-    log_p = jnp.take_along_axis(log_probs, clean_token_ids[..., None], axis=-1)[..., 0]
+    log_p = token_log_probs(logits, clean_token_ids, mask_token_id)
     counted = is_masked & (clean_token_ids != mask_token_id)
     return -jnp.where(counted, log_p, 0.0).sum(axis=-1) / t

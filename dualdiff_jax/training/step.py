@@ -18,8 +18,9 @@ from jax.sharding import Mesh
 from dualdiff_jax.arrays import Key, Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.models.stack import rematerialised
 from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, TextExamples, corrupt, joint_loss
-from dualdiff_jax.sharding import batch_sharding, replicated
+from dualdiff_jax.sharding import batch_sharding, over, replicated
 from dualdiff_jax.training.optimizer import learning_rate
 from dualdiff_jax.training.state import TrainState, build_optimizer, state_shardings
 
@@ -55,11 +56,14 @@ def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
     shardings = state_shardings(config, mesh)
-    return jax.jit(
-        step,
-        in_shardings=(shardings, None, batch_sharding(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
+    return over(
+        mesh,
+        jax.jit(
+            step,
+            in_shardings=(shardings, None, batch_sharding(mesh)),
+            out_shardings=(shardings, replicated(mesh)),
+            donate_argnums=0,
+        ),
     )
 
 
@@ -87,7 +91,7 @@ def _gradients(
     """Equation (3)."""
 
     def loss(params: Weights, part: Corrupted) -> tuple[jax.Array, Metrics]:
-        model = bind(config.model, params | frozen)
+        model = bind(config.model, params | frozen, rematerialised(config.train.remat))
         return joint_loss(model, part, config.objective, mask_token_id=mask_token_id)
 
     gradient = jax.grad(loss, has_aux=True)

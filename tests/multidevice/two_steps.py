@@ -39,7 +39,7 @@ def settings(folder: Path) -> tuple[RunConfig, Tokenizer]:
 
 
 def mesh_of(devices: int) -> jax.sharding.Mesh:
-    return make_mesh(MeshConfig(fsdp=devices), jax.devices()[:devices])
+    return make_mesh(MeshConfig(), jax.devices()[:devices])
 
 
 def draw_batch(config: RunConfig, tokenizer: Tokenizer, step: int) -> Batch:

@@ -32,7 +32,7 @@ SIZE = 6, 8  # of the latents
 
 @pytest.fixture
 def mesh():
-    return make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 def inputs(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -103,6 +103,6 @@ def test_differences_name_the_field_and_both_values():
     config.train.steps = 2500
     config.model.sampling.guidance_scale = 2.0
     assert list(differences(old, resolve(config))) == [
-        "model.sampling.guidance_scale: 3.0 -> 2.0",
+        f"model.sampling.guidance_scale: {old.model.sampling.guidance_scale} -> 2.0",
         f"train.steps: {old.train.steps} -> 2500",
     ]

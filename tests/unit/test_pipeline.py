@@ -135,7 +135,7 @@ from dualdiff_jax.sharding import make_mesh
 pictures = np.load(sys.argv[2])["pictures"]
 found = {}
 for name, devices in (("one", 1), ("eight", 8)):
-    mesh = make_mesh(MeshConfig(fsdp=devices), jax.devices()[:devices])
+    mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     pipe = DualDiffusionPipeline.from_pretrained(sys.argv[1], mesh)
     leaf = pipe.weights["mmdit.blocks.image.mlp_in.kernel"]
     assert leaf.addressable_shards[0].data.size == leaf.size // devices

@@ -12,10 +12,12 @@ from dualdiff_jax.sharding import (
     MESH_AXES,
     RULES,
     SMALL_LEAF,
+    _across_nodes,
     batch_sharding,
     check_batch,
     leaf_sharding,
     make_mesh,
+    mesh_sizes,
     partition_spec,
     replicated,
 )
@@ -63,7 +65,7 @@ def test_a_small_leaf_that_does_not_divide_stays_whole_and_says_so(caplog):
         sharding = leaf_sharding(abstract_mesh(), "some.bias", (12,), ("width",))
     assert sharding.is_fully_replicated
     [record] = caplog.records
-    assert "some.bias" in record.getMessage() and "width 12 does not divide by 8" in record.getMessage()
+    assert record.getMessage() == "some.bias (12,) stays whole along width: 12 does not divide by 8"
 
 
 def test_a_leaf_that_divides_says_nothing(caplog):
@@ -88,12 +90,59 @@ def test_the_mesh_has_all_axes_and_by_default_all_devices():
     mesh = make_mesh(MeshConfig())
     assert mesh.axis_names == MESH_AXES
     assert dict(mesh.shape) == {"data": 1, "fsdp": len(jax.devices()), "tensor": 1, "context": 1}
-    assert make_mesh(MeshConfig(fsdp=1), ONE_DEVICE).size == 1
+    assert make_mesh(MeshConfig(), ONE_DEVICE).size == 1
 
 
 def test_a_mesh_of_another_size_than_the_machine_is_an_error():
-    with pytest.raises(UserError, match="mesh.fsdp is 3, but there are 1 devices; give 1, or -1 for all"):
-        make_mesh(MeshConfig(fsdp=3), ONE_DEVICE)
+    with pytest.raises(UserError, match="data 1, fsdp 3, tensor 1, context 1 does not fit 1 devices"):
+        make_mesh(MeshConfig(layout="sizes", fsdp=3), ONE_DEVICE)
+
+
+@pytest.mark.parametrize(
+    "fields, devices, nodes, sizes",
+    [
+        ({}, 8, 1, (1, 8, 1, 1)),
+        ({"layout": "replicated"}, 8, 2, (8, 1, 1, 1)),
+        ({"layout": "hybrid"}, 32, 4, (4, 8, 1, 1)),
+        ({"layout": "hybrid", "tensor": 2}, 32, 4, (4, 4, 2, 1)),
+        ({"tensor": 2, "context": 2}, 32, 4, (1, 8, 2, 2)),
+        ({"layout": "sizes", "data": -1, "fsdp": 4}, 32, 1, (8, 4, 1, 1)),
+        ({"layout": "sizes", "data": 2, "fsdp": 2, "tensor": 2}, 8, 1, (2, 2, 2, 1)),
+    ],
+)
+def test_a_layout_says_what_each_axis_gets(fields, devices, nodes, sizes):
+    assert mesh_sizes(MeshConfig(**fields), devices, nodes) == sizes
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"tensor": 3}, "tensor 3, context 1 does not fit 8 devices"),
+        ({"layout": "sizes", "data": 2, "fsdp": 2}, "their product must be 8"),
+        ({"layout": "hybrid", "tensor": 16}, "sizes that divide it: 1, 2, 4, 8"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_told_with_those_that_would(fields, message):
+    with pytest.raises(UserError, match=message):
+        mesh_sizes(MeshConfig(**fields), 8, 1)
+
+
+@pytest.mark.parametrize(
+    "sizes, nodes, across",
+    [
+        ((4, 8, 1, 1), 4, (4, 1, 1, 1)),
+        ((1, 32, 1, 1), 4, (1, 4, 1, 1)),
+        ((2, 16, 1, 1), 4, (2, 2, 1, 1)),
+        ((8, 4, 1, 1), 1, (1, 1, 1, 1)),
+    ],
+)
+def test_replicas_lie_across_nodes_before_shards_do(sizes, nodes, across):
+    assert _across_nodes(sizes, nodes) == across
+
+
+def test_tensor_and_context_stay_inside_a_node():
+    with pytest.raises(UserError, match="tensor and context must lie inside a node"):
+        _across_nodes((1, 2, 8, 2), 4)
 
 
 def test_batches_are_cut_over_data_and_fsdp():

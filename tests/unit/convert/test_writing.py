@@ -53,7 +53,7 @@ def test_orbax_restores_what_was_written_a_layer_at_a_time(tmp_path, dtype):
         "a.b.kernel": (SPEC.shape, kind),
         "a.c.0": ((5,), kind),
     }
-    mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     target = {n: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding) for n, leaf in stored.items()}
     found = restore(tmp_path / "weights", target)
@@ -83,7 +83,7 @@ def test_a_killed_import_leaves_nothing_that_looks_complete_and_the_next_one_cle
     assert left and all(name.startswith(".") for name in left)
     Import(tmp_path / "source").write(output)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "source"]
-    load_model(output, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
+    load_model(output, make_mesh(MeshConfig(), jax.devices()[:1]))
 
 
 def test_memory_does_not_grow_with_the_model(tmp_path):

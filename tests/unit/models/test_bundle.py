@@ -23,7 +23,7 @@ TIMESTEP = jnp.array([3.0, 900.0])
 
 @pytest.fixture(scope="module")
 def mesh():
-    return make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")

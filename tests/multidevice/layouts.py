@@ -1,0 +1,69 @@
+"""One training step from the same start in every layout of eight devices, and in every way to save memory on one.
+
+python -m tests.multidevice.layouts FOLDER
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.resolution import resolve
+from dualdiff_jax.sharding import batch_sharding, make_mesh
+from dualdiff_jax.training.step import make_step
+from tests.multidevice.two_steps import draw_batch, flat, start
+from tests.small_run import small_run
+
+REFERENCE = "one device"
+MANY = 8
+Case = tuple[int, dict, dict]  # devices, fields of the mesh, fields of sections of the config
+
+CASES: dict[str, Case] = {
+    REFERENCE: (1, {}, {}),
+    "replicated": (MANY, {"layout": "replicated"}, {}),
+    "fsdp": (MANY, {"layout": "fsdp"}, {}),
+    "data 2, fsdp 2, tensor 2": (MANY, {"layout": "sizes", "data": 2, "fsdp": 2, "tensor": 2}, {}),
+    "fsdp 4, context 2": (MANY, {"context": 2}, {}),
+    "tensor 2, context 2, TPU kernel": (
+        MANY,
+        {"tensor": 2, "context": 2},
+        {"model": {"attention": "splash_interpreted"}},
+    ),
+    "microbatches 2": (1, {}, {"train": {"microbatches": 2}}),
+    "microbatches 4, fsdp 2": (2, {}, {"train": {"microbatches": 4}}),
+    **{f"remat {policy}": (1, {}, {"train": {"remat": policy}}) for policy in ("full", "dots", "save_attention")},
+}
+
+
+def run(folder: Path, case: Case) -> dict[str, np.ndarray]:
+    """State and metrics after the step, by name."""
+    devices, fields, sections = case
+    train = {"steps": 5, "global_batch_size": MANY} | sections.get("train", {})
+    model = {"mmdit": {"depth": 2}} | sections.get("model", {})
+    optimizer = {"warmup_steps": 0, "schedule": "constant", "learning_rate": 1e-3}
+    config, tokenizer = small_run(folder / "data", model=model, train=train, optimizer=optimizer)
+    mesh = make_mesh(resolve(ConfigDict(fields), MeshConfig), jax.devices()[:devices])
+    state, frozen = start(config, mesh)
+    step = make_step(
+        config,
+        mesh,
+        null_token_ids=tokenizer.null_ids(config.data.text_length),
+        mask_token_id=tokenizer.mask_token_id,
+    )
+    batch = jax.device_put(draw_batch(config, tokenizer, 1), batch_sharding(mesh))
+    state, metrics = step(state, frozen, batch)
+    return flat(state) | {f"metrics {name}": np.asarray(value) for name, value in metrics.items()}
+
+
+def main(folder: Path) -> None:
+    assert len(jax.devices()) == MANY
+    for number, (name, case) in enumerate(CASES.items()):
+        np.savez(folder / f"{number}.npz", **run(folder, case))
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,76 @@
+"""However eight devices share the work, and whatever is computed again to save memory, the step is that of one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.multidevice.layouts import CASES, MANY, REFERENCE
+
+ROOT = Path(__file__).parents[2]
+BOUND = 1e-5
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
+    folder = tmp_path_factory.mktemp("layouts")
+    flags = f"--xla_force_host_platform_device_count={MANY} --xla_backend_optimization_level=0"  # compiles faster
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.multidevice.layouts", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {name: dict(np.load(folder / f"{number}.npz")) for number, name in enumerate(CASES)}
+
+
+def parts(found: dict[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
+    return {key: value for key, value in found.items() if key.split(" ")[0] in names}
+
+
+def far(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], bound: float = BOUND) -> dict[str, float]:
+    """Name -> norm of the difference over the norm, where that is above the bound."""
+    assert found.keys() == expected.keys() and expected
+    errors = {}
+    for name in expected:
+        size = np.linalg.norm(expected[name])
+        errors[name] = float(np.linalg.norm(found[name] - expected[name]) / (size or 1.0))
+    return {name: error for name, error in errors.items() if not error <= bound}
+
+
+CHANGED = [name for name in CASES if name != REFERENCE]
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_losses_and_gradients(found, case):
+    """The first moment is a tenth of the clipped gradient; the update's norm holds entries that are rounding."""
+    expected = parts(found[REFERENCE], "metrics", "mu", "nu")
+    expected = {name: value for name, value in expected.items() if "update_norm" not in name}
+    assert not far({name: found[case][name] for name in expected}, expected)
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_updates_and_averages(found, case):
+    """Where a gradient is above a thousandth of its leaf's largest: AdamW divides what is below by its own size."""
+    reference, compared, all_of_them = found[REFERENCE], 0, 0
+    for part in ("params", "ema_params"):
+        ours, theirs = {}, {}
+        for name, value in parts(reference, part).items():
+            gradient = np.abs(reference[name.replace(part, "mu", 1)])
+            keep = gradient >= 1e-3 * gradient.max()
+            ours[name], theirs[name] = found[case][name][keep], value[keep]
+            compared, all_of_them = compared + keep.sum(), all_of_them + keep.size
+        assert not far(ours, theirs)
+    assert compared > 0.8 * all_of_them
+
+
+def test_the_cases_do_not_all_compute_the_same_way(found):
+    """The order of sums differs: equality to the bit everywhere would mean that a case changes nothing."""
+    reference = parts(found[REFERENCE], "mu")
+    for case in ("fsdp", "data 2, fsdp 2, tensor 2", "fsdp 4, context 2", "microbatches 2"):
+        assert any(not np.array_equal(found[case][name], value) for name, value in reference.items()), case
