@@ -1,5 +1,6 @@
 """The affine map that every network here is built from."""
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -12,6 +13,33 @@ nnx.use_eager_sharding(False)
 
 fan_in_normal = "fan_in_normal"
 zeros = "zeros"
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, kernel: jax.Array, contracted: int) -> jax.Array:
+    """x's last ``contracted`` dims with the kernel's first, in x's dtype.
+
+    The kernel's gradient is summed over the batch, and over devices, in the kernel's own dtype: a bfloat16 pass
+    over fp32 weights rounds no sum to bfloat16.
+    """
+    return jnp.tensordot(x, kernel.astype(x.dtype), contracted)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, contracted: int) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return product(x, kernel, contracted), (x, kernel)
+
+
+def _backward(contracted: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    outputs, leading = kernel.ndim - contracted, x.ndim - contracted
+    kept = tuple(range(contracted, kernel.ndim)), tuple(range(dy.ndim - outputs, dy.ndim))
+    dx = jax.lax.dot_general(dy, kernel.astype(dy.dtype), ((kept[1], kept[0]), ((), ())))
+    batch = tuple(range(leading))
+    dkernel = jax.lax.dot_general(x, dy, ((batch, batch), ((), ())), preferred_element_type=kernel.dtype)
+    return dx, dkernel
+
+
+product.defvjp(_forward, _backward)
 
 
 class Linear(nnx.Module):
@@ -42,5 +70,5 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(tuple(outputs.values())), out_sharding=tuple(outputs)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = jnp.tensordot(x, self.kernel[...].astype(x.dtype), self.contracted)
+        y = product(x, self.kernel[...], self.contracted)
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
