@@ -7,6 +7,7 @@ that goes. Changing the strategy is changing the table.
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -95,6 +96,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """For arrays whose leading dim is the batch."""
     return NamedSharding(mesh, partition_spec(("batch",)))
+
+
+def place_batch(mesh: Mesh, batch: Any) -> Any:
+    """This host's rows of a pytree of batches, as arrays over the whole mesh."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
 def check_batch(mesh: Mesh, size: int, name: str) -> None:
