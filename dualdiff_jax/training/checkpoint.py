@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import logging
 import platform
+import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,17 +42,24 @@ class Checkpoints:
         self._workdir, self._config, self._mesh = workdir, config, mesh
         self._identity = start_identity(config)
         self._retry_at: int | None = None
+        for library in ("absl", "asyncio"):  # a save that fails is told here in a line, not there in a hundred
+            logging.getLogger(library).setLevel(logging.CRITICAL)
+        self._clear()
         self._open()
 
+    def _clear(self) -> None:
+        """Removes what a kill, or a save that failed, has left half written."""
+        if jax.process_index() == 0:
+            for partial in (self._workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(partial, ignore_errors=True)  # threads of the save that failed may still write there
+
     def _open(self) -> None:
-        """Removes what an earlier process, or a save that failed, has left half written."""
         train = self._config.train
         self._manager = ocp.CheckpointManager(
             (self._workdir / "checkpoints").absolute(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=train.keep_checkpoints,
                 keep_period=train.keep_every or None,
-                cleanup_tmp_directories=True,
                 enable_async_checkpointing=True,
             ),
         )
@@ -73,7 +81,9 @@ class Checkpoints:
         """
         if step in self.steps():
             return
-        self._retry_at = None
+        if self._retry_at is not None:
+            self._clear()
+            self._retry_at = None
         run = {"next_step": step, "records": records, "start": self._identity, "pending": list(pending)}
         run |= {"config": to_dict(self._config), "versions": versions()}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
