@@ -16,7 +16,9 @@ from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.training.record_ids import record_ids
 from tests.end_to_end.command import ROOT, command, environment
-from tests.small_run import small_run, write_config, write_data
+from tests.small_run import RECORDS, small_run, write_config
+
+FIRST = 3  # batches without what blocks
 
 
 def one_device():
@@ -63,12 +65,17 @@ def test_the_ids_are_of_the_records_that_were_read(tmp_path):
 
 @pytest.fixture
 def blocked(tmp_path):
-    """Flags of a run one of whose images is a pipe that nobody writes to: who opens it waits for ever."""
-    write_data(tmp_path / "data")
-    pipe = tmp_path / "data" / "images" / "7.png"
+    """Flags of a run one of whose images is a pipe that nobody writes to: who opens it waits for ever.
+
+    None of the first three batches has it.
+    """
+    config, tokenizer = small_run(tmp_path / "data")
+    early = str([record_ids(config, tokenizer, step) for step in range(FIRST)])
+    late = next(index for index in range(1, RECORDS) if f"[{index}]" not in early)
+    pipe = tmp_path / "data" / "images" / f"{late}.png"
     pipe.unlink()
     os.mkfifo(pipe)
-    write_config(tmp_path / "config.py", tmp_path / "data", steps=400, stall_seconds=12.0)
+    write_config(tmp_path / "config.py", tmp_path / "data", steps=400, log_every=1, stall_seconds=12.0)
     return ["--mode=train", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
 
 
@@ -89,9 +96,10 @@ def test_a_second_signal_ends_it_at_once(blocked, tmp_path):
     """The first is noted, but the loop waits for data and cannot come to its end."""
     process = start(blocked)
     deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and not (tmp_path / "run" / "metrics.jsonl").exists():
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    while time.monotonic() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) >= FIRST):
         time.sleep(0.05)
-    time.sleep(2.0)  # the data that was read ahead is used up
+    time.sleep(2.0)  # the other data that was read ahead is used up
     process.send_signal(signal.SIGTERM)
     time.sleep(1.0)
     assert process.poll() is None
