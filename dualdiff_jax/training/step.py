@@ -46,7 +46,8 @@ def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask
 
     def step(state: TrainState, frozen: Weights, batch: Any) -> tuple[TrainState, Metrics]:
         rng = step_key(config.seed, state.step)
-        corrupted = _corrupt(config, assemble(config, state.params, frozen), batch, rng, null_token_ids, mask_token_id)
+        weights = assemble(config, state.params, frozen)
+        corrupted = corrupt_batch(config, weights, batch, rng, null_token_ids, mask_token_id)
         gradients, metrics = _gradients(config, state.params, frozen, corrupted, mask_token_id)
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -75,7 +76,7 @@ def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask
     )
 
 
-def _corrupt(
+def corrupt_batch(
     config: RunConfig, weights: Weights, batch: Any, rng: Key, null_token_ids: np.ndarray, mask_token_id: int
 ) -> Corrupted:
     """Equation (2)."""
