@@ -1,5 +1,6 @@
 # make demo     trains a small model on real handwriting and samples it both ways
 # make test     runs the tests
+# make kills    kills a run ten times, also while it saves, and compares its end with one that was not stopped
 # make lint     checks style
 # Each sets itself up in .venv first. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
 
@@ -8,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test kills lint clean
 
 setup: $(VENV)/.run
 
@@ -35,6 +36,9 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist=worksteal -q $(ARGS)
+
+kills: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m slow tests/end_to_end/test_resume.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
