@@ -145,11 +145,19 @@ def open_sinks(workdir: Path, config: RunConfig, first_step: int) -> list[Sink]:
 
 
 def check_sinks(config: RunConfig) -> None:
-    """Raises ``UserError`` where a package is missing that the config asks for."""
-    if config.telemetry.tensorboard:
-        needed("tensorboardX", "telemetry.tensorboard")
-    if config.telemetry.wandb_project:
-        needed("wandb", "telemetry.wandb_project")
+    """Raises one ``UserError`` for all packages that the config asks for and that are missing."""
+    faults = []
+    for package, field, is_asked in (
+        ("tensorboardX", "telemetry.tensorboard", config.telemetry.tensorboard),
+        ("wandb", "telemetry.wandb_project", config.telemetry.wandb_project),
+    ):
+        try:
+            if is_asked:
+                needed(package, field)
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 def needed(package: str, field: str) -> Any:

@@ -45,14 +45,17 @@ def test_a_fresh_model_knows_nothing_and_the_figures_say_it(tmp_path):
 
 
 def test_a_run_writes_what_it_validates_and_traces(tmp_path, monkeypatch):
-    """Every two steps and at the end, with the averages; and a trace of the two steps asked for."""
+    """Every two steps and at the end, with the averages, to TensorBoard too; and a trace of the two steps asked for."""
     monkeypatch.setattr(commands, "make_mesh", lambda _: MESH)
-    config, _ = held_out(tmp_path / "data")
+    config, _ = held_out(tmp_path / "data", telemetry={"tensorboard": True})
     commands.run_training(dataclasses.replace(config, profile=(2, 2)), str(tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert all(np.isfinite(line["text_loss"]) and "text_loss_by_t/0" in line for line in lines)
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    for tag in (b"image_loss_by_sigma/3", b"gradient_norm/text_stream", b"validation/text_loss_by_t/0"):
+        assert tag in events.read_bytes()
 
 
 def test_nothing_to_validate_on_is_refused(tmp_path):
