@@ -16,6 +16,7 @@ from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.training.record_ids import record_ids
 from tests.end_to_end.command import ROOT, command, environment
+from tests.full_disk import full_disk
 from tests.small_run import RECORDS, small_run, write_config
 
 FIRST = 3  # batches without what blocks
@@ -45,6 +46,26 @@ def test_steps_that_stay_not_finite_end_the_run_saved(tmp_path, caplog):
     assert [record["skipped"] for record in logged] == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="no step from 2 to 7"):  # as many tries once more
         train(config, tmp_path / "run", one_device())
+
+
+def test_a_full_disk_does_not_end_the_run(tmp_path, caplog):
+    """No room from step 5 to step 9: what is due in between is told and comes later, records are all there."""
+    config, _ = small_run(tmp_path / "data", train={"steps": 12, "log_every": 1, "save_every": 2})
+    last_good = {}
+    with full_disk() as fill:
+
+        def hook(step, weights):
+            if step in (5, 9):
+                fill(step == 5)
+                kept = (tmp_path / "run" / "checkpoints").iterdir()
+                last_good[step] = max(int(path.name) for path in kept if path.name.isdigit())
+
+        assert train(config, tmp_path / "run", one_device(), [(1, hook)]) == tmp_path / "run" / "model"
+    assert last_good[9] in (2, 4) and "a checkpoint cannot be written" in caplog.text
+    assert f"the last good one is of step {last_good[9]}" in caplog.text
+    logged = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert logged == list(range(1, 13))
+    assert (tmp_path / "run" / "checkpoints" / "12").is_dir()
 
 
 def test_the_ids_are_of_the_records_that_were_read(tmp_path):

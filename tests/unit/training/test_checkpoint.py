@@ -3,9 +3,7 @@
 import dataclasses
 import json
 import os
-import resource
 import shutil
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +15,7 @@ from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import checkpoint
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.state import init_state
+from tests.full_disk import full_disk
 from tests.small_run import small_run
 
 # A restore that fails leaves TensorStore's other reads to the garbage collector.
@@ -159,25 +158,15 @@ def test_the_newest_and_the_multiples_stay(settings, mesh, state, tmp_path):
     assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [4, 8, 10, 12]
 
 
-@pytest.fixture
-def full_disk():
-    """A function that makes every file larger than a kilobyte fail to be written, as a quota does, until the end."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda is_full: resource.setrlimit(resource.RLIMIT_FSIZE, (1024 if is_full else limits[0], limits[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-def test_a_full_disk_is_told_and_the_save_is_tried_again(workdir, settings, mesh, state, caplog, full_disk):
+def test_a_full_disk_is_told_and_the_save_is_tried_again(workdir, settings, mesh, state, caplog):
     checkpoints = Checkpoints(workdir, settings, mesh)
-    full_disk(True)
-    assert checkpoints.is_due(6)
-    checkpoints.save(6, at(state, 6), RECORDS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints._manager, "is_saving_in_progress", lambda: False)  # by the next step it is over
-        assert checkpoints.is_due(7) is False
-    full_disk(False)
+    with full_disk() as fill:
+        fill(True)
+        assert checkpoints.is_due(6)
+        checkpoints.save(6, at(state, 6), RECORDS)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoints._manager, "is_saving_in_progress", lambda: False)  # by the next step it is over
+            assert checkpoints.is_due(7) is False
     assert "a checkpoint cannot be written" in caplog.text and "the last good one is of step 4" in caplog.text
     assert "the next try is at step 8" in caplog.text
     assert checkpoints.steps() == [2, 4]
