@@ -105,7 +105,13 @@ class Checkpoints:
             self._give_up(step, error)
 
     def _give_up(self, step: int, error: Exception) -> None:
-        """Training goes on without the checkpoint that could not be written."""
+        """Training goes on without the checkpoint that could not be written.
+
+        Not so on several hosts, which would have to agree on the step of the next try: there the run ends.
+        """
+        folder = self._workdir / "checkpoints"
+        if jax.process_count() > 1:
+            raise UserError(f"{folder}: cannot be written ({reason(error)}); make room, and start again") from error
         with contextlib.suppress(Exception):
             self._manager.close()
         self._open()
@@ -113,7 +119,7 @@ class Checkpoints:
         kept = f"the last good one is of step {self.steps()[-1]}" if self.steps() else "there is none before it"
         log.warning(
             "%s: a checkpoint cannot be written (%s); %s; training goes on, and the next try is at step %d",
-            self._workdir / "checkpoints",
+            folder,
             reason(error),
             kept,
             self._retry_at,

@@ -11,6 +11,7 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.resolution import resolve
 from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training import step as step_module
 from dualdiff_jax.training.optimizer import ema_decay, is_decayed, learning_rate, make_optimizer
 from dualdiff_jax.training.state import abstract_state, init_state
 from dualdiff_jax.training.step import make_step, step_key
@@ -71,6 +72,20 @@ def test_a_step_that_is_not_finite_moves_nothing_but_the_count(tmp_path):
     rates = [float(metrics["learning_rate"]) for metrics in history]
     assert rates[2] == rates[1] > rates[0]
     assert not all(np.array_equal(three.params[name], two.params[name]) for name in two.params)
+
+
+def test_a_gradient_alone_that_is_not_finite_is_enough(tmp_path, monkeypatch):
+    """The loss is a number, and one entry of one gradient is infinite."""
+    gradients = step_module._gradients
+
+    def spoilt(*arguments):
+        found, metrics = gradients(*arguments)
+        return found | {"mmdit.text_out.bias": found["mmdit.text_out.bias"].at[0].set(np.inf)}, metrics
+
+    monkeypatch.setattr(step_module, "_gradients", spoilt)
+    start, end, history = run_steps(tmp_path, steps=1, optimizer={"warmup_steps": 0})
+    jax.tree.map(np.testing.assert_array_equal, (end.params, end.opt_state), (start.params, start.opt_state))
+    assert np.isfinite(history[0]["loss"]) and int(end.skipped) == 1
 
 
 def test_norms_of_the_parts_are_those_of_the_whole(tmp_path):
