@@ -1,21 +1,20 @@
-"""Supervised fine-tuning of the 2B model on visual instruction data, with image generation beside it.
+"""Stage 3: visual instruction data beside images, 128 tokens, lambda 1.
 
-    python main.py --mode=train --config=configs/dual_diff_sft.py --workdir=runs/sft
-
-Only answers (and the padding after them) are masked; prompts stay visible. Hardware of the published run:
-16 A100. This run has not been made with this code.
+    python main.py --mode=train --config=configs/dual_diff_sft.py --workdir=runs/sft \\
+        --config.init_from=runs/pretrain/model
 """
 
 from configs import dual_diff_pretrain
-from configs.dual_diff_pretrain import source
+
+LENGTH = 128
 
 
 def get_config():
     config = dual_diff_pretrain.get_config()
-    config.data.text_length = 128
-    config.data.sources = [s for s in config.data.sources if s["task"] == "image_generation"] + [
-        source("llava_instruct", "instruction", "instructions.json"),
-    ]
+    images, *texts = config.to_dict()["data"]["sources"]
+    config.data.sources = [images, {**texts[0], **dict(name="llava", root="data/llava", task="instruction")}]
+    config.data.text_length = LENGTH
+    config.model.sampling.text_length = LENGTH
     config.objective.text_weight = 1.0
     config.train.update(steps=90_000, global_batch_size=512)
     return config

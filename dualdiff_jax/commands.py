@@ -8,6 +8,7 @@ from pathlib import Path
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.likelihood import Likelihood
 from dualdiff_jax.evaluation.previews import Preview
 from dualdiff_jax.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
@@ -16,13 +17,16 @@ from dualdiff_jax.training.loop import train
 
 
 def run_training(config: RunConfig, workdir: str) -> None:
-    """Trains, with previews where the config asks for them."""
-    hooks = []
+    """Trains, with previews and validation where the config asks for them."""
+    mesh, tokenizer, hooks = make_mesh(config.mesh), Tokenizer(config.data.tokenizer), []
     if config.preview.every:
-        tokenizer = Tokenizer(config.data.tokenizer)
         preview = Preview(config.preview, config.model, tokenizer, Path(workdir) / "samples")
         hooks.append((config.preview.every, preview))
-    print(train(config, workdir, make_mesh(config.mesh), hooks))
+    if config.validation.every:
+        hooks.append((config.validation.every, Likelihood(config, tokenizer, mesh)))
+    folder = train(config, workdir, mesh, hooks)
+    if folder is not None:
+        print(folder)
 
 
 def generate(

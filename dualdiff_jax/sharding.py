@@ -12,6 +12,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -181,6 +182,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def batch_parts(mesh: Mesh) -> int:
     """How many parts a batch is split into."""
     return _parts(mesh, RULES["batch"])
+
+
+def place_batch(mesh: Mesh, batch: Any) -> Any:
+    """This host's rows of a pytree of batches, as arrays over the whole mesh."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
 def check_batch(mesh: Mesh, size: int, name: str) -> None:

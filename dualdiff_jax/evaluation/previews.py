@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from PIL import Image
 
 from dualdiff_jax.arrays import Weights
@@ -22,11 +23,9 @@ class Preview:
         self._config, self._model, self._tokenizer, self._folder = config, model, tokenizer, folder
 
     def __call__(self, step: int, weights: Weights) -> None:
+        """Every host draws and reads; the first one writes."""
         pipeline = DualDiffusionPipeline(self._model, weights, self._tokenizer)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        name = f"step_{step:07d}"
-        if self._config.prompts:
-            grid(pipeline.text_to_image(self._config.prompts)).save(self._folder / f"{name}.png")
+        images = pipeline.text_to_image(self._config.prompts) if self._config.prompts else []
         texts = []
         if self._config.images:
             captions = pipeline.image_to_text(self._config.images)
@@ -34,8 +33,13 @@ class Preview:
             if self._config.question:
                 answers = pipeline.answer(self._config.images, [self._config.question] * len(texts))
                 texts = [text | {"answer": answer} for text, answer in zip(texts, answers, strict=True)]
-        record = {"step": step, "prompts": self._config.prompts, "texts": texts}
-        (self._folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        if jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            name = f"step_{step:07d}"
+            if images:
+                grid(images).save(self._folder / f"{name}.png")
+            record = {"step": step, "prompts": self._config.prompts, "texts": texts}
+            (self._folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:

@@ -1,11 +1,12 @@
 """The joint objective (arXiv 2501.00289, section 3.3).
 
-(1)  L = mean over image batch of the flow loss + lambda * sum over text batch of the NELBO / N
+(1)  L = w * mean over image batch of the flow loss + lambda * sum over text batch of the NELBO / N,  w = 1
 (2)  N = b * l                 ``all_positions``, the released normalization
      N = number of answer tokens  ``answer_tokens``
 The two terms have batches of their own: noisy latents beside clean text (a caption is replaced by the
 empty one with probability 0.1), and masked text beside clean latents at timestep 0. One modality is
-corrupted at a time, never both.
+corrupted at a time, never both. A term of weight 0 is not computed: aligning the mask's embedding needs the text
+alone (lambda = 1, w = 0), tuning on images the images alone.
 
 ``corrupt`` draws everything random; ``joint_loss`` is then a function of the network alone. So a batch
 can be cut into parts after it was corrupted, and their losses and gradients add up to the whole's.
@@ -21,6 +22,8 @@ from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.objectives.flow_matching import add_noise, flow_loss, velocity_target
 from dualdiff_jax.objectives.masked_diffusion import mask_tokens, masked_nelbo
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS, sample_sigma, sample_t
+
+CLOCK_BINS = 4  # parts of [0, 1] that losses are told by
 
 
 class ImageExamples(NamedTuple):
@@ -91,27 +94,49 @@ def corrupt(
 def joint_loss(
     denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig, *, mask_token_id: int
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Equation (1) and its two parts by name (``image_loss``; ``text_loss`` before lambda)."""
-    velocity, logits = _predict(denoiser, batch, config.single_forward)
-    image_losses = flow_loss(velocity, batch.velocity, batch.sigma, config.image_weighting)
-    nelbo = masked_nelbo(logits, batch.clean_token_ids, batch.is_masked, batch.t, mask_token_id)
-    image_loss = (batch.image_share * image_losses).sum()
-    text_loss = (batch.text_share * nelbo).sum()
-    loss = image_loss + config.text_weight * text_loss
-    return loss, {"loss": loss, "image_loss": image_loss, "text_loss": text_loss}
+    """Equation (1), and what it is made of, by name: each entry adds up over parts of a batch, like the loss.
+
+    ``image_loss``, and ``text_loss`` before lambda, of the terms that count; both also by the clock, as the
+    ``by_clock`` of their examples: ``image_loss_by_sigma`` and ``text_loss_by_t``.
+    """
+    velocity, logits = _predict(denoiser, batch, config)
+    terms, told = [], {}
+    if velocity is not None:
+        image_losses = flow_loss(velocity, batch.velocity, batch.sigma, config.image_weighting)
+        told["image_loss"] = (batch.image_share * image_losses).sum()
+        told["image_loss_by_sigma"] = by_clock(batch.image_share * image_losses, batch.sigma)
+        terms.append(config.image_weight * told["image_loss"])
+    if logits is not None:
+        nelbo = masked_nelbo(logits, batch.clean_token_ids, batch.is_masked, batch.t, mask_token_id)
+        told["text_loss"] = (batch.text_share * nelbo).sum()
+        told["text_loss_by_t"] = by_clock(batch.text_share * nelbo, batch.t)
+        terms.append(config.text_weight * told["text_loss"])
+    loss = terms[0] if len(terms) == 1 else terms[0] + terms[1]
+    return loss, {"loss": loss, **told}
 
 
-def _predict(denoiser: Denoiser, batch: Corrupted, single_forward: bool) -> tuple[Latents, jax.Array]:
+def by_clock(losses: PerExample, clock: PerExample) -> jax.Array:
+    """(2, CLOCK_BINS): the sum of the losses, and the number of examples, in equal parts of the clock's [0, 1]."""
+    index = jnp.minimum((CLOCK_BINS * clock).astype(jnp.int32), CLOCK_BINS - 1)
+    inside = index[:, None] == jnp.arange(CLOCK_BINS)
+    return jnp.stack([jnp.where(inside, losses[:, None], 0.0).sum(0), inside.sum(0).astype(losses.dtype)])
+
+
+def _predict(denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig) -> tuple[Latents | None, jax.Array | None]:
     """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
 
     One pass needs both batches in one shape. It wastes the unused head of each half, but runs every
-    matrix once over twice the tokens.
+    matrix once over twice the tokens. A half without weight is None.
     """
     timestep = TIMESTEPS * batch.sigma
     clean = jnp.zeros_like(batch.t)
-    if not single_forward:
-        velocity = denoiser(batch.noisy_latents, timestep, batch.image_token_ids).velocity
-        return velocity, denoiser(batch.text_latents, clean, batch.noisy_token_ids).logits
+    if not (config.single_forward and config.image_weight and config.text_weight):
+        velocity = logits = None
+        if config.image_weight:
+            velocity = denoiser(batch.noisy_latents, timestep, batch.image_token_ids).velocity
+        if config.text_weight:
+            logits = denoiser(batch.text_latents, clean, batch.noisy_token_ids).logits
+        return velocity, logits
     output = denoiser(
         jnp.concatenate([batch.noisy_latents, batch.text_latents]),
         jnp.concatenate([timestep, clean]),

@@ -1,11 +1,12 @@
 """The life of a run, top to bottom.
 
-    claim the workdir -> open the data -> restore or initialise -> step, save, log, hooks -> model folder
+    check -> open the data -> claim the workdir -> restore or start -> step, save, log, hooks -> model folder
 The loop hands the device step n before it reads the metrics of earlier steps, so it never waits in between.
 """
 
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -13,31 +14,42 @@ from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.data.mixture import Batch, Mixture
+from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.sharding import batch_sharding, check_batch
-from dualdiff_jax.training.checkpoint import Checkpoints, claim_workdir
-from dualdiff_jax.training.state import init_state
+from dualdiff_jax.sharding import check_batch, place_batch
+from dualdiff_jax.training.checkpoint import Checkpoints, reason
+from dualdiff_jax.training.faults import SkippedSteps
+from dualdiff_jax.training.interruption import Interruption
+from dualdiff_jax.training.record_ids import record_ids
+from dualdiff_jax.training.sinks import check_sinks
+from dualdiff_jax.training.stall import StallWatch
+from dualdiff_jax.training.start import check_start, save_raw
+from dualdiff_jax.training.state import TrainState, first_params, start
 from dualdiff_jax.training.step import make_step
 from dualdiff_jax.training.telemetry import Telemetry
+from dualdiff_jax.training.trace import Trace
+from dualdiff_jax.training.trainable import assemble, changed_leaves, trained_specs
+from dualdiff_jax.training.workdir import claim_workdir
 from dualdiff_jax.weights import save_model
 
 log = logging.getLogger(__name__)
 
-Hook = Callable[[int, Weights], None]  # (step, EMA weights of the whole model)
+# (step, EMA weights of the whole model) -> figures for validation.jsonl, if any
+Hook = Callable[[int, Weights], Mapping[str, float] | None]
 
 
-def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tuple[int, Hook]] = ()) -> Path:
+def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tuple[int, Hook]] = ()) -> Path | None:
     """Trains to ``config.train.steps``, from the newest checkpoint in ``workdir`` if there is one.
 
-    ``hooks`` are (every, hook): called with the EMA weights after each ``every``-th update and the last.
-    Returns the model folder. The result is a function of the config and the data alone: a run that was
-    killed and started again ends with the same weights.
+    ``hooks`` are (every, hook): called with the EMA weights after each ``every``-th step and the last.
+    Returns the model folder, or None where a signal asked the run to stop: then it is saved. The result is a
+    function of the config and the data alone: a run that was stopped anywhere and started again ends with the
+    same weights. Raises ``UserError`` where it cannot start, and, saved, where too many steps were not finite.
     """
     workdir = Path(workdir)
     tokenizer = Tokenizer(config.data.tokenizer)
-    _check(config, tokenizer, mesh)
+    check(config, tokenizer, mesh)
     data = Mixture(
         config.data,
         tokenizer,
@@ -48,47 +60,156 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
     )
     claim_workdir(workdir, config)
     checkpoints = Checkpoints(workdir, config, mesh)
-    state, frozen = init_state(config, mesh)
-    state = checkpoints.restore(data.fingerprint()) or state
-    first_step, steps = int(state.step), config.train.steps
-    log.info("starting at step %d of %d", first_step, steps)
-    step_function = make_step(
-        config,
-        mesh,
-        null_token_ids=tokenizer.null_ids(config.data.text_length),
-        mask_token_id=tokenizer.mask_token_id,
-    )
-    telemetry = Telemetry(
-        workdir, steps=steps, examples_per_step=2 * config.train.global_batch_size, first_step=first_step
-    )
-    batches = data.batches(first_step)
-    for step in range(first_step + 1, steps + 1):
-        state, metrics = step_function(state, frozen, _to_devices(next(batches), mesh))
-        telemetry.add(metrics)
-        if step % config.train.log_every == 0 or step == steps:
-            telemetry.write(step)
-        if step % config.train.save_every == 0 or step == steps:
-            checkpoints.save(step, state, data.fingerprint())
-        for every, hook in hooks:
-            if step % every == 0 or step == steps:
-                hook(step, state.ema_params | frozen)
-    telemetry.close()
-    checkpoints.close()
-    save_model(workdir / "model", config.model, state.ema_params | frozen, tokenizer)
-    return workdir / "model"
+    with Interruption(mesh) as interruption, StallWatch(config.train.stall_seconds, workdir) as stall:
+        state, frozen, pending = _begin(config, mesh, checkpoints, data.fingerprint())
+        loop = _Loop(config, workdir, mesh, tokenizer, data, int(state.step), pending)
+        state = loop.run(state, frozen, checkpoints, interruption, stall, hooks)
+        step = int(state.step)
+        is_saved = checkpoints.close(step)
+    if loop.skipped.interval:
+        first, last = loop.skipped.interval
+        raise UserError(
+            f"{workdir}: stopped, for no step from {first} to {last} had a finite loss and gradient; what they read is "
+            f"in skipped_steps.jsonl, and the state {'is' if is_saved else 'could not be'} saved at step {step}"
+        )
+    if not is_saved:
+        raise UserError(f"{workdir}: step {step} could not be saved; make room, and start again with the same command")
+    if step < config.train.steps:
+        signal = interruption.signal or "a signal to another host"
+        log.warning("%s: stopped by %s, saved at step %d; the same command goes on", workdir, signal, step)
+        return None
+    return _export(config, workdir / "model", state, frozen, tokenizer)
 
 
-def _check(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
-    """What a config cannot know by itself, before any device is used."""
+def check(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
+    """What a config cannot know by itself, before any device is used; one ``UserError`` with all faults."""
+    faults = []
+    microbatch = config.train.global_batch_size // config.train.microbatches
+    for test in (
+        lambda: _check_vocabulary(config, tokenizer),
+        lambda: check_batch(mesh, microbatch, "the microbatch"),
+        lambda: trained_specs(config),
+        lambda: check_start(config, tokenizer),
+        lambda: check_sinks(config),
+    ):
+        try:
+            test()
+        except UserError as error:
+            faults.append(str(error))
+    if faults:
+        raise UserError("\n".join(faults))
+
+
+def _check_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> None:
     if tokenizer.vocab_size != config.model.mmdit.vocab_size:
         raise UserError(
             f"model.mmdit.vocab_size is {config.model.mmdit.vocab_size}, but the tokenizer in {config.data.tokenizer} "
             f"has {tokenizer.vocab_size} tokens; give {tokenizer.vocab_size}"
         )
-    check_batch(mesh, config.train.global_batch_size // config.train.microbatches, "the microbatch")
 
 
-def _to_devices(batch: Batch, mesh: Mesh) -> Batch:
-    """This host's rows as arrays over the whole mesh."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
+def _begin(
+    config: RunConfig, mesh: Mesh, checkpoints: Checkpoints, records: dict[str, int]
+) -> tuple[TrainState, Weights, list]:
+    """(state, frozen weights, metrics that are not told yet): of the newest checkpoint, or of the start."""
+    params, frozen = first_params(config, mesh)
+    if not checkpoints.steps():
+        return start(config, mesh, params), frozen, []
+    del params  # the memory is the restored state's
+    state, pending = checkpoints.restore(records)
+    return state, frozen, pending
+
+
+class _Loop:
+    """What a run needs beside its state."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        workdir: Path,
+        mesh: Mesh,
+        tokenizer: Tokenizer,
+        data: Mixture,
+        first_step: int,
+        pending: list,
+    ):
+        log.info("starting at step %d of %d", first_step, config.train.steps)
+        self._config, self._mesh, self._data, self._first_step = config, mesh, data, first_step
+        self._step_function = make_step(
+            config,
+            mesh,
+            null_token_ids=tokenizer.null_ids(config.data.text_length),
+            mask_token_id=tokenizer.mask_token_id,
+        )
+        self._telemetry = Telemetry(workdir, config, first_step, pending)
+        self._trace = Trace(config.profile, workdir / "profile")
+        ids = functools.partial(record_ids, config, tokenizer)
+        self.skipped = SkippedSteps(workdir, config.train.stop_after_skipped, ids)
+
+    def run(
+        self,
+        state: TrainState,
+        frozen: Weights,
+        checkpoints: Checkpoints,
+        interruption: Interruption,
+        stall: StallWatch,
+        hooks: Sequence[tuple[int, Hook]],
+    ) -> TrainState:
+        """To the last step, or to the one at which a signal or too many skipped steps end it; it is saved then."""
+        telemetry, train = self._telemetry, self._config.train
+        batches = self._data.batches(self._first_step)
+        for step in range(self._first_step + 1, train.steps + 1):
+            with telemetry.waiting("data"):
+                batch = place_batch(self._mesh, next(batches))
+            with self._trace.step(step):
+                state, metrics = self._step_function(state, frozen, batch)
+            self.skipped.note(step, metrics.pop("skipped_in_row"))
+            stall.progress(step - 1)
+            self._trace.finished(step, state)
+            telemetry.add(metrics)
+            is_last = step == train.steps
+            is_stopped = interruption.is_asked() or self.skipped.interval is not None
+            if step % train.log_every == 0 or is_last:
+                telemetry.write(step)
+            if checkpoints.is_due(step) or is_last or is_stopped:
+                with telemetry.waiting("save"):
+                    checkpoints.save(step, state, self._data.fingerprint(), telemetry.pending())
+            if is_stopped:
+                break
+            self._call(hooks, step, state, frozen)
+        self.skipped.flush()
+        self._trace.close()
+        telemetry.close()
+        return state
+
+    def _call(self, hooks: Sequence[tuple[int, Hook]], step: int, state: TrainState, frozen: Weights) -> None:
+        for every, hook in hooks:
+            if step % every == 0 or step == self._config.train.steps:
+                try:
+                    values = hook(step, whole(self._config, state.ema_params, frozen))
+                except OSError as error:
+                    log.warning("step %d: what a hook makes cannot be written (%s); training goes on", step, error)
+                else:
+                    if values:
+                        self._telemetry.validated(step, values)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def whole(config: RunConfig, params: Weights, frozen: Weights) -> Weights:
+    """The model's weights."""
+    return assemble(config, params, frozen)
+
+
+def _export(config: RunConfig, folder: Path, state: TrainState, frozen: Weights, tokenizer: Tokenizer) -> Path:
+    """Writes the model folder: averages, and beside them what the last update left."""
+    try:
+        save_model(folder, config.model, whole(config, state.ema_params, frozen), tokenizer)
+        raw = whole(config, state.params, frozen)
+        save_raw(folder, {name: raw[name] for name in changed_leaves(config)})
+    except UserError:
+        raise
+    except Exception as error:  # file systems raise many kinds
+        raise UserError(
+            f"{folder}: cannot be written ({reason(error)}); make room, then the same command writes it"
+        ) from error
+    return folder

@@ -1,17 +1,21 @@
-"""AdamW behind a global-norm clip, with warm-up; weight decay on matrices only."""
+"""One of Optax's optimizers behind a clip by the global norm, with warm-up; weight decay on matrices only."""
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from dualdiff_jax.config import OptimizerConfig
 from dualdiff_jax.models.bundle import LeafSpec
+from dualdiff_jax.training.kernels import is_kernel, kernel_dims
 
-NEVER_DECAYED = ("bias", "scale", "embedding", "relative_bias", "null_image")  # last part of a leaf's name
+# Last part of a leaf's name, without a row's brackets.
+NEVER_DECAYED = ("bias", "scale", "embedding", "relative_bias", "null_image")
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Step -> rate: linear from 0 over the warm-up, then constant, or a half cosine to 0 at ``steps``."""
+    """Update -> rate: linear from 0 over the warm-up, then constant, or a half cosine to 0 at ``steps``."""
     warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
     if config.schedule == "cosine":
         rest = optax.cosine_decay_schedule(config.learning_rate, steps - config.warmup_steps)
@@ -20,19 +24,72 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, rest], [config.warmup_steps]) if config.warmup_steps else rest
 
 
+def ema_decay(config: OptimizerConfig, updates: jax.Array) -> float | jax.Array:
+    """How much of the average stays at update number ``updates``, counted from 0."""
+    if not config.ema_warmup:
+        return config.ema_decay
+    n = updates.astype(jnp.float32)
+    return jnp.minimum(config.ema_decay, (1.0 + n) / (10.0 + n))
+
+
 def is_decayed(name: str) -> bool:
     """Norms, biases, embeddings and the null image are never decayed."""
-    return name.rsplit(".", 1)[-1] not in NEVER_DECAYED
+    return name.rsplit(".", 1)[-1].partition("[")[0] not in NEVER_DECAYED
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, specs: Mapping[str, LeafSpec]) -> optax.GradientTransformation:
     """For parameters that are a dict of the leaves in ``specs``."""
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    adamw = optax.adamw(
-        learning_rate(config, steps),
-        b1=config.beta1,
-        b2=config.beta2,
-        weight_decay=config.weight_decay,
-        mask={name: is_decayed(name) for name in specs},
+    return optax.chain(clip, OPTIMIZERS[config.name](config, learning_rate(config, steps), specs))
+
+
+def _decayed(specs: Mapping[str, LeafSpec]) -> dict[str, bool]:
+    return {name: is_decayed(name) for name in specs}
+
+
+def _adamw(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, LeafSpec]):
+    """arXiv 1711.05101."""
+    return optax.adamw(rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_decayed(specs))
+
+
+def _lion(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, LeafSpec]):
+    """arXiv 2302.06675."""
+    return optax.lion(rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_decayed(specs))
+
+
+def _adafactor(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, LeafSpec]):
+    """arXiv 1804.04235, with the rate as it is, not scaled by the parameters. beta2 rises by itself; no momentum.
+
+    Optax decays by the bare number at each update; times the rate is what the other optimizers do.
+    """
+    return optax.chain(
+        optax.adafactor(None, multiply_by_parameter_scale=False),
+        optax.scale(-1.0),
+        optax.add_decayed_weights(config.weight_decay, mask=_decayed(specs)),
+        optax.scale_by_learning_rate(rate),
     )
-    return optax.chain(clip, adamw)
+
+
+def _muon(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, LeafSpec]):
+    """Momentum orthogonalised, for kernels; AdamW for what is no matrix (K. Jordan et al., 2024).
+
+    Each layer is a matrix of its own, and so are q, k and v, which lie in one kernel.
+    """
+    matrices = {name: _matrix(spec) if is_kernel(name) else None for name, spec in specs.items()}
+    return optax.contrib.muon(
+        rate,
+        beta=config.beta1,
+        weight_decay=config.weight_decay,  # of the kernels, all of which are decayed
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        muon_weight_dimension_numbers=matrices,
+    )
+
+
+def _matrix(spec: LeafSpec) -> optax.contrib.MuonDimensionNumbers:
+    dims = kernel_dims(spec)
+    outputs = tuple(dim for dim in dims.outputs if spec.axes[dim] != "projection")
+    return optax.contrib.MuonDimensionNumbers(reduction_axis=dims.inputs, output_axis=outputs)
+
+
+OPTIMIZERS = {"adamw": _adamw, "adafactor": _adafactor, "lion": _lion, "muon": _muon}

@@ -3,65 +3,82 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.models.bundle import init_weights, leaf_specs, split_trainable, weight_shardings
 from dualdiff_jax.sharding import replicated
 from dualdiff_jax.training.optimizer import make_optimizer
+from dualdiff_jax.training.start import first_weights
+from dualdiff_jax.training.trainable import split, trained_shardings, trained_specs
+
+LORA_STREAM = 2  # apart from key(seed), which initialises the weights, and from the training stream
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """A pytree. ``params`` are the trainable leaves only; ``ema_params`` their running average."""
+    """A pytree. ``params`` are what is trained (trainable.py), ``ema_params`` their running average."""
 
-    step: jax.Array  # () int32, updates made
+    step: jax.Array  # () int32, batches seen
+    skipped: jax.Array  # () int32, how many of them moved nothing, because something was not finite
+    skipped_in_row: jax.Array  # () int32, how many since the last that did
     params: Weights
     ema_params: Weights
     opt_state: optax.OptState
 
 
 def build_optimizer(config: RunConfig) -> optax.GradientTransformation:
-    trainable, _ = split_trainable(config.model, leaf_specs(config.model), config.train.trainable)
-    return make_optimizer(config.optimizer, config.train.steps, trainable)
+    return make_optimizer(config.optimizer, config.train.steps, trained_specs(config))
 
 
 def init_state(config: RunConfig, mesh: Mesh) -> tuple[TrainState, Weights]:
-    """A fresh (state, frozen weights), every leaf made in place on the mesh."""
-    weights = init_weights(config.model, mesh, jax.random.key(config.seed))
-    params, frozen = split_trainable(config.model, weights, config.train.trainable)
-    shardings = state_shardings(config, mesh)
-    return jax.jit(lambda params: _start(config, params), out_shardings=shardings)(params), frozen
+    """(state before the first update, frozen weights), every leaf made in place on the mesh."""
+    params, frozen = first_params(config, mesh)
+    return start(config, mesh, params), frozen
+
+
+def first_params(config: RunConfig, mesh: Mesh) -> tuple[Weights, Weights]:
+    """(params before the first update, frozen weights)."""
+    rng = jax.random.fold_in(jax.random.key(config.seed), LORA_STREAM)
+    return split(config, mesh, first_weights(config, mesh), rng)
+
+
+def start(config: RunConfig, mesh: Mesh, params: Weights) -> TrainState:
+    """The state before the first update."""
+    return jax.jit(lambda params: _start(config, params), out_shardings=state_shardings(config, mesh))(params)
 
 
 def _start(config: RunConfig, params: Weights) -> TrainState:
+    step, skipped, skipped_in_row = (jnp.zeros((), jnp.int32) for _ in range(3))
     return TrainState(
-        step=jax.numpy.zeros((), jax.numpy.int32),
+        step=step,
+        skipped=skipped,
+        skipped_in_row=skipped_in_row,
         params=params,
-        ema_params=jax.tree.map(jax.numpy.copy, params),
+        ema_params=jax.tree.map(jnp.copy, params),
         opt_state=build_optimizer(config).init(params),
     )
 
 
 def abstract_state(config: RunConfig, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state: what a checkpoint is restored onto."""
-    shardings = weight_shardings(config.model, mesh)
-    specs, _ = split_trainable(config.model, leaf_specs(config.model), config.train.trainable)
-    params = {name: spec.abstract(shardings[name]) for name, spec in specs.items()}
+    shardings = trained_shardings(config, mesh)
+    params = {name: spec.abstract(shardings[name]) for name, spec in trained_specs(config).items()}
     state = jax.eval_shape(lambda params: _start(config, params), params)
-    return jax.tree.map_with_path(
-        lambda path, leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=shardings.get(_leaf_name(path), replicated(mesh))
-        ),
-        state,
-    )
+
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        name = _leaf_name(path)
+        is_alike = name in params and params[name].shape == leaf.shape
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=shardings[name] if is_alike else replicated(mesh))
+
+    return jax.tree.map_with_path(place, state)
 
 
 def state_shardings(config: RunConfig, mesh: Mesh) -> TrainState:
-    """Moments and averages lie where their parameters lie; counters everywhere."""
+    """Moments and averages lie where their parameters lie; counters and factored moments everywhere."""
     return jax.tree.map(lambda leaf: leaf.sharding, abstract_state(config, mesh))
 
 

@@ -3,7 +3,8 @@
 (1)  randomness of step n = fold(fold(seed), n), split by purpose
 (2)  latents = autoencoder(images); both batches are corrupted whole
 (3)  gradient = sum over microbatches of grad joint_loss (their shares already add up to the batch's), in fp32
-(4)  clip, AdamW;  ema <- d ema + (1 - d) params
+(4)  clip, optimizer;  ema <- d ema + (1 - d) params
+(5)  where the loss or the gradient is not finite, (4) is undone: the step is counted, and nothing else changes
 """
 
 from collections.abc import Callable
@@ -21,8 +22,9 @@ from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.stack import rematerialised
 from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, TextExamples, corrupt, joint_loss
 from dualdiff_jax.sharding import batch_sharding, over, replicated
-from dualdiff_jax.training.optimizer import learning_rate
+from dualdiff_jax.training.optimizer import ema_decay, learning_rate
 from dualdiff_jax.training.state import TrainState, build_optimizer, state_shardings
+from dualdiff_jax.training.trainable import assemble, part_of
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Weights, Any], tuple[TrainState, Metrics]]
@@ -36,24 +38,35 @@ def step_key(seed: int, step: jax.Array) -> Key:
 
 
 def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask_token_id: int) -> Step:
-    """(state, frozen weights, Batch) -> (next state, metrics); metrics are scalars on the device."""
+    """(state, frozen weights, Batch) -> (next state, metrics); metrics are small arrays on the device.
+
+    They are those of ``joint_loss``, the norms of gradient and update, whole and by part of the model, the learning
+    rate, and the two counters of steps that were skipped.
+    """
     optimizer, schedule = build_optimizer(config), learning_rate(config.optimizer, config.train.steps)
-    decay = config.optimizer.ema_decay
 
     def step(state: TrainState, frozen: Weights, batch: Any) -> tuple[TrainState, Metrics]:
         rng = step_key(config.seed, state.step)
-        corrupted = _corrupt(config, state.params | frozen, batch, rng, null_token_ids, mask_token_id)
+        weights = assemble(config, state.params, frozen)
+        corrupted = corrupt_batch(config, weights, batch, rng, null_token_ids, mask_token_id)
         gradients, metrics = _gradients(config, state.params, frozen, corrupted, mask_token_id)
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
+            done = state.step - state.skipped
+            ema_params = optax.incremental_update(params, state.ema_params, 1.0 - ema_decay(config.optimizer, done))
         metrics |= {
-            "gradient_norm": optax.tree.norm(gradients),
-            "update_norm": optax.tree.norm(updates),
-            "learning_rate": schedule(state.step),
+            **_norms("gradient_norm", gradients),
+            **_norms("update_norm", updates),
+            "learning_rate": schedule(done),
         }
-        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+        is_fit = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        new, old = (params, ema_params, opt_state), (state.params, state.ema_params, state.opt_state)
+        params, ema_params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_fit, new, old), new, old)
+        skipped = state.skipped + ~is_fit
+        skipped_in_row = jnp.where(is_fit, 0, state.skipped_in_row + 1)
+        metrics |= {"skipped": skipped, "skipped_in_row": skipped_in_row}
+        return TrainState(state.step + 1, skipped, skipped_in_row, params, ema_params, opt_state), metrics
 
     shardings = state_shardings(config, mesh)
     return over(
@@ -67,7 +80,7 @@ def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask
     )
 
 
-def _corrupt(
+def corrupt_batch(
     config: RunConfig, weights: Weights, batch: Any, rng: Key, null_token_ids: np.ndarray, mask_token_id: int
 ) -> Corrupted:
     """Equation (2)."""
@@ -91,7 +104,7 @@ def _gradients(
     """Equation (3)."""
 
     def loss(params: Weights, part: Corrupted) -> tuple[jax.Array, Metrics]:
-        model = bind(config.model, params | frozen, rematerialised(config.train.remat))
+        model = bind(config.model, assemble(config, params, frozen), rematerialised(config.train.remat))
         return joint_loss(model, part, config.objective, mask_token_id=mask_token_id)
 
     gradient = jax.grad(loss, has_aux=True)
@@ -105,3 +118,11 @@ def _gradients(
         return jax.tree.map(jnp.add, total, gradient(params, part)), None
 
     return jax.lax.scan(add, zero, stacked)[0]
+
+
+def _norms(name: str, tree: Weights) -> Metrics:
+    """The global norm, and that of each part of the model."""
+    parts: dict[str, Weights] = {}
+    for leaf, value in tree.items():
+        parts.setdefault(part_of(leaf), {})[leaf] = value
+    return {name: optax.tree.norm(tree)} | {f"{name}/{part}": optax.tree.norm(of) for part, of in parts.items()}

@@ -1,92 +1,122 @@
-"""What a run says about itself: ``metrics.jsonl`` and one progress line."""
+"""What a run says about itself: figures of many steps in one record, to ``metrics.jsonl`` and to people.
 
-import json
-import os
-import sys
+A step's metrics are noted as they are, on the device, and read when a record is due: nothing waits for them.
+"""
+
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
+
+from dualdiff_jax.config import RunConfig
+from dualdiff_jax.training.flops import device_memory, peak_flops, step_flops
+from dualdiff_jax.training.sinks import JsonLines, ProgressLine, Sink, open_sinks
+
+COUNTERS = ("skipped",)  # metrics of which the last value counts, not the mean
 
 
 class Telemetry:
-    """Writes each logged step to ``metrics.jsonl`` and to stderr.
+    """Figures since the last record: means of the losses (by bin too), rates, and shares of the time.
 
-    On a terminal the line is redrawn in place; piped, it is printed. ``loss``, ``image_loss``, ``text_loss``
-    are means over the steps since the last line. A resumed run drops what was logged after its checkpoint,
-    so that no step stands twice.
+    ``metrics.jsonl`` has training, ``validation.jsonl`` what hooks return. Only the first host writes.
     """
 
-    def __init__(self, workdir: Path, *, steps: int, examples_per_step: int, first_step: int):
-        self._steps, self._examples = steps, examples_per_step
-        self._file = workdir / "metrics.jsonl"
-        self._forget_after(first_step)
-        self._pending: list[Mapping[str, jax.Array]] = []
-        self._since = time.perf_counter()
-        self._start, self._first_step = self._since, first_step
-        self._earlier_seconds = self._last_seconds()
+    def __init__(self, workdir: Path, config: RunConfig, first_step: int, pending: Sequence[Mapping[str, Any]] = ()):
+        self._steps, self._examples = config.train.steps, 2 * config.train.global_batch_size
+        self._flops, self._devices = step_flops(config), jax.device_count()
+        self._peak = peak_flops(jax.devices()[0].device_kind)
+        self._is_writer = jax.process_index() == 0
+        if self._is_writer:
+            self._metrics = JsonLines(workdir / "metrics.jsonl", first_step)
+            self._validation = JsonLines(workdir / "validation.jsonl", first_step)
+            self._earlier_seconds = self._metrics.last().get("seconds", 0.0)
+            self._line = ProgressLine(config.train.steps)
+            self._sinks: list[Sink] = open_sinks(workdir, config, first_step)
+        self._pending: list[Mapping[str, Any]] = list(pending)
+        self._taken = 0  # steps of this process since the last record
+        self._waited: dict[str, float] = {}
+        self._start = self._since = time.perf_counter()
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
         """Notes one step's metrics; nothing is read from the device yet."""
         self._pending.append(metrics)
+        self._taken += 1
+
+    def pending(self) -> list[dict[str, Any]]:
+        """What was noted since the last record, for a run that goes on from here: plain numbers and lists."""
+        self._pending = jax.device_get(self._pending)
+        return [{name: np.asarray(value).tolist() for name, value in metrics.items()} for metrics in self._pending]
+
+    @contextlib.contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """Counts the time inside as the loop's waiting for ``what``."""
+        before = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._waited[what] = self._waited.get(what, 0.0) + time.perf_counter() - before
 
     def write(self, step: int) -> None:
-        """Reads what was noted, up to the update ``step``, and tells it."""
+        """Reads what was noted, up to step ``step``, and tells it."""
         if not self._pending:
             return
         pending, self._pending = jax.device_get(self._pending), []
         now = time.perf_counter()
-        record = {name: float(sum(m[name] for m in pending) / len(pending)) for name in pending[0]}
-        rate = len(pending) / (now - self._since)
-        record = {
-            "step": step,
-            **record,
+        seconds, self._since = now - self._since, now
+        waited, self._waited = self._waited, {}
+        rate, self._taken = self._taken / seconds, 0
+        if not self._is_writer:
+            return
+        record = {name: summary(name, [metrics[name] for metrics in pending]) for name in pending[0]}
+        record |= {
             "examples_per_second": rate * self._examples,
+            **{f"{what}_wait_share": time_spent / seconds for what, time_spent in waited.items()},
+            **self._efficiency(rate),
             "seconds": self._earlier_seconds + now - self._start,
+            "seconds_left": (self._steps - step) / rate,
         }
-        self._since = now
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-        left = (self._steps - step) / rate
-        self._show(
-            f"step {step}/{self._steps}  image loss {record['image_loss']:.4f}  text loss {record['text_loss']:.4f}  "
-            f"{record['examples_per_second']:.0f} examples/s  {_clock(left)} left"
-        )
+        for sink in (self._metrics, self._line, *self._sinks):
+            sink.write(step, record)
+
+    def validated(self, step: int, values: Mapping[str, float]) -> None:
+        """Tells what a hook has measured."""
+        if self._is_writer:
+            self._validation.write(step, values)
+            for sink in self._sinks:
+                sink.write(step, {f"validation/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
+        if self._is_writer:
+            for sink in (self._line, *self._sinks):
+                sink.close()
 
-    def _show(self, line: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-        else:
-            print(line, file=sys.stderr, flush=True)
-
-    def _forget_after(self, step: int) -> None:
-        """Keeps the complete records up to ``step``; a line cut by a kill goes too."""
-        if not self._file.exists():
-            return
-        kept = []
-        for line in self._file.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except ValueError:
-                continue
-        partial = self._file.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        os.replace(partial, self._file)
-
-    def _last_seconds(self) -> float:
-        if not self._file.exists():
-            return 0.0
-        lines = self._file.read_text(encoding="utf-8").splitlines()
-        return json.loads(lines[-1])["seconds"] if lines else 0.0
+    def _efficiency(self, rate: float) -> dict[str, float]:
+        """Of each device: model operations a second, their share of what it could do, and memory, where known."""
+        per_device = rate * self._flops / self._devices
+        memory = device_memory()
+        return {
+            "tflops_per_device": per_device / 1e12,
+            **({} if self._peak is None else {"mfu": per_device / self._peak}),
+            **({} if memory is None else {"memory_gib": memory / 2**30}),
+        }
 
 
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+def summary(name: str, values: Sequence[np.ndarray]) -> Any:
+    """One figure for many steps: the mean over those where it is finite, None where it never is.
+
+    (2, bins) of sums and counts (``objectives.joint.by_clock``) become the list of the bins' mean losses.
+    """
+    if name in COUNTERS:
+        return int(values[-1])
+    finite = [np.asarray(value, np.float64) for value in values if np.isfinite(value).all()]
+    if not finite:
+        return None
+    mean = sum(finite) / len(finite)
+    if mean.ndim == 0:
+        return float(mean)
+    sums, counts = mean
+    return [float(s / c * counts.sum()) if c else None for s, c in zip(sums, counts, strict=True)]

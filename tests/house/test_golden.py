@@ -15,7 +15,7 @@ from dualdiff_jax.resolution import differences, resolve, to_dict
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
-CONFIGS = sorted(file for file in (ROOT / "configs").glob("*.py") if "def get_config()" in file.read_text())
+CONFIGS = sorted(file for file in (ROOT / "configs").rglob("*.py") if "def get_config" in file.read_text("utf-8"))
 
 
 def resolved(file: Path) -> RunConfig:
@@ -26,7 +26,7 @@ def resolved(file: Path) -> RunConfig:
 
 
 def golden_file(config: Path) -> Path:
-    return GOLDEN / f"{config.stem}.json"
+    return GOLDEN / config.relative_to(ROOT / "configs").with_suffix(".json")
 
 
 def as_json(config: RunConfig) -> str:
@@ -49,7 +49,7 @@ def mismatch(config: RunConfig, golden: Path) -> str:
     return "\n  ".join([f"{golden.name} differs; {advice}", *lines])
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda file: str(file.relative_to(ROOT)))
 def test_the_resolved_config_is_the_golden_one(config):
     found = mismatch(resolved(config), golden_file(config))
     assert not found, found
@@ -57,7 +57,7 @@ def test_the_resolved_config_is_the_golden_one(config):
 
 def test_every_golden_file_has_its_config():
     assert CONFIGS
-    assert {file.stem for file in GOLDEN.glob("*.json")} == {config.stem for config in CONFIGS}
+    assert set(GOLDEN.rglob("*.json")) == {golden_file(config) for config in CONFIGS}
 
 
 def test_a_changed_value_a_lost_field_and_a_missing_file_are_told(tmp_path):
@@ -81,10 +81,10 @@ def test_a_changed_value_a_lost_field_and_a_missing_file_are_told(tmp_path):
 
 
 def write() -> None:
-    GOLDEN.mkdir(exist_ok=True)
-    for file in GOLDEN.glob("*.json"):
+    for file in GOLDEN.rglob("*.json"):
         file.unlink()
     for config in CONFIGS:
+        golden_file(config).parent.mkdir(parents=True, exist_ok=True)
         golden_file(config).write_text(as_json(resolved(config)), encoding="utf-8")
 
 

@@ -92,7 +92,7 @@ def run(folder: Path, devices: int) -> tuple[Arrays, dict[str, tuple[int, int]]]
     }
     checkpoints = Checkpoints(folder / str(devices), config, mesh)
     checkpoints.save(STEPS, state, RECORDS)
-    checkpoints.close()
+    assert checkpoints.close(STEPS)
     save_model(folder / str(devices) / "model", config.model, state.ema_params | frozen, tokenizer)
     return found, shards
 
@@ -102,8 +102,8 @@ def load(folder: Path, saved_on: int, devices: int) -> Arrays:
     config, _ = settings(folder)
     mesh = mesh_of(devices)
     checkpoints = Checkpoints(folder / str(saved_on), config, mesh)
-    state = checkpoints.restore(RECORDS)
-    checkpoints.close()
+    state, _ = checkpoints.restore(RECORDS)
+    checkpoints.close(STEPS)
     _, weights, _ = load_model(folder / str(saved_on) / "model", mesh)
     kernel = "mmdit.blocks.image.mlp_in.kernel"
     for leaf in (state.params[kernel], weights[kernel]):

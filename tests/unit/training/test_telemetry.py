@@ -1,35 +1,49 @@
-"""metrics.jsonl has every logged step once, whatever was killed in between."""
+"""metrics.jsonl has every logged step once, whatever was killed in between, and figures that say what they mean."""
 
+import dataclasses
 import json
+import sys
 
+import numpy as np
 import pytest
 
-from dualdiff_jax.training.telemetry import Telemetry
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.training import sinks
+from dualdiff_jax.training.flops import forward_flops, peak_flops
+from dualdiff_jax.training.telemetry import Telemetry, summary
+from tests.small_run import small_run
+
+PLAIN = {"skipped": 0}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("telemetry"), train={"steps": 8})[0]
 
 
 def metrics(value: float) -> dict[str, float]:
-    return {"loss": value, "image_loss": value, "text_loss": value}
+    return {"loss": value, "image_loss": value, "text_loss": value} | PLAIN
 
 
-def records(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def records(folder, name="metrics") -> list[dict]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
 
 
-def test_a_record_is_the_mean_since_the_last(tmp_path, capsys):
-    telemetry = Telemetry(tmp_path, steps=4, examples_per_step=2, first_step=0)
+def test_a_record_is_the_mean_since_the_last(tmp_path, capsys, config):
+    telemetry = Telemetry(tmp_path, config, 0)
     for value in (1.0, 3.0):
         telemetry.add(metrics(value))
     telemetry.write(2)
     telemetry.add(metrics(5.0))
     telemetry.write(3)
     assert [(record["step"], record["loss"]) for record in records(tmp_path)] == [(2, 2.0), (3, 5.0)]
-    assert "step 2/4  image loss 2.0000" in capsys.readouterr().err
+    assert "step 2/8  image loss 2.0000" in capsys.readouterr().err
 
 
-def test_a_resumed_run_forgets_what_came_after_its_checkpoint_and_a_torn_line(tmp_path):
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint_and_a_torn_line(tmp_path, config):
     lines = [json.dumps({"step": step, "seconds": step * 1.5}) for step in (2, 4, 6)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "sec')
-    telemetry = Telemetry(tmp_path, steps=8, examples_per_step=2, first_step=4)
+    telemetry = Telemetry(tmp_path, config, 4)
     telemetry.add(metrics(1.0))
     telemetry.write(5)
     found = records(tmp_path)
@@ -37,6 +51,140 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint_and_a_torn_line(tm
     assert found[-1]["seconds"] == pytest.approx(6.0, abs=1.0) and found[-1]["seconds"] > 6.0
 
 
-def test_nothing_noted_writes_nothing(tmp_path):
-    Telemetry(tmp_path, steps=4, examples_per_step=2, first_step=0).write(1)
+def test_what_was_pending_goes_on_in_the_next_process(tmp_path, config):
+    (tmp_path / "whole").mkdir(), (tmp_path / "stopped").mkdir()
+    values = [np.float32(value) for value in (0.1, 0.7, 1.3)]
+    whole, stopped = Telemetry(tmp_path / "whole", config, 0), Telemetry(tmp_path / "stopped", config, 0)
+    for value in values:
+        whole.add(metrics(value))
+    for value in values[:2]:
+        stopped.add(metrics(value))
+    resumed = Telemetry(tmp_path / "stopped", config, 2, json.loads(json.dumps(stopped.pending())))
+    resumed.add(metrics(values[2]))
+    for telemetry in (whole, resumed):
+        telemetry.write(3)
+    assert records(tmp_path / "whole")[0]["loss"] == records(tmp_path / "stopped")[0]["loss"]
+
+
+def test_nothing_noted_writes_nothing(tmp_path, config):
+    Telemetry(tmp_path, config, 0).write(1)
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_mean_leaves_out_what_is_not_finite_and_a_bin_what_it_has_not():
+    assert summary("loss", [np.float32(1.0), np.float32("nan"), np.float32(3.0)]) == 2.0
+    assert summary("loss", [np.float32("inf")]) is None
+    assert summary("skipped", [np.int32(1), np.int32(4)]) == 4
+    # sums of share * loss, with shares of 1/4: one example of loss 8 in the first bin, three of mean 2 in the last
+    one = np.array([[2.0, 0.0, 1.5], [1.0, 0.0, 3.0]])
+    assert summary("by_t", [one, one]) == [8.0, None, 2.0]
+
+
+def test_waits_are_shares_of_the_time_and_rates_are_of_this_process(tmp_path, config, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("dualdiff_jax.training.telemetry.time.perf_counter", lambda: now[0])
+    telemetry = Telemetry(tmp_path, config, 2, [metrics(1.0)])
+    with telemetry.waiting("data"):
+        now[0] += 1.0
+    telemetry.add(metrics(1.0))
+    now[0] += 3.0
+    telemetry.write(4)
+    record = records(tmp_path)[0]
+    assert record["data_wait_share"] == 0.25
+    assert record["examples_per_second"] == 2 * config.train.global_batch_size / 4.0
+    assert record["seconds_left"] == 4 * 4.0
+
+
+def test_a_full_disk_loses_no_record(tmp_path):
+    lines = sinks.JsonLines(tmp_path / "gone" / "metrics.jsonl", 0)
+    lines.write(1, {"loss": 1.0})
+    (tmp_path / "gone").mkdir()
+    lines.write(2, {"loss": 2.0})
+    assert [record["step"] for record in records(tmp_path / "gone")] == [1, 2]
+
+
+def test_validation_has_a_file_of_its_own(tmp_path, config):
+    Telemetry(tmp_path, config, 0).validated(4, {"text_loss": 1.5})
+    assert records(tmp_path, "validation") == [{"step": 4, "text_loss": 1.5}]
+
+
+def test_tensorboard_and_wandb_get_each_figure_once(tmp_path, config, monkeypatch):
+    written = []
+
+    class Module:
+        """Stands for both packages."""
+
+        def __init__(self, *_, **options):
+            self.options = options
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def log(self, values, step):
+            written.extend((name, value, step) for name, value in values.items())
+
+        def init(self, **options):
+            assert options["resume"] == "allow" and options["config"]["seed"] == config.seed
+            self.options = options
+            return self
+
+        def generate_id(self):
+            return "an id"
+
+        def flush(self):
+            pass
+
+        close = finish = flush
+
+    module = Module()
+    module.util, module.SummaryWriter = module, Module
+    monkeypatch.setitem(sys.modules, "tensorboardX", module)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    both = dataclasses.replace(config.telemetry, tensorboard=True, wandb_project="digits")
+    for sink in sinks.open_sinks(tmp_path, dataclasses.replace(config, telemetry=both), 0):
+        sink.write(3, {"loss": 1.0, "by_t": [2.0, None], "mfu": None})
+    assert written == [("loss", 1.0, 3), ("by_t/0", 2.0, 3)] * 2
+    assert module.options["id"] == (tmp_path / "wandb_id").read_text() == "an id"
+
+
+def test_a_missing_package_is_told_before_anything_starts(config, monkeypatch):
+    for package, fields in (("tensorboardX", {"tensorboard": True}), ("wandb", {"wandb_project": "digits"})):
+        monkeypatch.setitem(sys.modules, package, None)
+        asked = dataclasses.replace(config, telemetry=dataclasses.replace(config.telemetry, **fields))
+        with pytest.raises(UserError, match=f"pip install {package}"):
+            sinks.check_sinks(asked)
+
+
+def test_the_line_shows_what_is_known(capsys):
+    line = sinks.ProgressLine(2000)
+    record = {"image_loss": 0.5, "text_loss": None, "examples_per_second": 12.3, "seconds_left": 3723, "skipped": 2}
+    line.write(1000, record | {"mfu": 0.4567})
+    told = capsys.readouterr().err
+    assert told == (
+        "step 1000/2000  image loss 0.5000  text loss -  12 examples/s  MFU 45.7%  2 skipped  1:02:03 left\n"
+    )
+
+
+def test_operations_are_those_of_the_published_sizes():
+    """SD3-medium's MMDiT at 512 px with 256 tokens: 2.011e12, T5-XXL: 2.397e12 (counted on the PyTorch modules)."""
+    from configs.sizes import MMDIT, T5
+    from dualdiff_jax.config import ModelConfig
+    from dualdiff_jax.resolution import resolve
+
+    sampling = {"height": 512, "width": 512}
+    # The identity autoencoder with patches of 16 pixels sees as many tokens as 8-fold latents with patches of 2.
+    model = resolve(
+        {"mmdit": {**MMDIT, "patch_size": 16}, "t5": T5, "autoencoder": {"channels": 3}, "sampling": sampling},
+        ModelConfig,
+    )
+    flops = forward_flops(model, 512, 512, 256)
+    networks = {name: sum(of for leaf, of in flops.items() if leaf.startswith(name)) for name in ("mmdit", "t5")}
+    assert networks["t5"] == pytest.approx(2.397e12, rel=2e-3)
+    assert networks["mmdit"] == pytest.approx(2.011e12, rel=3e-3)
+    assert flops["mmdit.attention"] == pytest.approx(0.242e12, rel=2e-3)
+
+
+def test_devices_are_known_by_their_kind():
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_flops("TPU v5 lite") == 197e12 and peak_flops("TPU v5p") == 459e12
+    assert peak_flops("cpu") is None

@@ -11,15 +11,16 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.resolution import resolve
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.training.optimizer import is_decayed, learning_rate
+from dualdiff_jax.training import step as step_module
+from dualdiff_jax.training.optimizer import ema_decay, is_decayed, learning_rate, make_optimizer
 from dualdiff_jax.training.state import abstract_state, init_state
 from dualdiff_jax.training.step import make_step, step_key
 from tests.small_run import small_run
 
 
-def run_steps(root, steps=2, **sections):
-    """(start, end, metrics of each step) of a few steps of the small run."""
-    config, tokenizer = small_run(root, **sections)
+def run_steps(root, steps=2, spoil=lambda step, batch: batch, **sections):
+    """(start, end, metrics of each step) of a few steps of the small run; ``spoil`` changes the batch of a step."""
+    config, tokenizer = small_run(root, **({"model": {"mmdit": {"depth": 1}}} | sections))
     data = Mixture(config.data, tokenizer, seed=0, global_batch_size=config.train.global_batch_size)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     state, frozen = init_state(config, mesh)
@@ -28,7 +29,7 @@ def run_steps(root, steps=2, **sections):
     step = make_step(config, mesh, null_token_ids=tokenizer.null_ids(length), mask_token_id=tokenizer.mask_token_id)
     history = []
     for n in range(steps):
-        state, metrics = step(state, frozen, data.batch(n))
+        state, metrics = step(state, frozen, spoil(n, data.batch(n)))
         history.append(jax.device_get(metrics))
     return start, jax.tree.map(np.array, state), history
 
@@ -49,6 +50,147 @@ def test_ema_is_the_running_average_of_the_parameters(tmp_path):
     for name, value in two.ema_params.items():
         first = 0.9 * start.params[name] + 0.1 * one.params[name]
         np.testing.assert_allclose(value, 0.9 * first + 0.1 * two.params[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_that_is_not_finite_moves_nothing_but_the_count(tmp_path):
+    """Step 1 of 0, 1, 2 has a NaN in an image: the state after it is the one before, and the rate waits too."""
+
+    def spoil(step, batch):
+        image = batch.image["image"].copy()
+        image[0, 0, 0, 0] = np.nan
+        return batch._replace(image=batch.image | {"image": image}) if step == 1 else batch
+
+    _, one, _ = run_steps(tmp_path, steps=1)
+    _, two, _ = run_steps(tmp_path, steps=2, spoil=spoil)
+    _, three, history = run_steps(tmp_path, steps=3, spoil=spoil)
+    for name in ("params", "ema_params", "opt_state"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(two, name), getattr(one, name))
+    assert (int(two.step), int(two.skipped), int(two.skipped_in_row)) == (2, 1, 1)
+    assert (int(three.step), int(three.skipped), int(three.skipped_in_row)) == (3, 1, 0)
+    assert [int(metrics["skipped_in_row"]) for metrics in history] == [0, 1, 0]
+    assert np.isnan(history[1]["loss"]) and np.isfinite(history[2]["loss"])
+    rates = [float(metrics["learning_rate"]) for metrics in history]
+    assert rates[2] == rates[1] > rates[0]
+    assert not all(np.array_equal(three.params[name], two.params[name]) for name in two.params)
+
+
+def test_a_gradient_alone_that_is_not_finite_is_enough(tmp_path, monkeypatch):
+    """The loss is a number, and one entry of one gradient is infinite."""
+    gradients = step_module._gradients
+
+    def spoilt(*arguments):
+        found, metrics = gradients(*arguments)
+        return found | {"mmdit.text_out.bias": found["mmdit.text_out.bias"].at[0].set(np.inf)}, metrics
+
+    monkeypatch.setattr(step_module, "_gradients", spoilt)
+    start, end, history = run_steps(tmp_path, steps=1, optimizer={"warmup_steps": 0})
+    jax.tree.map(np.testing.assert_array_equal, (end.params, end.opt_state), (start.params, start.opt_state))
+    assert np.isfinite(history[0]["loss"]) and int(end.skipped) == 1
+
+
+def test_norms_of_the_parts_are_those_of_the_whole(tmp_path):
+    _, _, history = run_steps(tmp_path, steps=2)
+    for name in ("gradient_norm", "update_norm"):
+        parts = [value for key, value in history[1].items() if key.startswith(f"{name}/")]
+        assert len(parts) == 4
+        np.testing.assert_allclose(np.sqrt(sum(np.square(parts))), history[1][name], rtol=1e-5)
+
+
+def test_losses_by_the_clock_add_up_to_the_losses(tmp_path):
+    _, _, history = run_steps(tmp_path, steps=2)
+    for metrics in history:
+        for loss, bins in (("image_loss", "image_loss_by_sigma"), ("text_loss", "text_loss_by_t")):
+            sums, counts = metrics[bins]
+            np.testing.assert_allclose(sums.sum(), metrics[loss], rtol=1e-6)
+            assert counts.sum() == 4
+
+
+@pytest.mark.parametrize("left_out", ["image", "text"])
+def test_a_half_without_weight_is_left_out_and_the_other_stays_as_it_was(tmp_path, left_out):
+    _, _, both = run_steps(tmp_path, steps=1, objective={"text_weight": 1.0, "single_forward": False})
+    weights = {"text_weight": 1.0} | {f"{left_out}_weight": 0.0}
+    start, end, alone = run_steps(tmp_path, steps=3, objective=weights)
+    kept = "text" if left_out == "image" else "image"
+    assert f"{left_out}_loss" not in alone[0]
+    np.testing.assert_allclose(alone[0][f"{kept}_loss"], both[0][f"{kept}_loss"], rtol=1e-6)
+    head = f"mmdit.{left_out}_out.kernel"
+    np.testing.assert_array_equal(end.params[head], start.params[head])
+    assert not np.array_equal(end.params[f"mmdit.{kept}_out.kernel"], start.params[f"mmdit.{kept}_out.kernel"])
+
+
+NAMES = ("adamw", "adafactor", "lion", "muon")
+SOME = ("mmdit.text_out.kernel", "mmdit.text_out.bias", "mmdit.blocks.image.qkv.kernel", "mmdit.null_image")
+
+
+def leaves_and_optimizer(root, name, **fields):
+    """(specs of ``SOME``, the optimizer of that name for them)."""
+    config, _ = small_run(root)
+    specs = {leaf: leaf_specs(config.model)[leaf] for leaf in SOME}
+    settings = dataclasses.replace(config.optimizer, name=name, warmup_steps=0, schedule="constant", **fields)
+    return specs, make_optimizer(settings, 10, specs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_goes_downhill(tmp_path, name):
+    specs, optimizer = leaves_and_optimizer(tmp_path, name, learning_rate=0.03, weight_decay=0.0, clip_norm=0.0)
+    rng = np.random.default_rng(0)
+    target = {leaf: rng.standard_normal(spec.shape).astype(np.float32) for leaf, spec in specs.items()}
+
+    @jax.jit
+    def descend(params):
+        def one(carry, _):
+            params, state = carry
+            gradients = jax.tree.map(lambda p, t: p - t, params, target)
+            updates, state = optimizer.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), optax.tree.norm(gradients)
+
+        return jax.lax.scan(one, (params, optimizer.init(params)), length=20)
+
+    (params, _), distances = descend(jax.tree.map(np.zeros_like, target))
+    assert distances[-1] < 0.9 * distances[0] and np.isfinite(distances).all()
+    assert all(np.abs(params[leaf]).max() > 0 for leaf in SOME)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_state_of_every_optimizer_can_be_placed(tmp_path, name):
+    """Moments lie where their parameters do; what is factored or counted lies everywhere."""
+    config, _ = small_run(tmp_path, optimizer={"name": name}, model={"mmdit": {"width": 128}})
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    state = abstract_state(config, mesh)
+    shapes = {leaf: value.shape for leaf, value in state.params.items()}
+    like_params = 0
+    for path, leaf in jax.tree.leaves_with_path(state.opt_state):
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        if names and shapes.get(names[-1]) == leaf.shape:
+            assert leaf.sharding == state.params[names[-1]].sharding
+            like_params += 1
+        else:
+            assert leaf.sharding.is_fully_replicated
+    assert like_params >= len(shapes) * (0.3 if name == "adafactor" else 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_decay_moves_matrices_and_nothing_else(tmp_path, name):
+    """Without a gradient."""
+    specs, optimizer = leaves_and_optimizer(tmp_path, name, learning_rate=0.1, weight_decay=0.5)
+    params = {leaf: np.ones(spec.shape, np.float32) for leaf, spec in specs.items()}
+    zero = jax.tree.map(np.zeros_like, params)
+    updates, _ = jax.jit(optimizer.update)(zero, optimizer.init(params), params)
+    for leaf, update in updates.items():
+        np.testing.assert_allclose(update, -0.05 if is_decayed(leaf) else 0.0, atol=1e-6, err_msg=leaf)
+    assert [is_decayed(leaf) for leaf in SOME] == [True, False, True, False]
+
+
+def test_the_average_warms_up(tmp_path):
+    config, _ = small_run(tmp_path)
+    warm = dataclasses.replace(config.optimizer, ema_warmup=True, ema_decay=0.9)
+    found = [float(ema_decay(warm, jax.numpy.int32(n))) for n in (0, 9, 100)]
+    np.testing.assert_allclose(found, [0.1, 10 / 19, 0.9])
+    assert ema_decay(config.optimizer, jax.numpy.int32(0)) == config.optimizer.ema_decay
+    start, one, _ = run_steps(tmp_path, steps=2, optimizer={"ema_warmup": True, "ema_decay": 0.9})
+    name = "mmdit.text_out.kernel"  # no rate in the first step; the second has decay 2/11
+    expected = 2 / 11 * start.params[name] + 9 / 11 * one.params[name]
+    np.testing.assert_allclose(one.ema_params[name], expected, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("normalization", ["all_positions", "answer_tokens"])

@@ -1,0 +1,120 @@
+"""What each stage of training is for, on handwritten digits: figures before and after it.
+
+    python -m benchmarks.stages --workdir=runs/stages --output=benchmarks/results/stages.json
+
+A tiny model goes through all stages in some minutes on two CPU cores. Its start has learnt to read beside a frozen
+random text encoder; then the encoder's row for masks is drawn anew, as that of an encoder that never saw masks, and
+everything the model reads is lost until alignment has found a row for it. Then come pretraining and instruction
+tuning. The NELBO is of held-out captions; answers are to "which digit is this?" about held-out digits.
+"""
+
+import argparse
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+
+from benchmarks.record import circumstances, write
+from demo.data import write as write_data
+from demo.digits import CAPTIONS, QUESTION, WORDS, Digits, load
+from dualdiff_jax import runtime
+from dualdiff_jax.config import MeshConfig, RunConfig
+from dualdiff_jax.evaluation.likelihood import Likelihood
+from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.resolution import resolve
+from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training.loop import train
+from dualdiff_jax.training.trainable import EMBEDDING, mask_row
+from dualdiff_jax.weights import load_model, save_model
+
+STAGES = {  # run -> (config, the run whose model folder it starts from)
+    "start": ("dual_diff_pretrain_256", None),
+    "align": ("align_mask_embedding", "unaligned"),
+    "pretrain": ("dual_diff_pretrain", "align"),
+    "sft": ("dual_diff_sft", "pretrain"),
+}
+
+
+def stage(root: Path, name: str) -> RunConfig:
+    """The tiny config of a run under ``root``, over the data there."""
+    config_name, before = STAGES[name]
+    config = importlib.import_module(f"configs.tiny.{config_name}").get_config()
+    data = root / "data"
+    config.data.tokenizer = str(data / "tokenizer")
+    config.data.sources = [{**source, "root": str(data)} for source in config.to_dict()["data"]["sources"]]
+    config.init_from = str(root / before / "model") if before else ""
+    held_out = dict(root=str(root / "held_out"), metadata="captions.json", height=8, width=8)
+    config.validation.update(every=10**6, batches=8)
+    config.validation.sources = [
+        dict(name="held_out_images", task="image_generation", **held_out),
+        dict(name="held_out_captions", task="captioning", **held_out),
+    ]
+    return resolve(config)
+
+
+def write_held_out(folder: Path, digits: Digits) -> None:
+    folder.mkdir(parents=True)
+    records = []
+    for index, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
+        Image.fromarray(image).save(folder / f"{index}.png")
+        caption = CAPTIONS[index % len(CAPTIONS)].format(WORDS[label])
+        records.append({"image_path": f"{index}.png", "height": 8, "width": 8, "ratio": 1.0, "caption": caption})
+    (folder / "captions.json").write_text(json.dumps(records))
+
+
+def forget_masks(config: RunConfig, folder: Path, output: Path) -> Path:
+    """Another model folder in which the mask's row is a fresh one."""
+    _, weights, tokenizer = load_model(folder, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
+    row = jax.random.normal(jax.random.key(config.seed + 1), (config.model.t5.width,))
+    weights[EMBEDDING] = weights[EMBEDDING].at[mask_row(config.model)].set(row)
+    save_model(output, config.model, weights, tokenizer)
+    return output
+
+
+def judge(config: RunConfig, folder: Path, held_out: Path, digits: Digits) -> dict[str, float]:
+    """Of a model folder: NELBO of held-out captions in nats a token, flow loss, share of answers that are right."""
+    mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    _, weights, tokenizer = load_model(folder, mesh)
+    figures = Likelihood(config, tokenizer, mesh)(0, weights)
+    pipeline = DualDiffusionPipeline(config.model, weights, tokenizer)
+    files = [held_out / f"{index}.png" for index in range(len(digits.labels))]
+    answers = pipeline.answer(files, [QUESTION] * len(files))
+    right = [answer == WORDS[label] for answer, label in zip(answers, digits.labels, strict=True)]
+    return {
+        "text_nelbo": figures["text_loss"],
+        "image_loss": figures["image_loss"],
+        "answer_accuracy": float(np.mean(right)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/stages"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/stages.json"))
+    options = parser.parse_args()
+    runtime.prepare()
+    root = options.workdir
+    shutil.rmtree(root, ignore_errors=True)
+    write_data(root / "data")
+    _, digits = load()
+    write_held_out(root / "held_out", digits)
+    figures = {}
+    for name in STAGES:
+        config = stage(root, name)
+        folder = train(config, root / name, make_mesh(config.mesh, jax.devices()[:1]))
+        figures[name] = judge(config, folder, root / "held_out", digits) | {"steps": config.train.steps}
+        print(name, figures[name], flush=True)
+        if name == "start":
+            folder = forget_masks(config, folder, root / "unaligned" / "model")
+            figures["unaligned"] = judge(config, folder, root / "held_out", digits)
+            print("unaligned", figures["unaligned"], flush=True)
+    found = {"held_out": len(digits.labels), "after": figures}
+    write(circumstances(1, ("jax", "flax", "optax")) | found, options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Steps that moved nothing, since a loss or a gradient was not finite: told with their records, and counted."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+log = logging.getLogger(__name__)
+
+RecordIds = Callable[[int], Mapping[str, Sequence[str]]]  # (batches before it) -> ids in a batch, by stream
+SHOWN = 4  # ids of each stream in a warning; the file has all
+
+
+class SkippedSteps:
+    """Reads the count of steps skipped in a row, one step late, so that the device always has the next one to do.
+
+    Each skipped step is warned of, and goes to ``WORKDIR/skipped_steps.jsonl`` with the ids of its records.
+    ``interval`` is (first, last) of those in a row, as soon as there are ``limit`` of them, or a multiple of it: a
+    run that is started again after it was stopped has as many tries once more.
+    """
+
+    def __init__(self, workdir: Path, limit: int, record_ids: RecordIds):
+        self.interval: tuple[int, int] | None = None
+        self._file, self._limit, self._record_ids = workdir / "skipped_steps.jsonl", limit, record_ids
+        self._unread: tuple[int, jax.Array] | None = None
+
+    def note(self, step: int, skipped_in_row: jax.Array) -> None:
+        """Takes the count after ``step``; returns when the step before has finished."""
+        self.flush()
+        self._unread = step, skipped_in_row
+
+    def flush(self) -> None:
+        """Reads what was noted last."""
+        if self._unread is None:
+            return
+        (step, count), self._unread = self._unread, None
+        in_row = int(count)
+        if in_row:
+            self._tell(step)
+            if in_row % self._limit == 0:
+                self.interval = step - in_row + 1, step
+
+    def _tell(self, step: int) -> None:
+        if jax.process_index():
+            return
+        ids = {stream: list(of) for stream, of in self._record_ids(step - 1).items()}
+        shown = "; ".join(
+            f"{stream}: {', '.join(of[:SHOWN])}{' ...' if len(of) > SHOWN else ''}" for stream, of in ids.items()
+        )
+        log.warning("step %d: loss or gradient not finite, so nothing was updated; its records are %s", step, shown)
+        try:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **ids}) + "\n")
+        except OSError as error:
+            log.warning("%s: cannot be written (%s)", self._file, error.strerror)

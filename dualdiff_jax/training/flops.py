@@ -1,0 +1,83 @@
+"""The floating-point operations of one step, counted from the shapes of the weights, and what the devices could do.
+
+Matrix products only, a multiplication and an addition each; two transformers, no autoencoder, nothing twice:
+(1)  forward      2 * kernel entries * tokens that meet the kernel, and 4 s^2 d a layer in attention over s tokens
+(2)  backward     once more for the activations, and once more for each kernel that is trained; attention twice more
+T5 has a backward pass only where something in it is trained.
+"""
+
+import math
+
+import jax
+
+from dualdiff_jax.config import ModelConfig, RunConfig
+from dualdiff_jax.models.autoencoder import downscale
+from dualdiff_jax.models.bundle import leaf_specs
+from dualdiff_jax.training.kernels import is_kernel
+from dualdiff_jax.training.trainable import trained_specs
+
+# Dense bfloat16 operations a second of one device, by the start of its kind, from the vendors' data sheets.
+PEAK = {
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA B200": 2250e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6": 918e12,
+    "TPU7x": 2307e12,
+}
+PER_IMAGE = ("modulation", "timestep_embedding")  # maps that see one vector an example instead of its tokens
+
+
+def peak_flops(kind: str) -> float | None:
+    """Of a ``jax.Device.device_kind``; None where it is not known."""
+    return next((peak for name, peak in PEAK.items() if kind.startswith(name)), None)
+
+
+def step_flops(config: RunConfig) -> float:
+    """Of one update, on average over the image sizes of the data."""
+    streams = bool(config.objective.image_weight) + bool(config.objective.text_weight)
+    sources = [source for source in config.data.sources if source.task == "image_generation"]
+    weights = sum(source.weight for source in sources)
+    each = (source.weight / weights * example_flops(config, source.height, source.width) for source in sources)
+    return streams * config.train.global_batch_size * sum(each)
+
+
+def example_flops(config: RunConfig, height: int, width: int) -> float:
+    """Of one example in training, forward and backward."""
+    trained = set(trained_specs(config))
+    forward = forward_flops(config.model, height, width, config.data.text_length)
+    has_backward = {"mmdit": True, "t5": any(name.startswith("t5.") for name in trained)}
+    total = 0.0
+    for name, flops in forward.items():
+        network = name.split(".")[0]
+        is_trained = not is_kernel(name) or name in trained  # attention has an operand more instead of a kernel
+        total += flops * (1 + has_backward[network] * (1 + is_trained))
+    return total
+
+
+def forward_flops(config: ModelConfig, height: int, width: int, length: int) -> dict[str, float]:
+    """Of one example by kernel, and by network for attention. Equation (1)."""
+    patch = config.mmdit.patch_size * downscale(config.autoencoder)
+    image = (height // patch) * (width // patch)
+    flops: dict[str, float] = {}
+    for name, spec in leaf_specs(config).items():
+        if not is_kernel(name) or name.startswith("autoencoder."):
+            continue
+        of_image = ".image" in name or "patch_embedding" in name
+        tokens = 1 if any(part in name for part in PER_IMAGE) else image if of_image else length
+        flops[name] = 2.0 * math.prod(spec.shape) * tokens
+    mmdit, t5 = config.mmdit, config.t5
+    flops["mmdit.attention"] = 4.0 * mmdit.depth * (image + length) ** 2 * mmdit.width
+    flops["t5.attention"] = 4.0 * t5.depth * length**2 * t5.heads * t5.head_dim
+    return flops
+
+
+def device_memory() -> float | None:
+    """Peak bytes in use on the fullest device of this host; None where it does not tell."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    known = [peak for peak in peaks if peak is not None]
+    return max(known) if known else None

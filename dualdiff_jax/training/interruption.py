@@ -1,0 +1,59 @@
+"""Being asked to stop: SIGTERM, which is also how machines that are taken away say so, Ctrl-C, and SLURM's SIGUSR1."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class Interruption:
+    """Notes the first of ``SIGNALS``; a second one ends the process at once, as if nobody listened.
+
+    A context manager: outside of it, and in threads other than the main one, signals do what they did before.
+    """
+
+    def __init__(self, mesh: Mesh):
+        self.signal: str | None = None
+        self._previous: dict[int, object] = {}
+        self._agreement = _Agreement(mesh) if jax.process_count() > 1 else None
+
+    def __enter__(self) -> "Interruption":
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
+
+    def is_asked(self) -> bool:
+        """Whether to stop after this step. To be called once a step by every host: all get the same answer."""
+        asked = self.signal is not None
+        return self._agreement.any(asked) if self._agreement else asked
+
+
+class _Agreement:
+    """Tells all hosts what one has heard, a step later, so that no step waits for the network."""
+
+    def __init__(self, mesh: Mesh):
+        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._any = jax.jit(jnp.any, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._count = len(mesh.local_devices)
+        self._earlier: jax.Array | None = None
+
+    def any(self, heard: bool) -> bool:
+        """Whether at the call before this one any host had heard something."""
+        flags = jax.make_array_from_process_local_data(self._sharding, np.full(self._count, heard))
+        earlier, self._earlier = self._earlier, self._any(flags)
+        return earlier is not None and bool(earlier)

@@ -1,0 +1,63 @@
+"""A run that does not get on says where it hangs, and ends."""
+
+import faulthandler
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import jax
+
+log = logging.getLogger(__name__)
+
+
+class StallWatch:
+    """Ends the process where ``progress`` is not called for ``seconds``; 0 never does. A context manager.
+
+    The stacks of all threads go to stderr and to ``WORKDIR/stall_host_N.txt``. Each host watches itself: where one
+    hangs, the others wait for it in a collective, and tell that too. Compiling counts as a part of its step.
+    """
+
+    def __init__(self, seconds: float, workdir: Path):
+        self._seconds = seconds
+        self._file = workdir / f"stall_host_{jax.process_index()}.txt"
+        self._alive = threading.Event()
+        self._is_over = False
+        self._last: int | None = None
+
+    def __enter__(self) -> "StallWatch":
+        if self._seconds:
+            threading.Thread(target=self._watch, name="stall watch", daemon=True).start()
+        return self
+
+    def progress(self, step: int) -> None:
+        """``step`` is finished."""
+        self._last = step
+        self._alive.set()
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._is_over = True
+        self._alive.set()
+
+    def _watch(self) -> None:
+        while self._alive.wait(self._seconds):
+            if self._is_over:
+                return
+            self._alive.clear()
+        self._end()
+
+    def _end(self) -> None:
+        message = (
+            f"error: no step was finished for {self._seconds:g} seconds, the last was {self._last}; where every thread "
+            f"stands follows and is in {self._file}; the same command goes on from the last checkpoint"
+        )
+        print(f"\n{message}", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        try:
+            with self._file.open("w", encoding="utf-8") as file:
+                print(message, file=file, flush=True)
+                faulthandler.dump_traceback(file, all_threads=True)
+        finally:
+            os._exit(1)  # exit handlers would wait for what hangs

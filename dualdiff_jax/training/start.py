@@ -1,0 +1,93 @@
+"""The weights that a run starts from: fresh ones, or those of a model folder that another run left.
+
+MODEL_DIR/weights/   averages of the parameters (weights.py)
+MODEL_DIR/raw/       what the last update left of the leaves that were trained: arrays, written by ``save_raw``
+"""
+
+import dataclasses
+import hashlib
+import shutil
+import uuid
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Mesh
+
+from dualdiff_jax.arrays import Weights
+from dualdiff_jax.config import ModelConfig, RunConfig
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.models.bundle import init_weights, leaf_specs, weight_shardings
+from dualdiff_jax.resolution import differences
+from dualdiff_jax.weights import load_config, load_model, restore
+
+RAW = "raw"
+
+
+def first_weights(config: RunConfig, mesh: Mesh) -> Weights:
+    """On the mesh: those of ``config.init_from``, or fresh ones by the seed."""
+    if not config.init_from:
+        return init_weights(config.model, mesh, jax.random.key(config.seed))
+    folder = Path(config.init_from)
+    _, weights, _ = load_model(folder, mesh)
+    if config.init_weights == "raw":
+        specs, shardings = leaf_specs(config.model), weight_shardings(config.model, mesh)
+        names = _raw_names(folder)
+        weights |= restore(folder / RAW, {name: specs[name].abstract(shardings[name]) for name in names})
+    return weights
+
+
+def check_start(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raises ``UserError`` unless ``config.init_from`` is a model folder that this run can go on from."""
+    if not config.init_from:
+        return
+    folder = Path(config.init_from)
+    changed = list(differences(_architecture(load_config(folder)), _architecture(config.model), "model"))
+    if changed:
+        raise UserError(
+            f"{folder}: holds another model than this config trains (it -> config):\n  " + "\n  ".join(changed)
+        )
+    other = Tokenizer(folder / "tokenizer")
+    if other.vocab_size != tokenizer.vocab_size or _pieces(other) != _pieces(tokenizer):
+        raise UserError(
+            f"{folder}: was trained with other tokens than data.tokenizer {tokenizer.folder} has; "
+            f"give --config.data.tokenizer={folder / 'tokenizer'}"
+        )
+    if config.init_weights == "raw":
+        _raw_names(folder)
+
+
+def start_identity(config: RunConfig) -> str:
+    """Changes when the files under ``config.init_from`` do: their names, some of them random, and sizes."""
+    folder = Path(config.init_from)
+    files = sorted(folder.rglob("*")) if config.init_from else []
+    listing = "\n".join(f"{file.relative_to(folder)} {file.stat().st_size}" for file in files if file.is_file())
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def save_raw(folder: Path, weights: Weights) -> None:
+    """Adds ``raw/`` to a model folder; it is there whole or not at all."""
+    partial = folder.absolute() / f".{RAW}-{uuid.uuid4().hex[:8]}"
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(partial, weights)
+        partial.rename(folder.absolute() / RAW)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _raw_names(folder: Path) -> list[str]:
+    if not (folder / RAW).is_dir():
+        raise UserError(f"{folder}: holds averages only, no {RAW}/; give --config.init_weights=ema")
+    with ocp.StandardCheckpointer() as checkpointer:
+        return sorted(checkpointer.metadata((folder / RAW).absolute()).item_metadata)
+
+
+def _architecture(config: ModelConfig) -> ModelConfig:
+    """The config without what may differ between stages."""
+    return dataclasses.replace(config, sampling=None, compute_dtype="float32")
+
+
+def _pieces(tokenizer: Tokenizer) -> list[str]:
+    return tokenizer.pieces(range(tokenizer.vocab_size))

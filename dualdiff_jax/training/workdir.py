@@ -1,0 +1,78 @@
+"""Whose a workdir is: it belongs to the first config that ran in it."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dualdiff_jax.config import RunConfig
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.resolution import differences, resolve, to_dict
+
+# Fields that may differ when a run goes on: none of them changes what is learned.
+FREE_TO_CHANGE = (
+    "train.log_every",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.keep_every",
+    "train.stop_after_skipped",
+    "train.stall_seconds",
+    "profile",
+    "telemetry.",
+    "validation.",
+    "preview.",
+    "mesh.",
+    "data.read_threads",
+    "data.prefetch_batches",
+    "data.cache_images",
+)
+
+
+def claim_workdir(workdir: Path, config: RunConfig) -> None:
+    """Makes ``workdir`` this config's own, or raises ``UserError`` with the differences if it is another's."""
+    file = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+        if not file.exists():
+            if jax.process_index() == 0:
+                write_whole(file, json.dumps(to_dict(config), indent=2) + "\n")
+            return
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise UserError(f"{workdir}: may not be written ({error.strerror}); choose another --workdir") from error
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be written ({error.strerror}); make room, or choose another --workdir"
+        ) from error
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file}: is not JSON ({error}); start in another --workdir") from error
+    refuse_changes(workdir, str(file), stored, config)
+
+
+def refuse_changes(workdir: Path, where: str, stored: Mapping[str, Any], config: RunConfig) -> None:
+    """Raises ``UserError`` with the differences unless the config ``stored`` in ``where`` may go on as ``config``."""
+    try:
+        old = resolve(stored, what=f"config in {where}")
+    except UserError as error:
+        raise UserError(
+            f"{where}: cannot be read as this version's config; start in another --workdir\n{error}"
+        ) from error
+    changed = [line for line in differences(old, config) if not line.startswith(FREE_TO_CHANGE)]
+    if changed:
+        raise UserError(
+            f"{workdir}: belongs to a run with another config; name another --workdir, or undo\n  "
+            + "\n  ".join(changed)
+        )
+
+
+def write_whole(file: Path, text: str) -> None:
+    """The file is there with all of ``text``, or as it was."""
+    partial = file.with_name(f".{file.name}-partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)

@@ -1,0 +1,73 @@
+"""Validation has the same draws every time, sees its own records, and of a model that knows nothing says so."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from dualdiff_jax import commands
+from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.likelihood import Likelihood
+from dualdiff_jax.models.bundle import init_weights
+from dualdiff_jax.sharding import make_mesh
+from tests.small_run import small_run
+
+MESH = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+
+
+def held_out(root, **sections):
+    """The small run with its training records to validate on, in an order of their own."""
+    config, tokenizer = small_run(root, model={"mmdit": {"depth": 1}}, **sections)
+    sources = tuple(dataclasses.replace(source, name=f"held_out_{source.name}") for source in config.data.sources)
+    validation = dataclasses.replace(config.validation, every=2, batches=8, sources=sources)
+    return dataclasses.replace(config, validation=validation), tokenizer
+
+
+def test_a_fresh_model_knows_nothing_and_the_figures_say_it(tmp_path):
+    """Its heads are zero: every token is as likely as any other but the mask, and no noise is taken off."""
+    config, tokenizer = held_out(tmp_path, train={"global_batch_size": 16})
+    hook = Likelihood(config, tokenizer, MESH)
+    weights = init_weights(config.model, MESH, jax.random.key(0))
+    figures = hook(0, weights)
+    assert figures == hook(7, weights)
+    nothing = math.log(config.model.mmdit.vocab_size - 1)
+    # of the 8 * 16 examples only captions are all maskable; instructions lose their prompt
+    assert 0.5 * nothing < figures["text_loss"] < 1.1 * nothing
+    assert 1.0 < figures["image_loss"] < 2.5
+    parts = [value for name, value in figures.items() if name.startswith("image_loss_by_sigma/")]
+    assert len(parts) == 4 and min(parts) > 0.9
+    again, other = (Likelihood(dataclasses.replace(config, seed=seed), tokenizer, MESH)(0, weights) for seed in (0, 1))
+    assert again == figures and other != figures
+
+
+def test_a_run_writes_what_it_validates_and_traces(tmp_path, monkeypatch):
+    """Every two steps and at the end, with the averages, to TensorBoard too; and a trace of the two steps asked for."""
+    monkeypatch.setattr(commands, "make_mesh", lambda _: MESH)
+    config, _ = held_out(tmp_path / "data", telemetry={"tensorboard": True})
+    commands.run_training(dataclasses.replace(config, profile=(2, 2)), str(tmp_path / "run"))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert all(np.isfinite(line["text_loss"]) and "text_loss_by_t/0" in line for line in lines)
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    for tag in (b"image_loss_by_sigma/3", b"gradient_norm/text_stream", b"validation/text_loss_by_t/0"):
+        assert tag in events.read_bytes()
+
+
+def test_nothing_to_validate_on_is_refused(tmp_path):
+    with pytest.raises(UserError, match="validation: every is 3, but there are no sources"):
+        small_run(tmp_path, validation={"every": 3})
+
+
+def test_records_that_are_not_there_are_told_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "make_mesh", lambda _: MESH)
+    config, _ = held_out(tmp_path / "data")
+    gone = tuple(dataclasses.replace(s, metadata="gone.json") for s in config.validation.sources)
+    config = dataclasses.replace(config, validation=dataclasses.replace(config.validation, sources=gone))
+    with pytest.raises(UserError, match="gone.json: there is no such file"):
+        commands.run_training(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,190 @@
+"""A checkpoint is there whole; one that is not is told, and the one before is used; a full disk stops nothing."""
+
+import dataclasses
+import json
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training import checkpoint
+from dualdiff_jax.training.checkpoint import Checkpoints
+from dualdiff_jax.training.state import init_state
+from tests.full_disk import full_disk
+from tests.small_run import small_run
+
+# A restore that fails leaves TensorStore's other reads to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+RECORDS = {"some source": 40}
+SMALL = {"mmdit": {"depth": 1}}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("data"), model=SMALL, train={"steps": 40, "save_every": 2})[0]
+
+
+@pytest.fixture(scope="module")
+def mesh(settings):
+    return make_mesh(settings.mesh, jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def state(settings, mesh):
+    return init_state(settings, mesh)[0]
+
+
+def at(state, step):
+    """A state that can be told from those of other steps."""
+    params = {name: value + step for name, value in state.params.items()}
+    return dataclasses.replace(state, step=jnp.int32(step), params=params)
+
+
+@pytest.fixture(scope="module")
+def written(settings, mesh, state, tmp_path_factory):
+    """A workdir with checkpoints of steps 2 and 4."""
+    workdir = tmp_path_factory.mktemp("written")
+    checkpoints = Checkpoints(workdir, settings, mesh)
+    for step in (2, 4):
+        checkpoints.save(step, at(state, step), RECORDS, [{"loss": 0.1 * step}])
+    assert checkpoints.close(4)
+    return workdir
+
+
+@pytest.fixture
+def workdir(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "run")
+
+
+def restore(workdir, settings, mesh, records=RECORDS):
+    return Checkpoints(workdir, settings, mesh).restore(records)
+
+
+def arrays(folder):
+    """The largest file that holds values."""
+    return max(folder.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+DAMAGES = {
+    "truncated array file": lambda folder: os.truncate(arrays(folder), arrays(folder).stat().st_size // 2),
+    "empty array file": lambda folder: os.truncate(arrays(folder), 0),
+    "missing array file": lambda folder: arrays(folder).unlink(),
+    "missing metadata": lambda folder: (folder / "state" / "_METADATA").unlink(),
+    "missing manifest": lambda folder: (folder / "state" / "manifest.ocdbt").unlink(),
+    "empty folder": empty,
+    "missing item": lambda folder: shutil.rmtree(folder / "state"),
+    "unreadable item": lambda folder: next((folder / "run").glob("*")).write_text("{"),
+    "empty item": lambda folder: empty(folder / "run"),
+}
+
+
+def test_what_was_saved_comes_back(workdir, settings, mesh, state):
+    found, pending = restore(workdir, settings, mesh)
+    jax.tree.map(np.testing.assert_array_equal, found, at(state, 4))
+    assert pending == [{"loss": 0.4}]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(workdir, settings, mesh, state, caplog, damage):
+    DAMAGES[damage](workdir / "checkpoints" / "4")
+    checkpoints = Checkpoints(workdir, settings, mesh)
+    found, pending = checkpoints.restore(RECORDS)
+    jax.tree.map(np.testing.assert_array_equal, found, at(state, 2))
+    assert pending == [{"loss": 0.2}]
+    assert "checkpoint of step 4 is damaged" in caplog.text and "from the checkpoint of step 2" in caplog.text
+    assert checkpoints.steps() == [2] and len(list((workdir / "damaged_checkpoints").iterdir())) == 1
+    checkpoints.save(4, at(state, 4), RECORDS)  # the run comes by there again
+    assert checkpoints.close(4)
+    jax.tree.map(np.testing.assert_array_equal, restore(workdir, settings, mesh)[0], at(state, 4))
+
+
+def test_a_half_written_checkpoint_is_cleared_away(workdir, settings, mesh):
+    """What a kill leaves behind: the folder still has the name under which it is written."""
+    partial = workdir / "checkpoints" / "6.orbax-checkpoint-tmp"
+    shutil.copytree(workdir / "checkpoints" / "4", partial)
+    found, _ = restore(workdir, settings, mesh)
+    assert int(found.step) == 4 and not partial.exists()
+
+
+def test_where_all_are_damaged_each_is_named_and_none_is_moved(workdir, settings, mesh):
+    for step in "24":
+        empty(workdir / "checkpoints" / step)
+    with pytest.raises(UserError, match="no checkpoint can be read") as error:
+        restore(workdir, settings, mesh)
+    assert "step 2: " in str(error.value) and "step 4: " in str(error.value)
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "4"}
+
+
+def test_another_model_is_refused_with_the_differences(workdir, settings, mesh):
+    """By the checkpoint itself: there is no config.json in this workdir."""
+    wider = dataclasses.replace(settings.model, mmdit=dataclasses.replace(settings.model.mmdit, width=32))
+    with pytest.raises(UserError, match="model.mmdit.width: 16 -> 32"):
+        restore(workdir, dataclasses.replace(settings, model=wider), mesh)
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "4"}
+
+
+def test_other_data_and_another_start_are_refused(workdir, settings, mesh, tmp_path):
+    with pytest.raises(UserError, match="the data changed since step 4"):
+        restore(workdir, settings, mesh, {"some source": 41})
+    checkpoints = Checkpoints(workdir, settings, mesh)
+    checkpoints._identity = "of another folder"
+    with pytest.raises(UserError, match="is not the model folder that this run started from"):
+        checkpoints.restore(RECORDS)
+
+
+def test_other_versions_are_told(workdir, settings, mesh, caplog, monkeypatch):
+    monkeypatch.setattr(checkpoint, "versions", lambda: {"jax": "99.0"})
+    assert int(restore(workdir, settings, mesh)[0].step) == 4
+    assert "rounding may differ" in caplog.text and "'jax': '99.0'" in caplog.text
+
+
+def test_the_newest_and_the_multiples_stay(settings, mesh, state, tmp_path):
+    kept = dataclasses.replace(settings.train, keep_checkpoints=2, keep_every=4)
+    checkpoints = Checkpoints(tmp_path, dataclasses.replace(settings, train=kept), mesh)
+    for step in range(2, 13, 2):
+        checkpoints.save(step, state, RECORDS)
+    assert checkpoints.close(12)
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [4, 8, 10, 12]
+
+
+def test_a_full_disk_is_told_and_the_save_is_tried_again(workdir, settings, mesh, state, caplog):
+    checkpoints = Checkpoints(workdir, settings, mesh)
+    with full_disk() as fill:
+        fill(True)
+        assert checkpoints.is_due(6)
+        checkpoints.save(6, at(state, 6), RECORDS)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checkpoints._manager, "is_saving_in_progress", lambda: False)  # by the next step it is over
+            assert checkpoints.is_due(7) is False
+    assert "a checkpoint cannot be written" in caplog.text and "the last good one is of step 4" in caplog.text
+    assert "the next try is at step 8" in caplog.text
+    assert checkpoints.steps() == [2, 4]
+    checkpoints.save(8, at(state, 8), RECORDS)
+    assert checkpoints.close(8)
+    jax.tree.map(np.testing.assert_array_equal, restore(workdir, settings, mesh)[0], at(state, 8))
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"4", "8"}  # what was half written is gone
+
+
+def test_a_failed_save_is_due_again_after_a_tenth_of_the_interval(settings, mesh, tmp_path):
+    often = dataclasses.replace(settings.train, save_every=100)
+    checkpoints = Checkpoints(tmp_path, dataclasses.replace(settings, train=often), mesh)
+    checkpoints._give_up(200, OSError(28, "No space left on device"))
+    assert [step for step in range(201, 301) if checkpoints.is_due(step)] == [210, 300]
+
+
+def test_the_run_item_says_what_it_was(written, settings):
+    run = json.loads(next((written / "checkpoints" / "4" / "run").glob("*")).read_text())
+    assert run["next_step"] == 4 and run["records"] == RECORDS
+    assert run["config"]["optimizer"]["learning_rate"] == settings.optimizer.learning_rate
+    assert {"python", "jax", "orbax-checkpoint"} <= run["versions"].keys()

@@ -1,0 +1,122 @@
+"""Signals, stalls and traces, each by itself."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training.faults import SkippedSteps
+from dualdiff_jax.training.interruption import SIGNALS, Interruption
+from dualdiff_jax.training.trace import Trace
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_noted_and_the_next_means_what_it_always_did(number):
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    with Interruption(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])) as interruption:
+        assert not interruption.is_asked()
+        os.kill(os.getpid(), number)
+        assert interruption.is_asked() and interruption.signal == number.name
+        assert all(signal.getsignal(each) is signal.SIG_DFL for each in SIGNALS)
+    assert {each: signal.getsignal(each) for each in SIGNALS} == before
+
+
+def test_another_thread_may_train_without_listening():
+    caught = []
+
+    def use():
+        with Interruption(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])) as interruption:
+            caught.append(interruption.is_asked())
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert caught == [False]
+
+
+STALL = """
+import sys, time, threading
+from pathlib import Path
+from dualdiff_jax.training.stall import StallWatch
+
+def hang():
+    time.sleep(60)
+
+with StallWatch({seconds}, Path(sys.argv[1])) as watch:
+    for step in range(5):
+        time.sleep(0.1)
+        watch.progress(step)
+    {then}
+print("ended well")
+"""
+
+
+def run_stall(folder, seconds, then):
+    code = STALL.format(seconds=seconds, then=then)
+    return subprocess.run(
+        [sys.executable, "-c", code, str(folder)], cwd=ROOT, capture_output=True, text=True, timeout=50
+    )
+
+
+def test_a_stall_shows_where_it_hangs_and_ends(tmp_path):
+    done = run_stall(tmp_path, 0.4, "hang()")
+    assert done.returncode == 1 and "ended well" not in done.stdout
+    assert "no step was finished for 0.4 seconds, the last was 4" in done.stderr
+    for told in (done.stderr, (tmp_path / "stall_host_0.txt").read_text()):
+        assert "in hang" in told
+
+
+@pytest.mark.parametrize(("seconds", "then"), [(0.4, "pass"), (0, "time.sleep(1)")])
+def test_no_stall_no_end(tmp_path, seconds, then):
+    """Neither after the run is over, nor where it is turned off."""
+    done = run_stall(tmp_path, seconds, f"{then}\ntime.sleep(0.6)" if then == "pass" else then)
+    assert done.returncode == 0 and done.stdout == "ended well\n", done.stderr
+
+
+def test_skipped_steps_are_told_a_step_late_and_counted_in_a_row(tmp_path, caplog):
+    skipped = SkippedSteps(tmp_path, 2, lambda step: {"image_stream": [f"digits[{step}]"] * 6})
+    for step, count in ((1, 0), (2, 1), (3, 0), (4, 1)):
+        skipped.note(step, jnp.int32(count))
+    assert skipped.interval is None and caplog.text.count("not finite") == 1
+    skipped.note(5, jnp.int32(2))
+    assert skipped.interval is None
+    skipped.flush()
+    assert skipped.interval == (4, 5)
+    assert "step 2: loss or gradient not finite" in caplog.text and "digits[1]" in caplog.text
+    assert "digits[4], digits[4], digits[4], digits[4] ..." in caplog.text
+    assert len((tmp_path / "skipped_steps.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_trace_is_of_the_steps_that_were_asked_for(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append(("start", folder)))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
+    trace = Trace((3, 2), tmp_path)
+    for step in range(1, 8):
+        with trace.step(step):
+            calls.append(step)
+        trace.finished(step, jnp.zeros(()))
+    assert calls == [1, 2, ("start", str(tmp_path)), 3, 4, "stop", 5, 6, 7]
+    resumed = Trace((3, 2), tmp_path)
+    with resumed.step(4):
+        pass
+    resumed.close()
+    assert calls[-2:] == [("start", str(tmp_path)), "stop"]
+
+
+def test_a_real_trace_is_written(tmp_path):
+    trace = Trace((1, 1), tmp_path)
+    with trace.step(1):
+        result = jnp.ones(3) + 1
+    trace.finished(1, result)
+    assert list(tmp_path.rglob("*.xplane.pb"))
