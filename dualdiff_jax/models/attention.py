@@ -11,7 +11,7 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float, bias: j
     No mask: padding tokens are ordinary tokens everywhere in this model.
     """
     with jax.named_scope("attention"):
-        scores = jnp.einsum("bqhk,bshk->bhqs", q * scale, k, preferred_element_type=jnp.float32)
+        scores = scale * jnp.einsum("bqhk,bshk->bhqs", q, k, preferred_element_type=jnp.float32)
         if bias is not None:
             scores = scores + bias
         weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
