@@ -53,7 +53,7 @@ def choose_kernel(wanted: str, platform: str, dtype: str) -> str:
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, bias: jax.Array | None) -> jax.Array:
-    scores = jnp.einsum("bqhk,bshk->bhqs", q * scale, k, preferred_element_type=jnp.float32)
+    scores = scale * jnp.einsum("bqhk,bshk->bhqs", q, k, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
     weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)

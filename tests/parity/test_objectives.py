@@ -4,6 +4,7 @@ The draws (sigma, noise, dropped captions, t, masks) are ours; the torch side ta
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,58 +12,98 @@ import pytest
 import torch
 
 from convert.state_dict import to_torch
-from dualdiff_jax.config import ObjectiveConfig
+from dualdiff_jax.config import ModelConfig, ObjectiveConfig
+from dualdiff_jax.models.autoencoder import downscale
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, TextExamples, corrupt, joint_loss
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
-from tests.parity.pair import CONFIG, Pair, random_pair
-from tests.parity.reference import gradients
+from tests.parity.pair import CONFIG, KL, Pair, random_pair
+from tests.parity.reference import channels_first, encode_as_sd3, gradients
 
 pytestmark = pytest.mark.parity
 
 MASK = CONFIG.mmdit.vocab_size - 2  # not the last, so that an off-by-one shows
 BATCH, LENGTH, SIZE = 3, 6, (4, 6)
 IMPOSSIBLE = -1e6  # the logit that the original gives to the mask token
-OBJECTIVES = {
-    "pretraining": ObjectiveConfig(),
-    "released": ObjectiveConfig(image_weighting="sigma_squared", text_weight=1.0, single_forward=False),
-    "answers": ObjectiveConfig(text_weight=0.7, text_normalization="answer_tokens", caption_dropout=0.5),
+OBJECTIVES = {  # the model, and what is asked of it
+    "pretraining": (CONFIG, ObjectiveConfig()),
+    "released": (CONFIG, ObjectiveConfig(image_weighting="sigma_squared", text_weight=1.0, single_forward=False)),
+    "answers": (CONFIG, ObjectiveConfig(text_weight=0.7, text_normalization="answer_tokens", caption_dropout=0.5)),
+    "continuous_sigma": (
+        CONFIG,
+        ObjectiveConfig(
+            image_weighting="sigma_squared",
+            sigma_distribution="logit_normal",
+            text_normalization="answer_tokens",
+            caption_dropout=1.0,
+        ),
+    ),
+    "through_the_autoencoder": (KL, ObjectiveConfig(text_weight=1.0, text_normalization="answer_tokens")),
 }
 
 
-def draw_latents(rng: np.random.Generator) -> np.ndarray:
-    return rng.standard_normal((BATCH, *SIZE, CONFIG.autoencoder.channels), np.float32)
+class Encoded(NamedTuple):
+    """The latents of some images on both sides, from the same images and, where it takes any, noise."""
 
-
-def draw_batch(seed: int, config: ObjectiveConfig) -> tuple[ImageExamples, TextExamples, Corrupted]:
-    """Clean examples of both kinds, and both batches as the objective gets them; a token is always masked."""
-    rng = np.random.default_rng(seed)
-    image = ImageExamples(draw_latents(rng), rng.integers(2, MASK, (BATCH, LENGTH), np.int32))
-    is_answer = np.arange(LENGTH) >= rng.integers(0, LENGTH - 2, (BATCH, 1))
-    text = TextExamples(draw_latents(rng), rng.integers(2, MASK, (BATCH, LENGTH), np.int32), is_answer)
-    arguments = {"null_token_ids": np.ones(LENGTH, np.int32), "mask_token_id": MASK}
-    batch = corrupt(jax.random.key(seed), image, text, config, **arguments)
-    noisy_token_ids = batch.noisy_token_ids.at[0, -1].set(MASK)
-    return image, text, batch._replace(is_masked=batch.is_masked.at[0, -1].set(True), noisy_token_ids=noisy_token_ids)
+    ours: np.ndarray
+    torchs: torch.Tensor
 
 
 @partial(jax.jit, static_argnums=0)
-def our_loss(config: ObjectiveConfig, trained: dict, constants: dict, batch: Corrupted):
+def our_encode(model: ModelConfig, weights: dict, images: jax.Array, rng: jax.Array) -> jax.Array:
+    return bind(model, weights).autoencoder.encode(images, rng)
+
+
+def encode(pair: Pair, rng: np.random.Generator) -> Encoded:
+    """Latents of SIZE of random images, sampled from their posteriors."""
+    step, seed = downscale(pair.config.autoencoder), rng.integers(2**31)
+    images = rng.uniform(-1, 1, (BATCH, *(step * side for side in SIZE), 3)).astype(np.float32)
+    ours = our_encode(pair.config, pair.weights, images, jax.random.key(seed))
+    if pair.autoencoder is None:
+        return Encoded(np.asarray(ours), channels_first(images))
+    noise = channels_first(jax.random.normal(jax.random.key(seed), ours.shape))
+    with torch.no_grad():
+        return Encoded(np.asarray(ours), encode_as_sd3(pair.autoencoder, channels_first(images), noise))
+
+
+class Draws(NamedTuple):
+    """Clean examples of both kinds, and both batches as the objective gets them."""
+
+    image: ImageExamples
+    text: TextExamples
+    batch: Corrupted
+    torch_latents: tuple[torch.Tensor, torch.Tensor]  # of both kinds, clean
+
+
+def draw_batch(pair: Pair, seed: int, config: ObjectiveConfig) -> Draws:
+    """A token is always masked."""
+    rng = np.random.default_rng(seed)
+    pictures, read = encode(pair, rng), encode(pair, rng)
+    image = ImageExamples(pictures.ours, rng.integers(2, MASK, (BATCH, LENGTH), np.int32))
+    is_answer = np.arange(LENGTH) >= rng.integers(0, LENGTH - 2, (BATCH, 1))
+    text = TextExamples(read.ours, rng.integers(2, MASK, (BATCH, LENGTH), np.int32), is_answer)
+    arguments = {"null_token_ids": np.ones(LENGTH, np.int32), "mask_token_id": MASK}
+    batch = corrupt(jax.random.key(seed), image, text, config, **arguments)
+    noisy_token_ids = batch.noisy_token_ids.at[0, -1].set(MASK)
+    batch = batch._replace(is_masked=batch.is_masked.at[0, -1].set(True), noisy_token_ids=noisy_token_ids)
+    return Draws(image, text, batch, (pictures.torchs, read.torchs))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def our_loss(model: ModelConfig, config: ObjectiveConfig, trained: dict, constants: dict, batch: Corrupted):
     """(losses by name, gradients by leaf)."""
 
     def loss(trained):
-        return joint_loss(bind(CONFIG, trained | constants), batch, config, mask_token_id=MASK)
+        return joint_loss(bind(model, trained | constants), batch, config, mask_token_id=MASK)
 
     (_, losses), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
     return losses, gradients
 
 
-def reference_loss(
-    pair: Pair, config: ObjectiveConfig, image: ImageExamples, text: TextExamples, batch: Corrupted
-) -> dict[str, torch.Tensor]:
+def reference_loss(pair: Pair, config: ObjectiveConfig, draws: Draws) -> dict[str, torch.Tensor]:
     """The flow and the masked loss, each from a pass of its own, and their weighted sum."""
-    noise = np.asarray(batch.velocity) + image.latents
-    x, e = (torch.tensor(a).permute(0, 3, 1, 2) for a in (image.latents, noise))
+    image, text, batch, (x, latents) = draws
+    e = channels_first(np.asarray(batch.velocity) + image.latents)  # the noise
     sigma, t = torch.tensor(np.asarray(batch.sigma)), torch.tensor(np.asarray(batch.t))
     captions = torch.tensor(np.asarray(batch.image_token_ids)).long()
 
@@ -75,9 +116,7 @@ def reference_loss(
         image_loss = torch.nn.functional.mse_loss(velocity, e - x)
 
     clean, is_masked = torch.tensor(text.token_ids).long(), torch.tensor(np.asarray(batch.is_masked))
-    masked = clean.masked_fill(is_masked, MASK)
-    latents = torch.tensor(text.latents).permute(0, 3, 1, 2)
-    embeddings = pair.t5(input_ids=masked).last_hidden_state
+    embeddings = pair.t5(input_ids=clean.masked_fill(is_masked, MASK)).last_hidden_state
     _, logits = pair.mmdit(latents, torch.zeros(BATCH), embeddings)
     logits[..., MASK] += IMPOSSIBLE
     log_p = torch.log_softmax(logits, dim=-1).gather(-1, clean[..., None])[..., 0]
@@ -89,17 +128,20 @@ def reference_loss(
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_losses_and_every_gradient(seed, objective):
-    config, pair = OBJECTIVES[objective], random_pair(CONFIG, seed)
-    image, text, batch = draw_batch(seed, config)
-    constants = {"mmdit.positions": pair.weights["mmdit.positions"]}
-    trained = {name: weight for name, weight in pair.weights.items() if name not in constants}
-    losses, by_leaf = our_loss(config, trained, constants, batch)
+    """Of the transformer and the text encoder; the autoencoder is never trained."""
+    model, config = OBJECTIVES[objective]
+    pair = random_pair(model, seed)
+    draws = draw_batch(pair, seed, config)
+    is_trained = {n: n.startswith(("mmdit.", "t5.")) and n != "mmdit.positions" for n in pair.weights}
+    trained, constants = ({n: w for n, w in pair.weights.items() if is_trained[n] == kind} for kind in (True, False))
+    losses, by_leaf = our_loss(model, config, trained, constants, draws.batch)
 
-    expected = reference_loss(pair, config, image, text, batch)
+    expected = reference_loss(pair, config, draws)
     expected["loss"].backward()
     assert_parity(losses, {n: loss.detach().numpy() for n, loss in expected.items()}, OUTPUT_BOUND, seed=seed)
 
-    by_key = to_torch(by_leaf | constants, CONFIG)
+    positions = {"mmdit.positions": constants["mmdit.positions"]}
+    by_key = to_torch(by_leaf | positions, model, ["mmdit", "t5"])
     del by_key["pos_embed.pos_embed"]  # a constant on both sides
     assert_parity(by_key, gradients(pair.mmdit) | gradients(pair.t5), GRADIENT_BOUND, seed=seed)
 
@@ -107,7 +149,8 @@ def test_losses_and_every_gradient(seed, objective):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_corruption_keeps_what_it_may_not_touch(seed, objective):
     """The draws that both sides are given are ones that the equations allow."""
-    image, text, batch = draw_batch(seed, OBJECTIVES[objective])
+    model, config = OBJECTIVES[objective]
+    image, text, batch, _ = draw_batch(random_pair(model, seed), seed, config)
     dropped = (np.asarray(batch.image_token_ids) == 1).all(axis=1)
     np.testing.assert_array_equal(np.asarray(batch.image_token_ids)[~dropped], image.token_ids[~dropped])
     assert not (np.asarray(batch.is_masked) & ~text.is_answer).any()
