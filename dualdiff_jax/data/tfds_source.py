@@ -56,9 +56,9 @@ def _open(root: RootConfig, split: str) -> tuple[Any, Path]:
         raise UserError(f"{root.root}: {error}; pip install tensorflow-datasets importlib_resources") from None
     folder = f"{root.root}/{root.files}"
     try:
-        try:
+        if (Path(folder) / "dataset_info.json").is_file():
             builder = tfds.builder_from_directory(folder)
-        except FileNotFoundError:
+        else:
             builder = tfds.builder(root.files, data_dir=root.root)
         images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
         decoders = {name: tfds.decode.SkipDecoding() for name in images}
