@@ -45,6 +45,9 @@ class Tokenizer:
                 "must be the last one; save the tokenizer with T5's order of extra ids"
             )
 
+    def __reduce__(self):
+        return type(self), (self.folder,)  # on its way to a worker
+
     def save(self, folder: Path) -> None:
         self._tokenizer.save_pretrained(str(folder))
 
