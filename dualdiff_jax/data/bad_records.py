@@ -1,8 +1,8 @@
 """What became of damaged records: counted by cause, named in a file, and too many of them end the run.
 
 A source's share of bad records is bad / looked at. The run stops once the share is above the limit by more
-than chance explains, three standard deviations: of n that were looked at, with limit p,
-    bad > p n + 3 sqrt(p (1 - p) n)
+than chance explains, four standard deviations and two records: of n that were looked at, with limit p,
+    bad > p n + 4 sqrt(p (1 - p) n) + 2, and with p = 0 at the first one
 """
 
 import collections
@@ -88,7 +88,7 @@ class BadRecords:
     def _check(self, source: str) -> None:
         causes = {cause: count for (name, cause), count in self.counts.items() if name == source}
         bad, n, p = sum(causes.values()), self.looked_at[source], self._limit
-        if bad > p * n + 3 * math.sqrt(p * (1 - p) * n):
+        if bad > (p * n + 4 * math.sqrt(p * (1 - p) * n) + 2 if p else 0):
             found = ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items(), key=lambda c: -c[1]))
             where = f"; {self._file} names them" if self._file else ""
             raise UserError(
