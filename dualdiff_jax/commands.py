@@ -36,7 +36,7 @@ def generate(model: str, prompts: Sequence[str], output: str, *, seed: int, as_j
     pipeline = DualDiffusionPipeline.from_pretrained(model)
     for prompt in prompts:
         _check_words(pipeline.tokenizer, prompt)
-    images = pipeline.text_to_image(prompts, seed=seed, progress=_bar("drawing"), **options)
+    images = pipeline.text_to_image(prompts, seed=seed, progress=progress_bar("drawing"), **options)
     rows = []
     for index, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
         file = folder / f"{index:04d}.png"
@@ -51,7 +51,7 @@ def caption(model: str, images: Sequence[str], output: str | None, *, seed: int,
         raise UserError("there is nothing to read; give --image=FILE")
     folder = _writable(output) if output else None
     pipeline = DualDiffusionPipeline.from_pretrained(model)
-    captions = pipeline.image_to_text(images, seed=seed, progress=_bar("reading"), **options)
+    captions = pipeline.image_to_text(images, seed=seed, progress=progress_bar("reading"), **options)
     rows = [{"image": i, "caption": c, "seed": seed} for i, c in zip(images, captions, strict=True)]
     _tell(rows, folder and folder / "captions.json", as_json, "{image}\t{caption}")
 
@@ -79,7 +79,7 @@ def answer(
         if not question.strip():
             raise UserError("a question is empty; say what you want to know")
         _check_words(pipeline.tokenizer, question)
-    answers = pipeline.answer(images, questions, seed=seed, progress=_bar("reading"), **options)
+    answers = pipeline.answer(images, questions, seed=seed, progress=progress_bar("reading"), **options)
     rows = [
         {"image": i, "question": q, "answer": a, "seed": seed}
         for i, q, a in zip(images, questions, answers, strict=True)
@@ -106,7 +106,7 @@ def _writable(folder: str) -> Path:
     return path
 
 
-def _bar(what: str):
+def progress_bar(what: str):
     """A progress bar on a terminal; None, which shows nothing, elsewhere."""
     if not sys.stderr.isatty():
         return None

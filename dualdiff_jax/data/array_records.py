@@ -25,6 +25,8 @@ from dualdiff_jax.errors import UserError
 
 OPTIONS = "group_size:1"  # records that are compressed together; more than one would have to be read together
 LENGTH = struct.Struct("<I")
+MANIFEST = "encoded.json"  # of a folder that encode-data writes: {"files": [...], ...}
+TEXT_ONLY = "text-"  # how files of records without an image begin
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)} | {n: np.dtype(n) for n in ("float32", "float16", "int32", "uint8")}
 
 
@@ -85,12 +87,12 @@ def write_records(file: str | Path, records: Iterable[Record]) -> int:
 class ArrayRecordSource:
     """All files of a pattern, one after the other."""
 
-    def __init__(self, source: SourceConfig, files: Sequence[Path]):
-        self._source, self._files = source, files
+    def __init__(self, source: SourceConfig, files: Sequence[Path], is_text_only: bool = False):
+        self._source, self._files, self._is_text_only = source, files, is_text_only
         self._packed: Any = ArrayRecordDataSource([str(file) for file in files])
 
     def __reduce__(self):
-        return type(self), (self._source, self._files)
+        return type(self), (self._source, self._files, self._is_text_only)
 
     def __len__(self) -> int:
         return len(self._packed)
@@ -110,7 +112,7 @@ class ArrayRecordSource:
     head = __getitem__
 
     def has_image(self) -> np.ndarray | None:
-        return None
+        return np.zeros(len(self), bool) if self._is_text_only else None
 
     def files(self) -> list[Path]:
         return list(self._files)
@@ -119,7 +121,24 @@ class ArrayRecordSource:
 def open_array_record(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[ArrayRecordSource]:
     del cache
     files = expand(root.root, root.files)
+    _check_finished(Path(root.root))
+    kinds = {is_text: [f for f in files if f.name.startswith(TEXT_ONLY) == is_text] for is_text in (False, True)}
     try:
-        return [ArrayRecordSource(source, files)]
+        return [ArrayRecordSource(source, found, is_text) for is_text, found in kinds.items() if found]
     except Exception as error:  # the library raises many kinds, all of which mean a damaged or foreign file
         raise UserError(f"{files[0]}: cannot be read as ArrayRecord ({error}); copy it anew") from error
+
+
+def _check_finished(folder: Path) -> None:
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        missing = [name for name in files if not (folder / name).is_file()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / MANIFEST}: is damaged ({error!r}); encode the data anew") from error
+    if missing:
+        raise UserError(
+            f"{folder}: encoding is not finished, {len(missing)} of {len(files)} files are missing; "
+            "run the same --mode=encode-data again"
+        )

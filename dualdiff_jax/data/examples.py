@@ -81,7 +81,7 @@ class ExampleMaker:
         return Example(**arrays, token_ids=tokens.token_ids, is_answer=tokens.is_answer), tokens.cut
 
     def tokens(self, record: Record, rng: np.random.Generator) -> tuple[str, Tokens]:
-        """(name of the caption that was chosen, or "", the tokens)."""
+        """(NAME/K of the caption's wording that was chosen, or "", the tokens)."""
         turns, name, caption = record.turns, "", ""
         if self._config.task != "instruction" or self._config.question:
             name, caption = self._caption(record, rng)
@@ -94,14 +94,15 @@ class ExampleMaker:
         return name, caption_tokens(self._tokenizer, caption, self._data.text_length)
 
     def _caption(self, record: Record, rng: np.random.Generator) -> tuple[str, str]:
-        """(name, text): a name by its weight among those the record has, then any of its wordings."""
+        """(NAME/K, text): a name by its weight among those the record has, then any of its wordings."""
         names = [name for name in self._weights if record.captions.get(name) and self._weights[name]]
         if not names:
             raise DataError(ABSENT_KEY, f"{record.record_id} has no caption")
         ends = np.cumsum([self._weights[name] for name in names])
         name = names[min(int(np.searchsorted(ends, rng.random() * ends[-1], side="right")), len(names) - 1)]
         texts = record.captions[name]
-        return name, texts[int(rng.integers(len(texts)))] if len(texts) > 1 else texts[0]
+        which = int(rng.integers(len(texts))) if len(texts) > 1 else 0
+        return f"{name}/{which}", texts[which]
 
     def _arrays(self, record: Record, caption_name: str) -> dict[str, np.ndarray]:
         if self._shape is None:

@@ -47,7 +47,7 @@ class Record:
     turns: of a dialogue. answers: of all annotators, where a question has several.
     size: (height, width) in pixels, where the metadata says it.
     arrays: what encode-data stored: ``latent_mean`` (h, w, c), ``latent_log_variance`` likewise, and
-        ``text_embeddings/NAME`` (l, d) for the caption NAME.
+        ``text_embeddings/NAME/K`` (l, d) for wording K of the caption NAME.
     """
 
     record_id: str

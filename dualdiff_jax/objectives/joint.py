@@ -31,9 +31,9 @@ class ImageExamples(NamedTuple):
 
 
 class TextExamples(NamedTuple):
-    """Tokens to predict, from latents that are clean."""
+    """Tokens to predict, from latents that are clean, or from the null image."""
 
-    latents: Latents  # (b, h, w, c)
+    latents: Latents | None  # (b, h, w, c)
     token_ids: TokenIds  # (b, l), clean
     is_answer: PerToken  # (b, l), True where a token may be masked
 
@@ -46,7 +46,7 @@ class Corrupted(NamedTuple):
     sigma: PerExample
     image_token_ids: TokenIds
     image_share: PerExample  # 1 / b: an example's share in the image loss
-    text_latents: Latents
+    text_latents: Latents | None
     clean_token_ids: TokenIds
     noisy_token_ids: TokenIds
     is_masked: PerToken
@@ -65,7 +65,7 @@ def corrupt(
 ) -> Corrupted:
     """All draws of one step. ``null_token_ids`` (l,) is the empty caption at the captions' length."""
     rng_noise, rng_sigma, rng_drop, rng_t, rng_mask = jax.random.split(rng, 5)
-    b_image, b_text = image.latents.shape[0], text.latents.shape[0]
+    b_image, b_text = image.latents.shape[0], text.token_ids.shape[0]
     noise = jax.random.normal(rng_noise, image.latents.shape)
     sigma = sample_sigma(rng_sigma, b_image, config.sigma_distribution)
     dropped = jax.random.bernoulli(rng_drop, config.caption_dropout, (b_image, 1))
@@ -104,12 +104,13 @@ def joint_loss(
 def _predict(denoiser: Denoiser, batch: Corrupted, single_forward: bool) -> tuple[Latents, jax.Array]:
     """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
 
-    One pass needs both batches in one shape. It wastes the unused head of each half, but runs every
+    One pass needs both batches in one shape, which texts without an image do not have.
+    It wastes the unused head of each half, but runs every
     matrix once over twice the tokens.
     """
     timestep = TIMESTEPS * batch.sigma
     clean = jnp.zeros_like(batch.t)
-    if not single_forward:
+    if not single_forward or batch.text_latents is None:
         velocity = denoiser(batch.noisy_latents, timestep, batch.image_token_ids).velocity
         return velocity, denoiser(batch.text_latents, clean, batch.noisy_token_ids).logits
     output = denoiser(
