@@ -12,7 +12,7 @@ from ml_collections import config_flags
 
 from dualdiff_jax import commands, data_commands, runtime
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import StuckError, UserError
 from dualdiff_jax.resolution import resolve
 
 MODES = ("train", "generate", "caption", "answer", "inspect-data", "encode-data")
@@ -88,6 +88,9 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         if DEBUG.value:
             raise
+        if isinstance(error, StuckError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
         sys.exit(f"error: {error}")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import StuckError, UserError
 
 T = TypeVar("T")
 
@@ -86,7 +86,7 @@ def watched(batches: Iterator[T], notes: ReadingNotes, patience: float) -> Itera
             try:
                 item, error = arrived.get(timeout=patience)
             except queue.Empty:
-                raise UserError(
+                raise StuckError(
                     f"no batch came for {patience:g} s (data.patience); being read: {notes.unfinished()}"
                 ) from None
             if isinstance(error, UserError):
