@@ -10,26 +10,31 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from dualdiff_jax import commands, runtime
-from dualdiff_jax.errors import UserError
+from dualdiff_jax import commands, data_commands, runtime
+from dualdiff_jax.config import RunConfig
+from dualdiff_jax.errors import StuckError, UserError
+from dualdiff_jax.progress import bar
 from dualdiff_jax.resolution import resolve
 
-MODES = ("train", "generate", "caption", "answer")
+MODES = ("train", "generate", "caption", "answer", "inspect-data", "encode-data")
 
 MODE = flags.DEFINE_enum("mode", None, MODES, "what to do")
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "train: config file; --config.FIELD=VALUE changes a field",
+    "train, inspect-data, encode-data: config file; --config.FIELD=VALUE changes a field",
     lock_config=False,
     accept_new_attributes=True,
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "train: folder of the run; starting again with the same one resumes it")
-MODEL = flags.DEFINE_string("model", None, "generate, caption, answer: model folder, or diffusers folder of D-DiT")
+MODEL = flags.DEFINE_string(
+    "model", None, "generate, caption, answer, encode-data: model folder, or diffusers folder of D-DiT"
+)
 PROMPT = flags.DEFINE_multi_string("prompt", [], "generate: what to draw; may be repeated")
 IMAGE = flags.DEFINE_multi_string("image", [], "caption, answer: image file; may be repeated")
 QUESTION = flags.DEFINE_multi_string("question", [], "answer: what to ask; may be repeated")
-OUTPUT = flags.DEFINE_string("output", None, "generate, caption, answer: folder for the results")
+OUTPUT = flags.DEFINE_string("output", None, "generate, caption, answer, inspect-data, encode-data: folder for results")
+SAMPLES = flags.DEFINE_integer("samples", 256, "inspect-data: records of a source to look at", lower_bound=1)
 FORMAT = flags.DEFINE_enum("format", "text", ("text", "json"), "generate, caption, answer: what goes to stdout")
 SEED = flags.DEFINE_integer("seed", 0, "generate, caption, answer: seed", lower_bound=0)
 HEIGHT = flags.DEFINE_integer("height", None, "pixels; default: the model's", lower_bound=1)
@@ -49,6 +54,16 @@ def _need(flag: flags.FlagHolder) -> str:
     return flag.value
 
 
+def _config() -> RunConfig:
+    if CONFIG.value is None:
+        raise UserError(f"--mode={MODE.value} needs --config=FILE")
+    if not isinstance(CONFIG.value, ml_collections.ConfigDict):
+        raise UserError(
+            f"{flags.FLAGS['config'].config_filename}: cannot be loaded; name a config file such as configs/demo.py"
+        )
+    return resolve(CONFIG.value)
+
+
 def _run() -> None:
     options = {"seed": SEED.value, "as_json": FORMAT.value == "json", "steps": STEPS.value}
     options |= {"height": HEIGHT.value, "width": WIDTH.value, "dtype": DTYPE.value}
@@ -56,13 +71,11 @@ def _run() -> None:
     drawing = {"guidance_scale": GUIDANCE.value, "negative_prompt": NEGATIVE.value}
     runtime.prepare()
     if MODE.value == "train":
-        if CONFIG.value is None:
-            raise UserError("--mode=train needs --config=FILE")
-        if not isinstance(CONFIG.value, ml_collections.ConfigDict):
-            raise UserError(
-                f"{flags.FLAGS['config'].config_filename}: cannot be loaded; name a config file such as configs/demo.py"
-            )
-        commands.run_training(resolve(CONFIG.value), _need(WORKDIR))
+        commands.run_training(_config(), _need(WORKDIR))
+    elif MODE.value == "inspect-data":
+        data_commands.inspect_data(_config(), OUTPUT.value or "runs/inspect-data", SAMPLES.value)
+    elif MODE.value == "encode-data":
+        data_commands.encode_data(_config(), _need(OUTPUT), MODEL.value, bar("encoding"))
     elif MODE.value == "generate":
         commands.generate(_need(MODEL), PROMPT.value, _need(OUTPUT), **drawing, **options)
     elif MODE.value == "caption":
@@ -83,6 +96,9 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         if DEBUG.value:
             raise
+        if isinstance(error, StuckError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
         sys.exit(f"error: {error}")
 
 

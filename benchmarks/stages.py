@@ -47,7 +47,7 @@ def stage(root: Path, name: str) -> RunConfig:
     config.data.tokenizer = str(data / "tokenizer")
     config.data.sources = [{**source, "root": str(data)} for source in config.to_dict()["data"]["sources"]]
     config.init_from = str(root / before / "model") if before else ""
-    held_out = dict(root=str(root / "held_out"), metadata="captions.json", height=8, width=8)
+    held_out = dict(root=str(root / "held_out"), files="captions.json", height=8, width=8)
     config.validation.update(every=10**6, batches=8)
     config.validation.sources = [
         dict(name="held_out_images", task="image_generation", **held_out),

@@ -22,7 +22,7 @@ def get_config():
     config.model.update(sizes.D_DIT_2B)
     config.model.sampling.update(SIZE)
     config.data.tokenizer = "dualdiff_jax/data/t5_tokenizer"
-    captions = dict(root="data/sharegpt4v", metadata="metadata.json", **SIZE)
+    captions = dict(root="data/sharegpt4v", files="metadata.json", **SIZE)
     config.data.sources = [
         dict(name="captions", task="captioning", **captions),
         dict(name="beside", task="image_generation", **captions),  # not used: the objective leaves images out

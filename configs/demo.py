@@ -54,5 +54,5 @@ def get_config():
     return config
 
 
-def source(name, metadata, task, weight, **fields):
-    return dict(name=name, root=DATA, metadata=metadata, task=task, weight=weight, **fields)
+def source(name, files, task, weight, **fields):
+    return dict(name=name, root=DATA, files=files, task=task, weight=weight, **fields)

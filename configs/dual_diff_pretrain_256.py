@@ -31,4 +31,4 @@ def get_config():
 
 
 def source(name, task, **fields):
-    return dict(name=name, root=f"data/{name}", metadata="metadata.json", task=task, **SIZE, **fields)
+    return dict(name=name, root=f"data/{name}", files="metadata.json", task=task, **SIZE, **fields)

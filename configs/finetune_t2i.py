@@ -23,7 +23,7 @@ def get_config():
     config.model.update(sizes.D_DIT_2B)
     config.model.sampling.update(SIZE)
     config.data.tokenizer = "dualdiff_jax/data/t5_tokenizer"
-    images = dict(root="data/mine", metadata="metadata.json", **SIZE)
+    images = dict(root="data/mine", files="metadata.json", **SIZE)
     config.data.sources = [
         dict(name="images", task="image_generation", **images),
         dict(name="beside", task="captioning", **images),  # not used: the objective leaves the text out

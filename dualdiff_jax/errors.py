@@ -1,4 +1,4 @@
-"""The one kind of exception that speaks to a user instead of a developer."""
+"""The exceptions that speak to a user instead of a developer."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     The message is a sentence that names the file, the key or the value and says what to do.
     The commands print it without a traceback and exit with 1.
     """
+
+
+class StuckError(UserError):
+    """A thread of this process waits for something that will not come, so only ``os._exit`` can end the process."""

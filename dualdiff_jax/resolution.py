@@ -1,4 +1,4 @@
-"""From nested mappings to the frozen dataclasses of config.py, and back; every fault is told at once."""
+"""From nested mappings to the frozen dataclasses of config/, and back; every fault is told at once."""
 
 import dataclasses
 import difflib

@@ -40,9 +40,9 @@ def small_config(root: Path) -> ConfigDict:
     config.model.sampling.update(batch_size=4, image_steps=3)
     common = dict(root=str(root), height=8, width=8, weight=1.0)
     config.data.sources = [
-        dict(name="images", metadata="captions.json", task="image_generation", **demo.TWO_CAPTIONS, **common),
-        dict(name="captions", metadata="captions.json", task="captioning", **demo.TWO_CAPTIONS, **common),
-        dict(name="questions", metadata="questions.json", task="instruction", **common),
+        dict(name="images", files="captions.json", task="image_generation", **demo.TWO_CAPTIONS, **common),
+        dict(name="captions", files="captions.json", task="captioning", **demo.TWO_CAPTIONS, **common),
+        dict(name="questions", files="questions.json", task="instruction", **common),
     ]
     config.data.tokenizer = str(root / "tokenizer")
     config.optimizer.update(warmup_steps=2)

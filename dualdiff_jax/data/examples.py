@@ -1,45 +1,129 @@
-"""From a record to the arrays of one training example."""
+"""From the number of a record to the arrays of one training example."""
 
-import functools
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
 
 from dualdiff_jax.config import DataConfig, SourceConfig
-from dualdiff_jax.data.sources import Record
+from dualdiff_jax.data.bad_records import Fault, Origin
+from dualdiff_jax.data.catalog import Shape
+from dualdiff_jax.data.records import ABSENT_KEY, UNREADABLE, DataError, Record, Source, Turn
+from dualdiff_jax.data.sources import question_suffix
+from dualdiff_jax.data.texts import Tokens, caption_tokens, dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.transforms import fit, open_image
+from dualdiff_jax.data.transforms import read_image
+from dualdiff_jax.data.watch import ReadingNotes
+from dualdiff_jax.errors import UserError
+
+LONGEST_WALK = 1000  # bad records in a row, after which there is no use in going on
 
 
-class Example(TypedDict):
+class Example(TypedDict, total=False):
+    """All examples of a batch have the same fields: image, or latent_mean, or neither for a text without an image."""
+
     image: np.ndarray  # (h, w, 3) fp32 in [-1, 1]
+    latent_mean: np.ndarray  # (h, w, c), of the autoencoder's posterior
+    latent_log_variance: np.ndarray  # (h, w, c), where the posterior has one
+    text_embeddings: np.ndarray  # (l, d), T5's of token_ids
     token_ids: np.ndarray  # (l,) int32
     is_answer: np.ndarray  # (l,) bool, True where the text loss may mask
 
 
 class ExampleMaker:
-    """Record -> Example, with the caption chosen by ``rng`` among the source's keys by their weights.
+    """(number, rng) -> (Example, Origin), with caption and turns chosen by ``rng``.
 
-    The last ``data.cache_images`` pictures stay in memory, resized: a small set is decoded once.
+    A bad record is replaced by the next one of the same source and shape. The first ``data.cache_images`` pictures
+    stay in memory, resized: a small set is decoded once.
     """
 
-    def __init__(self, source: SourceConfig, data: DataConfig, tokenizer: Tokenizer):
-        self._tokenizer, self._length = tokenizer, data.text_length
-        self._thresholds = np.cumsum(source.caption_weights) / sum(source.caption_weights)
-        size = (source.height, source.width)
+    def __init__(
+        self,
+        config: SourceConfig,
+        data: DataConfig,
+        tokenizer: Tokenizer,
+        source: Source,
+        shape: Shape,
+        indexes: Sequence[int] | np.ndarray,
+        notes: ReadingNotes,
+    ):
+        self._config, self._data, self._tokenizer = config, data, tokenizer
+        self._source, self._shape, self._indexes, self._notes = source, shape, indexes, notes
+        self._suffix = question_suffix(config)
+        self._weights = dict(zip(config.caption_keys, config.caption_weights, strict=True))
+        self._cache: dict[str, np.ndarray] = {}
 
-        @functools.lru_cache(maxsize=data.cache_images)
-        def read(path: Path) -> np.ndarray:
-            return fit(open_image(path), *size)
+    def __call__(self, number: int, rng: np.random.Generator) -> tuple[Example, Origin]:
+        faults: list[Fault] = []
+        for step in range(min(LONGEST_WALK, len(self._indexes))):
+            index = int(self._indexes[(int(number) + step) % len(self._indexes)])
+            self._notes.begin(f"{self._config.name}[{index}]")
+            record_id = f"{self._config.name}[{index}]"
+            try:
+                record = self._source[index]
+                record_id = record.record_id
+                example, cut = self.example(record, rng)
+                return example, Origin(self._config.name, record_id, tuple(faults), cut)
+            except DataError as error:
+                faults.append(Fault(record_id, error.cause, str(error)))
+            finally:
+                self._notes.end()
+        causes = sorted({fault.cause for fault in faults})
+        raise UserError(
+            f"source {self._config.name!r}: {len(faults)} records in a row are bad ({', '.join(causes)}), the last: "
+            f"{faults[-1].message}"
+        )
 
-        self._read = read
+    def example(self, record: Record, rng: np.random.Generator) -> tuple[Example, int]:
+        """The arrays, and how many tokens did not fit."""
+        name, tokens = self.tokens(record, rng)
+        arrays = self._arrays(record, name)
+        return Example(**arrays, token_ids=tokens.token_ids, is_answer=tokens.is_answer), tokens.cut
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Example:
-        if record.captions:
-            caption = record.captions[int(np.searchsorted(self._thresholds, rng.random(), side="right"))]
-            token_ids = self._tokenizer.caption_ids(caption, self._length)
-            is_answer = np.ones(self._length, bool)
-        else:
-            token_ids, is_answer = self._tokenizer.dialogue_ids(record.question, record.answer, self._length)
-        return Example(image=self._read(record.image_path), token_ids=token_ids, is_answer=is_answer)
+    def tokens(self, record: Record, rng: np.random.Generator) -> tuple[str, Tokens]:
+        """(NAME/K of the caption's wording that was chosen, or "", the tokens)."""
+        turns, name, caption = record.turns, "", ""
+        if self._config.task != "instruction" or self._config.question:
+            name, caption = self._caption(record, rng)
+            turns = (Turn(self._config.question, caption),)
+        try:
+            if self._config.task == "instruction":
+                return name, dialogue_tokens(self._tokenizer, turns, self._data.text_length, rng, self._suffix)
+        except DataError as error:
+            raise DataError(error.cause, f"{record.record_id}: {error}") from error
+        return name, caption_tokens(self._tokenizer, caption, self._data.text_length)
+
+    def _caption(self, record: Record, rng: np.random.Generator) -> tuple[str, str]:
+        """(NAME/K, text): a name by its weight among those the record has, then any of its wordings."""
+        names = [name for name in self._weights if record.captions.get(name) and self._weights[name]]
+        if not names:
+            raise DataError(ABSENT_KEY, f"{record.record_id} has no caption")
+        ends = np.cumsum([self._weights[name] for name in names])
+        name = names[min(int(np.searchsorted(ends, rng.random() * ends[-1], side="right")), len(names) - 1)]
+        texts = record.captions[name]
+        which = int(rng.integers(len(texts))) if len(texts) > 1 else 0
+        return f"{name}/{which}", texts[which]
+
+    def _arrays(self, record: Record, caption_name: str) -> dict[str, np.ndarray]:
+        if self._shape is None:
+            return {}
+        if "latent_mean" in record.arrays:
+            return self._stored(record, caption_name)
+        if record.image is None:
+            raise DataError(ABSENT_KEY, f"{record.record_id} has no image")
+        image = self._cache.get(record.record_id)
+        if image is None:
+            image = read_image(record.image, *self._shape, name=record.record_id)
+            if len(self._cache) < self._data.cache_images:
+                self._cache[record.record_id] = image
+        return {"image": image}
+
+    def _stored(self, record: Record, caption_name: str) -> dict[str, np.ndarray]:
+        """What encode-data has computed. ``record.size`` is that of the image it encoded."""
+        if record.size != self._shape:
+            raise DataError(UNREADABLE, f"{record.record_id} was encoded at {record.size}, not {self._shape}")
+        arrays = {name: value for name, value in record.arrays.items() if name.startswith("latent_")}
+        embeddings = record.arrays.get(f"text_embeddings/{caption_name}")
+        if embeddings is not None:
+            arrays["text_embeddings"] = embeddings
+        return arrays

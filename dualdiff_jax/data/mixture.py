@@ -1,22 +1,32 @@
 """Two endless streams of batches whose order is a function of (config, seed, step).
 
 image stream: the ``image_generation`` sources; text stream: ``captioning`` and ``instruction``. In each
-    records -> shuffled anew every epoch -> example -> mixed by weight (sources of one image size)
-            -> cut into batches -> sizes mixed batch by batch
-so batch n needs no history: resuming is starting at n. Both streams have the same size at every step,
-since they mix the sizes by the same weights (those of the image stream).
+    numbers of a source's records of one shape -> shuffled anew every epoch -> example
+            -> mixed by weight -> cut into batches -> shapes mixed batch by batch
+so batch n needs no history: resuming is starting at n, on any number of hosts and with any number of readers.
+At every step both streams have the same image size, since both mix the sizes by the weights of the image
+stream; only texts without an image have text batches of their own, in which there is no image.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import grain
+import numpy as np
+from absl import flags
 
 from dualdiff_jax.config import DataConfig, SourceConfig
+from dualdiff_jax.data.bad_records import BadRecords, Origin
+from dualdiff_jax.data.catalog import Shape, divide
 from dualdiff_jax.data.examples import Example, ExampleMaker
-from dualdiff_jax.data.sources import JsonSource
+from dualdiff_jax.data.index import IndexCache
+from dualdiff_jax.data.records import Source
+from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.data.watch import ReadingNotes, watched
+from dualdiff_jax.errors import UserError
 
 
 class Batch(NamedTuple):
@@ -24,6 +34,14 @@ class Batch(NamedTuple):
 
     image: Example
     text: Example
+
+
+class Part(NamedTuple):
+    """The records of one source that have one shape."""
+
+    source: SourceConfig
+    records: grain.MapDataset  # endless, (Example, Origin)
+    weight: float  # the source's, by the share of its records
 
 
 class Mixture:
@@ -43,48 +61,122 @@ class Mixture:
         host: int = 0,
         hosts: int = 1,
     ):
+        if global_batch_size % hosts:
+            raise UserError(
+                f"train.global_batch_size {global_batch_size} does not divide over {hosts} hosts; give a multiple"
+            )
         self._config, self._tokenizer, self._seed = config, tokenizer, seed
         self._host, self._hosts, self._per_host_batch_size = host, hosts, global_batch_size // hosts
-        self._sources = {source.name: JsonSource(source) for source in config.sources}
-        self._image = self._stream(is_image=True)
-        self._text = self._stream(is_image=False)
+        cache = IndexCache(config.index_cache)
+        self._notes = ReadingNotes()
+        self._sources = {source.name: open_source(source, cache) for source in config.sources}
+        parts: dict[bool, dict[Shape, list[Part]]] = {True: {}, False: {}}
+        for source in config.sources:
+            division = divide(source, self._sources[source.name], cache)
+            total = sum(map(len, division.values()))
+            for shape, indexes in division.items():
+                examples = self._examples(source, self._sources[source.name], shape, indexes)
+                part = Part(source, examples, source.weight * len(indexes) / total)
+                parts[source.task == "image_generation"].setdefault(shape, []).append(part)
+        self._steps = _Steps(*self._streams(parts[True], parts[False]))
+        self.bad_records = BadRecords(config.max_bad_share)
 
     def fingerprint(self) -> dict[str, int]:
         """Records per source: if it changes, step n is another batch."""
         return {name: len(source) for name, source in self._sources.items()}
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
-        """Batches first_step, first_step + 1, ..., read ahead by threads."""
+        """Batches first_step, first_step + 1, ..., read ahead by threads, in worker processes where there are some.
+
+        Raises ``UserError`` where too many records are bad, or where a reader dies or hangs, with what it read.
+        """
         options = grain.ReadOptions(
             num_threads=self._config.read_threads, prefetch_buffer_size=self._config.prefetch_batches
         )
-        streams = [stream[first_step:].to_iter_dataset(options) for stream in (self._image, self._text)]
-        return map(Batch, *streams)
+        steps = grain.MapDataset.source(self._steps)[first_step:].to_iter_dataset(options)
+        if self._config.workers:
+            if not flags.FLAGS.is_parsed():  # Grain's worker processes want to read them
+                flags.FLAGS.mark_as_parsed()
+            steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._config.workers))
+        for rows in watched(iter(steps), self._notes, self._config.patience):
+            yield self._count(rows)
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, read now."""
-        return Batch(self._image[step], self._text[step])
+        return self._count(self._steps[step])
 
-    def _stream(self, *, is_image: bool) -> grain.MapDataset:
-        weights: dict[tuple[int, int], float] = {}
-        groups: dict[tuple[int, int], list[SourceConfig]] = {}
-        for source in self._config.sources:
-            size, generates = (source.height, source.width), source.task == "image_generation"
-            if generates:
-                weights[size] = weights.get(size, 0.0) + source.weight
-            if generates == is_image:
-                groups.setdefault(size, []).append(source)
-        batches = [self._batches_of(groups[size]) for size in weights]
-        return grain.MapDataset.mix(batches, list(weights.values())) if len(batches) > 1 else batches[0]
+    def origins(self, step: int) -> tuple[Sequence[Origin], Sequence[Origin]]:
+        """Which records the rows of a step's two batches come from."""
+        return tuple(origins for _, origins in self._steps[step])
 
-    def _batches_of(self, sources: list[SourceConfig]) -> grain.MapDataset:
-        examples = [self._examples_of(source) for source in sources]
-        weights = [source.weight for source in sources]
-        mixed = grain.MapDataset.mix(examples, weights) if len(examples) > 1 else examples[0]
-        return mixed.batch(self._per_host_batch_size, drop_remainder=True)[self._host :: self._hosts]
+    def report_to(self, workdir: str | Path) -> None:
+        """From now on the bad records are named in ``bad_records.jsonl`` there, with the host's number beyond 0."""
+        self.bad_records.write_to(Path(workdir) / f"bad_records{f'.{self._host}' if self._host else ''}.jsonl")
 
-    def _examples_of(self, source: SourceConfig) -> grain.MapDataset:
-        maker = ExampleMaker(source, self._config, self._tokenizer)
-        seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{source.name}".encode()).digest()[:4], "big")
-        records = grain.MapDataset.source(self._sources[source.name]).seed(seed)
-        return records.shuffle().repeat(None).random_map(maker)
+    def _count(self, rows: "Rows") -> Batch:
+        for _, origins in rows:
+            for origin in origins:
+                self.bad_records.note(origin)
+        return Batch(*(arrays for arrays, _ in rows))
+
+    def _examples(
+        self, config: SourceConfig, source: Source, shape: Shape, indexes: Sequence[int] | np.ndarray
+    ) -> grain.MapDataset:
+        maker = ExampleMaker(config, self._config, self._tokenizer, source, shape, indexes, self._notes)
+        name = f"{self._seed}/{config.name}" + (f"/{shape}" if shape != (config.height, config.width) else "")
+        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        return grain.MapDataset.range(len(indexes)).seed(seed).shuffle().repeat(None).random_map(maker)
+
+    def _streams(
+        self, image: Mapping[Shape, list[Part]], text: Mapping[Shape, list[Part]]
+    ) -> tuple[grain.MapDataset, grain.MapDataset]:
+        """(batches to draw, batches to read), of the same size at every step."""
+        if None in image:
+            names = ", ".join(part.source.name for part in image[None])
+            raise UserError(f"data.sources {names}: has texts without an image, which cannot be drawn from")
+        texts = text.get(None, [])
+        for shape in image:
+            if shape not in text:
+                raise UserError(
+                    f"no captioning or instruction source has an image for {shape[0]} x {shape[1]}, to which "
+                    "image_generation sources have some; leave that size out of buckets"
+                )
+        with_image = sum(part.weight for shape in image for part in text[shape])
+        without = sum(part.weight for part in texts)
+        weights = [sum(part.weight for part in parts) for parts in image.values()]
+        images, readings = [], []
+        for shape in image:
+            images.append(self._batches_of(image[shape]))
+            reading = [self._batches_of(text[shape])] + ([self._batches_of(texts)] if texts else [])
+            readings.append(_mix(reading, [with_image, without][: len(reading)]))
+        return _mix(images, weights), _mix(readings, weights)
+
+    def _batches_of(self, parts: Sequence[Part]) -> grain.MapDataset:
+        mixed = _mix([part.records for part in parts], [part.weight for part in parts])
+        batches = mixed.batch(self._per_host_batch_size, drop_remainder=True, batch_fn=_stack)
+        return batches[self._host :: self._hosts]
+
+
+Rows = tuple[tuple[Example, Sequence[Origin]], tuple[Example, Sequence[Origin]]]
+
+
+class _Steps:
+    """Both streams side by side, so that one set of readers serves both."""
+
+    def __init__(self, image: grain.MapDataset, text: grain.MapDataset):
+        self._image, self._text = image, text
+
+    def __len__(self) -> int:
+        return min(len(self._image), len(self._text))
+
+    def __getitem__(self, step: int) -> Rows:
+        return self._image[step], self._text[step]
+
+
+def _mix(datasets: Sequence[grain.MapDataset], weights: Sequence[float]) -> grain.MapDataset:
+    return grain.MapDataset.mix(datasets, weights) if len(datasets) > 1 else datasets[0]
+
+
+def _stack(examples: Sequence[tuple[Example, Origin]]) -> tuple[Example, list[Origin]]:
+    arrays = [example for example, _ in examples]
+    return {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}, [origin for _, origin in examples]

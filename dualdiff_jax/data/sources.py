@@ -1,85 +1,78 @@
-"""Where records come from: random-access sources that all give one kind of record."""
+"""From a source in the config to random access over its records, whatever its format.
 
-import dataclasses
-import json
+json           metadata beside image folders, a list or JSON Lines     json_source.py
+tar            webdataset shards                                       tar_source.py
+array_record   one file, one read a record; what encode-data writes    array_records.py
+parquet        image bytes in a table                                  parquet_source.py
+tfds           prepared by TensorFlow Datasets                         tfds_source.py
+llava          dialogues, some without an image                        llava.py
+vqa_v2, okvqa, gqa, textvqa, vizwiz, pope, coco_captions               official.py
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from dualdiff_jax.config import SourceConfig
+import numpy as np
+
+from dualdiff_jax.config import RootConfig, SourceConfig
+from dualdiff_jax.data.array_records import open_array_record
+from dualdiff_jax.data.index import IndexCache
+from dualdiff_jax.data.json_source import open_json
+from dualdiff_jax.data.llava import open_llava
+from dualdiff_jax.data.official import LAYOUTS, open_official
+from dualdiff_jax.data.parquet_source import open_parquet
+from dualdiff_jax.data.records import MISSING, DataError, Joined, Source
+from dualdiff_jax.data.tar_source import open_tar
+from dualdiff_jax.data.tfds_source import open_tfds
 from dualdiff_jax.errors import UserError
 
+FORMATS: dict[str, Callable[[SourceConfig, RootConfig, IndexCache], Sequence[Source]]] = {
+    "json": open_json,
+    "tar": open_tar,
+    "array_record": open_array_record,
+    "parquet": open_parquet,
+    "tfds": open_tfds,
+    "llava": open_llava,
+} | {name: open_official for name in LAYOUTS}
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One image with what is said about it.
-
-    image_path: file. captions: by the source's caption_keys, in their order. question, answer: "" where
-    the record is no instruction. record_id: how messages name it.
-    """
-
-    image_path: Path
-    captions: tuple[str, ...]
-    question: str
-    answer: str
-    record_id: str
+PROBED = 16  # records that are looked at when a source is opened
 
 
-class JsonSource:
-    """JSON metadata beside an image folder: a list of objects with ``image_path``, ``height``, ``width``,
-    ``ratio`` and captions (``caption``, ``re_caption``, or other keys named in the config), for instruction
-    data with ``question`` and ``answer`` instead of captions.
+def open_source(config: SourceConfig, cache: IndexCache | None = None) -> Source:
+    """All records of ``config``, root after root. Raises ``UserError`` where its files are gone or hold nothing."""
+    cache = cache or IndexCache()
+    opened = [source for root in (config, *config.roots) for source in FORMATS[config.format](config, root, cache)]
+    opened = [source for source in opened if len(source)]
+    if not opened:
+        raise UserError(f"{config.root}: {config.files or config.format} holds no record; check source {config.name!r}")
+    source = opened[0] if len(opened) == 1 else Joined(opened)
+    _probe(config, source)
+    return source
 
-    Every record is checked when the source is opened; all faults are told in one ``UserError``.
-    """
 
-    def __init__(self, config: SourceConfig):
-        self.config = config
-        self._root = Path(config.root)
-        self._file = self._root / config.metadata
-        self._keys = ("question", "answer") if config.task == "instruction" else config.caption_keys
-        self._records = self._read()
-        self._check()
+def question_suffix(config: SourceConfig) -> str:
+    """What follows each question of this source: the config's word, or the recipe's."""
+    if config.question_suffix is not None:
+        return config.question_suffix
+    return LAYOUTS[config.format].suffix if config.format in LAYOUTS else ""
 
-    def __len__(self) -> int:
-        return len(self._records)
 
-    def __getitem__(self, index: int) -> Record:
-        record = self._records[index]
-        texts = tuple(record[key] for key in self._keys)
-        is_instruction = self.config.task == "instruction"
-        return Record(
-            image_path=self._root / record["image_path"],
-            captions=() if is_instruction else texts,
-            question=texts[0] if is_instruction else "",
-            answer=texts[1] if is_instruction else "",
-            record_id=f"{self.config.name}[{index}]",
-        )
-
-    def _read(self) -> list[dict[str, Any]]:
+def _probe(config: SourceConfig, source: Source) -> None:
+    """Some records damaged is for the run to count; all of them is a mistake in the config, or the files are gone."""
+    faults = []
+    places = np.unique(np.linspace(0, len(source) - 1, PROBED).astype(int)).tolist()
+    for index in places:
         try:
-            records = json.loads(self._file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(f"{self._file}: there is no such file; source {self.config.name!r} names it") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{self._file}: is not JSON ({error})") from error
-        if not isinstance(records, list) or not records:
-            raise UserError(
-                f"{self._file}: expected a list of records, found {type(records).__name__} or nothing in it"
-            )
-        return records
-
-    def _check(self) -> None:
-        faults = []
-        for index, record in enumerate(self._records):
-            if not isinstance(record, dict):
-                faults.append(f"record {index} is not an object: {str(record)[:40]}")
-                continue
-            for key in ("image_path", *self._keys):
-                if not isinstance(record.get(key), str):
-                    faults.append(f"record {index}: {key} should be text, found {record.get(key)!r}")
-        if faults:
-            more = f"\n  and {len(faults) - 5} more" if len(faults) > 5 else ""
-            raise UserError(f"{self._file}: {len(faults)} faults:\n  " + "\n  ".join(faults[:5]) + more)
-        first = self[0].image_path
-        if not first.is_file():
-            raise UserError(f"{first}: there is no such image; source {self.config.name!r} names it in {self._file}")
+            record = source[index]
+            if isinstance(record.image, Path) and not record.image.is_file():
+                raise DataError(MISSING, f"{record.image}: there is no such image; {record.record_id} names it")
+            return
+        except DataError as error:
+            faults.append(str(error))
+    where = f"{config.root}/{config.files}" if config.files else config.root
+    more = f"\n  and {len(faults) - 3} more" if len(faults) > 3 else ""
+    raise UserError(
+        f"{where}: source {config.name!r} cannot be used, for none of the {len(faults)} records looked at can:\n  "
+        + "\n  ".join(faults[:3])
+        + more
+    )

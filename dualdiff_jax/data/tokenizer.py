@@ -46,6 +46,9 @@ class Tokenizer:
                 "must be the last one; save the tokenizer with T5's order of extra ids"
             )
 
+    def __reduce__(self):
+        return type(self), (self.folder,)  # on its way to a worker
+
     def save(self, folder: Path) -> None:
         self._tokenizer.save_pretrained(str(folder))
 
@@ -58,7 +61,12 @@ class Tokenizer:
 
     def caption_ids(self, text: str, length: int) -> np.ndarray:
         """(length,) int32: the text, one ``</s>``, and more of it as padding. Longer text is cut, with a warning."""
-        return self._fit((), self.tokens(text), length)
+        tokens = self.tokens(text)
+        if len(tokens) > length - 1:
+            log.warning("text of %d tokens was cut to %d: %s ...", len(tokens), length - 1, self.decode(tokens[:12]))
+        token_ids = self.null_ids(length)
+        token_ids[: min(len(tokens), length - 1)] = tokens[: length - 1]
+        return token_ids
 
     def question_ids(self, question: str, length: int) -> np.ndarray:
         """(k,) int32, k < length: the prompt that an answer follows. A question that leaves no room is an error."""
@@ -69,11 +77,6 @@ class Tokenizer:
                 f"{length}; shorten it"
             )
         return np.asarray(prompt, np.int32)
-
-    def dialogue_ids(self, question: str, answer: str, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """((length,) ids, (length,) is_answer): prompt, then the answer and its padding, which is answer too."""
-        prompt = tuple(self.question_ids(question, length))
-        return self._fit(prompt, self.tokens(answer), length), np.arange(length) >= len(prompt)
 
     def masked_ids(self, prompt: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
         """(length,) int32: the prompt, then masks."""
@@ -105,12 +108,3 @@ class Tokenizer:
         """The words of ``text`` that the vocabulary cannot spell."""
         unknown = self._tokenizer.unk_token_id
         return [word for word in text.split() if unknown in self.tokens(word)]
-
-    def _fit(self, prompt: tuple[int, ...], tokens: tuple[int, ...], length: int) -> np.ndarray:
-        room = length - len(prompt) - 1
-        if len(tokens) > room:
-            log.warning("text of %d tokens was cut to %d: %s ...", len(tokens), room, self.decode(tokens[:12]))
-        token_ids = np.full(length, self.end_token_id, np.int32)
-        kept = (*prompt, *tokens[:room])
-        token_ids[: len(kept)] = kept
-        return token_ids

@@ -2,56 +2,106 @@
 
 Decode the first frame, turn by EXIF, to RGB (alpha over white, 16 bit to 8), bicubic resize until the
 target is covered, centre crop, [0, 255] -> [-1, 1].
+
+A JPEG that is much larger than the target is decoded at 1/2, 1/4 or 1/8 of its size, but never below
+``SPARE`` times the target; the resize, which goes on from there, decides what the eye can see.
 """
 
+import io
+import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from dualdiff_jax.data.records import EMPTY, MISSING, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
 from dualdiff_jax.errors import UserError
 
 MIN_SIDE = 2  # pixels; below this there is no picture to resize
+MAX_PIXELS = 1 << 27  # of what has to be decoded; above this a file is taken for a bomb
+SPARE = 2.0  # 44 dB and more from decoding all of it; 1 would be 32 dB, and visibly sharper
+ORIENTATION = 0x0112  # EXIF; from 5 on, height and width are exchanged
+# The bound is ours, so Pillow need not warn of a lower one.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+Extent = tuple[float, float]  # (width, height) in pixels
+ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
-def open_image(source: str | os.PathLike | Image.Image | np.ndarray) -> Image.Image:
-    """RGB image from a path, a PIL image, or an array (h, w, 3) or (h, w) of uint8.
+def read_image(source: ImageSource, height: int, width: int, name: str = "the image") -> np.ndarray:
+    """(height, width, 3) fp32 in [-1, 1]: all of the above. Raises ``DataError`` as ``open_image`` does."""
+    image, extent = _open(source, name, (height, width))
+    return fit(image, height, width, extent)
 
-    Raises ``UserError`` that names the file and what is wrong with it.
+
+def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
+    """RGB image from a path, a file's bytes, a PIL image, or an array (h, w, 3) or (h, w) of uint8.
+
+    Raises ``DataError``, a ``UserError``, that names the file (or ``name``) and what is wrong with it.
     """
+    return _open(source, name, None)[0]
+
+
+def _open(source: ImageSource, name: str, target: tuple[int, int] | None) -> tuple[Image.Image, Extent]:
+    """The image, and how far its picture reaches in it: a JPEG decoded smaller may end within its last pixel."""
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim not in (2, 3):
             raise UserError(f"an image array must be uint8 of (h, w, 3) or (h, w), found {source.dtype} {source.shape}")
-        return _to_rgb(Image.fromarray(source), "the array")
+        source, name = Image.fromarray(source), "the array"
     if isinstance(source, Image.Image):
-        return _to_rgb(source, "the image")
-    path = Path(source)
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name an image file")
+        image = _to_rgb(source, name)
+        return image, image.size
+    name = name if isinstance(source, bytes) else str(source)
     try:
-        with Image.open(path) as image:
-            return _to_rgb(image, str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except PermissionError:
-        raise UserError(f"{path}: may not be read; change its permissions") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: is not an image that can be read ({_first_line(error)})") from error
+        with Image.open(_stream(source, name)) as image:
+            extent = _draft(image, *target) if target else None
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            image = _to_rgb(image, name)
+            return image, extent or image.size
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(OVERSIZED, f"{name}: is too large to be decoded ({error}); scale it down") from error
+    except Exception as error:  # Pillow's readers raise many kinds, all of which mean a damaged file
+        cause = TRUNCATED if "truncated" in str(error).lower() else UNREADABLE
+        raise DataError(cause, f"{name}: is not an image that can be read ({_first_line(error)})") from error
 
 
-def fit(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) fp32 in [-1, 1]: resized to cover, then the centre."""
-    scale = max(height / image.height, width / image.width)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    pixels = np.asarray(image, np.float32)[top : top + height, left : left + width]
-    return pixels / 127.5 - 1.0
+def image_size(source: bytes | Path, name: str = "the image") -> tuple[int, int]:
+    """(height, width) after EXIF orientation, from the head of the file alone. Raises ``DataError``."""
+    name = name if isinstance(source, bytes) else str(source)
+    try:
+        with Image.open(_stream(source, name)) as image:
+            is_turned = image.getexif().get(ORIENTATION, 1) >= 5
+            return image.size if is_turned else image.size[::-1]
+    except DataError:
+        raise
+    except Exception as error:  # as above
+        raise DataError(UNREADABLE, f"{name}: is not an image that can be read ({_first_line(error)})") from error
+
+
+def fit(image: Image.Image, height: int, width: int, extent: Extent | None = None) -> np.ndarray:
+    """(height, width, 3) fp32 in [-1, 1]: resized to cover, then the centre; what is cropped is not computed.
+
+    ``extent`` is the part of ``image``, from its corner, that the picture fills.
+    """
+    wide, high = extent or image.size
+    scale = max(height / high, width / wide)
+    covering = (max(width, round(wide * scale)), max(height, round(high * scale)))
+    if image.size != (width, height):
+        left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+        across, down = wide / covering[0], high / covering[1]
+        right, bottom = min((left + width) * across, wide), min((top + height) * down, high)
+        box = (left * across, top * down, right, bottom)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
+    pixels = np.asarray(image).astype(np.float32)
+    pixels /= 127.5
+    pixels -= 1.0
+    return pixels
 
 
 def to_pil(image: np.ndarray) -> Image.Image:
@@ -59,19 +109,52 @@ def to_pil(image: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(np.round((image + 1.0) * 127.5), 0, 255).astype(np.uint8))
 
 
+def _stream(source: str | os.PathLike | bytes, name: str) -> Any:
+    """What Pillow opens; ``DataError`` where there is nothing to open."""
+    try:
+        if not isinstance(source, bytes):
+            path = Path(source)
+            if path.is_dir():
+                raise DataError(UNREADABLE, f"{path}: is a folder; name an image file")
+            source = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(MISSING, f"{name}: there is no such file") from None
+    except PermissionError:
+        raise DataError(UNREADABLE, f"{name}: may not be read; change its permissions") from None
+    except OSError as error:
+        raise DataError(UNREADABLE, f"{name}: cannot be read ({error.strerror})") from error
+    if not source:
+        raise DataError(EMPTY, f"{name}: is not an image that can be read (it is empty)")
+    return io.BytesIO(source)
+
+
+def _draft(image: Image.Image, height: int, width: int) -> Extent | None:
+    """Lets an upright JPEG decode itself smaller on the way to (height, width); its extent if it will."""
+    if image.format not in ("JPEG", "MPO") or image.getexif().get(ORIENTATION, 1) != 1:
+        return None
+    scale = SPARE * max(height / image.height, width / image.width)
+    drafted = image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+    return drafted[1][2:] if drafted else None
+
+
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if min(image.size) < MIN_SIDE:
-        raise UserError(
-            f"{name}: is {image.width} x {image.height} pixels; give an image of at least {MIN_SIDE} x {MIN_SIDE}"
+        raise DataError(
+            TOO_SMALL,
+            f"{name}: is {image.width} x {image.height} pixels; give an image of at least {MIN_SIDE} x {MIN_SIDE}",
         )
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         image = _to_8_bit(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.new("RGBA", rgba.size, "white")
         image.alpha_composite(rgba)
-    return image.convert("RGB")
+    if image.mode != "RGB":
+        return image.convert("RGB")
+    image.load()
+    return image
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

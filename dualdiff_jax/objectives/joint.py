@@ -34,9 +34,9 @@ class ImageExamples(NamedTuple):
 
 
 class TextExamples(NamedTuple):
-    """Tokens to predict, from latents that are clean."""
+    """Tokens to predict, from latents that are clean, or from the null image."""
 
-    latents: Latents  # (b, h, w, c)
+    latents: Latents | None  # (b, h, w, c)
     token_ids: TokenIds  # (b, l), clean
     is_answer: PerToken  # (b, l), True where a token may be masked
 
@@ -49,7 +49,7 @@ class Corrupted(NamedTuple):
     sigma: PerExample
     image_token_ids: TokenIds
     image_share: PerExample  # 1 / b: an example's share in the image loss
-    text_latents: Latents
+    text_latents: Latents | None
     clean_token_ids: TokenIds
     noisy_token_ids: TokenIds
     is_masked: PerToken
@@ -68,7 +68,7 @@ def corrupt(
 ) -> Corrupted:
     """All draws of one step. ``null_token_ids`` (l,) is the empty caption at the captions' length."""
     rng_noise, rng_sigma, rng_drop, rng_t, rng_mask = jax.random.split(rng, 5)
-    b_image, b_text = image.latents.shape[0], text.latents.shape[0]
+    b_image, b_text = image.latents.shape[0], text.token_ids.shape[0]
     noise = jax.random.normal(rng_noise, image.latents.shape)
     sigma = sample_sigma(rng_sigma, b_image, config.sigma_distribution)
     dropped = jax.random.bernoulli(rng_drop, config.caption_dropout, (b_image, 1))
@@ -125,12 +125,13 @@ def by_clock(losses: PerExample, clock: PerExample) -> jax.Array:
 def _predict(denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig) -> tuple[Latents | None, jax.Array | None]:
     """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
 
-    One pass needs both batches in one shape. It wastes the unused head of each half, but runs every
-    matrix once over twice the tokens. A half without weight is None.
+    One pass needs both batches in one shape, which texts without an image do not have. It wastes the unused head of
+    each half, but runs every matrix once over twice the tokens. A half without weight is None.
     """
     timestep = TIMESTEPS * batch.sigma
     clean = jnp.zeros_like(batch.t)
-    if not (config.single_forward and config.image_weight and config.text_weight):
+    has_both = config.image_weight and config.text_weight and batch.text_latents is not None
+    if not (config.single_forward and has_both):
         velocity = logits = None
         if config.image_weight:
             velocity = denoiser(batch.noisy_latents, timestep, batch.image_token_ids).velocity

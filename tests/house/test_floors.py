@@ -31,6 +31,9 @@ FLOORS = {
     "dualdiff_jax": 4,  # the package itself: what a user imports
     "dualdiff_jax.evaluation": 5,
     "dualdiff_jax.planning": 5,
+    "dualdiff_jax.inspection": 3,
+    "dualdiff_jax.encoding": 4,
+    "dualdiff_jax.data_commands": 5,
     "dualdiff_jax.commands": 5,
     "main": 6,
     "demo": 7,

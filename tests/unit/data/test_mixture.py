@@ -96,10 +96,13 @@ def test_the_fingerprint_counts_records(tmp_path):
         (lambda file: file.write_text("[1, 2"), "is not JSON"),
         (lambda file: file.write_text("[]"), "expected a list of records"),
         (lambda file: file.write_text('{"a": 1}'), "expected a list of records"),
-        (lambda file: file.write_text("[3]"), "record 0 is not an object"),
-        (lambda file: file.write_text('[{"image_path": "x.png", "caption": 3}]'), "record 0: caption should be text"),
+        (lambda file: file.write_text("[3]"), r"captions.json\[0\] is not an object"),
         (
-            lambda file: file.write_text(json.dumps([{"image_path": "x.png", "caption": "", "re_caption": ""}])),
+            lambda file: file.write_text('[{"image_path": "x.png", "caption": 3}]'),
+            r"captions.json\[0\]: caption should be text",
+        ),
+        (
+            lambda file: file.write_text(json.dumps([{"image_path": "x.png", "caption": "a", "re_caption": ""}])),
             "there is no such image",
         ),
     ],

@@ -36,15 +36,6 @@ def test_long_text_is_cut_with_a_warning_and_still_ends(tokenizer, caplog):
     assert "was cut to 3" in caplog.text
 
 
-def test_a_dialogue_is_prompt_then_answer_and_its_padding_is_answer_too(tokenizer):
-    token_ids, is_answer = tokenizer.dialogue_ids("which digit is this?", "three", 12)
-    prompt = tokenizer.question_ids("which digit is this?", 12)
-    assert 1 not in prompt
-    np.testing.assert_array_equal(token_ids[: len(prompt)], prompt)
-    assert tokenizer.pieces(token_ids[len(prompt) :]) == ["▁three", "</s>", "</s>"]
-    np.testing.assert_array_equal(is_answer, np.arange(12) >= len(prompt))
-
-
 def test_a_question_without_room_for_an_answer_is_refused(tokenizer):
     with pytest.raises(UserError, match="leaves no room for an answer in 9"):
         tokenizer.question_ids("which digit is this?", 9)

@@ -1,11 +1,16 @@
 """Any picture becomes the same kind of array, and what is no picture is named."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from dualdiff_jax.data.transforms import fit, open_image, to_pil
+from dualdiff_jax.data import transforms
+from dualdiff_jax.data.records import EMPTY, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
+from dualdiff_jax.data.transforms import fit, image_size, open_image, read_image, to_pil
 from dualdiff_jax.errors import UserError
+from tests.unit.data import photos
 
 RED = np.zeros((10, 12, 3), np.uint8) + np.array([200, 30, 30], np.uint8)
 
@@ -101,3 +106,92 @@ def test_a_single_pixel_and_a_folder_are_refused(tmp_path):
 def test_an_array_of_floats_is_refused():
     with pytest.raises(UserError, match="must be uint8"):
         open_image(np.zeros((4, 4, 3)))
+
+
+def jpeg(image, **options):
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=90, **options)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (100, 40), (40, 100), (213, 213), (427, 640)])
+def test_cropping_before_resizing_is_cropping_after_it(size):
+    """To the rounding of eight bits, which the resize does twice."""
+    image = Image.fromarray(photos.photo(0))
+    height, width = size
+    scale = max(height / image.height, width / image.width)
+    covering = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+    whole = image.resize(covering, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
+    difference = np.abs(fit(image, height, width) - (np.asarray(whole, np.float32) / 127.5 - 1)) * 127.5
+    assert difference.max() < 1.01 and (difference > 0.01).mean() < 0.01
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("rows", [427, 424])
+@pytest.mark.parametrize("side", [106, 80, 53, 40, 20])
+def test_a_jpeg_that_is_decoded_smaller_looks_the_same(which, rows, side):
+    """44 dB apart at least, on real detail, whether or not the sides are multiples of what JPEG cuts them into."""
+    data = jpeg(Image.fromarray(photos.photo(which)[:rows]))
+    found = read_image(data, side, side)
+    small, extent = transforms._open(data, "photo", (side, side))
+    assert small.width <= 640 // 2 and min(small.size) >= transforms.SPARE * side
+    whole = fit(open_image(data), side, side)
+    assert 10 * np.log10(4 / np.mean((found - whole) ** 2)) > 43.9
+    assert extent[0] <= small.width and extent[1] <= small.height
+
+
+@pytest.mark.parametrize("side", [107, 213, 300])
+def test_a_jpeg_that_is_not_much_larger_is_decoded_whole(side):
+    data = jpeg(Image.fromarray(photos.photo(0)))
+    np.testing.assert_array_equal(read_image(data, side, side), fit(open_image(data), side, side))
+
+
+def test_a_turned_jpeg_is_turned_whatever_its_size():
+    image = Image.fromarray(photos.photo(0))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    data = jpeg(image, exif=exif)
+    found = read_image(data, 40, 30)
+    expected = fit(open_image(jpeg(image)).transpose(Image.Transpose.ROTATE_270), 40, 30)
+    assert np.abs(found - expected).max() * 127.5 < 1.01
+    assert image_size(data) == (640, 427) and image_size(jpeg(image)) == (427, 640)
+
+
+def test_bytes_paths_images_and_arrays_are_read_alike(tmp_path):
+    stream = io.BytesIO()
+    Image.fromarray(RED).save(stream, "PNG")
+    (tmp_path / "red.png").write_bytes(stream.getvalue())
+    expected = read_image(RED, 6, 6)
+    for source in (stream.getvalue(), tmp_path / "red.png", str(tmp_path / "red.png"), Image.fromarray(RED)):
+        np.testing.assert_array_equal(read_image(source, 6, 6), expected)
+
+
+def cause_of(source):
+    with pytest.raises(DataError) as error:
+        read_image(source, 16, 16, "some name")
+    assert "some name" in str(error.value)
+    return error.value.cause
+
+
+def test_each_fault_has_its_cause():
+    whole = jpeg(Image.fromarray(photos.photo(0)))
+    assert cause_of(b"") == EMPTY
+    assert cause_of(b"no image") == UNREADABLE
+    assert cause_of(whole[:5000]) == TRUNCATED
+    assert cause_of(jpeg(Image.new("RGB", (1, 9)))) == TOO_SMALL
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    """A file of some KB that wants 50,000 x 9,000 pixels; a large JPEG that is decoded smaller is none."""
+    stream = io.BytesIO()
+    Image.new("1", (50_000, 9_000)).save(stream, "PNG")
+    assert len(stream.getvalue()) < 100_000
+    monkeypatch.setattr(Image.Image, "convert", None)
+    assert cause_of(stream.getvalue()) == OVERSIZED
+    monkeypatch.undo()
+    monkeypatch.setattr(transforms, "MAX_PIXELS", 400 * 400)
+    data = jpeg(Image.fromarray(photos.photo(0)))
+    assert read_image(data, 20, 20).shape == (20, 20, 3)
+    with pytest.raises(DataError, match="too large to be decoded"):
+        open_image(data)

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from configs.demo import VOCABULARY, get_config
 from demo import data
 from demo.digits import CAPTIONS, HELD_OUT, QUESTION, UNSEEN_PAIRS, WORDS, compose, load, pair_caption, split_pairs
-from dualdiff_jax.data.sources import JsonSource
+from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.resolution import resolve
 
@@ -106,7 +106,7 @@ def test_the_demo_config_reads_what_is_written(written):
     for source in config.data.sources:
         source["root"] = str(written)
     run = resolve(config)
-    assert [len(JsonSource(source)) for source in run.data.sources] == [1500, 85, 1500, 1500, 85]
+    assert [len(open_source(source)) for source in run.data.sources] == [1500, 85, 1500, 1500, 85]
 
 
 def test_the_tokenizer_spells_every_text_and_fits_the_config(written):

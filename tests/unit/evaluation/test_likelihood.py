@@ -66,7 +66,7 @@ def test_nothing_to_validate_on_is_refused(tmp_path):
 def test_records_that_are_not_there_are_told_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "make_mesh", lambda _: MESH)
     config, _ = held_out(tmp_path / "data")
-    gone = tuple(dataclasses.replace(s, metadata="gone.json") for s in config.validation.sources)
+    gone = tuple(dataclasses.replace(s, files="gone.json") for s in config.validation.sources)
     config = dataclasses.replace(config, validation=dataclasses.replace(config.validation, sources=gone))
     with pytest.raises(UserError, match="gone.json: there is no such file"):
         commands.run_training(config, str(tmp_path / "run"))

@@ -1,0 +1,298 @@
+"""How fast images come off the disk, beside the loaders that others use; and how large an index may grow.
+
+    python -m benchmarks.data                    loading: JSON, tar, ArrayRecord; 1 and 2 readers
+    python -m benchmarks.data --index=10000000   opening ten million records
+
+Loading: about 1 megapixel of real detail a JPEG (scikit-learn's photos, tiled), to 512 x 512, on as many cores as
+readers. The peers do what the original does, full decode and torchvision's operations (resize, crop, to tensor,
+normalize), in a plain loop over files and in webdataset's pipeline (pip install webdataset torch); both sides
+finish with batches of the same arrays. The rounds alternate, and the ratio is ours over theirs, in images a
+second. The loader's own part is what remains of its time when reading the images alone is taken away.
+"""
+
+import argparse
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import record
+from demo.data import write_tokenizer
+from dualdiff_jax.config import DataConfig, SourceConfig
+from dualdiff_jax.data.array_records import write_records
+from dualdiff_jax.data.index import IndexCache
+from dualdiff_jax.data.mixture import Mixture
+from dualdiff_jax.data.records import Record
+from dualdiff_jax.data.sources import open_source
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.data.transforms import read_image
+from dualdiff_jax.resolution import resolve
+
+SIDE = 512
+BATCH = 8
+CAPTION = "a three left of a seven"
+SHARD_SAMPLES = 100_000
+FORMATS = {"json": "list.json", "tar": "0.tar", "array_record": "0.array_record"}
+
+
+def megapixel_jpegs(count: int, scale: int) -> list[bytes]:
+    """``count`` different JPEGs of quality 90, 1280 x 854 times ``scale``, of the two photos' real detail."""
+    from sklearn.datasets import load_sample_images
+
+    photos, found = load_sample_images().images, []
+    for index in range(count):
+        turned = [np.roll(photos[(index + k) % 2], (37 * index, 91 * index), (0, 1)) for k in range(2)]
+        tile = np.concatenate([np.concatenate(turned, 1), np.concatenate(turned[::-1], 1)[::-1]], 0)
+        stream = io.BytesIO()
+        Image.fromarray(np.tile(tile, (scale, scale, 1))).save(stream, "JPEG", quality=90)
+        found.append(stream.getvalue())
+    return found
+
+
+def write_data(root: Path, images: list[bytes]) -> None:
+    """The same images as files with JSON, as a tar shard, and as ArrayRecord; and a tokenizer."""
+    (root / "images").mkdir()
+    metadata = []
+    with tarfile.open(root / FORMATS["tar"], "w") as archive:
+        for index, image in enumerate(images):
+            (root / f"images/{index}.jpg").write_bytes(image)
+            metadata.append({"image_path": f"images/{index}.jpg", "caption": CAPTION})
+            for ending, content in (("jpg", image), ("json", json.dumps({"caption": CAPTION}).encode())):
+                _add(archive, f"{index:06d}.{ending}", content)
+    (root / FORMATS["json"]).write_text(json.dumps(metadata))
+    records = (Record(str(i), image, {"caption": (CAPTION,)}) for i, image in enumerate(images))
+    write_records(root / FORMATS["array_record"], records)
+    write_tokenizer(root / "tokenizer")
+
+
+def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+def our_batches(root: Path, form: str, readers: int) -> Iterator[np.ndarray]:
+    """Our loader: as many threads as readers, over both streams."""
+    common = dict(format=form, root=str(root), files=FORMATS[form], height=SIDE, width=SIDE)
+    sources = [dict(name=task, task=task, **common) for task in ("image_generation", "captioning")]
+    given = {"sources": sources, "tokenizer": str(root / "tokenizer"), "read_threads": readers, "prefetch_batches": 2}
+    tokenizer = Tokenizer(root / "tokenizer")
+    data = Mixture(resolve(given, DataConfig), tokenizer, seed=0, global_batch_size=BATCH)
+    for batch in data.batches():
+        yield from (batch.image["image"], batch.text["image"])
+
+
+def torchvision_operations() -> Callable[[Image.Image], Any]:
+    """What torchvision.transforms does to a PIL image: Resize, CenterCrop, ToTensor, Normalize."""
+    import torch
+
+    half = torch.full((3, 1, 1), 0.5)
+
+    def transform(image: Image.Image) -> Any:
+        scale = SIDE / min(image.size)
+        size = tuple(max(SIDE, int(side * scale)) for side in image.size)
+        image = image.resize(size, Image.Resampling.BICUBIC)
+        left, top = (round((side - SIDE) / 2) for side in image.size)
+        image = image.crop((left, top, left + SIDE, top + SIDE))
+        tensor = torch.from_numpy(np.array(image, np.uint8, copy=True)).permute(2, 0, 1).contiguous()
+        return tensor.to(torch.float32).div(255).clone().sub_(half).div_(half)
+
+    return transform
+
+
+def file_batches(root: Path, readers: int) -> Iterator[Any]:
+    """The original's way: a data set over JSON metadata, torch's loader."""
+    import torch
+
+    transform = torchvision_operations()
+    metadata = json.loads((root / FORMATS["json"]).read_text())
+
+    class Files(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 1 << 30
+
+        def __getitem__(self, index: int) -> Any:
+            found = metadata[index % len(metadata)]
+            return transform(Image.open(root / found["image_path"]).convert("RGB"))
+
+    yield from torch.utils.data.DataLoader(Files(), BATCH, num_workers=0 if readers == 1 else readers)
+
+
+def webdataset_batches(root: Path, readers: int) -> Iterator[Any]:
+    """webdataset's own pipeline, decoding with PIL."""
+    import torch
+    import webdataset
+
+    transform = torchvision_operations()
+    shards = [str(root / FORMATS["tar"])] * readers
+    pipeline = webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).repeat().decode("pil")
+    pipeline = pipeline.to_tuple("jpg", "json").map_tuple(transform, lambda fields: fields["caption"])
+    batched = pipeline.batched(BATCH, collation_fn=lambda rows: torch.stack([image for image, _ in rows]))
+    yield from torch.utils.data.DataLoader(batched, batch_size=None, num_workers=0 if readers == 1 else readers)
+
+
+def rate(batches: Iterator[Any], count: int) -> float:
+    """Images a second over ``count`` batches, after two that are not counted."""
+    for _ in range(2):
+        next(batches)
+    start = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    return count * BATCH / (time.perf_counter() - start)
+
+
+def own_part(root: Path, images: list[bytes], form: str, count: int) -> float:
+    """Share of the loader's processor time that is not reading images."""
+    batches = our_batches(root, form, 1)
+    for _ in range(2):
+        next(batches)
+    start = time.process_time()
+    for _ in range(count):
+        next(batches)
+    whole = time.process_time() - start
+    batches.close()
+    start = time.process_time()
+    for index in range(count * BATCH):
+        read_image(images[index % len(images)], SIDE, SIDE)
+    return 1 - (time.process_time() - start) / whole
+
+
+def loading(root: Path, images: list[bytes], rounds: int, count: int) -> Iterator[dict[str, Any]]:
+    """Yields a figure for each format, number of readers and peer."""
+    import torch
+
+    torch.set_num_threads(1)
+    cores = sorted(os.sched_getaffinity(0))
+    peers = {"files": file_batches, "webdataset": webdataset_batches}
+    for readers in (1, 2):
+        if readers > len(cores):
+            break
+        os.sched_setaffinity(0, cores[:readers])
+        for form in FORMATS:
+            for peer, theirs in peers.items():
+                pairs = []
+                for _ in range(rounds):
+                    ours = our_batches(root, form, readers)
+                    mine = rate(ours, count)
+                    ours.close()
+                    pairs.append((mine, rate(theirs(root, readers), count)))
+                ratios = [mine / other for mine, other in pairs]
+                yield {
+                    "format": form,
+                    "readers": readers,
+                    "peer": peer,
+                    "images_per_second": round(statistics.median(mine for mine, _ in pairs), 1),
+                    "peer_images_per_second": round(statistics.median(other for _, other in pairs), 1),
+                    "ratio": {
+                        "median": round(statistics.median(ratios), 3),
+                        "min": round(min(ratios), 3),
+                        "max": round(max(ratios), 3),
+                    },
+                }
+            if readers == 1:
+                parts = [own_part(root, images, form, count) for _ in range(rounds)]
+                yield {"format": form, "readers": 1, "own_part": round(statistics.median(parts), 3)}
+    os.sched_setaffinity(0, cores)
+
+
+def indexing(records: int) -> Iterator[dict[str, Any]]:
+    """Yields seconds to build and to open, and resident memory, of JSON Lines and of tar shards."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        for form, write in (("json", _write_lines), ("tar", _write_shards)):
+            files = write(root, records)
+            for what in ("build", "open"):
+                done = subprocess.run(
+                    [sys.executable, "-m", "benchmarks.data", f"--open={form}:{root}:{files}"],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                )
+                yield {"format": form, "what": what} | json.loads(done.stdout.splitlines()[-1])
+
+
+def _write_lines(root: Path, records: int) -> str:
+    line = '{{"image_path": "images/{0:09d}.jpg", "height": 600, "width": 800, "caption": "{0}"}}\n'
+    with (root / "lines.jsonl").open("w") as stream:
+        for index in range(records):
+            stream.write(line.format(index))
+    (root / "images").mkdir()
+    (root / "images/000000000.jpg").touch()
+    return "lines.jsonl"
+
+
+def _write_shards(root: Path, records: int) -> str:
+    """One shard of small members, and links to it: each link is a shard of its own to the loader."""
+    samples = min(records, SHARD_SAMPLES)
+    with tarfile.open(root / "00000.tar", "w") as archive:
+        for index in range(samples):
+            _add(archive, f"{index:09d}.jpg", b"jpg")
+            _add(archive, f"{index:09d}.json", b'{"caption": "one"}')
+    shards = records // samples
+    for shard in range(1, shards):
+        os.link(root / "00000.tar", root / f"{shard:05d}.tar")
+    return f"{{00000..{shards - 1:05d}}}.tar"
+
+
+def open_once(form: str, root: str, files: str) -> dict[str, Any]:
+    """Opens a source, reads a thousand records anywhere in it, and says what that took."""
+    given = dict(name="large", format=form, root=root, files=files, task="captioning", height=8, width=8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    source = open_source(resolve(given, SourceConfig), IndexCache(f"{root}/index"))
+    seconds = time.perf_counter() - start
+    for index in np.random.default_rng(0).integers(0, len(source), 1000).tolist():
+        assert source[index].captions
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "records": len(source),
+        "seconds": round(seconds, 2),
+        "resident_mib": round(most / 1024),
+        "resident_before_mib": round(before / 1024),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__.splitlines()[0])
+    parser.add_argument("--output", default="benchmarks/results/data.json", help="JSON file to write")
+    parser.add_argument("--index", type=int, default=0, help="records of the index to measure; 0 measures loading")
+    parser.add_argument("--images", type=int, default=64, help="JPEGs to read again and again")
+    parser.add_argument("--scale", type=int, default=1, help="times 1280 x 854 pixels")
+    parser.add_argument("--rounds", type=int, default=5, help="of both sides in turn")
+    parser.add_argument("--batches", type=int, default=24, help="a round has, of 8 images")
+    parser.add_argument("--open", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.open:
+        print(json.dumps(open_once(*options.open.split(":", 2))))
+        return
+    result = record.circumstances(len(os.sched_getaffinity(0)), ("pillow", "grain", "numpy"))
+    figures: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        if options.index:
+            found = indexing(options.index)
+        else:
+            images = megapixel_jpegs(options.images, options.scale)
+            write_data(Path(folder), images)
+            result["image"] = {"pixels": list(Image.open(io.BytesIO(images[0])).size), "to": SIDE}
+            found = loading(Path(folder), images, options.rounds, options.batches)
+        for figure in found:
+            figures.append(figure)
+            print(json.dumps(figure), flush=True)
+    record.write(result | {"figures": figures}, options.output)
+    print(f"written to {options.output}")
+
+
+if __name__ == "__main__":
+    main()

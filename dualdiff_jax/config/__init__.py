@@ -1,0 +1,56 @@
+"""Every setting of the project: its name, type, bounds and default, once.
+
+A config file builds an ``ml_collections.ConfigDict`` that holds only what differs; ``resolution.resolve``
+turns it into the frozen dataclasses here, or raises one ``UserError`` that lists every fault.
+A field without a default must be given.
+"""
+
+from dualdiff_jax.config.data import (
+    QUESTION_FORMATS,
+    RECORD_FORMATS,
+    DataConfig,
+    RootConfig,
+    SourceConfig,
+)
+from dualdiff_jax.config.model import (
+    AutoencoderConfig,
+    MMDiTConfig,
+    ModelConfig,
+    SamplingConfig,
+    T5Config,
+)
+from dualdiff_jax.config.run import (
+    LoraConfig,
+    MeshConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    PreviewConfig,
+    RunConfig,
+    TelemetryConfig,
+    TrainConfig,
+    ValidationConfig,
+    empty_config,
+)
+
+__all__ = [
+    "AutoencoderConfig",
+    "DataConfig",
+    "LoraConfig",
+    "MMDiTConfig",
+    "MeshConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "PreviewConfig",
+    "QUESTION_FORMATS",
+    "RECORD_FORMATS",
+    "RootConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "SourceConfig",
+    "T5Config",
+    "TelemetryConfig",
+    "TrainConfig",
+    "ValidationConfig",
+    "empty_config",
+]

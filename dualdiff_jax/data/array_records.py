@@ -1,0 +1,144 @@
+"""Records in ArrayRecord files: one read each, at any place. What encode-data writes, and anyone can.
+
+4 bytes, little end first    length n of what follows
+n bytes of JSON              id, captions, turns, answers, size, length of the image, names and shapes of arrays
+the image, then the arrays   as they are
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from array_record.python import array_record_module
+from grain.sources import ArrayRecordDataSource
+
+from dualdiff_jax.config import RootConfig, SourceConfig
+from dualdiff_jax.data.index import IndexCache
+from dualdiff_jax.data.patterns import expand
+from dualdiff_jax.data.records import ABSENT_KEY, UNREADABLE, DataError, Record, Turn
+from dualdiff_jax.errors import UserError
+
+OPTIONS = "group_size:1"  # records that are compressed together; more than one would have to be read together
+LENGTH = struct.Struct("<I")
+MANIFEST = "encoded.json"  # of a folder that encode-data writes: {"files": [...], ...}
+TEXT_ONLY = "text-"  # how files of records without an image begin
+DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)} | {n: np.dtype(n) for n in ("float32", "float16", "int32", "uint8")}
+
+
+def pack(record: Record) -> bytes:
+    image = record.image.read_bytes() if isinstance(record.image, Path) else record.image
+    arrays = {name: np.ascontiguousarray(value) for name, value in record.arrays.items()}
+    header = {
+        "id": record.record_id,
+        "captions": record.captions,
+        "turns": record.turns,
+        "answers": record.answers,
+        "size": record.size,
+        "image": None if image is None else len(image),
+        "arrays": [[name, value.dtype.name, value.shape] for name, value in arrays.items()],
+    }
+    text = json.dumps(header, ensure_ascii=False).encode()
+    return b"".join([LENGTH.pack(len(text)), text, image or b"", *(value.tobytes() for value in arrays.values())])
+
+
+def unpack(packed: bytes) -> Record:
+    """The record again; ``ValueError`` or the like where the bytes are something else."""
+    (length,) = LENGTH.unpack_from(packed)
+    at = LENGTH.size + length
+    header = json.loads(packed[LENGTH.size : at])
+    image = None
+    if header["image"] is not None:
+        image, at = packed[at : at + header["image"]], at + header["image"]
+    arrays = {}
+    for name, dtype, shape in header["arrays"]:
+        arrays[name] = np.frombuffer(packed, DTYPES[dtype], math.prod(shape), at).reshape(shape)
+        at += arrays[name].nbytes
+    if at != len(packed):
+        raise ValueError(f"it has {len(packed)} bytes instead of {at}")
+    return Record(
+        record_id=header["id"],
+        image=image,
+        captions={name: tuple(texts) for name, texts in header["captions"].items()},
+        turns=tuple(Turn(*turn) for turn in header["turns"]),
+        answers=tuple(header["answers"]),
+        size=header["size"] and tuple(header["size"]),
+        arrays=arrays,
+    )
+
+
+def write_records(file: str | Path, records: Iterable[Record]) -> int:
+    """Writes ``file`` anew and returns how many there are; images that are paths are read and stored."""
+    count = 0
+    writer = array_record_module.ArrayRecordWriter(str(file), OPTIONS)
+    try:
+        for record in records:
+            writer.write(pack(record))
+            count += 1
+    finally:
+        writer.close()
+    return count
+
+
+class ArrayRecordSource:
+    """All files of a pattern, one after the other."""
+
+    def __init__(self, source: SourceConfig, files: Sequence[Path], is_text_only: bool = False):
+        self._source, self._files, self._is_text_only = source, files, is_text_only
+        self._packed: Any = ArrayRecordDataSource([str(file) for file in files])
+
+    def __reduce__(self):
+        return type(self), (self._source, self._files, self._is_text_only)
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __getitem__(self, index: int) -> Record:
+        try:
+            record = unpack(self._packed[index])
+        except (ValueError, KeyError, TypeError, struct.error, RuntimeError) as error:
+            raise DataError(UNREADABLE, f"{self._files[0].name}[{index}] is no record ({error})") from error
+        has_turns = self._source.task == "instruction" and not self._source.question
+        kept = {n: record.captions[n] for n in self._source.caption_keys if n in record.captions}
+        if not (record.turns if has_turns else kept):
+            wanted = "turns" if has_turns else ", ".join(self._source.caption_keys)
+            raise DataError(ABSENT_KEY, f"{record.record_id}: {wanted} should be there")
+        return record
+
+    head = __getitem__
+
+    def has_image(self) -> np.ndarray | None:
+        return np.zeros(len(self), bool) if self._is_text_only else None
+
+    def files(self) -> list[Path]:
+        return list(self._files)
+
+
+def open_array_record(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[ArrayRecordSource]:
+    del cache
+    files = expand(root.root, root.files)
+    _check_finished(Path(root.root))
+    kinds = {is_text: [f for f in files if f.name.startswith(TEXT_ONLY) == is_text] for is_text in (False, True)}
+    try:
+        return [ArrayRecordSource(source, found, is_text) for is_text, found in kinds.items() if found]
+    except Exception as error:  # the library raises many kinds, all of which mean a damaged or foreign file
+        raise UserError(f"{files[0]}: cannot be read as ArrayRecord ({error}); copy it anew") from error
+
+
+def _check_finished(folder: Path) -> None:
+    if not (folder / MANIFEST).is_file():
+        return
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        missing = [name for name in files if not (folder / name).is_file()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / MANIFEST}: is damaged ({error!r}); encode the data anew") from error
+    if missing:
+        raise UserError(
+            f"{folder}: encoding is not finished, {len(missing)} of {len(files)} files are missing; "
+            "run the same --mode=encode-data again"
+        )

@@ -1,0 +1,106 @@
+"""What is known of every record without decoding it, and so which records a source gives at which size.
+
+A row is (height, width, characters of the shortest caption, of the longest). It is made only where the config
+filters or has buckets, in one pass over metadata and, where those do not say, the heads of the images; then it
+is kept like an index.
+    filters    a record that fails one is never drawn
+    buckets    a record belongs to the (height, width) that is nearest to its own in log(width / height)
+    no image   a text without an image has batches of its own, in which the model reads the null image
+"""
+
+import concurrent.futures
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from dualdiff_jax.config import SourceConfig
+from dualdiff_jax.data.index import IndexCache
+from dualdiff_jax.data.records import DataError, Source
+from dualdiff_jax.data.transforms import image_size
+from dualdiff_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+Shape: TypeAlias = tuple[int, int] | None  # (height, width) of the images of a batch; None: it has none
+Division: TypeAlias = Mapping[Shape, Sequence[int] | np.ndarray]  # shape -> numbers of the records that have it
+
+THREADS = 16
+LOT = 4096  # records between two looks at the clock
+UNKNOWN = 0  # height and width of a record that is damaged; the run will meet and count it
+MOST = np.iinfo(np.uint16).max
+
+
+def divide(config: SourceConfig, source: Source, cache: IndexCache) -> Division:
+    """The records that are trained on, by shape. Raises ``UserError`` where no record passes the filters."""
+    has_image = source.has_image()
+    needs_catalog = config.buckets or config.max_aspect or config.min_side or config.min_caption or config.max_caption
+    if not needs_catalog and has_image is None:
+        return {(config.height, config.width): range(len(source))}
+    kept, shapes = np.ones(len(source), bool), np.zeros(len(source), np.uint16)
+    if needs_catalog:
+        kind = f"catalog-{'-'.join(config.caption_keys)}"
+        rows = cache.array(source.files(), kind, lambda: catalog(source), is_small=len(source) < LOT)
+        kept, shapes = passes(config, rows), nearest(config.sizes(), rows)
+    if has_image is not None:
+        kept = np.where(has_image, kept, _fits_length(config, rows) if needs_catalog else True)
+    found: dict[Shape, np.ndarray] = {}
+    for number, shape in enumerate(config.sizes()):
+        chosen = kept & (shapes == number)
+        found[shape] = np.flatnonzero(chosen if has_image is None else chosen & has_image)
+    if has_image is not None:
+        found[None] = np.flatnonzero(kept & ~has_image)
+    found = {shape: indexes for shape, indexes in found.items() if len(indexes)}
+    if not found:
+        raise UserError(f"source {config.name!r}: none of its {len(source)} records passes its filters; widen them")
+    return found
+
+
+def passes(config: SourceConfig, rows: np.ndarray) -> np.ndarray:
+    """(records,) bool: which pass the filters. A damaged record passes, so that it is counted."""
+    sides = np.sort(rows[:, :2], axis=1).astype(np.int64)
+    short, long = sides[:, 0], sides[:, 1]
+    kept = _fits_length(config, rows) & (short >= config.min_side)
+    if config.max_aspect:
+        kept &= long <= config.max_aspect * short
+    return kept | (short == UNKNOWN)
+
+
+def _fits_length(config: SourceConfig, rows: np.ndarray) -> np.ndarray:
+    kept = rows[:, 2] >= min(config.min_caption, MOST)
+    return kept & (rows[:, 3] <= config.max_caption) if config.max_caption else kept
+
+
+def nearest(sizes: Sequence[tuple[int, int]], rows: np.ndarray) -> np.ndarray:
+    """(records,) which of ``sizes`` each record takes."""
+    known = np.maximum(rows[:, :2].astype(np.float64), 1)
+    shapes = np.log([width / height for height, width in sizes])
+    return np.abs(np.log(known[:, 1] / known[:, 0])[:, None] - shapes).argmin(axis=1).astype(np.uint16)
+
+
+def catalog(source: Source) -> np.ndarray:
+    """(records, 4) uint16."""
+    rows = np.zeros((len(source), 4), np.uint16)
+
+    def fill(start: int) -> None:
+        for index in range(start, min(start + LOT, len(source))):
+            rows[index] = _row(source, index)
+
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        for done, _ in enumerate(pool.map(fill, range(0, len(source), LOT))):
+            if done and done % 256 == 0:
+                log.warning("looked at the sizes of %d of %d records", done * LOT, len(source))
+    return rows
+
+
+def _row(source: Source, index: int) -> tuple[int, int, int, int]:
+    try:
+        record = source.head(index)
+        height, width = record.size or (UNKNOWN, UNKNOWN)
+        if record.size is None and record.image is not None:
+            height, width = image_size(record.image, record.record_id)
+    except DataError:
+        return UNKNOWN, UNKNOWN, 0, 0
+    lengths = [len(text) for texts in record.captions.values() for text in texts] or [0]
+    return min(height, MOST), min(width, MOST), min(min(lengths), MOST), min(max(lengths), MOST)

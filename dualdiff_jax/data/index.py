@@ -1,0 +1,206 @@
+"""Where each record of a large file begins: found in one pass, kept beside the file, read by page ever after.
+
+An index is an integer array (records, columns). The first two columns are the record's first byte and its
+length; a source may add more. Of ten million records it takes some hundred MB of disk, and of memory what
+is touched, which processes share.
+"""
+
+import array
+import glob
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualdiff_jax.errors import UserError
+
+FOLDER = ".dualdiff_index"  # beside the data
+SMALL = 1 << 20  # bytes
+CHUNK = 1 << 22
+OPEN_FILES = 256  # kept open by a reader; what lies beyond is opened for each read
+
+
+class IndexCache:
+    """Keeps what was derived from data files until one of them changes.
+
+    ``folder`` is where; "" is beside the first file, or in the user's cache where that may not be written.
+    """
+
+    def __init__(self, folder: str = ""):
+        self.folder = folder
+
+    def array(self, files: Sequence[Path], kind: str, build: Callable[[], np.ndarray], *, is_small: bool) -> np.ndarray:
+        """What ``build`` returns, from the cache if it is there; what is small is not kept but built each time."""
+        if is_small:
+            return build()
+
+        def write(partial: Path) -> None:
+            with partial.open("wb") as stream:
+                np.save(stream, build())
+
+        return np.load(self.file(files, kind, "npy", write), mmap_mode="r")
+
+    def file(self, files: Sequence[Path], kind: str, ending: str, write: Callable[[Path], None]) -> Path:
+        """The path of what ``write`` writes, from the cache if it is there."""
+        stamp = hashlib.sha256(kind.encode())
+        for file in files:
+            stat = file.stat()
+            stamp.update(f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}".encode())
+        where = hashlib.sha256(str(files[0].absolute()).encode()).hexdigest()[:8]
+        name = f"{files[0].name}.{kind}.{where}.{stamp.hexdigest()[:16]}.{ending}"
+        folders = [Path(self.folder)] if self.folder else [_beside(files[0]), _user_cache()]
+        for folder in folders:
+            if (folder / name).is_file():
+                return folder / name
+        for folder in folders:
+            partial = folder / f"{name}.{os.getpid()}-{threading.get_ident()}.partial"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                partial.touch()
+            except OSError:
+                continue
+            try:
+                write(partial)
+                for stale in folder.glob(f"{glob.escape(f'{files[0].name}.{kind}.{where}.')}*.{ending}"):
+                    stale.unlink(missing_ok=True)
+                os.replace(partial, folder / name)
+            finally:
+                partial.unlink(missing_ok=True)
+            return folder / name
+        raise UserError(f"{folders[0]}: an index cannot be written there; name a folder with data.index_cache")
+
+
+def _beside(file: Path) -> Path:
+    folder = file.absolute().parent
+    return folder if folder.name == FOLDER else folder / FOLDER
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualdiff_jax" / "index"
+
+
+class RangeReader:
+    """Reads parts of files; any number of threads at once."""
+
+    def __init__(self):
+        self._open: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self):
+        return type(self), ()  # descriptors stay with their process
+
+    def __del__(self):
+        for descriptor in self._open.values():
+            os.close(descriptor)
+
+    def read(self, file: Path, start: int, length: int) -> bytes:
+        """Exactly ``length`` bytes, or fewer where the file ends. Raises ``OSError``."""
+        descriptor = self._open.get(file)
+        if descriptor is not None:
+            return os.pread(descriptor, length, start)
+        with self._lock:
+            descriptor = self._open.get(file)
+            if descriptor is None:
+                descriptor = os.open(file, os.O_RDONLY)
+                if len(self._open) < OPEN_FILES:
+                    self._open[file] = descriptor
+        try:
+            return os.pread(descriptor, length, start)
+        finally:
+            if file not in self._open:
+                os.close(descriptor)
+
+
+def json_index(file: Path, cache: IndexCache, column: Callable[[Any], int] | None = None) -> np.ndarray:
+    """(records, 2) int64, or 3 with ``column`` of each value: of a JSON list, or of JSON Lines by the file's name."""
+    kind, build = ("lines", _lines) if file.suffix in (".jsonl", ".ndjson") else ("list", _list)
+    kind += f"-{column.__name__}" if column else ""
+    return cache.array([file], kind, lambda: build(file, column), is_small=is_small(file))
+
+
+def is_small(file: Path) -> bool:
+    """Finding the records again is faster than keeping an index."""
+    return file.stat().st_size < SMALL
+
+
+def _lines(file: Path, column: Callable[[Any], int] | None) -> np.ndarray:
+    ends, base = [], 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            ends.append(base + np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")))
+            base += len(chunk)
+    ends.append(np.asarray([base]))
+    stops = np.concatenate(ends).astype(np.int64)
+    starts = np.concatenate([[0], stops[:-1] + 1])
+    rows = np.stack([starts, stops - starts], axis=1)
+    rows = rows[rows[:, 1] > 1]  # without blank lines
+    if column is None:
+        return rows
+    with file.open("rb") as stream:
+        flags = [column(_value(stream.read(int(n)))) for start, n in rows.tolist() if stream.seek(start) >= 0]
+    return np.concatenate([rows, np.asarray(flags, np.int64).reshape(-1, 1)], axis=1)
+
+
+def _value(text: bytes) -> Any:
+    """None for what is no JSON; reading the record will tell."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _list(file: Path, column: Callable[[Any], int] | None) -> np.ndarray:
+    rows = array.array("q")
+    for _, value, start, stop in elements(file, "["):
+        rows.extend((start, stop - start) if column is None else (start, stop - start, column(value)))
+    return np.frombuffer(rows, np.int64).reshape(-1, 2 if column is None else 3)
+
+
+def elements(file: Path, opening: str) -> Iterator[tuple[str | None, Any, int, int]]:
+    """Yields (key, value, first byte, byte after the last) of a JSON list ("[") or object ("{"), in little memory.
+
+    Each byte is read as one character, so that places in the text are places in the file; the values' letters
+    beyond ASCII are therefore wrong, and their bytes have to be parsed again.
+    """
+    closing, decoder = {"[": "]", "{": "}"}[opening], json.JSONDecoder()
+    with file.open("rb") as stream:
+        text = stream.read(CHUNK).decode("latin-1").removeprefix("\xef\xbb\xbf")
+        base = stream.tell() - len(text)
+        at = _skip(text, 0, " \t\r\n")
+        if text[at : at + 1] != opening:
+            what = {"[": "a list of records", "{": "an object of records"}[opening]
+            raise UserError(f"{file}: expected {what}, found {text[at : at + 20]!r} (JSON Lines end in .jsonl)")
+        at += 1
+        key = None
+        while True:
+            at = _skip(text, at, " \t\r\n,:")
+            is_all = at + CHUNK // 2 < len(text)  # surely whole values ahead
+            try:
+                if text[at : at + 1] == closing and key is None:
+                    return
+                value, stop = decoder.raw_decode(text, at)
+                if not is_all and stop >= len(text):
+                    raise json.JSONDecodeError("cut", text, stop)
+            except json.JSONDecodeError as error:
+                more = stream.read(max(CHUNK, len(text) - at)).decode("latin-1")
+                if not more:
+                    raise UserError(f"{file}: is not JSON ({error.msg} at byte {base + at})") from None
+                text, base, at = text[at:] + more, base + at, 0
+                continue
+            if opening == "{" and key is None:
+                key = value
+            else:
+                yield key, value, base + at, base + stop
+                key = None
+            at = stop
+
+
+def _skip(text: str, at: int, characters: str) -> int:
+    while text[at : at + 1] and text[at] in characters:
+        at += 1
+    return at

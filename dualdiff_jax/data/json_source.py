@@ -1,0 +1,69 @@
+"""JSON metadata beside image folders: a list of objects, or JSON Lines.
+
+    [{"image_path": "images/1.jpg", "ratio": 1.33, "height": 600, "width": 800, "caption": "A sunny day.",
+      "re_caption": "A bright, lively park."}, ...]
+Records are read from the file one by one, where its index says; the list is never in memory whole.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualdiff_jax.config import RootConfig, SourceConfig
+from dualdiff_jax.data.fields import FieldReader
+from dualdiff_jax.data.index import IndexCache, RangeReader, json_index
+from dualdiff_jax.data.patterns import expand
+from dualdiff_jax.data.records import UNREADABLE, DataError, Record
+from dualdiff_jax.errors import UserError
+
+
+class JsonTable:
+    """The objects of one JSON file, by number. ``column`` adds a column to its index."""
+
+    def __init__(self, file: Path, cache: IndexCache, column: Callable[[Any], int] | None = None):
+        self.file, self._reader = file, RangeReader()
+        self._arguments = (file, cache, column)
+        self.index = json_index(file, cache, column)
+        if not len(self.index):
+            raise UserError(f"{file}: expected a list of records, found nothing in it")
+
+    def __reduce__(self):
+        return type(self), self._arguments
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: int) -> Any:
+        start, length = self.index[index, :2].tolist()
+        try:
+            return json.loads(self._reader.read(self.file, start, length))
+        except (OSError, ValueError) as error:
+            raise DataError(UNREADABLE, f"{self.file.name}[{index}] cannot be read ({error})") from error
+
+
+class JsonSource:
+    """One JSON file of a source."""
+
+    def __init__(self, source: SourceConfig, root: RootConfig, file: Path, cache: IndexCache):
+        self._fields, self._table = FieldReader(source, root), JsonTable(file, cache)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._fields.record(self._table[index], f"{self._table.file.name}[{index}]")
+
+    head = __getitem__
+
+    def has_image(self) -> np.ndarray | None:
+        return None
+
+    def files(self) -> list[Path]:
+        return [self._table.file]
+
+
+def open_json(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[JsonSource]:
+    return [JsonSource(source, root, file, cache) for file in expand(root.root, root.files)]

@@ -1,0 +1,62 @@
+"""From a caption or a dialogue to tokens, and which of them are to be learnt.
+
+    caption     c c c </s> </s> ...                     all of it is answer
+    dialogue    Q: q A: a a </s> Q: q A: a </s> </s>    answers, their ends and the padding are answer
+What does not fit is left out by whole turns, and only of an answer that is longer than the room by tokens;
+how many is part of the result.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dualdiff_jax.data.records import NO_ROOM, DataError, Turn
+from dualdiff_jax.data.tokenizer import QUESTION_TEMPLATE, Tokenizer
+
+
+class Tokens(NamedTuple):
+    token_ids: np.ndarray  # (l,) int32
+    is_answer: np.ndarray  # (l,) bool, True where the text loss may mask
+    cut: int  # tokens of the caption, or of an answer, that were left out
+
+
+def caption_tokens(tokenizer: Tokenizer, caption: str, length: int) -> Tokens:
+    tokens = tokenizer.tokens(caption)
+    token_ids = tokenizer.null_ids(length)
+    kept = tokens[: length - 1]
+    token_ids[: len(kept)] = kept
+    return Tokens(token_ids, np.ones(length, bool), len(tokens) - len(kept))
+
+
+def dialogue_tokens(
+    tokenizer: Tokenizer, turns: Sequence[Turn], length: int, rng: np.random.Generator, suffix: str = ""
+) -> Tokens:
+    """All turns where they fit; else some that follow each other, from one that ``rng`` draws.
+
+    ``suffix`` follows every question. Raises ``DataError`` where no question leaves room for an answer.
+    """
+    prompts = [tokenizer.tokens(QUESTION_TEMPLATE.format(question=turn.question + suffix)) for turn in turns]
+    answers = [tokenizer.tokens(turn.answer) for turn in turns]
+    lengths = [len(prompt) + len(answer) + 1 for prompt, answer in zip(prompts, answers, strict=True)]
+    first = 0
+    if sum(lengths) > length:
+        roomy = [index for index, prompt in enumerate(prompts) if len(prompt) + 2 <= length]
+        if not roomy:
+            raise DataError(
+                NO_ROOM,
+                f"its question takes {min(map(len, prompts))} tokens and leaves no room for an answer in {length}",
+            )
+        first = roomy[int(rng.integers(len(roomy)))]
+    token_ids, is_answer = tokenizer.null_ids(length), np.ones(length, bool)
+    at = cut = 0
+    for prompt, answer, needed in zip(prompts[first:], answers[first:], lengths[first:], strict=True):
+        if at and at + needed > length:
+            break
+        is_answer[at : at + len(prompt)] = False
+        kept = answer[: length - at - len(prompt) - 1]
+        token_ids[at : at + len(prompt) + len(kept)] = prompt + kept
+        at, cut = at + len(prompt) + len(kept) + 1, len(answer) - len(kept)
+        if cut:
+            break
+    return Tokens(token_ids, is_answer, cut)

@@ -1,0 +1,76 @@
+"""Data sets that TensorFlow Datasets has prepared as ArrayRecord, read without TensorFlow.
+
+``files`` is the prepared folder, relative to ``root`` (``coco_captions/2014/1.1.0``), or the name of a data set
+whose prepared folder lies under ``root``. Images stay encoded; keys are those of its features, ``captions/text``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualdiff_jax.config import RootConfig, SourceConfig
+from dualdiff_jax.data.fields import FieldReader
+from dualdiff_jax.data.index import IndexCache
+from dualdiff_jax.data.records import UNREADABLE, DataError, Record
+from dualdiff_jax.errors import UserError
+
+
+class TfdsSource:
+    """One split."""
+
+    def __init__(self, source: SourceConfig, root: RootConfig):
+        self._arguments = (source, root)
+        self._fields = FieldReader(source, root)
+        self._name = f"{root.files}/{source.split}"
+        self._examples, self._folder = _open(root, source.split)
+
+    def __reduce__(self):
+        return type(self), self._arguments
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Record:
+        record_id = f"{self._name}[{index}]"
+        try:
+            example = self._examples[index]
+        except Exception as error:  # the library raises many kinds, all of which mean a damaged example
+            raise DataError(UNREADABLE, f"{record_id} cannot be read ({error})") from error
+        return self._fields.record(example, record_id)
+
+    head = __getitem__
+
+    def has_image(self) -> np.ndarray | None:
+        return None
+
+    def files(self) -> list[Path]:
+        return [self._folder]
+
+
+def _open(root: RootConfig, split: str) -> tuple[Any, Path]:
+    """The examples, and the folder they lie in."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(f"{root.root}: {error}; pip install tensorflow-datasets importlib_resources") from None
+    folder = f"{root.root}/{root.files}"
+    try:
+        if (Path(folder) / "dataset_info.json").is_file():
+            builder = tfds.builder_from_directory(folder)
+        else:
+            builder = tfds.builder(root.files, data_dir=root.root)
+        images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+        decoders = {name: tfds.decode.SkipDecoding() for name in images}
+        return builder.as_data_source(split, decoders=decoders), Path(builder.data_dir)
+    except Exception as error:  # the library raises many kinds; which one depends on what is not there
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{folder}: cannot be opened ({reason}); name a folder that was prepared with file_format=array_record, "
+            f"or a data set prepared under {root.root}, and one of its splits instead of {split!r}"
+        ) from error
+
+
+def open_tfds(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[TfdsSource]:
+    del cache
+    return [TfdsSource(source, root)]

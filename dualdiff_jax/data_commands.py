@@ -1,0 +1,75 @@
+"""The commands about data, behind ``main.py --mode=inspect-data`` and ``--mode=encode-data``."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from dualdiff_jax.config import RunConfig
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.encoding import Encoder, encode_sources
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.inspection.page import page
+from dualdiff_jax.inspection.survey import Survey, summary, survey
+from dualdiff_jax.models.bundle import init_weights
+from dualdiff_jax.resolution import to_dict
+from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.weights import load_model
+
+PAGE = "data.html"
+
+
+def inspect_data(config: RunConfig, output: str, samples: int) -> None:
+    """The figures of every source on stdout, and ``data.html`` in ``output``."""
+    tokenizer = Tokenizer(config.data.tokenizer)
+    surveys = []
+    for source in config.data.sources:
+        surveys.append(survey(source, config.data, tokenizer, samples))
+        print(_table(surveys[-1]) + "\n", flush=True)
+    file = Path(output) / PAGE
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(page(surveys, tokenizer), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{file}: may not be written ({error.strerror}); choose another --output") from error
+    print(file)
+
+
+def _table(found: Survey) -> str:
+    lines = summary(found)
+    width = max(len(what) for what, _ in lines)
+    return "\n".join([f"{what.ljust(width)}  {much}" for what, much in lines] + [f"  {m}" for m in found.messages])
+
+
+def encode_data(config: RunConfig, output: str, model: str | None, progress: Callable[[int, int], None] | None) -> None:
+    """Every source of the config encoded into a folder under ``output``, with the weights of a model folder.
+
+    Without one, with the weights that training would start from. Each host uses its own devices.
+    """
+    mesh = make_mesh(config.mesh, jax.local_devices())
+    if model:
+        model_config, weights, tokenizer = load_model(model, mesh)
+    else:
+        model_config, tokenizer = config.model, Tokenizer(config.data.tokenizer)
+        weights = init_weights(model_config, mesh, jax.random.key(config.seed))
+    made_by = {
+        "model": model or f"seed {config.seed}",
+        "autoencoder": to_dict(model_config.autoencoder),
+        "t5": to_dict(model_config.t5),
+    }
+    folders = encode_sources(
+        config.data,
+        Encoder(model_config, weights, mesh),
+        tokenizer,
+        output,
+        made_by=made_by,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+        progress=progress,
+    )
+    print("\n".join(_snippet(name, folder) for name, folder in folders.items()))
+
+
+def _snippet(name: str, folder: Path) -> str:
+    """What to write in the config to train from it."""
+    return f'dict(name="{name}", format="array_record", root="{folder}", files="*.array_record", ...)'

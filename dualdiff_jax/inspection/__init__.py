@@ -1,0 +1,1 @@
+"""Looking at data before training on it: figures of each source, and a page to read."""

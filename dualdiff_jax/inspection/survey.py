@@ -1,0 +1,171 @@
+"""What a source is like, from some of its records, evenly spaced and made into examples as training makes them."""
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dualdiff_jax.config import DataConfig, SourceConfig
+from dualdiff_jax.data.catalog import Shape, nearest, passes
+from dualdiff_jax.data.examples import Example, ExampleMaker
+from dualdiff_jax.data.index import IndexCache
+from dualdiff_jax.data.records import DataError, Record, Source
+from dualdiff_jax.data.sources import open_source
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.data.transforms import image_size
+from dualdiff_jax.data.watch import ReadingNotes
+
+SHOWN = 12  # examples of a source that are kept for the page
+
+
+class Shown(NamedTuple):
+    """One example to look at."""
+
+    record: Record
+    size: tuple[int, int] | None  # (height, width) of the image in its file
+    shape: Shape
+    example: Example
+    cut: int
+
+
+@dataclasses.dataclass
+class Survey:
+    """The figures of one source."""
+
+    config: SourceConfig
+    records: int
+    looked_at: int = 0
+    filtered: int = 0
+    without_image: int = 0
+    bad: Counter = dataclasses.field(default_factory=Counter)  # by cause
+    messages: list[str] = dataclasses.field(default_factory=list)  # one of each cause
+    shapes: Counter = dataclasses.field(default_factory=Counter)  # good examples by shape
+    sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # (height, width)
+    caption_lengths: list[int] = dataclasses.field(default_factory=list)  # characters
+    turns: list[int] = dataclasses.field(default_factory=list)
+    tokens: list[int] = dataclasses.field(default_factory=list)  # of an example, without padding
+    cut: list[int] = dataclasses.field(default_factory=list)  # tokens that did not fit, where there are some
+    seconds: float = 0.0  # that making the good examples took, on one thread
+    shown: list[Shown] = dataclasses.field(default_factory=list)
+
+    @property
+    def good(self) -> int:
+        return self.shapes.total()
+
+    @property
+    def examples_per_second(self) -> float:
+        return self.good / self.seconds if self.seconds else 0.0
+
+
+def survey(config: SourceConfig, data: DataConfig, tokenizer: Tokenizer, samples: int) -> Survey:
+    """Looks at up to ``samples`` records. Raises ``UserError`` where the source cannot be opened."""
+    cache, notes = IndexCache(data.index_cache), ReadingNotes()
+    source = open_source(config, cache)
+    found = Survey(config, len(source))
+    places = np.unique(np.linspace(0, len(source) - 1, samples).astype(int)).tolist()
+    makers: dict[Shape, ExampleMaker] = {}
+    every = max(1, len(places) // SHOWN)
+    for place, index in enumerate(places):
+        found.looked_at += 1
+        try:
+            _look(found, source, index, data, tokenizer, makers, notes, is_shown=place % every == 0)
+        except DataError as error:
+            if error.cause not in found.bad:
+                found.messages.append(f"{error.cause}: {error}")
+            found.bad[error.cause] += 1
+    return found
+
+
+def _look(
+    found: Survey,
+    source: Source,
+    index: int,
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    makers: dict[Shape, ExampleMaker],
+    notes: ReadingNotes,
+    *,
+    is_shown: bool,
+) -> None:
+    config, start = found.config, time.perf_counter()
+    record = source[index]
+    size = record.size
+    if record.image is not None:
+        size = image_size(record.image, record.record_id)
+    lengths = [len(text) for texts in record.captions.values() for text in texts] or [0]
+    row = np.asarray([[*(size or (0, 0)), min(lengths), max(lengths)]])
+    if not passes(config, row)[0]:
+        found.filtered += 1
+        return
+    shape = None if record.is_text_only else config.sizes()[int(nearest(config.sizes(), row)[0])]
+    if shape not in makers:
+        makers[shape] = ExampleMaker(config, data, tokenizer, source, shape, range(len(source)), notes)
+    example, cut = makers[shape].example(record, np.random.default_rng(index))
+    found.seconds += time.perf_counter() - start
+    found.shapes[shape] += 1
+    found.without_image += shape is None
+    found.sizes += [size] if size else []
+    found.caption_lengths += lengths if record.captions else []
+    found.turns += [len(record.turns)] if record.turns else []
+    found.tokens.append(_length(example["token_ids"], tokenizer.end_token_id))
+    found.cut += [cut] if cut else []
+    if is_shown and len(found.shown) < SHOWN:
+        found.shown.append(Shown(record, size, shape, example, cut))
+
+
+def _length(token_ids: np.ndarray, end: int) -> int:
+    """Up to the last token that is no padding."""
+    (texts,) = np.nonzero(token_ids != end)
+    return int(texts[-1]) + 1 if len(texts) else 0
+
+
+def summary(found: Survey) -> list[tuple[str, str]]:
+    """(what, how much) of one source, in the order in which it is told."""
+    config, looked = found.config, found.looked_at
+    aspects = [width / height for height, width in found.sizes]
+    lines = [
+        ("source", f"{config.name} ({config.format}, {config.task}, weight {config.weight:g})"),
+        ("records", f"{found.records:,}, looked at {looked:,}"),
+        ("bad", _causes(found.bad, looked)),
+        ("filtered out", f"{found.filtered} ({found.filtered / looked:.1%})"),
+        ("without an image", f"{found.without_image}") if found.without_image else None,
+        ("image width", _spread([width for _, width in found.sizes], "px")),
+        ("image height", _spread([height for height, _ in found.sizes], "px")),
+        ("width / height", _spread(aspects, "")),
+        ("smaller than the model sees", _smaller(found)),
+        ("caption length", _spread(found.caption_lengths, "characters")),
+        ("turns of a dialogue", _spread(found.turns, "")),
+        ("tokens of an example", _spread(found.tokens, "")),
+        ("texts that lost tokens", f"{len(found.cut)} ({sum(found.cut)} tokens)"),
+        ("shapes", ", ".join(f"{shape_name(s)}: {n}" for s, n in found.shapes.most_common())),
+        ("examples per second", f"{found.examples_per_second:.0f} on one thread"),
+    ]
+    return [line for line in lines if line is not None and line[1]]
+
+
+def shape_name(shape: Shape) -> str:
+    return "no image" if shape is None else f"{shape[0]} x {shape[1]}"
+
+
+def _causes(bad: Counter, looked: int) -> str:
+    total = bad.total()
+    causes = ", ".join(f"{count} {cause}" for cause, count in bad.most_common())
+    return f"{total} ({total / looked:.1%})" + (f": {causes}" if causes else "")
+
+
+def _smaller(found: Survey) -> str:
+    """Images that have to be enlarged."""
+    least = min(min(size) for size in found.config.sizes())
+    count = sum(min(size) < least for size in found.sizes)
+    return f"{count} ({count / len(found.sizes):.1%})" if found.sizes else ""
+
+
+def _spread(values: Sequence[float], unit: str) -> str:
+    if not values:
+        return ""
+    low, quarter, middle, most, high = np.percentile(values, [0, 25, 50, 75, 100])
+    text = f"{low:.4g} to {high:.4g}, half of them {quarter:.4g} to {most:.4g}, median {middle:.4g}"
+    return f"{text} {unit}".strip()

@@ -1,0 +1,67 @@
+"""Looking at data before training on it."""
+
+import json
+import re
+
+from tests.end_to_end.command import refused, run
+from tests.small_run import RECORDS, write_config, write_data
+
+
+def lines_of(block):
+    return dict(re.split(r"\s{2,}", line, maxsplit=1) for line in block.splitlines() if not line.startswith("  "))
+
+
+def test_inspect_data_prints_figures_and_writes_a_page(tmp_path):
+    write_data(tmp_path / "data")
+    file = tmp_path / "data" / "captions.json"
+    records = json.loads(file.read_text())
+    (tmp_path / "data" / "images" / "5.png").unlink()
+    records[7]["caption"] = 7
+    records[3]["caption"] = "a " * 20 + "<script>alert(1)</script>"
+    records[3]["re_caption"] = records[3]["caption"]
+    file.write_text(json.dumps(records))
+    write_config(tmp_path / "config.py", tmp_path / "data")
+    out = tmp_path / "out"
+    done = run("--mode=inspect-data", f"--config={tmp_path / 'config.py'}", f"--output={out}", "--samples=1000")
+    assert done.returncode == 0, done.stderr
+    *blocks, name = done.stdout.strip().split("\n\n")
+    assert name == str(out / "data.html")
+    images, captions, questions = map(lines_of, blocks)
+    assert images["source"] == "images (json, image_generation, weight 1)"
+    assert captions["records"] == f"{RECORDS}, looked at {RECORDS}"
+    assert captions["bad"] == "2 (5.0%): 1 missing file, 1 wrong type"
+    assert captions["image width"] == "8 to 8, half of them 8 to 8, median 8 px"
+    assert captions["texts that lost tokens"].startswith("1 (")
+    assert captions["shapes"] == f"8 x 8: {RECORDS - 2}"
+    assert questions["bad"] == "1 (2.5%): 1 missing file" and questions["turns of a dialogue"].startswith("1 to 1")
+    assert float(questions["examples per second"].split()[0]) > 1
+    page = (out / "data.html").read_text()
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert not re.findall(r'(?:src|href)="(?!data:image)', page)  # nothing beside it
+    assert page.count("<figure>") == 3 * 12
+    assert page.count("data:image/png;base64,") > 60  # of each example the whole image and what the model sees
+    assert '<span class="">▁Q</span>' in page and '<span class="answer ">▁three</span>' in page
+    assert "wrong type: captions.json[7]" in page
+
+
+def test_inspect_data_tells_what_is_filtered(tmp_path):
+    write_data(tmp_path / "data")
+    write_config(tmp_path / "config.py", tmp_path / "data")
+    filtered = "config.data.sources[1]['max_caption'] = 20\n    return config"
+    config = tmp_path / "config.py"
+    config.write_text(config.read_text().replace("return config", filtered))
+    done = run("--mode=inspect-data", f"--config={tmp_path / 'config.py'}", f"--output={tmp_path}", "--samples=1000")
+    assert done.returncode == 0, done.stderr
+    captions = lines_of(done.stdout.split("\n\n")[1])
+    records = json.loads((tmp_path / "data" / "captions.json").read_text())
+    long = sum(max(len(r["caption"]), len(r["re_caption"])) > 20 for r in records)
+    assert captions["filtered out"] == f"{long} ({long / RECORDS:.1%})" and long > 0
+
+
+def test_a_config_or_a_source_that_cannot_be_read_is_told(tmp_path):
+    assert "--mode=inspect-data needs --config=FILE" in refused("--mode=inspect-data")
+    write_data(tmp_path / "data")
+    (tmp_path / "data" / "questions.json").unlink()
+    write_config(tmp_path / "config.py", tmp_path / "data")
+    told = refused("--mode=inspect-data", f"--config={tmp_path / 'config.py'}", f"--output={tmp_path}")
+    assert "questions.json: there is no such file" in told
