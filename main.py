@@ -13,10 +13,11 @@ from ml_collections import config_flags
 from dualdiff_jax import commands, data_commands, runtime
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.errors import StuckError, UserError
+from dualdiff_jax.planning.report import OF as OF_PROGRAMS
 from dualdiff_jax.progress import bar
 from dualdiff_jax.resolution import resolve
 
-MODES = ("train", "generate", "caption", "answer", "inspect-data", "encode-data")
+MODES = ("train", "generate", "caption", "answer", "plan", "inspect-data", "encode-data")
 
 MODE = flags.DEFINE_enum("mode", None, MODES, "what to do")
 CONFIG = config_flags.DEFINE_config_file(
@@ -45,6 +46,9 @@ NEGATIVE = flags.DEFINE_string("negative_prompt", "", "generate: what guidance l
 LENGTH = flags.DEFINE_integer("length", None, "caption, answer: tokens; default: the model's", lower_bound=2)
 DTYPE = flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "what the model computes in; default: its own")
 ORDER = flags.DEFINE_enum("order", None, ("ancestral", "confidence"), "caption, answer: order in which tokens appear")
+TOPOLOGY = flags.DEFINE_string("topology", None, "plan: devices, such as v5p:4x4x4, v6e:8x8, h100:8 or h100:4x8")
+OF = flags.DEFINE_enum("of", "train", OF_PROGRAMS, "plan: which program")
+SEARCH = flags.DEFINE_bool("search", False, "plan: find the largest batch that fits, for each remat policy")
 DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 
 
@@ -72,6 +76,9 @@ def _run() -> None:
     runtime.prepare()
     if MODE.value == "train":
         commands.run_training(_config(), _need(WORKDIR))
+    elif MODE.value == "plan":
+        as_json = FORMAT.value == "json"
+        commands.plan(_config(), _need(TOPOLOGY), OF.value, is_search=SEARCH.value, as_json=as_json)
     elif MODE.value == "inspect-data":
         data_commands.inspect_data(_config(), OUTPUT.value or "runs/inspect-data", SAMPLES.value)
     elif MODE.value == "encode-data":

@@ -11,6 +11,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.likelihood import Likelihood
 from dualdiff_jax.evaluation.previews import Preview
 from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.planning import report
 from dualdiff_jax.progress import bar
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
@@ -27,6 +28,16 @@ def run_training(config: RunConfig, workdir: str) -> None:
     folder = train(config, workdir, mesh, hooks)
     if folder is not None:
         print(folder)
+
+
+def plan(config: RunConfig, topology: str, of: str, *, is_search: bool, as_json: bool) -> None:
+    """What ``of`` needs of a topology that is not here; with ``is_search``, the largest batch of each remat policy."""
+    reports = report.search(config, topology) if is_search else [report.plan(config, topology, of)]
+    print(json.dumps(reports if is_search else reports[0], indent=2) if as_json else _pages(reports))
+
+
+def _pages(reports: Sequence[report.Report]) -> str:
+    return "\n\n".join(report.table(page) for page in reports)
 
 
 def generate(

@@ -96,10 +96,10 @@ def mesh_sizes(config: MeshConfig, devices: int, nodes: int) -> tuple[int, int, 
 
 
 def _nodes(devices: Sequence[jax.Device]) -> int:
-    """Parts of the devices that are joined by a fast network: TPU slices, else hosts with GPUs."""
-    if devices[0].platform == "cpu":
-        return 1
-    return len({getattr(device, "slice_index", device.process_index) for device in devices})
+    """Parts of the devices that are joined by a fast network: TPU slices; GPUs that say so, else those of a process."""
+    if devices[0].platform == "gpu":
+        return len({getattr(device, "slice_index", device.process_index) for device in devices})
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def _across_nodes(sizes: Sequence[int], nodes: int) -> tuple[int, int, int, int]:

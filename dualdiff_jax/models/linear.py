@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 # Names of dims are metadata that the table in sharding.py reads later; no mesh is needed to build a model.
 nnx.use_eager_sharding(False)
 
+PRODUCT = "product"  # what a remat policy knows a product by
 fan_in_normal = "fan_in_normal"
 zeros = "zeros"
 
@@ -42,6 +44,19 @@ def _backward(contracted: int, saved: tuple[jax.Array, jax.Array], dy: jax.Array
 product.defvjp(_forward, _backward)
 
 
+@jax.custom_vjp
+def shifted(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """y + bias in y's dtype; the bias's gradient, too, is summed in its own dtype."""
+    return y + bias.astype(y.dtype)
+
+
+def _sum_to_bias(bias: jax.Array, dy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return dy, dy.astype(bias.dtype).sum(axis=tuple(range(dy.ndim - bias.ndim)))
+
+
+shifted.defvjp(lambda y, bias: (shifted(y, bias), bias), _sum_to_bias)
+
+
 class Linear(nnx.Module):
     """Contracts the last ``len(inputs)`` dims of x with the kernel and adds a bias.
 
@@ -70,5 +85,5 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(tuple(outputs.values())), out_sharding=tuple(outputs)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = product(x, self.kernel[...], self.contracted)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        y = checkpoint_name(product(x, self.kernel[...], self.contracted), PRODUCT)
+        return y if self.bias is None else shifted(y, self.bias[...])

@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 
 from dualdiff_jax.models.attention import SAVED
+from dualdiff_jax.models.linear import PRODUCT
 
 Carry = TypeVar("Carry")
 Apply = Callable[[nnx.Module, Carry], Carry]
@@ -24,9 +25,7 @@ _policies = jax.checkpoint_policies
 REMAT: dict[str, Callable] = {
     "full": lambda: _policies.nothing_saveable,
     "save_attention": lambda: _policies.save_only_these_names(SAVED),
-    "dots": lambda: _policies.save_from_both_policies(
-        _policies.dots_with_no_batch_dims_saveable, _policies.save_only_these_names(SAVED)
-    ),
+    "dots": lambda: _policies.save_only_these_names(PRODUCT, SAVED),
     "offload": lambda: _policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
         names_which_can_be_offloaded=[SAVED],

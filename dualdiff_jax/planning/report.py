@@ -1,0 +1,143 @@
+"""What a config needs of a topology, as one dict, and as a table for people."""
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+
+from dualdiff_jax.config import RunConfig
+from dualdiff_jax.planning.collectives import collectives
+from dualdiff_jax.planning.cost import program_flops, roofline
+from dualdiff_jax.planning.programs import Program, bytes_of, compile_program
+from dualdiff_jax.planning.topology import GIB, Topology, open_topology, quiet_backends
+from dualdiff_jax.sharding import batch_parts, make_mesh
+
+log = logging.getLogger(__name__)
+
+OF = ("train", "text_to_image", "image_to_text")
+POLICIES = ("none", "dots", "save_attention", "full")  # from the fastest to the smallest
+Report = dict[str, Any]
+
+
+def plan(config: RunConfig, topology: str, of: str = "train") -> Report:
+    """Compiles ``of`` for ``topology`` and reports memory, operations, collectives and the roofline of one device."""
+    there = _open(topology)
+    program = compile_program(config, of, list(there.devices), there.chip.platform)
+    count = len(there.devices)
+    memory = _memory(program, there)
+    flops = {part: value / count for part, value in program_flops(config, of, program.examples).items()}
+    sent = collectives(_text(program))
+    moved = memory["arguments"] + memory["results"] + 2 * memory["temporaries"]
+    return {
+        "topology": topology,
+        "chip": there.chip.name,
+        "devices": count,
+        "nodes": there.nodes,
+        "mesh": dict(program.mesh.shape),
+        "of": of,
+        "batch": program.examples,
+        "batch_per_device": program.examples / count,
+        "microbatches": config.train.microbatches if of == "train" else 1,
+        "remat": config.train.remat if of == "train" else "none",
+        "memory": memory,
+        "largest_batch_at_least": _largest(program.examples, memory, batch_parts(program.mesh)),
+        "flops": flops | {"total": sum(flops.values())},
+        "collectives": {kind: found._asdict() for kind, found in sent.items()},
+        "roofline": roofline(
+            there.chip, sum(flops.values()), moved, sum(found.bytes for found in sent.values()), there.nodes
+        ),
+        "compile_seconds": program.seconds,
+    }
+
+
+def search(config: RunConfig, topology: str) -> list[Report]:
+    """For each remat policy the largest batch of one microbatch that fits, the last compiled one as its report.
+
+    Two small compilations tell how the memory grows with the batch; a third one confirms the answer.
+    """
+    there = _open(topology)
+    parts = batch_parts(make_mesh(config.mesh, list(there.devices)))
+    found = []
+    for policy in POLICIES:
+        one, two = (plan(_with(config, policy, n * parts), topology) for n in (1, 2))
+        slope = two["memory"]["total"] - one["memory"]["total"]
+        room = one["memory"]["available"] - one["memory"]["total"]
+        most = 1 + int(room // slope) if slope > 0 else 2
+        while most > 2:
+            report = plan(_with(config, policy, most * parts), topology)
+            if report["memory"]["fits"]:
+                break
+            most -= 1
+        else:
+            report = two if two["memory"]["fits"] else one
+        found.append(report)
+    return found
+
+
+def _with(config: RunConfig, policy: str, size: int) -> RunConfig:
+    train = dataclasses.replace(config.train, remat=policy, global_batch_size=size, microbatches=1)
+    return dataclasses.replace(config, train=train)
+
+
+def _open(topology: str) -> Topology:
+    jax.config.update("jax_platforms", "cpu")  # nothing is run, and the machine's own devices are not asked for
+    quiet_backends()
+    return open_topology(topology)
+
+
+def _text(program: Program) -> str:
+    try:
+        return program.compiled.as_text()
+    except Exception as error:  # jax 0.10 cannot print every TPU program
+        log.warning("this version of JAX cannot print the program, so collectives are not counted: %s", error)
+        return ""
+
+
+def _memory(program: Program, there: Topology) -> dict[str, Any]:
+    """Bytes of one device."""
+    found = program.compiled.memory_analysis()
+    parts = {name: bytes_of(tree) for name, tree in program.arguments.items()}
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    total = found.argument_size_in_bytes + results + found.temp_size_in_bytes
+    return {
+        **parts,
+        "arguments": found.argument_size_in_bytes,
+        "results": results,
+        "temporaries": found.temp_size_in_bytes,
+        "total": total,
+        "available": there.chip.memory,
+        "fits": total <= there.chip.memory,
+    }
+
+
+def _largest(batch: int, memory: dict[str, Any], parts: int) -> int:
+    """Examples that fit if temporaries grew in proportion to the batch; some are the weights', so more may fit."""
+    room = memory["available"] - memory["arguments"] - memory["results"]
+    return int(batch * room / max(memory["temporaries"], 1)) // parts * parts if room > 0 else 0
+
+
+def table(report: Report) -> str:
+    """One report for people."""
+    memory, flops, time = report["memory"], report["flops"], report["roofline"]
+    mesh = " x ".join(f"{name} {size}" for name, size in report["mesh"].items() if size > 1) or "one device"
+    lines = [
+        f"{report['of']} on {report['topology']}: {report['devices']} {report['chip']}, mesh {mesh}",
+        f"batch {report['batch']} ({report['batch_per_device']:g} a device, {report['microbatches']} microbatches), "
+        f"remat {report['remat']}, compiled in {report['compile_seconds']:.0f} s",
+        "",
+        "memory of one device, GiB",
+    ]
+    skipped = ("arguments", "total", "available", "fits")
+    lines += [f"  {name:<14}{size / GIB:8.2f}" for name, size in memory.items() if name not in skipped]
+    spare = (memory["available"] - memory["total"]) / GIB
+    verdict = f"fits, {spare:.2f} to spare" if memory["fits"] else f"does not fit, {-spare:.2f} too much"
+    lines += [f"  {'total':<14}{memory['total'] / GIB:8.2f}  of {memory['available'] / GIB:.1f}: {verdict}"]
+    lines += [f"  a batch of {report['largest_batch_at_least']} or more fits (temporaries taken as proportional)", ""]
+    lines += ["operations of one device, TFLOP"]
+    lines += [f"  {name:<18}{value / 1e12:10.2f}" for name, value in flops.items()]
+    lines += ["", "sent and received by one device in one call"]
+    lines += [f"  {k:<20}{v['count']:>7} times {v['bytes'] / 1e9:10.2f} GB" for k, v in report["collectives"].items()]
+    lines += ["", "at the least, seconds (data sheet rates)"]
+    lines += [f"  {name:<10}{time[name]:10.4f}" for name in ("compute", "memory", "network")]
+    return "\n".join([*lines, f"  bound by {time['bound']}"])

@@ -1,0 +1,140 @@
+"""Devices that are not here: their names, their facts, and a compiler's view of them.
+
+    v5p:4x4x4  v6e:8x8     a TPU slice by its shape (needs the package libtpu)
+    h100:8  h100:4x8       GPUs of one node; nodes x GPUs of each (needs JAX's CUDA plugin)
+Figures are the vendors' data sheets': dense bfloat16 operations, memory and its bandwidth of one device, and what
+one device sends to its neighbours inside a slice or node, and to other nodes.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+import jax
+from jax.experimental import topologies
+
+from dualdiff_jax.errors import UserError
+
+GIB = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device. flops: bf16 a second; bytes; bytes a second."""
+
+    name: str
+    platform: str  # as attention kernels are chosen by
+    flops: float
+    memory: int
+    bandwidth: float
+    network: float  # to the devices of the same slice or node
+    across: float  # to other nodes
+
+
+CHIPS = {
+    "v4": Chip("TPU v4", "tpu", 275e12, 32 * GIB, 1.23e12, 3.0e11, 6.25e9),
+    "v5e": Chip("TPU v5e", "tpu", 197e12, 16 * GIB, 8.19e11, 2.0e11, 6.25e9),
+    "v5p": Chip("TPU v5p", "tpu", 459e12, 95 * GIB, 2.765e12, 6.0e11, 6.25e9),
+    "v6e": Chip("TPU v6e", "tpu", 918e12, 32 * GIB, 1.638e12, 4.48e11, 1.25e10),
+    "h100": Chip("NVIDIA H100 SXM", "gpu", 989e12, 80 * 10**9, 3.35e12, 4.5e11, 5.0e10),
+}
+KNOWN = "v4:2x2x2, v5e:4x4, v5e:8x8, v5e:16x16, v5p:2x2x2, v5p:4x4x4, v6e:4x4, v6e:8x8, v6e:16x16, h100:8, h100:4x8"
+
+# What XLA has to know of an H100 to compile for it.
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024
+  threads_per_warp: 32
+  shared_memory_per_block: 49152
+  shared_memory_per_core: 233472
+  threads_per_core_limit: 2048
+  core_count: 132
+  fpus_per_core: 128
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  device_memory_size: 84978434048
+  shared_memory_per_block_optin: 232448
+  cuda_compute_capability { major: 9 minor: 0 }
+  registers_per_core_limit: 65536
+  registers_per_block_limit: 65536
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    name: str
+    chip: Chip
+    nodes: int  # parts that a fast network joins
+    devices: Sequence[jax.Device]
+
+
+def open_topology(name: str) -> Topology:
+    """The devices of ``name``; ``UserError`` for a name that is not known, and where a compiler is missing."""
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    if not match or match[1] not in CHIPS:
+        raise UserError(f"--topology={name}: is not known; names look like {KNOWN}")
+    chip, shape = CHIPS[match[1]], [int(size) for size in match[2].split("x")]
+    if chip.platform == "gpu":
+        if len(shape) > 2:
+            raise UserError(f"--topology={name}: give GPUs, or nodes x GPUs of each; names look like {KNOWN}")
+        nodes = shape[0] if len(shape) == 2 else 1
+        return Topology(name, chip, nodes, _gpus(name, nodes, shape[-1]))
+    return Topology(name, chip, 1, _tpus(name))
+
+
+def _tpus(name: str) -> Sequence[jax.Device]:
+    try:
+        import libtpu  # noqa: F401
+    except ImportError:
+        raise UserError(f"--topology={name}: needs the TPU compiler; run: pip install libtpu") from None
+    try:
+        with _quiet():
+            return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    except Exception as error:  # the plugin's many kinds
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(
+            f"--topology={name}: the TPU compiler refuses it ({reason}); names look like {KNOWN}"
+        ) from error
+
+
+def _gpus(name: str, nodes: int, each: int) -> Sequence[jax.Device]:
+    try:
+        return topologies.get_topology_desc(
+            platform="cuda", topology_name="h100", target_config=H100, topology=f"1x{nodes}x{each}"
+        ).devices
+    except Exception as error:
+        raise UserError(
+            f"--topology={name}: needs JAX's CUDA plugin; run: pip install 'jax[cuda12]' (or jax[cuda13])"
+        ) from error
+
+
+def quiet_backends() -> None:
+    """Starts JAX; what its plugins have to say of a machine without their devices stays unsaid."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
+    with _quiet():
+        jax.devices()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """libtpu tells on stderr that it finds no TPU."""
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
