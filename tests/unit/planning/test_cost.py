@@ -1,0 +1,64 @@
+"""Operations are those of the networks, and the roofline is the slowest of three."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from configs import dual_diff_pretrain
+from dualdiff_jax.config import AutoencoderConfig
+from dualdiff_jax.planning.cost import autoencoder_flops, program_flops, roofline
+from dualdiff_jax.planning.topology import CHIPS
+from dualdiff_jax.resolution import resolve
+from tests import checkpoints
+
+CONFIG = resolve(dual_diff_pretrain.get_config())
+
+
+@pytest.mark.parametrize("size", [(16, 16), (8, 24)])
+def test_the_autoencoder_is_what_torch_counts(size):
+    network, config = checkpoints.autoencoder(), checkpoints.CONFIG.autoencoder
+    with FlopCounterMode(display=False) as encoding, torch.no_grad():
+        network.encode(torch.zeros(1, 3, *size))
+    with FlopCounterMode(display=False) as decoding, torch.no_grad():
+        network.decode(torch.zeros(1, config.channels, size[0] // 2, size[1] // 2))
+    attention = 4 * config.level_widths[-1] * (size[0] * size[1] // 4) ** 2  # which torch does not count on a CPU
+    counted = tuple(counter.get_total_flops() + attention for counter in (encoding, decoding))
+    assert autoencoder_flops(config, *size) == counted
+
+
+def test_the_published_model_at_512_pixels():
+    """2.01 TFLOP forward, three times that in training, for each half of a pair; T5-XXL 2.40, the encoder 1.12."""
+    flops = {part: value / 1e12 for part, value in program_flops(CONFIG, "train", 1).items()}
+    assert flops["mmdit forward"] == pytest.approx(2 * 2.011, rel=1e-3)
+    assert flops["mmdit forward"] + flops["mmdit backward"] == pytest.approx(12.07, rel=1e-3)
+    assert flops["t5"] == pytest.approx(2 * 2.397, rel=1e-3)
+    assert flops["autoencoder"] == pytest.approx(2 * 1.118, rel=1e-3)
+
+
+@pytest.mark.parametrize("policy, share", [("none", 0), ("dots", 0), ("full", 1)])
+def test_what_is_computed_again(policy, share):
+    config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, remat=policy))
+    flops = program_flops(config, "train", 3)
+    assert flops["rematerialisation"] == share * flops["mmdit forward"]
+
+
+def test_guidance_doubles_the_passes():
+    guided = program_flops(CONFIG, "text_to_image", 2)
+    sampling = dataclasses.replace(CONFIG.model.sampling, guidance_scale=1.0)
+    plain = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, sampling=sampling))
+    assert guided["mmdit"] == 2 * program_flops(plain, "text_to_image", 2)["mmdit"]
+    assert guided["mmdit"] == pytest.approx(2 * 2 * 28 * 2.011e12, rel=1e-3)
+
+
+def test_the_identity_costs_nothing():
+    assert autoencoder_flops(AutoencoderConfig(), 64, 64) == (0.0, 0.0)
+
+
+def test_the_slowest_of_the_three_is_the_bound():
+    chip = CHIPS["h100"]
+    assert roofline(chip, 989e12, 0, 0, 1) == {"compute": 1.0, "memory": 0.0, "network": 0.0, "bound": "compute"}
+    assert roofline(chip, 0, 3.35e12, 0, 1)["memory"] == 1.0
+    inside, across = (roofline(chip, 0, 0, 1e12, nodes) for nodes in (1, 4))
+    assert inside["bound"] == "network" and across["network"] == pytest.approx(9 * inside["network"])

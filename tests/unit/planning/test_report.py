@@ -1,0 +1,86 @@
+"""A plan of the small run for the machine's own device: the whole path, but for the compilers of other machines."""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import pytest
+
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.planning import report, topology
+from dualdiff_jax.planning.topology import CHIPS, Topology, open_topology
+from tests.small_run import small_run
+
+CHIP = dataclasses.replace(CHIPS["h100"], name="a CPU", platform="cpu", memory=1 << 28)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("plan"))[0]
+
+
+@pytest.fixture
+def here(monkeypatch):
+    monkeypatch.setattr(report, "_open", lambda name: Topology(name, CHIP, 1, jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("of", report.OF)
+def test_every_program_is_compiled_and_its_memory_adds_up(here, config, of):
+    found = report.plan(config, "here", of)
+    memory = found["memory"]
+    named = {name: size for name, size in memory.items() if name in NAMED}
+    assert memory["total"] == memory["arguments"] + memory["results"] + memory["temporaries"]
+    assert sum(named.values()) == pytest.approx(memory["arguments"], rel=0.02)
+    assert memory["fits"] and found["largest_batch_at_least"] > found["batch"]
+    assert found["collectives"] == {}
+    assert found["flops"]["total"] == pytest.approx(sum(v for k, v in found["flops"].items() if k != "total"))
+    assert json.loads(json.dumps(found)) == found
+    page = report.table(found)
+    assert f"{of} on here: 1 a CPU, mesh one device" in page and "fits, 0." in page
+
+
+NAMED = ("parameters", "averages", "optimizer", "frozen", "batch")
+
+
+def test_what_does_not_fit_says_by_how_much(here, config, monkeypatch):
+    small = dataclasses.replace(CHIP, memory=1 << 10)
+    monkeypatch.setattr(report, "_open", lambda name: Topology(name, small, 1, jax.devices()[:1]))
+    found = report.plan(config, "here")
+    assert not found["memory"]["fits"] and found["largest_batch_at_least"] == 0
+    assert "does not fit" in report.table(found) and "too much" in report.table(found)
+
+
+def test_the_search_finds_the_largest_batch_of_each_policy(here, config, monkeypatch):
+    sizes = []
+
+    def pretend(config, name, of="train"):
+        sizes.append((config.train.remat, config.train.global_batch_size))
+        total = 100 + config.train.global_batch_size * (2 if config.train.remat == "full" else 30)
+        return {
+            "batch": config.train.global_batch_size,
+            "memory": {"total": total, "available": 200, "fits": total <= 200},
+        }
+
+    monkeypatch.setattr(report, "plan", pretend)
+    found = report.search(config, "here")
+    assert [page["batch"] for page in found] == [3, 3, 3, 50]
+    assert len(sizes) == 3 * len(report.POLICIES)
+
+
+@pytest.mark.parametrize("name", ["h200:8", "v5p", "v5p:", "h100:", "h100:2x2x2", "a machine", "v5p:4xx4"])
+def test_an_unknown_topology_is_told_with_the_known_ones(name):
+    with pytest.raises(UserError, match="names look like v4:2x2x2, v5e:4x4"):
+        open_topology(name)
+
+
+@pytest.mark.parametrize("name, advice", [("v5e:4x4", "pip install libtpu"), ("h100:8", "jax\\[cuda12\\]")])
+def test_a_missing_compiler_is_told_with_how_to_get_it(name, advice, monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+
+    def absent(*args, **kwargs):
+        raise RuntimeError("no such plugin")
+
+    monkeypatch.setattr(topology.topologies, "get_topology_desc", absent)
+    with pytest.raises(UserError, match=advice):
+        open_topology(name)
