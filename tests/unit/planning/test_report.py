@@ -31,7 +31,8 @@ def test_every_program_is_compiled_and_its_memory_adds_up(here, config, of):
     memory = found["memory"]
     named = {name: size for name, size in memory.items() if name in NAMED}
     assert memory["total"] == memory["arguments"] + memory["results"] + memory["temporaries"]
-    assert sum(named.values()) == pytest.approx(memory["arguments"], rel=0.02)
+    unused = 0.0 if of == "train" else 0.05  # a sampler drops the weights of the head that it does not read
+    assert 0.98 * memory["arguments"] <= sum(named.values()) <= (1.02 + unused) * memory["arguments"]
     assert memory["fits"] and found["largest_batch_at_least"] > found["batch"]
     assert found["collectives"] == {}
     assert found["flops"]["total"] == pytest.approx(sum(v for k, v in found["flops"].items() if k != "total"))
