@@ -57,14 +57,14 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     Raises ``UserError`` where the sizes do not multiply to the number of devices, or do not fit its nodes.
     """
     devices = list(jax.devices() if devices is None else devices)
-    nodes = _nodes(devices)
+    node_of = nodes_of(devices)
+    nodes = len(set(node_of))
     sizes = mesh_sizes(config, len(devices), nodes)
     across = _across_nodes(sizes, nodes)
     within = tuple(size // over for size, over in zip(sizes, across, strict=True))
     if nodes > 1:
-        arranged = mesh_utils.create_hybrid_device_mesh(
-            within, across, devices, process_is_granule=not hasattr(devices[0], "slice_index")
-        )
+        is_slice = len({getattr(device, "slice_index", 0) for device in devices}) > 1
+        arranged = mesh_utils.create_hybrid_device_mesh(within, across, devices, process_is_granule=not is_slice)
     else:
         arranged = np.asarray(devices).reshape(sizes)
     mesh = Mesh(arranged, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
@@ -95,11 +95,16 @@ def mesh_sizes(config: MeshConfig, devices: int, nodes: int) -> tuple[int, int, 
     return tuple(devices // known if size == -1 else size for size in sizes)
 
 
-def _nodes(devices: Sequence[jax.Device]) -> int:
-    """Parts of the devices that are joined by a fast network: TPU slices; GPUs that say so, else those of a process."""
-    if devices[0].platform == "gpu":
-        return len({getattr(device, "slice_index", device.process_index) for device in devices})
-    return len({getattr(device, "slice_index", 0) for device in devices})
+def nodes_of(devices: Sequence[jax.Device]) -> list[int]:
+    """The node of each device: a part that a fast network joins. TPU slices and NVLink domains say so themselves.
+
+    GPUs that do not are taken process by process, if a process has several.
+    """
+    slices = [getattr(device, "slice_index", 0) for device in devices]
+    processes = [device.process_index for device in devices]
+    if len(set(slices)) > 1 or devices[0].platform != "gpu" or len(set(processes)) == len(devices):
+        return slices
+    return processes
 
 
 def _across_nodes(sizes: Sequence[int], nodes: int) -> tuple[int, int, int, int]:

@@ -112,7 +112,7 @@ def _text_to_image(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
     }
     weights = _weights(model, mesh)
     sigmas = sigma_grid(sampling.image_steps, sampling.sigma_shift)
-    scale = jnp.float32(sampling.guidance_scale)
+    scale = np.float32(sampling.guidance_scale)
     lowered = programs.draw.lower(
         model,
         weights,

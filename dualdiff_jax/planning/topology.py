@@ -111,7 +111,7 @@ def _tpus(name: str) -> Sequence[jax.Device]:
 def _gpus(name: str, nodes: int, each: int) -> Sequence[jax.Device]:
     try:
         return topologies.get_topology_desc(
-            platform="cuda", topology_name="h100", target_config=H100, topology=f"1x{nodes}x{each}"
+            platform="cuda", topology_name="h100", target_config=H100, topology=f"{nodes}x1x{each}"
         ).devices
     except Exception as error:
         raise UserError(

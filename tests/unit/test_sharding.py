@@ -18,6 +18,7 @@ from dualdiff_jax.sharding import (
     leaf_sharding,
     make_mesh,
     mesh_sizes,
+    nodes_of,
     partition_spec,
     replicated,
 )
@@ -138,6 +139,29 @@ def test_sizes_that_do_not_fit_are_told_with_those_that_would(fields, message):
 )
 def test_replicas_lie_across_nodes_before_shards_do(sizes, nodes, across):
     assert _across_nodes(sizes, nodes) == across
+
+
+class Device:
+    def __init__(self, platform, process, node=None):
+        self.platform, self.process_index = platform, process
+        if node is not None:
+            self.slice_index = node
+
+
+@pytest.mark.parametrize(
+    "devices, nodes",
+    [
+        ([Device("cpu", process) for process in (0, 0, 1, 1)], [0, 0, 0, 0]),
+        ([Device("tpu", process, 0) for process in (0, 0, 1, 1)], [0, 0, 0, 0]),
+        ([Device("tpu", process, process // 2) for process in (0, 1, 2, 3)], [0, 0, 1, 1]),
+        ([Device("gpu", process, 0) for process in (0, 0, 1, 1)], [0, 0, 1, 1]),
+        ([Device("gpu", process, process // 2) for process in (0, 1, 2, 3)], [0, 0, 1, 1]),
+        ([Device("gpu", process, 0) for process in (0, 1, 2, 3)], [0, 0, 0, 0]),
+        ([Device("gpu", 0) for _ in range(4)], [0, 0, 0, 0]),
+    ],
+)
+def test_slices_and_nvlink_domains_and_else_processes_are_nodes(devices, nodes):
+    assert nodes_of(devices) == nodes
 
 
 def test_tensor_and_context_stay_inside_a_node():
