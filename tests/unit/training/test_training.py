@@ -16,6 +16,7 @@ from dualdiff_jax.training.optimizer import ema_decay, is_decayed, learning_rate
 from dualdiff_jax.training.state import abstract_state, init_state
 from dualdiff_jax.training.step import make_step, step_key
 from tests.small_run import small_run
+from tests.unit.tiny import QUICK
 
 
 def run_steps(root, steps=2, spoil=lambda step, batch: batch, **sections):
@@ -27,6 +28,7 @@ def run_steps(root, steps=2, spoil=lambda step, batch: batch, **sections):
     start = jax.tree.map(np.array, state)
     length = config.data.text_length
     step = make_step(config, mesh, null_token_ids=tokenizer.null_ids(length), mask_token_id=tokenizer.mask_token_id)
+    step = step.lower(state, frozen, data.batch(0)).compile(compiler_options=QUICK)
     history = []
     for n in range(steps):
         state, metrics = step(state, frozen, spoil(n, data.batch(n)))
