@@ -12,12 +12,13 @@ alone (lambda = 1, w = 0), tuning on images the images alone.
 can be cut into parts after it was corrupted, and their losses and gradients add up to the whole's.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dualdiff_jax.arrays import Denoiser, Key, Latents, PerExample, PerToken, TokenIds
+from dualdiff_jax.arrays import Denoiser, Images, Key, Latents, PerExample, PerToken, TokenIds
 from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.objectives.flow_matching import add_noise, flow_loss, velocity_target
 from dualdiff_jax.objectives.masked_diffusion import mask_tokens, masked_nelbo
@@ -55,6 +56,30 @@ class Corrupted(NamedTuple):
     is_masked: PerToken
     t: PerExample
     text_share: PerExample  # 1 / N: an example's share in the text loss
+
+
+def encode_and_corrupt(
+    encode: Callable[[Images, Key], Latents],
+    batch: Any,
+    rng: Key,
+    config: ObjectiveConfig,
+    *,
+    null_token_ids: jax.Array,
+    mask_token_id: int,
+) -> Corrupted:
+    """``corrupt`` of a batch as the data gives it: ``image`` and ``text``, each with ``image`` and ``token_ids``.
+
+    ``encode`` makes latents of images; ``text`` also has ``is_answer``.
+    """
+    rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
+    return corrupt(
+        rng_corrupt,
+        ImageExamples(encode(batch.image["image"], rng_image), batch.image["token_ids"]),
+        TextExamples(encode(batch.text["image"], rng_text), batch.text["token_ids"], batch.text["is_answer"]),
+        config,
+        null_token_ids=null_token_ids,
+        mask_token_id=mask_token_id,
+    )
 
 
 def corrupt(
