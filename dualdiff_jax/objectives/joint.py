@@ -35,9 +35,9 @@ class ImageExamples(NamedTuple):
 
 
 class TextExamples(NamedTuple):
-    """Tokens to predict, from latents that are clean."""
+    """Tokens to predict, from latents that are clean, or from none: text without images."""
 
-    latents: Latents  # (b, h, w, c)
+    latents: Latents | None  # (b, h, w, c)
     token_ids: TokenIds  # (b, l), clean
     is_answer: PerToken  # (b, l), True where a token may be masked
 
@@ -50,7 +50,7 @@ class Corrupted(NamedTuple):
     sigma: PerExample
     image_token_ids: TokenIds
     image_share: PerExample  # 1 / b: an example's share in the image loss
-    text_latents: Latents
+    text_latents: Latents | None
     clean_token_ids: TokenIds
     noisy_token_ids: TokenIds
     is_masked: PerToken
@@ -69,13 +69,17 @@ def encode_and_corrupt(
 ) -> Corrupted:
     """``corrupt`` of a batch as the data gives it: ``image`` and ``text``, each with ``image`` and ``token_ids``.
 
-    ``encode`` makes latents of images; ``text`` also has ``is_answer``.
+    ``encode`` makes latents of images; ``text`` also has ``is_answer``, and no ``image`` where its texts have none.
     """
     rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
     return corrupt(
         rng_corrupt,
         ImageExamples(encode(batch.image["image"], rng_image), batch.image["token_ids"]),
-        TextExamples(encode(batch.text["image"], rng_text), batch.text["token_ids"], batch.text["is_answer"]),
+        TextExamples(
+            encode(batch.text["image"], rng_text) if "image" in batch.text else None,
+            batch.text["token_ids"],
+            batch.text["is_answer"],
+        ),
         config,
         null_token_ids=null_token_ids,
         mask_token_id=mask_token_id,
@@ -93,7 +97,7 @@ def corrupt(
 ) -> Corrupted:
     """All draws of one step. ``null_token_ids`` (l,) is the empty caption at the captions' length."""
     rng_noise, rng_sigma, rng_drop, rng_t, rng_mask = jax.random.split(rng, 5)
-    b_image, b_text = image.latents.shape[0], text.latents.shape[0]
+    b_image, b_text = image.latents.shape[0], text.token_ids.shape[0]
     noise = jax.random.normal(rng_noise, image.latents.shape)
     sigma = sample_sigma(rng_sigma, b_image, config.sigma_distribution)
     dropped = jax.random.bernoulli(rng_drop, config.caption_dropout, (b_image, 1))
@@ -150,12 +154,13 @@ def by_clock(losses: PerExample, clock: PerExample) -> jax.Array:
 def _predict(denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig) -> tuple[Latents | None, jax.Array | None]:
     """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
 
-    One pass needs both batches in one shape. It wastes the unused head of each half, but runs every
-    matrix once over twice the tokens. A half without weight is None.
+    One pass needs both batches in one shape, so text without images takes two. It wastes the unused head of each
+    half, but runs every matrix once over twice the tokens. A half without weight is None.
     """
     timestep = TIMESTEPS * batch.sigma
     clean = jnp.zeros_like(batch.t)
-    if not (config.single_forward and config.image_weight and config.text_weight):
+    is_joint = config.single_forward and config.image_weight and config.text_weight
+    if not is_joint or batch.text_latents is None:
         velocity = logits = None
         if config.image_weight:
             velocity = denoiser(batch.noisy_latents, timestep, batch.image_token_ids).velocity
