@@ -18,7 +18,7 @@ from dualdiff_jax.config import ModelConfig, ObjectiveConfig, RunConfig
 from dualdiff_jax.data.mixture import Batch, Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, corrupt, joint_loss
+from dualdiff_jax.objectives.joint import encode_and_corrupt, joint_loss
 from dualdiff_jax.sharding import place_batch
 
 VALIDATION_STREAM = 3  # apart from the streams that training draws from
@@ -78,16 +78,8 @@ def _losses(
     null_token_ids: jax.Array,
 ) -> dict[str, jax.Array]:
     """Those of ``joint_loss`` on one batch."""
-    rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
     network = bind(model, weights)
-    corrupted = corrupt(
-        rng_corrupt,
-        ImageExamples(network.autoencoder.encode(batch.image["image"], rng_image), batch.image["token_ids"]),
-        TextExamples(
-            network.autoencoder.encode(batch.text["image"], rng_text), batch.text["token_ids"], batch.text["is_answer"]
-        ),
-        objective,
-        null_token_ids=null_token_ids,
-        mask_token_id=mask_token_id,
+    corrupted = encode_and_corrupt(
+        network.autoencoder.encode, batch, rng, objective, null_token_ids=null_token_ids, mask_token_id=mask_token_id
     )
     return joint_loss(network, corrupted, objective, mask_token_id=mask_token_id)[1]

@@ -12,12 +12,13 @@ alone (lambda = 1, w = 0), tuning on images the images alone.
 can be cut into parts after it was corrupted, and their losses and gradients add up to the whole's.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dualdiff_jax.arrays import Denoiser, Key, Latents, PerExample, PerToken, TokenIds
+from dualdiff_jax.arrays import Denoiser, Images, Key, Latents, PerExample, PerToken, TokenIds
 from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.objectives.flow_matching import add_noise, flow_loss, velocity_target
 from dualdiff_jax.objectives.masked_diffusion import mask_tokens, masked_nelbo
@@ -34,7 +35,7 @@ class ImageExamples(NamedTuple):
 
 
 class TextExamples(NamedTuple):
-    """Tokens to predict, from latents that are clean, or from the null image."""
+    """Tokens to predict, from latents that are clean, or from none: text without images."""
 
     latents: Latents | None  # (b, h, w, c)
     token_ids: TokenIds  # (b, l), clean
@@ -55,6 +56,34 @@ class Corrupted(NamedTuple):
     is_masked: PerToken
     t: PerExample
     text_share: PerExample  # 1 / N: an example's share in the text loss
+
+
+def encode_and_corrupt(
+    encode: Callable[[Images, Key], Latents],
+    batch: Any,
+    rng: Key,
+    config: ObjectiveConfig,
+    *,
+    null_token_ids: jax.Array,
+    mask_token_id: int,
+) -> Corrupted:
+    """``corrupt`` of a batch as the data gives it: ``image`` and ``text``, each with ``image`` and ``token_ids``.
+
+    ``encode`` makes latents of images; ``text`` also has ``is_answer``, and no ``image`` where its texts have none.
+    """
+    rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
+    return corrupt(
+        rng_corrupt,
+        ImageExamples(encode(batch.image["image"], rng_image), batch.image["token_ids"]),
+        TextExamples(
+            encode(batch.text["image"], rng_text) if "image" in batch.text else None,
+            batch.text["token_ids"],
+            batch.text["is_answer"],
+        ),
+        config,
+        null_token_ids=null_token_ids,
+        mask_token_id=mask_token_id,
+    )
 
 
 def corrupt(
@@ -125,13 +154,13 @@ def by_clock(losses: PerExample, clock: PerExample) -> jax.Array:
 def _predict(denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig) -> tuple[Latents | None, jax.Array | None]:
     """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
 
-    One pass needs both batches in one shape, which texts without an image do not have. It wastes the unused head of
-    each half, but runs every matrix once over twice the tokens. A half without weight is None.
+    One pass needs both batches in one shape, so text without images takes two. It wastes the unused head of each
+    half, but runs every matrix once over twice the tokens. A half without weight is None.
     """
     timestep = TIMESTEPS * batch.sigma
     clean = jnp.zeros_like(batch.t)
-    has_both = config.image_weight and config.text_weight and batch.text_latents is not None
-    if not (config.single_forward and has_both):
+    is_joint = config.single_forward and config.image_weight and config.text_weight
+    if not is_joint or batch.text_latents is None:
         velocity = logits = None
         if config.image_weight:
             velocity = denoiser(batch.noisy_latents, timestep, batch.image_token_ids).velocity

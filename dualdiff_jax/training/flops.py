@@ -37,13 +37,17 @@ def peak_flops(kind: str) -> float | None:
     return next((peak for name, peak in PEAK.items() if kind.startswith(name)), None)
 
 
+def streams(config: RunConfig) -> int:
+    """How many of the two halves of a step are computed."""
+    return bool(config.objective.image_weight) + bool(config.objective.text_weight)
+
+
 def step_flops(config: RunConfig) -> float:
     """Of one update, on average over the image sizes of the data."""
-    streams = bool(config.objective.image_weight) + bool(config.objective.text_weight)
     sources = [source for source in config.data.sources if source.task == "image_generation"]
     weights = sum(source.weight for source in sources)
     each = (source.weight / weights * example_flops(config, source.height, source.width) for source in sources)
-    return streams * config.train.global_batch_size * sum(each)
+    return streams(config) * config.train.global_batch_size * sum(each)
 
 
 def example_flops(config: RunConfig, height: int, width: int) -> float:

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 import jax
@@ -10,16 +11,19 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+ECHO = 1.0  # seconds
 
 
 class Interruption:
     """Notes the first of ``SIGNALS``; a second one ends the process at once, as if nobody listened.
 
-    A context manager: outside of it, and in threads other than the main one, signals do what they did before.
+    What comes within ``ECHO`` seconds is the first once more: launchers send a signal to the whole group and pass it
+    on besides. A context manager: outside of it, and in other threads than the main one, signals do what they did.
     """
 
     def __init__(self, mesh: Mesh):
         self.signal: str | None = None
+        self._since = 0.0
         self._previous: dict[int, object] = {}
         self._agreement = _Agreement(mesh) if jax.process_count() > 1 else None
 
@@ -33,9 +37,11 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        if self.signal is None:
+            self.signal, self._since = signal.Signals(number).name, time.monotonic()
+        elif time.monotonic() - self._since > ECHO:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
     def is_asked(self) -> bool:
         """Whether to stop after this step. To be called once a step by every host: all get the same answer."""

@@ -20,7 +20,7 @@ from dualdiff_jax.arrays import Key, Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.stack import rematerialised
-from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, TextExamples, corrupt, joint_loss
+from dualdiff_jax.objectives.joint import Corrupted, encode_and_corrupt, joint_loss
 from dualdiff_jax.sharding import batch_sharding, over, replicated
 from dualdiff_jax.training.optimizer import ema_decay, learning_rate
 from dualdiff_jax.training.state import TrainState, build_optimizer, state_shardings
@@ -46,9 +46,14 @@ def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask
     optimizer, schedule = build_optimizer(config), learning_rate(config.optimizer, config.train.steps)
 
     def step(state: TrainState, frozen: Weights, batch: Any) -> tuple[TrainState, Metrics]:
-        rng = step_key(config.seed, state.step)
-        weights = assemble(config, state.params, frozen)
-        corrupted = corrupt_batch(config, weights, batch, rng, null_token_ids, mask_token_id)
+        corrupted = encode_and_corrupt(
+            bind(config.model, assemble(config, state.params, frozen)).autoencoder.encode,
+            batch,
+            step_key(config.seed, state.step),
+            config.objective,
+            null_token_ids=jnp.asarray(null_token_ids),
+            mask_token_id=mask_token_id,
+        )
         gradients, metrics = _gradients(config, state.params, frozen, corrupted, mask_token_id)
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -77,24 +82,6 @@ def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask
             out_shardings=(shardings, replicated(mesh)),
             donate_argnums=0,
         ),
-    )
-
-
-def corrupt_batch(
-    config: RunConfig, weights: Weights, batch: Any, rng: Key, null_token_ids: np.ndarray, mask_token_id: int
-) -> Corrupted:
-    """Equation (2)."""
-    rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
-    autoencoder = bind(config.model, weights).autoencoder
-    return corrupt(
-        rng_corrupt,
-        ImageExamples(autoencoder.encode(batch.image["image"], rng_image), batch.image["token_ids"]),
-        TextExamples(
-            autoencoder.encode(batch.text["image"], rng_text), batch.text["token_ids"], batch.text["is_answer"]
-        ),
-        config.objective,
-        null_token_ids=jnp.asarray(null_token_ids),
-        mask_token_id=mask_token_id,
     )
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.training.flops import device_memory, peak_flops, step_flops
+from dualdiff_jax.training.flops import device_memory, peak_flops, step_flops, streams
 from dualdiff_jax.training.sinks import JsonLines, ProgressLine, Sink, open_sinks
 
 COUNTERS = ("skipped",)  # metrics of which the last value counts, not the mean
@@ -26,7 +26,7 @@ class Telemetry:
     """
 
     def __init__(self, workdir: Path, config: RunConfig, first_step: int, pending: Sequence[Mapping[str, Any]] = ()):
-        self._steps, self._examples = config.train.steps, 2 * config.train.global_batch_size
+        self._steps, self._examples = config.train.steps, streams(config) * config.train.global_batch_size
         self._flops, self._devices = step_flops(config), jax.device_count()
         self._peak = peak_flops(jax.devices()[0].device_kind)
         self._is_writer = jax.process_index() == 0

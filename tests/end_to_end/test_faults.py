@@ -122,7 +122,7 @@ def test_a_second_signal_ends_it_at_once(blocked, tmp_path):
         time.sleep(0.05)
     time.sleep(2.0)  # the other data that was read ahead is used up
     process.send_signal(signal.SIGTERM)
-    time.sleep(1.0)
+    time.sleep(2.0)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=10)

@@ -14,11 +14,12 @@ import torch
 from convert.state_dict import to_torch
 from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.data.mixture import Batch
-from dualdiff_jax.objectives.joint import ImageExamples, TextExamples
+from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, encode_and_corrupt
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import state as state_module
 from dualdiff_jax.training.state import init_state
-from dualdiff_jax.training.step import corrupt_batch, make_step, step_key
+from dualdiff_jax.training.step import make_step, step_key
 from tests.parity.comparison import relative_error
 from tests.parity.pair import CONFIG, Pair, random_pair
 from tests.parity.reference import arrays
@@ -66,7 +67,9 @@ def our_run(tmp_path, monkeypatch, pair: Pair, batches: list[Batch], objective: 
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     state, frozen = init_state(config, mesh)
     step = make_step(config, mesh, null_token_ids=NULL_TOKEN_IDS, mask_token_id=MASK)
-    draws = jax.jit(lambda batch, rng: corrupt_batch(config, weights, batch, rng, NULL_TOKEN_IDS, MASK))
+    encode = bind(CONFIG, weights).autoencoder.encode
+    tokens = {"null_token_ids": NULL_TOKEN_IDS, "mask_token_id": MASK}
+    draws = jax.jit(lambda batch, rng: encode_and_corrupt(encode, batch, rng, objective, **tokens))
     losses, corrupted = [], []
     for n in range(STEPS):
         batch = batches[n % BATCHES]

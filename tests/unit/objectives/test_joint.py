@@ -193,7 +193,7 @@ def test_losses_and_gradients_of_the_parts_add_up_to_the_whole(normalization, pa
     assert_close(total[1], whole[1], 1e-5)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("weight", [0.1, 0.2, 1.0])
 def test_the_text_weight_multiplies_the_text_loss(weight):
     (loss, losses), _ = linear_loss(dataclasses.replace(OBJECTIVE, text_weight=weight), PARAMS, sighted(draw()))
     np.testing.assert_allclose(loss, losses["image_loss"] + weight * losses["text_loss"], rtol=1e-6)

@@ -21,13 +21,19 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_is_noted_and_the_next_means_what_it_always_did(number):
+def test_a_signal_and_its_echo_are_noted_and_the_next_ends_the_process(number, monkeypatch):
     before = {each: signal.getsignal(each) for each in SIGNALS}
     with Interruption(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])) as interruption:
         assert not interruption.is_asked()
         os.kill(os.getpid(), number)
         assert interruption.is_asked() and interruption.signal == number.name
-        assert all(signal.getsignal(each) is signal.SIG_DFL for each in SIGNALS)
+        os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is not signal.SIG_DFL
+        raised = []
+        monkeypatch.setattr(signal, "raise_signal", raised.append)
+        interruption._since -= 2.0
+        os.kill(os.getpid(), number)
+        assert raised == [number] and signal.getsignal(number) is signal.SIG_DFL
     assert {each: signal.getsignal(each) for each in SIGNALS} == before
 
 

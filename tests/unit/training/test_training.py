@@ -16,6 +16,7 @@ from dualdiff_jax.training.optimizer import ema_decay, is_decayed, learning_rate
 from dualdiff_jax.training.state import abstract_state, init_state
 from dualdiff_jax.training.step import make_step, step_key
 from tests.small_run import small_run
+from tests.unit.tiny import QUICK
 
 
 def run_steps(root, steps=2, spoil=lambda step, batch: batch, **sections):
@@ -27,6 +28,7 @@ def run_steps(root, steps=2, spoil=lambda step, batch: batch, **sections):
     start = jax.tree.map(np.array, state)
     length = config.data.text_length
     step = make_step(config, mesh, null_token_ids=tokenizer.null_ids(length), mask_token_id=tokenizer.mask_token_id)
+    step = step.lower(state, frozen, spoil(0, data.batch(0))).compile(compiler_options=QUICK)
     history = []
     for n in range(steps):
         state, metrics = step(state, frozen, spoil(n, data.batch(n)))
@@ -86,6 +88,20 @@ def test_a_gradient_alone_that_is_not_finite_is_enough(tmp_path, monkeypatch):
     start, end, history = run_steps(tmp_path, steps=1, optimizer={"warmup_steps": 0})
     jax.tree.map(np.testing.assert_array_equal, (end.params, end.opt_state), (start.params, start.opt_state))
     assert np.isfinite(history[0]["loss"]) and int(end.skipped) == 1
+
+
+def test_text_without_images_trains_the_null_image(tmp_path):
+    """Such a batch has no ``image`` in its text stream; the image half is as it was."""
+
+    def spoil(step, batch):
+        return batch._replace(text={name: batch.text[name] for name in ("token_ids", "is_answer")})
+
+    sections = {"optimizer": {"warmup_steps": 0}, "train": {"microbatches": 2}}
+    _, _, usual = run_steps(tmp_path, steps=1, **sections)
+    start, end, history = run_steps(tmp_path, steps=4, spoil=spoil, **sections)  # until no head and no gate is zero
+    np.testing.assert_allclose(history[0]["image_loss"], usual[0]["image_loss"], rtol=1e-5)
+    assert history[1]["text_loss"] > 0
+    assert not np.array_equal(end.params["mmdit.null_image"], start.params["mmdit.null_image"])
 
 
 def test_norms_of_the_parts_are_those_of_the_whole(tmp_path):
