@@ -77,6 +77,7 @@ def test_roots_follow_each_other_each_with_its_own_keys(tmp_path):
     assert found[COUNT - 1].captions["caption"] == (fields(COUNT - 1)["caption"],)
     assert found[COUNT + 1].captions == {"caption": ("alt 1",), "re_caption": ("long 1",)}
     assert content(found[COUNT + 1]) == jpeg(1)
+    assert [found[i].record_id for i in (1, COUNT + 1)] == [f"{tmp_path}/{root}/list.json[1]" for root in "ab"]
 
 
 def test_a_caption_may_come_in_several_wordings_and_below_other_keys(tmp_path):
