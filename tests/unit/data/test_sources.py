@@ -149,6 +149,15 @@ def test_long_and_dotted_names_in_a_tar_are_understood(tmp_path):
     assert len(found) == 1 and content(found[0]) == jpeg(1)
 
 
+def test_one_name_in_two_folders_of_a_tar_is_two_samples(tmp_path):
+    with tarfile.open(tmp_path / "one.tar", "w") as archive:
+        for folder, index in (("a", 0), ("b", 1)):
+            photos.add(archive, f"{folder}/1.jpg", jpeg(index))
+            photos.add(archive, f"{folder}/1.json", json.dumps(fields(index)).encode())
+    found = open_source(source(tmp_path, "one.tar", format="tar"))
+    assert [content(found[i]) for i in range(len(found))] == [jpeg(0), jpeg(1)]
+
+
 def test_a_shard_without_its_stats_is_left_out_where_they_are_asked_for(tmp_path, caplog):
     files = photos.write_tar(tmp_path)
     (tmp_path / "00001_stats.json").write_text("{}")
