@@ -25,6 +25,7 @@ from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.records import Source
 from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.data.transforms import normalize
 from dualdiff_jax.data.watch import ReadingNotes, watched
 from dualdiff_jax.errors import UserError
 
@@ -178,5 +179,11 @@ def _mix(datasets: Sequence[grain.MapDataset], weights: Sequence[float]) -> grai
 
 
 def _stack(examples: Sequence[tuple[Example, Origin]]) -> tuple[Example, list[Origin]]:
-    arrays = [example for example, _ in examples]
-    return {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}, [origin for _, origin in examples]
+    arrays, origins = [example for example, _ in examples], [origin for _, origin in examples]
+    batch = {name: np.stack([a[name] for a in arrays]) for name in arrays[0] if name != "image"}
+    if "image" not in arrays[0]:
+        return batch, origins
+    images = np.empty((len(arrays), *arrays[0]["image"].shape), np.float32)
+    for example, image in zip(arrays, images, strict=True):
+        normalize(example["image"], image)
+    return {"image": images} | batch, origins
