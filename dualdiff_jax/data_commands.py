@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.encoding import Encoder, encode_sources
 from dualdiff_jax.errors import UserError
@@ -46,7 +46,7 @@ def encode_data(config: RunConfig, output: str, model: str | None, progress: Cal
 
     Without one, with the weights that training would start from. Each host uses its own devices.
     """
-    mesh = make_mesh(config.mesh, jax.local_devices())
+    mesh = make_mesh(MeshConfig(), jax.local_devices())
     if model:
         model_config, weights, tokenizer = load_model(model, mesh)
     else:

@@ -23,9 +23,8 @@ from dualdiff_jax import programs
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.transforms import fit, open_image, to_pil
+from dualdiff_jax.data.transforms import read_image, to_pil
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.autoencoder import downscale
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
 from dualdiff_jax.sampling.masked_sampler import MaskedSample
@@ -216,7 +215,7 @@ class DualDiffusionPipeline:
         order = order or self.config.sampling.text_order
         if order not in ("ancestral", "confidence"):
             raise UserError(f"order is {order!r}; give 'ancestral' or 'confidence'")
-        pixels = [fit(open_image(image), *size) for image in images]
+        pixels = [read_image(image, *size) for image in images]
         token_ids = [self.tokenizer.masked_ids(prompt, length) for prompt in prompts]
         done: list[MaskedSample] = []
         for rows, count, rngs in self._batches(len(pixels), seed):
@@ -259,7 +258,7 @@ class DualDiffusionPipeline:
 
     @property
     def _downscale(self) -> int:
-        return downscale(self.config.autoencoder)
+        return self.config.autoencoder.downscale
 
     def _run(self, program: Callable, *args, **kwargs):
         """A program of this model, with its mesh in force."""

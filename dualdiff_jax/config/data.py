@@ -56,6 +56,10 @@ class SourceConfig(RootConfig):
                 yield f"files must be given for format {self.format!r}"
         if not sum(self.caption_weights) > 0:
             yield "caption_weights are all zero"
+        if self.question and self.task != "instruction":
+            yield f"question is for task instruction, not {self.task}"
+        if self.needs_stats and self.format != "tar":
+            yield f"needs_stats is for format tar, not {self.format}"
         if self.max_aspect and self.max_aspect < 1:
             yield f"max_aspect {self.max_aspect} is below 1; it is the longer side over the shorter"
         if self.max_caption and self.max_caption < self.min_caption:

@@ -57,6 +57,11 @@ class AutoencoderConfig:
     shift: float = 0.0609  # latents = (posterior sample - shift) * scale
     scale: float = bounded(1.5305, low=1e-9)
 
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent side."""
+        return 1 if self.kind == "identity" else 2 ** (len(self.level_widths) - 1)
+
     def contradictions(self) -> Iterator[str]:
         if self.kind == "identity" and self.channels not in (1, 3):
             yield f"channels is {self.channels}, but the identity autoencoder has 1 (grey) or 3 (RGB)"

@@ -155,10 +155,13 @@ class RunConfig:
             yield "init_weights is 'raw', but there is no init_from"
         if self.optimizer.warmup_steps >= self.train.steps:
             yield f"optimizer.warmup_steps {self.optimizer.warmup_steps} is not below train.steps {self.train.steps}"
-        patch = self.model.mmdit.patch_size
+        step = self.model.mmdit.patch_size * self.model.autoencoder.downscale
         for source in (*self.data.sources, *self.validation.sources):
-            for side in sorted({side for size in source.sizes() for side in size if side % patch}):
-                yield f"source {source.name!r}: side {side} is not a multiple of model.mmdit.patch_size {patch}"
+            for side in sorted({side for size in source.sizes() for side in size if side % step}):
+                yield (
+                    f"source {source.name!r}: side {side} is not a multiple of {step}, which is "
+                    "model.mmdit.patch_size times what the autoencoder takes to a latent"
+                )
 
 
 def empty_config() -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ from dualdiff_jax.data.records import ABSENT_KEY, UNREADABLE, DataError, Record,
 from dualdiff_jax.data.sources import question_suffix
 from dualdiff_jax.data.texts import Tokens, caption_tokens, dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.transforms import read_image
+from dualdiff_jax.data.transforms import read_pixels
 from dualdiff_jax.data.watch import ReadingNotes
 from dualdiff_jax.errors import UserError
 
@@ -22,7 +22,7 @@ LONGEST_WALK = 1000  # bad records in a row, after which there is no use in goin
 class Example(TypedDict, total=False):
     """All examples of a batch have the same fields: image, or latent_mean, or neither for a text without an image."""
 
-    image: np.ndarray  # (h, w, 3) fp32 in [-1, 1]
+    image: np.ndarray  # (h, w, 3) uint8; in a batch fp32 in [-1, 1]
     latent_mean: np.ndarray  # (h, w, c), of the autoencoder's posterior
     latent_log_variance: np.ndarray  # (h, w, c), where the posterior has one
     text_embeddings: np.ndarray  # (l, d), T5's of token_ids
@@ -113,7 +113,7 @@ class ExampleMaker:
             raise DataError(ABSENT_KEY, f"{record.record_id} has no image")
         image = self._cache.get(record.record_id)
         if image is None:
-            image = read_image(record.image, *self._shape, name=record.record_id)
+            image = read_pixels(record.image, *self._shape, name=record.record_id)
             if len(self._cache) < self._data.cache_images:
                 self._cache[record.record_id] = image
         return {"image": image}

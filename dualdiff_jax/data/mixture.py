@@ -25,6 +25,7 @@ from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.records import Source
 from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.data.transforms import normalize
 from dualdiff_jax.data.watch import ReadingNotes, watched
 from dualdiff_jax.errors import UserError
 
@@ -109,6 +110,11 @@ class Mixture:
         """Which records the rows of a step's two batches come from."""
         return tuple(origins for _, origins in self._steps[step])
 
+    def record_ids(self, step: int) -> dict[str, list[str]]:
+        """The ids of the records in this host's part of a step's batches, by stream."""
+        names = ("image_stream", "text_stream")
+        return {name: [o.record_id for o in of] for name, of in zip(names, self.origins(step), strict=True)}
+
     def report_to(self, workdir: str | Path) -> None:
         """From now on the bad records are named in ``bad_records.jsonl`` there, with the host's number beyond 0."""
         self.bad_records.write_to(Path(workdir) / f"bad_records{f'.{self._host}' if self._host else ''}.jsonl")
@@ -178,5 +184,11 @@ def _mix(datasets: Sequence[grain.MapDataset], weights: Sequence[float]) -> grai
 
 
 def _stack(examples: Sequence[tuple[Example, Origin]]) -> tuple[Example, list[Origin]]:
-    arrays = [example for example, _ in examples]
-    return {name: np.stack([a[name] for a in arrays]) for name in arrays[0]}, [origin for _, origin in examples]
+    arrays, origins = [example for example, _ in examples], [origin for _, origin in examples]
+    batch = {name: np.stack([a[name] for a in arrays]) for name in arrays[0] if name != "image"}
+    if "image" not in arrays[0]:
+        return batch, origins
+    images = np.empty((len(arrays), *arrays[0]["image"].shape), np.float32)
+    for example, image in zip(arrays, images, strict=True):
+        normalize(example["image"], image)
+    return {"image": images} | batch, origins

@@ -66,18 +66,18 @@ def _vqa(split: str, files: Sequence[Path]) -> Rows:
 
 def _gqa(split: str, files: Sequence[Path]) -> Rows:
     """One object: question id -> question. Over a GB for training, so it is read piece by piece."""
-    for key, _, start, stop in elements(files[0], "{"):
-        with files[0].open("rb") as stream:
+    with files[0].open("rb") as stream:
+        for key, _, start, stop in elements(files[0], "{"):
             stream.seek(start)
             question = json.loads(stream.read(stop - start))
-        answer = question.get("answer", "")
-        yield {
-            "id": key,
-            "image": f"images/{question['imageId']}.jpg",
-            "question": question["question"],
-            "answer": answer,
-            "answers": [answer] if answer else [],
-        }
+            answer = question.get("answer", "")
+            yield {
+                "id": key,
+                "image": f"images/{question['imageId']}.jpg",
+                "question": question["question"],
+                "answer": answer,
+                "answers": [answer] if answer else [],
+            }
 
 
 def _textvqa(split: str, files: Sequence[Path]) -> Rows:

@@ -82,21 +82,22 @@ class Source(Protocol):
 
 
 class Joined:
-    """Several sources one after the other."""
+    """Several sources one after the other. ``names`` tell their records apart; "" is left away."""
 
-    def __init__(self, sources: Sequence[Source]):
-        self._sources = sources
+    def __init__(self, sources: Sequence[Source], names: Sequence[str]):
+        self._sources, self._names = sources, names
         self._ends = np.cumsum([len(source) for source in sources])
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Record:
-        source, index = self._place(index)
-        return source[index]
+        source, index, name = self._place(index)
+        record = source[index]
+        return dataclasses.replace(record, record_id=f"{name}/{record.record_id}") if name else record
 
     def head(self, index: int) -> Record:
-        source, index = self._place(index)
+        source, index, _ = self._place(index)
         return source.head(index)
 
     def has_image(self) -> np.ndarray | None:
@@ -109,6 +110,7 @@ class Joined:
     def files(self) -> list[Path]:
         return [file for source in self._sources for file in source.files()]
 
-    def _place(self, index: int) -> tuple[Source, int]:
+    def _place(self, index: int) -> tuple[Source, int, str]:
         which = int(np.searchsorted(self._ends, index, side="right"))
-        return self._sources[which], index - (int(self._ends[which - 1]) if which else 0)
+        first = int(self._ends[which - 1]) if which else 0
+        return self._sources[which], index - first, self._names[which]

@@ -41,11 +41,13 @@ PROBED = 16  # records that are looked at when a source is opened
 def open_source(config: SourceConfig, cache: IndexCache | None = None) -> Source:
     """All records of ``config``, root after root. Raises ``UserError`` where its files are gone or hold nothing."""
     cache = cache or IndexCache()
-    opened = [source for root in (config, *config.roots) for source in FORMATS[config.format](config, root, cache)]
-    opened = [source for source in opened if len(source)]
+    roots = (config, *config.roots)
+    opened = [(root.root, source) for root in roots for source in FORMATS[config.format](config, root, cache)]
+    opened = [(root, source) for root, source in opened if len(source)]
     if not opened:
         raise UserError(f"{config.root}: {config.files or config.format} holds no record; check source {config.name!r}")
-    source = opened[0] if len(opened) == 1 else Joined(opened)
+    names = [root if len(roots) > 1 else "" for root, _ in opened]
+    source = opened[0][1] if len(opened) == 1 else Joined([source for _, source in opened], names)
     _probe(config, source)
     return source
 

@@ -33,8 +33,22 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 def read_image(source: ImageSource, height: int, width: int, name: str = "the image") -> np.ndarray:
     """(height, width, 3) fp32 in [-1, 1]: all of the above. Raises ``DataError`` as ``open_image`` does."""
+    return normalize(read_pixels(source, height, width, name))
+
+
+def read_pixels(source: ImageSource, height: int, width: int, name: str = "the image") -> np.ndarray:
+    """(height, width, 3) uint8: all but the last step."""
     image, extent = _open(source, name, (height, width))
-    return fit(image, height, width, extent)
+    return np.asarray(_cover(image, height, width, extent))
+
+
+def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """[0, 255] -> [-1, 1] in fp32, into ``out`` where it is given."""
+    out = np.empty(pixels.shape, np.float32) if out is None else out
+    out[...] = pixels
+    out /= 127.5
+    out -= 1.0
+    return out
 
 
 def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
@@ -84,12 +98,14 @@ def image_size(source: bytes | Path, name: str = "the image") -> tuple[int, int]
         raise DataError(UNREADABLE, f"{name}: is not an image that can be read ({_first_line(error)})") from error
 
 
-def fit(image: Image.Image, height: int, width: int, extent: Extent | None = None) -> np.ndarray:
-    """(height, width, 3) fp32 in [-1, 1]: resized to cover, then the centre; what is cropped is not computed.
+def fit(image: Image.Image, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) fp32 in [-1, 1]: resized to cover, then the centre."""
+    return normalize(np.asarray(_cover(image, height, width, image.size)))
 
-    ``extent`` is the part of ``image``, from its corner, that the picture fills.
-    """
-    wide, high = extent or image.size
+
+def _cover(image: Image.Image, height: int, width: int, extent: Extent) -> Image.Image:
+    """Resized and cropped; what is cropped is not computed. ``extent`` is what the picture fills, from the corner."""
+    wide, high = extent
     scale = max(height / high, width / wide)
     covering = (max(width, round(wide * scale)), max(height, round(high * scale)))
     if image.size != (width, height):
@@ -98,10 +114,7 @@ def fit(image: Image.Image, height: int, width: int, extent: Extent | None = Non
         right, bottom = min((left + width) * across, wide), min((top + height) * down, high)
         box = (left * across, top * down, right, bottom)
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    pixels = np.asarray(image).astype(np.float32)
-    pixels /= 127.5
-    pixels -= 1.0
-    return pixels
+    return image
 
 
 def to_pil(image: np.ndarray) -> Image.Image:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from dualdiff_jax.data.records import DataError
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.transforms import open_image, to_pil
+from dualdiff_jax.data.transforms import open_image
 from dualdiff_jax.inspection.survey import Shown, Survey, shape_name, summary
 
 TILE = 192  # pixels of the longer side of a picture
@@ -74,7 +74,7 @@ def _card(shown: Shown, tokenizer: Tokenizer) -> str:
     if record.image is not None:
         pictures.append(_whole(shown))
     if "image" in example:
-        pictures.append(_picture(to_pil(example["image"])))
+        pictures.append(_picture(Image.fromarray(example["image"])))
     captions = "".join(
         f"<small>{escape(name)}: {escape(' | '.join(texts))}</small>" for name, texts in record.captions.items()
     )

@@ -42,7 +42,7 @@ class IdentityAutoencoder(nnx.Module):
     """Pixels are the latents: RGB as it is, or its mean as one grey channel. For small images."""
 
     def __init__(self, config: AutoencoderConfig):
-        self.channels, self.downscale = config.channels, downscale(config)
+        self.channels, self.downscale = config.channels, config.downscale
 
     def encode(self, images: Images, rng: Key | None = None) -> Latents:
         """The posterior is a point: ``rng`` changes nothing."""
@@ -178,7 +178,7 @@ class KLAutoencoder(nnx.Module):
 
     def __init__(self, config: AutoencoderConfig, *, dtype: str, rngs: nnx.Rngs):
         self.shift, self.scale, self.dtype = config.shift, config.scale, jnp.dtype(dtype)
-        self.downscale = downscale(config)
+        self.downscale = config.downscale
         self.encoder = Encoder(config, rngs=rngs)
         self.decoder = Decoder(config, rngs=rngs)
 
@@ -214,11 +214,6 @@ def _noise(rng: Key, shape: tuple[int, ...]) -> jax.Array:
     if rng.ndim:
         return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(rng)
     return jax.random.normal(rng, shape)
-
-
-def downscale(config: AutoencoderConfig) -> int:
-    """Pixels per latent side."""
-    return 1 if config.kind == "identity" else 2 ** (len(config.level_widths) - 1)
 
 
 def build_autoencoder(config: AutoencoderConfig, *, dtype: str, rngs: nnx.Rngs) -> Autoencoder:

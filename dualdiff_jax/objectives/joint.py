@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from dualdiff_jax.arrays import Denoiser, Images, Key, Latents, PerExample, PerToken, TokenIds
 from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.objectives.flow_matching import add_noise, flow_loss, velocity_target
+from dualdiff_jax.objectives.latents import clean_latents
 from dualdiff_jax.objectives.masked_diffusion import mask_tokens, masked_nelbo
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS, sample_sigma, sample_t
 
@@ -67,16 +68,16 @@ def encode_and_corrupt(
     null_token_ids: jax.Array,
     mask_token_id: int,
 ) -> Corrupted:
-    """``corrupt`` of a batch as the data gives it: ``image`` and ``text``, each with ``image`` and ``token_ids``.
+    """``corrupt`` of a batch as the data gives it: ``image`` and ``text``, each with ``token_ids`` and images.
 
-    ``encode`` makes latents of images; ``text`` also has ``is_answer``, and no ``image`` where its texts have none.
+    Images come as ``clean_latents`` reads them, ``encode`` makes latents of pixels; ``text`` also has ``is_answer``.
     """
     rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
     return corrupt(
         rng_corrupt,
-        ImageExamples(encode(batch.image["image"], rng_image), batch.image["token_ids"]),
+        ImageExamples(clean_latents(batch.image, encode, rng_image), batch.image["token_ids"]),
         TextExamples(
-            encode(batch.text["image"], rng_text) if "image" in batch.text else None,
+            clean_latents(batch.text, encode, rng_text),
             batch.text["token_ids"],
             batch.text["is_answer"],
         ),

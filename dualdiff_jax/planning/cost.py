@@ -5,7 +5,6 @@ transformers; the autoencoder is counted here, convolution by convolution.
 """
 
 from dualdiff_jax.config import AutoencoderConfig, ModelConfig, RunConfig
-from dualdiff_jax.models.autoencoder import downscale
 from dualdiff_jax.planning.topology import Chip
 from dualdiff_jax.training.flops import forward_flops
 
@@ -52,7 +51,7 @@ def autoencoder_flops(config: AutoencoderConfig, height: int, width: int) -> tup
     """(encode, decode) of one image; the identity costs nothing."""
     if config.kind == "identity":
         return 0.0, 0.0
-    widths, side = config.level_widths, downscale(config)
+    widths, side = config.level_widths, config.downscale
     smallest = (height // side) * (width // side)
     middle = _middle(widths[-1], smallest)
     encode = _conv(3, widths[0], height * width) + middle + _conv(widths[-1], 2 * config.channels, smallest)

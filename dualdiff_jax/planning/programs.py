@@ -13,7 +13,6 @@ from dualdiff_jax import programs
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.mixture import Batch
 from dualdiff_jax.models.attention import choose_kernel
-from dualdiff_jax.models.autoencoder import downscale
 from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
 from dualdiff_jax.sharding import batch_parts, batch_sharding, check_batch, make_mesh
@@ -103,7 +102,7 @@ def _rows(config: RunConfig, mesh: Mesh) -> int:
 def _text_to_image(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
     model, sampling, count = config.model, config.model.sampling, _rows(config, mesh)
     rows, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
-    side = downscale(model.autoencoder)
+    side = model.autoencoder.downscale
     shape = (count, sampling.height // side, sampling.width // side, model.autoencoder.channels)
     batch = {
         "token_ids": Abstract((count, sampling.text_length), jnp.int32, sharding=rows),

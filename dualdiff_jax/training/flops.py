@@ -11,7 +11,6 @@ import math
 import jax
 
 from dualdiff_jax.config import ModelConfig, RunConfig
-from dualdiff_jax.models.autoencoder import downscale
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.training.kernels import is_kernel
 from dualdiff_jax.training.trainable import trained_specs
@@ -65,7 +64,7 @@ def example_flops(config: RunConfig, height: int, width: int) -> float:
 
 def forward_flops(config: ModelConfig, height: int, width: int, length: int) -> dict[str, float]:
     """Of one example by kernel, and by network for attention. Equation (1)."""
-    patch = config.mmdit.patch_size * downscale(config.autoencoder)
+    patch = config.mmdit.patch_size * config.autoencoder.downscale
     image = (height // patch) * (width // patch)
     flops: dict[str, float] = {}
     for name, spec in leaf_specs(config).items():

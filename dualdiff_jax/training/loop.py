@@ -21,7 +21,6 @@ from dualdiff_jax.sharding import check_batch, place_batch
 from dualdiff_jax.training.checkpoint import Checkpoints, reason
 from dualdiff_jax.training.faults import SkippedSteps
 from dualdiff_jax.training.interruption import Interruption
-from dualdiff_jax.training.record_ids import record_ids
 from dualdiff_jax.training.sinks import check_sinks
 from dualdiff_jax.training.stall import StallWatch
 from dualdiff_jax.training.start import check_start, save_raw
@@ -59,6 +58,7 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
         hosts=jax.process_count(),
     )
     claim_workdir(workdir, config)
+    data.report_to(workdir)
     checkpoints = Checkpoints(workdir, config, mesh)
     with Interruption(mesh) as interruption, StallWatch(config.train.stall_seconds, workdir) as stall:
         state, frozen, pending = _begin(config, mesh, checkpoints, data.fingerprint())
@@ -143,8 +143,7 @@ class _Loop:
         )
         self._telemetry = Telemetry(workdir, config, first_step, pending)
         self._trace = Trace(config.profile, workdir / "profile")
-        ids = functools.partial(record_ids, config, tokenizer)
-        self.skipped = SkippedSteps(workdir, config.train.stop_after_skipped, ids)
+        self.skipped = SkippedSteps(workdir, config.train.stop_after_skipped, data.record_ids)
 
     def run(
         self,

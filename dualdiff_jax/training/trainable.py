@@ -88,7 +88,7 @@ def split(config: RunConfig, mesh: Mesh, weights: Weights, rng: Key) -> tuple[We
     """(params, frozen) of a model's weights, which are given up. ``rng`` draws what the model itself does not have."""
     specs = leaf_specs(config.model)
     trained = trained_specs(config)
-    params = {name: weights[name] for name in trained if name in specs}
+    params = {name: weights[name].astype(specs[name].dtype) for name in trained if name in specs}
     others = {name: spec for name, spec in trained.items() if name not in specs}
     dtype = jnp.dtype(config.model.compute_dtype)
 

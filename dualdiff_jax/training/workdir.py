@@ -28,6 +28,10 @@ FREE_TO_CHANGE = (
     "data.read_threads",
     "data.prefetch_batches",
     "data.cache_images",
+    "data.workers",
+    "data.index_cache",
+    "data.max_bad_share",
+    "data.patience",
 )
 
 

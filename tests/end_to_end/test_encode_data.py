@@ -89,6 +89,9 @@ def test_training_from_what_was_encoded_has_the_losses_of_training_from_images(s
         ]
         one, other = images.batch(step), latents.batch(step)
         assert "image" not in other.image and other.image["latent_mean"].dtype == jnp.bfloat16
+        for part, stored in zip(one, other, strict=True):
+            clean = bind(config.model, setting[3]).autoencoder.encode(jnp.asarray(part["image"]))
+            np.testing.assert_allclose(stored["latent_mean"].astype(np.float32), clean, rtol=2.0**-8)
         expected, found = losses(setting, one), losses(setting, other)
         for name, value in expected.items():
             assert abs(found[name] - value) <= 2.0**-8 * abs(value), name

@@ -14,7 +14,6 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
-from dualdiff_jax.training.record_ids import record_ids
 from tests.end_to_end.command import ROOT, command, environment
 from tests.full_disk import full_disk
 from tests.small_run import RECORDS, small_run, write_config
@@ -39,7 +38,7 @@ def test_steps_that_stay_not_finite_end_the_run_saved(tmp_path, caplog):
     assert (tmp_path / "run" / "checkpoints" / "5").is_dir()
     lines = [json.loads(line) for line in (tmp_path / "run" / "skipped_steps.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines[:3]] == [2, 3, 4]
-    assert lines[0]["image_stream"] == record_ids(config, tokenizer, 1)["image_stream"]
+    assert lines[0]["image_stream"] == mixture(config, tokenizer).record_ids(1)["image_stream"]
     assert "step 2: loss or gradient not finite" in caplog.text and lines[0]["text_stream"][0] in caplog.text
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert logged[0]["loss"] is not None and logged[1]["loss"] is None
@@ -68,13 +67,17 @@ def test_a_full_disk_does_not_end_the_run(tmp_path, caplog):
     assert (tmp_path / "run" / "checkpoints" / "12").is_dir()
 
 
+def mixture(config, tokenizer) -> Mixture:
+    return Mixture(config.data, tokenizer, seed=config.seed, global_batch_size=config.train.global_batch_size)
+
+
 def test_the_ids_are_of_the_records_that_were_read(tmp_path):
     """Each id's own caption or answer is among the texts of the batch."""
     config, tokenizer = small_run(tmp_path)
-    data = Mixture(config.data, tokenizer, seed=config.seed, global_batch_size=config.train.global_batch_size)
+    data = mixture(config, tokenizer)
     metadata = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("captions", "questions")}
     for step in (0, 7):
-        ids, batch = record_ids(config, tokenizer, step), data.batch(step)
+        ids, batch = data.record_ids(step), data.batch(step)
         for stream, examples in zip(("image_stream", "text_stream"), batch, strict=True):
             for name, tokens in zip(ids[stream], examples["token_ids"], strict=True):
                 source, index = name.rstrip("]").split("[")
@@ -91,7 +94,7 @@ def blocked(tmp_path):
     None of the first three batches has it.
     """
     config, tokenizer = small_run(tmp_path / "data")
-    early = str([record_ids(config, tokenizer, step) for step in range(FIRST)])
+    early = str([mixture(config, tokenizer).record_ids(step) for step in range(FIRST)])
     late = next(index for index in range(1, RECORDS) if f"[{index}]" not in early)
     pipe = tmp_path / "data" / "images" / f"{late}.png"
     pipe.unlink()

@@ -13,7 +13,6 @@ import torch
 
 from convert.state_dict import to_torch
 from dualdiff_jax.config import ModelConfig, ObjectiveConfig
-from dualdiff_jax.models.autoencoder import downscale
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, TextExamples, corrupt, joint_loss
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
@@ -56,7 +55,7 @@ def our_encode(model: ModelConfig, weights: dict, images: jax.Array, rng: jax.Ar
 
 def encode(pair: Pair, rng: np.random.Generator) -> Encoded:
     """Latents of SIZE of random images, sampled from their posteriors."""
-    step, seed = downscale(pair.config.autoencoder), rng.integers(2**31)
+    step, seed = pair.config.autoencoder.downscale, rng.integers(2**31)
     images = rng.uniform(-1, 1, (BATCH, *(step * side for side in SIZE), 3)).astype(np.float32)
     ours = our_encode(pair.config, pair.weights, images, jax.random.key(seed))
     if pair.autoencoder is None:

@@ -87,6 +87,33 @@ def test_a_wrong_source_is_named_by_its_place():
     assert "data.sources[1]: 1 caption_keys, but 2 caption_weights" in message
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"files": ""}, "files must be given for format 'json'"),
+        ({"roots": [{"root": "r", "files": "x", "caption_keys": ("a", "b")}]}, "2 caption_keys, but 1 caption_weights"),
+        ({"format": "gqa", "task": "captioning"}, "its task is instruction, not captioning"),
+        ({"question": "What?", "task": "captioning"}, "question is for task instruction, not captioning"),
+        ({"needs_stats": True}, "needs_stats is for format tar, not json"),
+        ({"max_aspect": 0.5}, "max_aspect 0.5 is below 1"),
+        ({"min_caption": 9, "max_caption": 8}, "max_caption 8 is below min_caption 9"),
+        ({"buckets": [[8, 8, 8]]}, "buckets has (8, 8, 8); give pairs"),
+        ({"buckets": [[4, 8]]}, "both streams need the same image sizes"),
+    ],
+)
+def test_contradictions_within_a_source_are_found(changes, told):
+    config = demo.get_config().to_dict()
+    config["data"]["sources"][3] |= changes
+    assert told in faults(config)
+
+
+def test_sides_that_patches_do_not_divide_are_found():
+    config = demo.get_config().to_dict()
+    for source in config["data"]["sources"]:
+        source["buckets"] = [[8, 9]]
+    assert "'digits': side 9 is not a multiple of 2, which is" in faults(config)
+
+
 def test_a_section_that_is_no_section_is_refused():
     assert "train: expected a section with fields, found 3" in faults(demo.get_config().to_dict() | {"train": 3})
 

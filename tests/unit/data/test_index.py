@@ -23,6 +23,7 @@ VALUES = [
     12,
     True,
 ]
+VALUES += range(95, 130)  # a number may be cut anywhere and still be one
 LAYOUTS = [dict(), dict(indent=2), dict(ensure_ascii=False), dict(separators=(",", ":"))]
 
 

@@ -77,6 +77,7 @@ def test_roots_follow_each_other_each_with_its_own_keys(tmp_path):
     assert found[COUNT - 1].captions["caption"] == (fields(COUNT - 1)["caption"],)
     assert found[COUNT + 1].captions == {"caption": ("alt 1",), "re_caption": ("long 1",)}
     assert content(found[COUNT + 1]) == jpeg(1)
+    assert [found[i].record_id for i in (1, COUNT + 1)] == [f"{tmp_path}/{root}/list.json[1]" for root in "ab"]
 
 
 def test_a_caption_may_come_in_several_wordings_and_below_other_keys(tmp_path):
@@ -146,6 +147,15 @@ def test_long_and_dotted_names_in_a_tar_are_understood(tmp_path):
         photos.add(archive, f"{long}.json", json.dumps(fields(1)).encode())
     found = open_source(source(tmp_path, "one.tar", format="tar"))
     assert len(found) == 1 and content(found[0]) == jpeg(1)
+
+
+def test_one_name_in_two_folders_of_a_tar_is_two_samples(tmp_path):
+    with tarfile.open(tmp_path / "one.tar", "w") as archive:
+        for folder, index in (("a", 0), ("b", 1)):
+            photos.add(archive, f"{folder}/1.jpg", jpeg(index))
+            photos.add(archive, f"{folder}/1.json", json.dumps(fields(index)).encode())
+    found = open_source(source(tmp_path, "one.tar", format="tar"))
+    assert [content(found[i]) for i in range(len(found))] == [jpeg(0), jpeg(1)]
 
 
 def test_a_shard_without_its_stats_is_left_out_where_they_are_asked_for(tmp_path, caplog):
