@@ -146,14 +146,18 @@ def leaf_sharding(mesh: Mesh, name: str, shape: Sequence[int], axes: Sequence[st
 
 
 def over(mesh: Mesh, program: Callable) -> Callable:
-    """``program``, always called (and so traced) with ``mesh`` in force; ``.jitted`` is the program itself."""
+    """A jitted program that is always called, lowered and so traced with ``mesh`` in force."""
 
-    @functools.wraps(program)
-    def call(*args, **kwargs):
-        with jax.set_mesh(mesh):
-            return program(*args, **kwargs)
+    def in_force(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            with jax.set_mesh(mesh):
+                return function(*args, **kwargs)
 
-    call.jitted = program
+        return call
+
+    call = in_force(program)
+    call.lower = in_force(program.lower)
     return call
 
 

@@ -81,7 +81,7 @@ def _train(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
         "frozen": frozen,
         "batch": batch,
     }
-    return step.jitted.lower(state, frozen, batch), arguments, size
+    return step.lower(state, frozen, batch), arguments, size
 
 
 def _weights(config: ModelConfig, mesh: Mesh) -> dict[str, Abstract]:

@@ -81,7 +81,7 @@ def test_the_ids_are_of_the_records_that_were_read(tmp_path):
         for stream, examples in zip(("image_stream", "text_stream"), batch, strict=True):
             for name, tokens in zip(ids[stream], examples["token_ids"], strict=True):
                 source, index = name.rstrip("]").split("[")
-                record = metadata["questions" if source == "questions" else "captions"][int(index)]
+                record = metadata[source.removesuffix(".json")][int(index)]
                 texts = [record.get(key, "") for key in ("caption", "re_caption", "answer")]
                 read = tokenizer.decode(tokens)
                 assert any(text and text in read for text in texts), (name, read)

@@ -167,14 +167,14 @@ def test_the_line_shows_what_is_known(capsys):
 
 def test_operations_are_those_of_the_published_sizes():
     """SD3-medium's MMDiT at 512 px with 256 tokens: 2.011e12, T5-XXL: 2.397e12 (counted on the PyTorch modules)."""
-    from configs.sizes import MMDIT, T5
+    from configs.sizes import MMDIT, T5_XXL
     from dualdiff_jax.config import ModelConfig
     from dualdiff_jax.resolution import resolve
 
     sampling = {"height": 512, "width": 512}
     # The identity autoencoder with patches of 16 pixels sees as many tokens as 8-fold latents with patches of 2.
     model = resolve(
-        {"mmdit": {**MMDIT, "patch_size": 16}, "t5": T5, "autoencoder": {"channels": 3}, "sampling": sampling},
+        {"mmdit": {**MMDIT, "patch_size": 16}, "t5": T5_XXL, "autoencoder": {"channels": 3}, "sampling": sampling},
         ModelConfig,
     )
     flops = forward_flops(model, 512, 512, 256)
