@@ -23,7 +23,7 @@ from dualdiff_jax.training.step import make_step, step_key
 from tests.parity.comparison import relative_error
 from tests.parity.pair import CONFIG, Pair, random_pair
 from tests.parity.reference import arrays
-from tests.parity.test_objectives import BATCH, LENGTH, MASK, SIZE, reference_loss
+from tests.parity.test_objectives import BATCH, LENGTH, MASK, SIZE, Draws, channels_first, reference_loss
 from tests.small_run import small_run
 
 pytestmark = pytest.mark.parity
@@ -96,7 +96,8 @@ def torch_run(pair: Pair, batches: list[Batch], corrupted: list, objective: Obje
             group["lr"] = RATE * min(1.0, n / WARMUP)
         image = ImageExamples(batch.image["image"], batch.image["token_ids"])
         text = TextExamples(batch.text["image"], batch.text["token_ids"], batch.text["is_answer"])
-        found = reference_loss(pair, objective, image, text, corrupted[n])
+        latents = channels_first(image.latents), channels_first(text.latents)
+        found = reference_loss(pair, objective, Draws(image, text, corrupted[n], latents))
         optimizer.zero_grad(set_to_none=False)
         found["loss"].backward()
         torch.nn.utils.clip_grad_norm_(list(named.values()), CLIP)

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from dualdiff_jax import data
+from dualdiff_jax.data.records import Turn
+from dualdiff_jax.data.texts import dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.parity
@@ -87,7 +89,8 @@ def test_a_question_has_no_end_of_its_own(tokenizer, question):
 def test_an_answer_follows_the_question_and_ends(tokenizer, question):
     """The two are tokenized apart, and joined."""
     answer, prompt = ids(TEXTS["yes."]), ids(QUESTIONS[question])
-    token_ids, is_answer = tokenizer.dialogue_ids(question, "yes.", LENGTH)
+    rng = np.random.default_rng(0)
+    token_ids, is_answer, _ = dialogue_tokens(tokenizer, [Turn(question, "yes.")], LENGTH, rng)
     ends = LENGTH - len(prompt) - len(answer)
     np.testing.assert_array_equal(token_ids, prompt + answer + [END] * ends)
     np.testing.assert_array_equal(is_answer, np.arange(LENGTH) >= len(prompt))
