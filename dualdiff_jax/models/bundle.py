@@ -34,6 +34,7 @@ class DualDiffusionModel(nnx.Module):
     """MMDiT, T5 encoder and autoencoder, or those of them that ``networks`` names."""
 
     def __init__(self, config: ModelConfig, networks: Sequence[str] = NETWORKS, *, rngs: nnx.Rngs):
+        nnx.use_eager_sharding(False)  # in this thread too: names of dims are metadata, and need no mesh
         dtype = config.compute_dtype
         if "autoencoder" in networks or config.autoencoder.kind == "identity":
             self.autoencoder = build_autoencoder(config.autoencoder, dtype=dtype, rngs=rngs)

@@ -1,5 +1,6 @@
 """Laws of the weights as one flat dict of named arrays."""
 
+import concurrent.futures
 import dataclasses
 from functools import partial
 
@@ -148,3 +149,11 @@ def test_the_model_is_t5_before_the_transformer():
     whole, apart = jax.jit(both_ways, compiler_options=QUICK)(weights)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), whole, apart)
     assert np.ptp(whole.velocity) > 0 and np.ptp(whole.logits) > 0
+
+
+def test_a_model_can_be_bound_first_in_another_thread():
+    """flax keeps its settings by thread."""
+    config = dataclasses.replace(CONFIG, mmdit=dataclasses.replace(CONFIG.mmdit, null_image_tokens=5))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        specs = pool.submit(leaf_specs, config).result()
+    assert specs["mmdit.null_image"].shape[1] == 5
