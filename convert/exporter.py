@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import network_of
+from dualdiff_jax.progress import Progress
 from dualdiff_jax.weights import load_config, read_leaf, stored_leaves
 
 SHARD_BYTES = 2_000_000_000  # of one file; a shard is held in memory while it is written
@@ -27,8 +28,6 @@ FILES = {
     "autoencoder": ("vae", "diffusion_pytorch_model"),
 }
 MASK_FILE = "mask_token_emb.safetensors"
-
-Progress = Callable[[int, int], None]
 
 
 def export_model(

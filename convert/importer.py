@@ -3,7 +3,7 @@
 import errno
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -20,11 +20,11 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS, network_of, weight_shardings
+from dualdiff_jax.progress import Progress
 from dualdiff_jax.weights import is_model_folder, load_model, new_model_folder, with_dtype
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]  # (bytes done, of how many)
 EMBEDDING = "t5.embedding"
 
 

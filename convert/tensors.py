@@ -44,7 +44,27 @@ class TensorInfo:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
-class SafetensorsFile(Mapping[str, TensorInfo]):
+class TensorFile(Mapping[str, TensorInfo]):
+    """What one file holds, by key; a subclass fills ``_infos`` and reads."""
+
+    path: Path
+    _infos: dict[str, TensorInfo]
+
+    def __getitem__(self, key: str) -> TensorInfo:
+        return self._infos[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def read(self, key: str) -> np.ndarray:
+        """The tensor, in the file's dtype."""
+        raise NotImplementedError
+
+
+class SafetensorsFile(TensorFile):
     """One ``.safetensors`` file; ``UserError`` where it is truncated or none."""
 
     def __init__(self, path: Path):
@@ -68,22 +88,13 @@ class SafetensorsFile(Mapping[str, TensorInfo]):
             name: TensorInfo(tuple(header[name]["shape"]), np.dtype(DTYPES[header[name]["dtype"]])) for name in names
         }
 
-    def __getitem__(self, key: str) -> TensorInfo:
-        return self._infos[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._infos)
-
-    def __len__(self) -> int:
-        return len(self._infos)
-
     def read(self, key: str) -> np.ndarray:
         info, (begin, end) = self._infos[key], self._offsets[key]
         data = np.fromfile(self.path, np.uint8, count=end - begin, offset=self._start + begin)
         return data.view(info.dtype).reshape(info.shape)
 
 
-class TorchFile(Mapping[str, TensorInfo]):
+class TorchFile(TensorFile):
     """One file that ``torch.save`` wrote: a dict of tensors, or one tensor, which is then named ``""``."""
 
     def __init__(self, path: Path):
@@ -122,15 +133,6 @@ class TorchFile(Mapping[str, TensorInfo]):
             content = next(iter(content.values()))
         return content
 
-    def __getitem__(self, key: str) -> TensorInfo:
-        return self._infos[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._infos)
-
-    def __len__(self) -> int:
-        return len(self._infos)
-
     def read(self, key: str) -> np.ndarray:
         import torch
 
@@ -152,9 +154,6 @@ def _shape_and_dtype(path: Path, name: str, tensor: Any) -> tuple[tuple[int, ...
         return tuple(tensor.shape), np.dtype(getattr(ml_dtypes, kind, None) or kind)
     except TypeError:
         raise UserError(f"{path}: {name} has dtype {kind}, which no release of the model has") from None
-
-
-TensorFile = SafetensorsFile | TorchFile
 
 
 class Tensors(Mapping[str, TensorInfo]):

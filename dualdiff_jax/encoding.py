@@ -37,13 +37,12 @@ from dualdiff_jax.data.transforms import read_image
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.autoencoder import IdentityAutoencoder
 from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.progress import Progress
 from dualdiff_jax.resolution import to_dict
 from dualdiff_jax.sharding import batch_sharding, replicated
 
 RECORDS_PER_FILE = 1024
 BATCH_PER_DEVICE = 8
-
-Progress = Callable[[int, int], None]  # (records done, of how many)
 
 
 def posterior(autoencoder: Any, images: Images) -> tuple[Latents, Latents | None]:

@@ -48,6 +48,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "channel": None,  # inputs of a convolution, whose outputs are sharded
 }
 
+STREAM_AXES = ("batch", "sequence", "activation")  # of a residual stream (b, s, d)
 SMALL_LEAF = 1 << 20  # elements; a leaf below this may stay whole where its dims do not divide
 
 

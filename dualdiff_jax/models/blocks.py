@@ -16,10 +16,9 @@ from dualdiff_jax.config import MMDiTConfig
 from dualdiff_jax.models.activations import gelu
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear, zeros
-from dualdiff_jax.sharding import constrain
+from dualdiff_jax.sharding import STREAM_AXES, constrain
 
 LAYER_NORM_EPSILON = 1e-6
-STREAM_AXES = ("batch", "sequence", "activation")
 QKV_AXES = ("batch", "sequence", "projection", "heads", "head_dim")
 
 

@@ -17,7 +17,7 @@ from flax import nnx
 from dualdiff_jax.arrays import DenoiserOutput, Latents, PerExample, TextEmbeddings
 from dualdiff_jax.config import MMDiTConfig
 from dualdiff_jax.models.activations import silu
-from dualdiff_jax.models.blocks import STREAM_AXES, JointBlock, layer_norm, modulate
+from dualdiff_jax.models.blocks import JointBlock, layer_norm, modulate
 from dualdiff_jax.models.embeddings import (
     Constant,
     TimestepEmbedding,
@@ -28,7 +28,7 @@ from dualdiff_jax.models.embeddings import (
 )
 from dualdiff_jax.models.linear import Linear, zeros
 from dualdiff_jax.models.stack import scan_blocks, stacked
-from dualdiff_jax.sharding import constrain
+from dualdiff_jax.sharding import STREAM_AXES, constrain
 
 
 class MMDiT(nnx.Module):

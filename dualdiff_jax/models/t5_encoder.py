@@ -20,10 +20,9 @@ from dualdiff_jax.models.activations import gelu
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear
 from dualdiff_jax.models.stack import scan_blocks, stacked
-from dualdiff_jax.sharding import constrain
+from dualdiff_jax.sharding import STREAM_AXES, constrain
 
 RMS_EPSILON = 1e-6
-STREAM_AXES = ("batch", "sequence", "activation")
 
 # A fresh relative bias is large: each head then looks at distances of its own from the first step. Starting
 # near zero, as pretrained T5 did, Adam needs thousands of steps before position tells tokens apart.

@@ -3,18 +3,15 @@
 The eight are in a process of their own, since a process cannot change how many devices it has.
 """
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dualdiff_jax.models.bundle import leaf_specs
+from tests.multidevice.eight import run_module
 from tests.multidevice.two_steps import MANY, STEPS, Arrays, load, settings
 
-ROOT = Path(__file__).parents[2]
 BOUND = 1e-5
 
 
@@ -22,15 +19,7 @@ BOUND = 1e-5
 def folder(tmp_path_factory) -> Path:
     """Where one device and eight have made and saved their two steps."""
     folder = tmp_path_factory.mktemp("fsdp")
-    flags = f"--xla_force_host_platform_device_count={MANY} --xla_backend_optimization_level=0"  # compiles faster
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.multidevice.two_steps", str(folder)],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_module("tests.multidevice.two_steps", folder, MANY)
     return folder
 
 

@@ -1,31 +1,18 @@
 """However eight devices share the work, and whatever is computed again to save memory, the step is that of one."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
+from tests.multidevice.eight import run_module
 from tests.multidevice.layouts import CASES, MANY, REFERENCE
 
-ROOT = Path(__file__).parents[2]
 BOUND = 1e-5
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     folder = tmp_path_factory.mktemp("layouts")
-    flags = f"--xla_force_host_platform_device_count={MANY} --xla_backend_optimization_level=0"  # compiles faster
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.multidevice.layouts", str(folder)],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_module("tests.multidevice.layouts", folder, MANY)
     return {name: dict(np.load(folder / f"{number}.npz")) for number, name in enumerate(CASES)}
 
 
