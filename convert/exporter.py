@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from convert.diffusers_folder import write_configs
+from convert.diffusers_folder import MASK_FILE, write_configs
 from convert.layouts import OWN
 from convert.plan import layout_rules
 from convert.rule import Rule
+from convert.torch_file import save_tensor
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
@@ -27,7 +28,6 @@ FILES = {
     "t5": ("text_encoder", "model"),
     "autoencoder": ("vae", "diffusion_pytorch_model"),
 }
-MASK_FILE = "mask_token_emb.safetensors"
 
 
 def export_model(
@@ -71,8 +71,7 @@ def export_model(
                 tensor = rule.take(part).astype(kinds[rule.leaf], copy=False)
                 shards.add(rule.key, tensor)
                 if rule.leaf == "t5.embedding":
-                    row = np.ascontiguousarray(tensor[tokenizer.mask_token_id])
-                    _save({"mask_embedding": row}, partial / MASK_FILE)
+                    save_tensor(tensor[tokenizer.mask_token_id], partial / MASK_FILE)
                 done += tensor.nbytes
                 if progress is not None:
                     progress(done, total)

@@ -32,7 +32,8 @@ class Import:
     """One import, opened and checked in full; ``UserError`` tells all that is wrong before anything is written.
 
     ``t5`` and ``autoencoder`` are further files or folders that these networks come from, ``tokenizer`` a
-    folder, ``mask_embedding`` a file with the one vector that the mask token has in T5's embedding.
+    folder, ``mask_embedding`` a file with the one vector that the mask token has in T5's embedding; left out, the
+    one that lies in a pipeline's folder.
     ``components`` narrows the import to some networks.
     """
 
@@ -63,11 +64,13 @@ class Import:
                 f"{self.source.path} scores {self.config.mmdit.vocab_size}; give the model's own with --tokenizer"
             )
         self.dtypes = {leaf: self.plan.dtype(network_of(leaf), dtype) for leaf in self.plan.specs}
-        self._mask_row = None if mask_embedding is None else self._read_mask_row(Path(mask_embedding))
+        if mask_embedding is not None and "t5" not in self.networks:
+            raise UserError(f"{mask_embedding}: a mask embedding needs a T5 to go into; add --t5=FILE_OR_FOLDER")
+        row = mask_embedding or self.source.mask_embedding
+        self.mask_embedding = Path(row) if row and "t5" in self.networks else None
+        self._mask_row = self.mask_embedding and self._read_mask_row(self.mask_embedding)
 
     def _read_mask_row(self, file: Path) -> np.ndarray:
-        if "t5" not in self.networks:
-            raise UserError(f"{file}: a mask embedding needs a T5 to go into, and {self.source.path} brings none")
         tensors, width = open_file(file), self.config.t5.width
         shapes = {name: info.shape for name, info in tensors.items()}
         if len(shapes) != 1 or int(np.prod(next(iter(shapes.values())))) != width:

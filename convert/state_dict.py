@@ -8,7 +8,7 @@ import numpy as np
 from convert.layouts import OWN
 from convert.plan import Plan, layout_rules
 from convert.source import Part
-from convert.tensors import TensorInfo
+from convert.tensor_file import TensorInfo
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
