@@ -2,8 +2,8 @@
 
 import errno
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from convert.leaf_writer import LeafWriter
+from convert.output import check_output
 from convert.plan import Plan
-from convert.rule import layers_of
+from convert.rule import layers_of, whole_leaf
 from convert.source import Source, homeless, open_source
 from convert.tensors import open_file
 from dualdiff_jax.arrays import Weights
@@ -92,18 +93,10 @@ class Import:
     def write(self, output: str | Path, *, overwrite: bool = False, progress: Progress | None = None) -> Path:
         """Writes the model folder ``output``, which appears when it is complete."""
         output = Path(output)
-        if output.exists() and not overwrite:
-            raise UserError(f"{output}: exists already; choose another --output, or replace it with --overwrite")
-        existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(existing).free
-        if free < self.bytes:
-            raise UserError(
-                f"{output}: needs {self.bytes / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left; make room, or "
-                "choose another --output"
-            )
-        with new_model_folder(output, self.config, self.tokenizer) as partial:
+        check_output(output, self.bytes, overwrite)
+        with new_model_folder(output, self.config, self.tokenizer, self.networks) as folder:
             try:
-                self._write_weights(partial / "weights", progress)
+                self._write_weights(folder / "weights", progress)
             except ValueError as error:  # TensorStore's kind for whatever the disk says
                 if isinstance(error, UserError) or "RESOURCE_EXHAUSTED" not in str(error):
                     raise
@@ -125,10 +118,7 @@ class Import:
         shardings = weight_shardings(self.config, mesh)
         weights: Weights = {}
         for leaf, spec in self.plan.specs.items():
-            whole = np.empty(spec.shape, self.dtypes[leaf])
-            for layer in layers_of(spec):
-                whole[... if layer is None else layer] = self.read(leaf, layer)
-            weights[leaf] = _place(whole, shardings[leaf])
+            weights[leaf] = _place(whole_leaf(spec, self.dtypes[leaf], partial(self.read, leaf)), shardings[leaf])
         return weights
 
 
