@@ -52,7 +52,10 @@ class DualDiffusionModel(nnx.Module):
 
     def __getattr__(self, name: str):
         if name in NETWORKS:
-            raise UserError(f"this model holds no {name}; import one with every component")
+            raise UserError(
+                f"this model holds no {name}; import it again (python -m convert import) from a source that has "
+                f"{', '.join(NETWORKS)}, or with --t5 and --autoencoder beside it"
+            )
         raise AttributeError(name)
 
     def encode_text(self, token_ids: TokenIds) -> TextEmbeddings:

@@ -23,14 +23,14 @@ from dualdiff_jax.training.faults import SkippedSteps
 from dualdiff_jax.training.interruption import Interruption
 from dualdiff_jax.training.sinks import check_sinks
 from dualdiff_jax.training.stall import StallWatch
-from dualdiff_jax.training.start import check_start, save_raw
+from dualdiff_jax.training.start import RAW, check_start
 from dualdiff_jax.training.state import TrainState, first_params, start
 from dualdiff_jax.training.step import make_step
 from dualdiff_jax.training.telemetry import Telemetry
 from dualdiff_jax.training.trace import Trace
 from dualdiff_jax.training.trainable import assemble, changed_leaves, trained_specs
 from dualdiff_jax.training.workdir import claim_workdir
-from dualdiff_jax.weights import save_model
+from dualdiff_jax.weights import new_model_folder, save_arrays
 
 log = logging.getLogger(__name__)
 
@@ -202,9 +202,10 @@ def whole(config: RunConfig, params: Weights, frozen: Weights) -> Weights:
 def _export(config: RunConfig, folder: Path, state: TrainState, frozen: Weights, tokenizer: Tokenizer) -> Path:
     """Writes the model folder: averages, and beside them what the last update left."""
     try:
-        save_model(folder, config.model, whole(config, state.ema_params, frozen), tokenizer)
-        raw = whole(config, state.params, frozen)
-        save_raw(folder, {name: raw[name] for name in changed_leaves(config)})
+        with new_model_folder(folder, config.model, tokenizer) as partial:
+            save_arrays(partial / "weights", whole(config, state.ema_params, frozen))
+            raw = whole(config, state.params, frozen)
+            save_arrays(partial / RAW, {name: raw[name] for name in changed_leaves(config)})
     except UserError:
         raise
     except Exception as error:  # file systems raise many kinds
