@@ -33,5 +33,15 @@ class DenoiserOutput(NamedTuple):
 class Denoiser(Protocol):
     """The model as an objective sees it: the frozen text encoder is already inside."""
 
-    def __call__(self, latents: Latents, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
-        """latents (b, h, w, c); timestep (b,) in [0, 1000]; token_ids (b, l)."""
+    def __call__(
+        self,
+        latents: Latents,
+        timestep: PerExample,
+        token_ids: TokenIds | None,
+        text_embeddings: TextEmbeddings | None = None,
+    ) -> DenoiserOutput:
+        """latents (b, h, w, c); timestep (b,) in [0, 1000]; token_ids (b, l).
+
+        Of the first a examples the text encoder's output may be known: then ``text_embeddings`` is (a, l, d), and
+        ``token_ids`` (b - a, l) are those of the others, None where there are none.
+        """

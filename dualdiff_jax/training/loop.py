@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
@@ -26,6 +27,7 @@ from dualdiff_jax.training.stall import StallWatch
 from dualdiff_jax.training.start import RAW, check_start
 from dualdiff_jax.training.state import TrainState, first_params, start
 from dualdiff_jax.training.step import make_step
+from dualdiff_jax.training.stored import check_stored, null_text_embeddings
 from dualdiff_jax.training.telemetry import Telemetry
 from dualdiff_jax.training.trace import Trace
 from dualdiff_jax.training.trainable import assemble, changed_leaves, trained_specs
@@ -62,7 +64,8 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
     checkpoints = Checkpoints(workdir, config, mesh)
     with Interruption(mesh) as interruption, StallWatch(config.train.stall_seconds, workdir) as stall:
         state, frozen, pending = _begin(config, mesh, checkpoints, data.fingerprint())
-        loop = _Loop(config, workdir, mesh, tokenizer, data, int(state.step), pending)
+        null = null_text_embeddings(config, mesh, frozen, tokenizer)
+        loop = _Loop(config, workdir, mesh, tokenizer, data, int(state.step), pending, null)
         state = loop.run(state, frozen, checkpoints, interruption, stall, hooks)
         step = int(state.step)
         is_saved = checkpoints.close(step)
@@ -90,6 +93,7 @@ def check(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
         lambda: check_batch(mesh, microbatch, "the microbatch"),
         lambda: trained_specs(config),
         lambda: check_start(config, tokenizer),
+        lambda: check_stored(config),
         lambda: check_sinks(config),
     ):
         try:
@@ -132,6 +136,7 @@ class _Loop:
         data: Mixture,
         first_step: int,
         pending: list,
+        null_text_embeddings: np.ndarray | None,
     ):
         log.info("starting at step %d of %d", first_step, config.train.steps)
         self._config, self._mesh, self._data, self._first_step = config, mesh, data, first_step
@@ -140,6 +145,7 @@ class _Loop:
             mesh,
             null_token_ids=tokenizer.null_ids(config.data.text_length),
             mask_token_id=tokenizer.mask_token_id,
+            null_text_embeddings=null_text_embeddings,
         )
         self._telemetry = Telemetry(workdir, config, first_step, pending)
         self._trace = Trace(config.profile, workdir / "profile")

@@ -51,7 +51,7 @@ def check_start(config: RunConfig, tokenizer: Tokenizer) -> None:
             f"{folder}: holds another model than this config trains (it -> config):\n  " + "\n  ".join(changed)
         )
     other = Tokenizer(folder / "tokenizer")
-    if other.vocab_size != tokenizer.vocab_size or _pieces(other) != _pieces(tokenizer):
+    if other.fingerprint() != tokenizer.fingerprint():
         raise UserError(
             f"{folder}: was trained with other tokens than data.tokenizer {tokenizer.folder} has; "
             f"give --config.data.tokenizer={folder / 'tokenizer'}"
@@ -77,7 +77,3 @@ def _raw_names(folder: Path) -> list[str]:
 def _architecture(config: ModelConfig) -> ModelConfig:
     """The config without what may differ between stages."""
     return dataclasses.replace(config, sampling=None, compute_dtype="float32")
-
-
-def _pieces(tokenizer: Tokenizer) -> list[str]:
-    return tokenizer.pieces(range(tokenizer.vocab_size))

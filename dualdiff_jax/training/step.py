@@ -37,8 +37,17 @@ def step_key(seed: int, step: jax.Array) -> Key:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), TRAINING_STREAM), step)
 
 
-def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask_token_id: int) -> Step:
+def make_step(
+    config: RunConfig,
+    mesh: Mesh,
+    *,
+    null_token_ids: np.ndarray,
+    mask_token_id: int,
+    null_text_embeddings: np.ndarray | None = None,
+) -> Step:
     """(state, frozen weights, Batch) -> (next state, metrics); metrics are small arrays on the device.
+
+    ``null_text_embeddings`` (l, d) are needed where the batches have embeddings of their captions.
 
     They are those of ``joint_loss``, the norms of gradient and update, whole and by part of the model, the learning
     rate, and the two counters of steps that were skipped.
@@ -53,6 +62,7 @@ def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask
             config.objective,
             null_token_ids=jnp.asarray(null_token_ids),
             mask_token_id=mask_token_id,
+            null_text_embeddings=None if null_text_embeddings is None else jnp.asarray(null_text_embeddings),
         )
         gradients, metrics = _gradients(config, state.params, frozen, corrupted, mask_token_id)
         with jax.named_scope("update"):

@@ -25,6 +25,7 @@ FLOORS = {
     "dualdiff_jax.sampling": 2,
     "dualdiff_jax.programs": 3,
     "dualdiff_jax.weights": 3,
+    "dualdiff_jax.encoder": 3,
     "convert": 3,
     "dualdiff_jax.training": 4,
     "dualdiff_jax.pipeline": 4,
