@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.distributed.group import barrier
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS, leaf_specs, network_of, weight_shardings
 from dualdiff_jax.resolution import resolve, to_dict
@@ -45,21 +46,27 @@ def new_model_folder(folder: str | Path, config: ModelConfig, tokenizer: Tokeniz
     """Gives a folder to write ``weights/`` into; when that is done, it becomes the model folder ``folder``.
 
     Until then it has a name that begins with a dot, and what a killed process left there is removed first.
+    Of several processes, which all write ``weights/``, the first does the rest.
     """
+    is_first = jax.process_index() == 0
     folder = Path(folder).absolute()
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        barrier("model folder begun")
         yield partial
-        tokenizer.save(partial / "tokenizer")
-        description = {"format": FORMAT, "version": VERSION, "config": to_dict(config)}
-        (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
+        if is_first:
+            tokenizer.save(partial / "tokenizer")
+            description = {"format": FORMAT, "version": VERSION, "config": to_dict(config)}
+            (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(folder, old)
+            os.rename(partial, folder)
             shutil.rmtree(old, ignore_errors=True)
-            os.rename(folder, old)
-        os.rename(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        barrier("model folder done")
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"{folder}: may not be written ({error.strerror}); choose another folder") from error
     except OSError as error:
@@ -67,7 +74,8 @@ def new_model_folder(folder: str | Path, config: ModelConfig, tokenizer: Tokeniz
             raise
         raise UserError(f"{folder}: the disk is full; make room, or choose another folder") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if is_first:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def is_model_folder(folder: str | Path) -> bool:

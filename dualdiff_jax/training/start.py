@@ -7,7 +7,6 @@ MODEL_DIR/raw/       what the last update left of the leaves that were trained: 
 import dataclasses
 import hashlib
 import shutil
-import uuid
 from pathlib import Path
 
 import jax
@@ -68,13 +67,15 @@ def start_identity(config: RunConfig) -> str:
 
 def save_raw(folder: Path, weights: Weights) -> None:
     """Adds ``raw/`` to a model folder; it is there whole or not at all."""
-    partial = folder.absolute() / f".{RAW}-{uuid.uuid4().hex[:8]}"
+    partial = folder.absolute() / f".{RAW}.partial"
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(partial, weights)
-        partial.rename(folder.absolute() / RAW)
+            checkpointer.save(partial, weights, force=True)
+        if jax.process_index() == 0:
+            partial.rename(folder.absolute() / RAW)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if jax.process_index() == 0:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _raw_names(folder: Path) -> list[str]:
