@@ -105,6 +105,12 @@ def _count(kind: str, what: str) -> int:
     return _counts[kind, what]
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _store() -> Any:
     return jax_distributed.global_state.client
 
@@ -129,7 +135,7 @@ class _Watch:
         """Ends this process with what it has to say, and so all others."""
         if isinstance(error, SystemExit) and not error.code:
             os._exit(0)
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if any(isinstance(cause, jax.errors.JaxRuntimeError) for cause in _causes(error)):
             # It may be the other end of a collective that is gone: whose fault it is, the watch will know.
             time.sleep(DEAD_AFTER + 2 * BEAT)
         self._ending.acquire()
