@@ -29,6 +29,7 @@ from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.texts import caption_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.transforms import read_image
+from dualdiff_jax.distributed.group import first_goes_first
 from dualdiff_jax.encoder import Encoder, different
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.progress import Progress
@@ -60,23 +61,25 @@ def encode_sources(
     """Encodes every source of ``config``; returns where each went. ``made_by`` says with which model.
 
     Goes on where an earlier run was stopped. Raises ``UserError`` where a folder holds something else, or where
-    more than ``data.max_bad_share`` of a source is bad; bad records are left out and named in bad_records.jsonl.
+    more than ``data.max_bad_share`` of a source is bad; bad records are left out and named in
+    bad_records.jsonl, with the host's number in its name beyond 0.
     """
     cache, folders, sources, lots = IndexCache(config.index_cache), {}, {}, []
     common = {"text_length": config.text_length, "tokenizer": tokenizer.fingerprint(), "made_by": made_by}
     answers = encoder.answers(tokenizer.null_ids(config.text_length))
-    for source in config.sources:
-        folders[source.name] = Path(output) / source.name
-        sources[source.name] = open_source(source, cache)
-        found = list(_lots(source, divide(source, sources[source.name], cache), folders[source.name]))
-        description = common | {"source": to_dict(source), "files": [lot.file.name for lot in found]}
-        _claim(folders[source.name], description, answers)
-        lots += found
+    with first_goes_first("sources"):
+        for source in config.sources:
+            folders[source.name] = Path(output) / source.name
+            sources[source.name] = open_source(source, cache)
+            found = list(_lots(source, divide(source, sources[source.name], cache), folders[source.name]))
+            description = common | {"source": to_dict(source), "files": [lot.file.name for lot in found]}
+            _claim(folders[source.name], description, answers, host)
+            lots += found
     todo = [lot for lot in lots[host::hosts] if not lot.file.exists()]
     done, total = 0, sum(len(lot.indexes) for lot in todo)
     bad = {name: BadRecords(config.max_bad_share) for name in folders}
     for name, folder in folders.items():
-        bad[name].write_to(folder / "bad_records.jsonl")
+        bad[name].write_to(folder / f"bad_records{f'.{host}' if host else ''}.jsonl")
     for lot in todo:
         name = lot.source.name
         records = _encoded(lot, sources[name], encoder, tokenizer, config.text_length, bad[name])
@@ -97,14 +100,14 @@ def _lots(source: SourceConfig, division: Any, folder: Path) -> Iterator[Lot]:
             yield Lot(folder / f"{prefix}{number:06d}.array_record", source, shape, chosen)
 
 
-def _claim(folder: Path, description: dict[str, Any], answers: dict[str, list[float]]) -> None:
+def _claim(folder: Path, description: dict[str, Any], answers: dict[str, list[float]], host: int) -> None:
     """Writes the manifest, or raises ``UserError`` if there is another one. Answers may differ by roundings."""
     text = json.dumps(description | {"answers": answers}, indent=1, ensure_ascii=False) + "\n"
     file = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            partial = folder / f".{MANIFEST}.{os.getpid()}"
+            partial = folder / f".{MANIFEST}.{host}"  # hosts may have the same process numbers
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, file)
         there = json.loads(file.read_text(encoding="utf-8"))

@@ -26,6 +26,7 @@ from configs.sizes import D_DIT_2B
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.distributed.group import barrier
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS, leaf_specs, weight_shardings
 from dualdiff_jax.resolution import resolve, to_dict
@@ -56,6 +57,8 @@ def new_model_folder(
     """Gives a folder to write the arrays of ``networks`` into, as ``weights/``; then it becomes a model folder."""
     with new_folder(folder) as partial:
         yield partial
+        if jax.process_index() != 0:
+            return
         tokenizer.save(partial / "tokenizer")
         description = {"format": FORMAT, "version": VERSION, "networks": list(networks)}
         description["config"] = _known(to_dict(config), networks)
@@ -67,18 +70,24 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """Gives an empty folder to write into; when that is done, it becomes ``folder``, in place of an older one.
 
     Until then it has a name that begins with a dot, and what a killed process left there is removed first.
+    Of several processes, which all write ``weights/``, the first does the rest.
     """
+    is_first = jax.process_index() == 0
     folder = Path(folder).absolute()
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        barrier(f"{folder.name} begun")
         yield partial
-        if folder.exists():
+        if is_first:
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(folder, old)
+            os.rename(partial, folder)
             shutil.rmtree(old, ignore_errors=True)
-            os.rename(folder, old)
-        os.rename(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        barrier(f"{folder.name} done")
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"{folder}: may not be written ({error.strerror}); choose another folder") from error
     except OSError as error:
@@ -86,7 +95,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
             raise
         raise UserError(f"{folder}: the disk is full; make room, or choose another folder") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if is_first:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def is_model_folder(folder: str | Path) -> bool:

@@ -5,6 +5,7 @@ The loop hands the device step n before it reads the metrics of earlier steps, s
 """
 
 import functools
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.distributed.group import first_goes_first, first_says
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import check_batch, place_batch
 from dualdiff_jax.training.checkpoint import Checkpoints, reason
@@ -51,14 +53,7 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
     workdir = Path(workdir)
     tokenizer = Tokenizer(config.data.tokenizer)
     check(config, tokenizer, mesh)
-    data = Mixture(
-        config.data,
-        tokenizer,
-        seed=config.seed,
-        global_batch_size=config.train.global_batch_size,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
-    )
+    data = _open_data(config, tokenizer)
     claim_workdir(workdir, config)
     data.report_to(workdir)
     checkpoints = Checkpoints(workdir, config, mesh)
@@ -82,6 +77,25 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
         log.warning("%s: stopped by %s, saved at step %d; the same command goes on", workdir, signal, step)
         return None
     return _export(config, workdir / "model", state, frozen, tokenizer)
+
+
+def _open_data(config: RunConfig, tokenizer: Tokenizer) -> Mixture:
+    """This host's part. The first host makes the index; each has to find the same records."""
+    with first_goes_first("data"):
+        data = Mixture(
+            config.data,
+            tokenizer,
+            seed=config.seed,
+            global_batch_size=config.train.global_batch_size,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
+    first, found = json.loads(first_says("data", json.dumps(data.fingerprint()))), data.fingerprint()
+    if found != first:
+        raise UserError(
+            f"the data of this host has {found} records, that of the first host {first}; give all the same data"
+        )
+    return data
 
 
 def check(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:

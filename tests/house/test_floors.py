@@ -17,6 +17,7 @@ FLOORS = {
     "dualdiff_jax.resolution": 0,
     "dualdiff_jax.runtime": 0,
     "dualdiff_jax.progress": 0,
+    "dualdiff_jax.distributed": 0,
     "configs": 1,
     "dualdiff_jax.objectives": 1,
     "dualdiff_jax.sharding": 1,
