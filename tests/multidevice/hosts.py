@@ -21,12 +21,12 @@ def environment(devices: int = 4) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
-def start(*command: str, devices: int = 4, **variables: str) -> subprocess.Popen:
+def start(*command: str, devices: int = 4, cwd: Path = ROOT) -> subprocess.Popen:
     """``python COMMAND``; what it prints is kept, stderr too."""
     return subprocess.Popen(
         [sys.executable, *command],
-        cwd=ROOT,
-        env=environment(devices) | variables,
+        cwd=cwd,
+        env=environment(devices),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
