@@ -21,12 +21,13 @@ def environment(devices: int = 4) -> dict[str, str]:
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
-def start(*command: str, devices: int = 4, cwd: Path = ROOT) -> subprocess.Popen:
+def start(*command: str, devices: int = 4, cwd: Path = ROOT, umask: int = -1) -> subprocess.Popen:
     """``python COMMAND``; what it prints is kept, stderr too."""
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=cwd,
         env=environment(devices),
+        umask=umask,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -34,11 +35,13 @@ def start(*command: str, devices: int = 4, cwd: Path = ROOT) -> subprocess.Popen
 
 
 def start_two(*command: str) -> list[subprocess.Popen]:
-    """Both processes of a run, joined by flags on 127.0.0.1."""
+    """Both processes of a run, joined by flags on 127.0.0.1. What the second one writes its owner alone may read."""
     port = free_port()
     return [
-        start(*command, f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={number}")
-        for number in (0, 1)
+        start(
+            *command, f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={n}", umask=(0o22, 0o77)[n]
+        )
+        for n in (0, 1)
     ]
 
 

@@ -107,6 +107,8 @@ def test_the_first_alone_writes_and_speaks(both):
     assert spoken[1] == []
     files = [{str(path.relative_to(workdir)) for path in workdir.rglob("*.json*")} for workdir in (two, one)]
     assert files[0] == files[1] and "model/model.json" in files[0]
+    by_second = [path.relative_to(two) for path in two.rglob("*") if path.is_file() and not path.stat().st_mode & 0o044]
+    assert by_second and all("ocdbt.process_1" in path.parts for path in by_second), by_second
     assert not [path for path in two.rglob("*") if "partial" in path.name or "tmp" in path.name]
 
 
@@ -161,6 +163,21 @@ def test_different_configs_are_refused(folder):
     told = finish(processes, timeout=120)
     assert [process.returncode for process in processes] == [1, 1], told
     assert "train.save_every: 2 -> 7" in told[0] and "train.save_every: 2 -> 7" in told[1]
+
+
+def test_two_processes_encode_what_one_does(folder):
+    """They take turns, file by file."""
+    encode = ("main.py", "--mode=encode-data", f"--config={folder / 'config.py'}")
+    two = start_two(*encode, f"--output={folder / 'encoded_two'}")
+    told = finish(two)
+    (alone,) = finish([one := start(*encode, f"--output={folder / 'encoded_one'}")])
+    assert [process.returncode for process in (*two, one)] == [0, 0, 0], (told, alone)
+    assert all(f'name="{name}"' in told[0] and f'name="{name}"' not in told[1] for name in ("images", "questions"))
+    roots = (folder / "encoded_two", folder / "encoded_one")
+    found, expected = ({str(file.relative_to(root)): file for file in root.rglob("*.*")} for root in roots)
+    assert found.keys() == expected.keys() and len([name for name in found if name.endswith(".array_record")]) == 3
+    for name, file in expected.items():
+        assert found[name].read_bytes() == file.read_bytes(), name
 
 
 def full(folder: Path, what: str) -> tuple[list[subprocess.Popen], list[str]]:
