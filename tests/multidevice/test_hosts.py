@@ -108,7 +108,7 @@ def test_the_first_alone_writes_and_speaks(both):
     files = [{str(path.relative_to(workdir)) for path in workdir.rglob("*.json*")} for workdir in (two, one)]
     assert files[0] == files[1] and "model/model.json" in files[0]
     by_second = [path.relative_to(two) for path in two.rglob("*") if path.is_file() and not path.stat().st_mode & 0o044]
-    assert by_second and all("ocdbt.process_1" in path.parts for path in by_second), by_second
+    assert by_second and all("process_1" in str(path) for path in by_second), by_second  # its own shards
     assert not [path for path in two.rglob("*") if "partial" in path.name or "tmp" in path.name]
 
 

@@ -152,7 +152,8 @@ def test_a_missing_package_is_told():
 
 def test_a_launcher_that_cannot_be_asked_is_told(monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
-    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "no-such-host.invalid,b")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    monkeypatch.setenv("MEGASCALE_COORDINATOR_ADDRESS", "no-such-host.invalid")
     with pytest.raises(UserError, match="GKE started this process, but does not say which it is: .*no-such-host"):
         find_place(None, None, None, timeout=0)
     assert find_place(None, 1, None, timeout=1) is None
