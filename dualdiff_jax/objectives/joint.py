@@ -169,9 +169,17 @@ def _predict(denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig) -> t
             logits = denoiser(batch.text_latents, clean, batch.noisy_token_ids).logits
         return velocity, logits
     output = denoiser(
-        jnp.concatenate([batch.noisy_latents, batch.text_latents]),
-        jnp.concatenate([timestep, clean]),
-        jnp.concatenate([batch.image_token_ids, batch.noisy_token_ids]),
+        _interleaved(batch.noisy_latents, batch.text_latents),
+        _interleaved(timestep, clean),
+        _interleaved(batch.image_token_ids, batch.noisy_token_ids),
     )
-    b_image = batch.sigma.shape[0]
-    return output.velocity[:b_image], output.logits[b_image:]
+    return output.velocity[::2], output.logits[1::2]
+
+
+def _interleaved(image: jax.Array, text: jax.Array) -> jax.Array:
+    """(b, ...) and (b, ...) -> (2b, ...), image, text, image, ...
+
+    So both halves of a pair lie on the device that has them. One half behind the other would send every example, and
+    every logit back, to another device.
+    """
+    return jnp.stack([image, text], axis=1).reshape(-1, *image.shape[1:])
