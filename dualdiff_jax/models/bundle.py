@@ -66,18 +66,9 @@ class DualDiffusionModel(nnx.Module):
         """See ``MMDiT.__call__``."""
         return self.mmdit(latents, timestep, text)
 
-    def __call__(
-        self,
-        latents: Latents | None,
-        timestep: PerExample,
-        token_ids: TokenIds | None,
-        text_embeddings: TextEmbeddings | None = None,
-    ) -> DenoiserOutput:
-        """The denoiser of the objectives: T5, of what it has not read yet, then the MMDiT."""
-        texts = [] if text_embeddings is None else [text_embeddings]
-        if token_ids is not None:
-            texts.append(self.encode_text(token_ids))
-        return self.denoise(latents, timestep, texts[0] if len(texts) == 1 else jnp.concatenate(texts))
+    def __call__(self, latents: Latents | None, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
+        """The denoiser of the objectives: T5, then the MMDiT."""
+        return self.denoise(latents, timestep, self.encode_text(token_ids))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -185,16 +185,24 @@ def _predict(denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig) -> t
     if not is_joint or batch.text_latents is None:
         velocity = logits = None
         if config.image_weight:
-            text = (batch.image_token_ids,) if known is None else (None, known)
-            velocity = denoiser(batch.noisy_latents, timestep, *text).velocity
+            run, text = (denoiser, batch.image_token_ids) if known is None else (denoiser.denoise, known)
+            velocity = run(batch.noisy_latents, timestep, text).velocity
         if config.text_weight:
             logits = denoiser(batch.text_latents, clean, batch.noisy_token_ids).logits
         return velocity, logits
-    both = jnp.concatenate([batch.image_token_ids, batch.noisy_token_ids])
-    output = denoiser(
-        jnp.concatenate([batch.noisy_latents, batch.text_latents]),
-        jnp.concatenate([timestep, clean]),
-        *((both,) if known is None else (batch.noisy_token_ids, known)),
-    )
-    b_image = batch.sigma.shape[0]
-    return output.velocity[:b_image], output.logits[b_image:]
+    latents, timestep = _interleaved(batch.noisy_latents, batch.text_latents), _interleaved(timestep, clean)
+    if known is None:
+        output = denoiser(latents, timestep, _interleaved(batch.image_token_ids, batch.noisy_token_ids))
+    else:
+        text = denoiser.encode_text(batch.noisy_token_ids)
+        output = denoiser.denoise(latents, timestep, _interleaved(known.astype(text.dtype), text))
+    return output.velocity[::2], output.logits[1::2]
+
+
+def _interleaved(image: jax.Array, text: jax.Array) -> jax.Array:
+    """(b, ...) and (b, ...) -> (2b, ...), image, text, image, ...
+
+    So both halves of a pair lie on the device that has them. One half behind the other would send every example, and
+    every logit back, to another device.
+    """
+    return jnp.stack([image, text], axis=1).reshape(-1, *image.shape[1:])

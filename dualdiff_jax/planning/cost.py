@@ -85,15 +85,14 @@ def _middle(width: int, pixels: float) -> float:
     return 2 * _block(width, width, pixels) + 8.0 * width * width * pixels + 4.0 * width * pixels**2
 
 
-def roofline(chip: Chip, flops: float, moved: float, sent: float, nodes: int) -> dict[str, float | str]:
+def roofline(chip: Chip, flops: float, moved: float, sent: float, across: float) -> dict[str, float | str]:
     """Seconds that one device needs at the least for operations, memory and network; the largest is the bound.
 
-    flops, bytes moved through memory and bytes sent are those of one device. With several nodes all that is sent is
-    reckoned at the slow network's rate, which is a pessimist's view of ``hybrid`` layouts.
+    flops, bytes moved through memory, bytes sent, and those of them that go to other nodes are one device's.
     """
     seconds = {
         "compute": flops / chip.flops,
         "memory": moved / chip.bandwidth,
-        "network": sent / (chip.across if nodes > 1 else chip.network),
+        "network": (sent - across) / chip.network + across / chip.across,
     }
     return {**seconds, "bound": max(seconds, key=seconds.get)}

@@ -11,7 +11,7 @@ from dualdiff_jax.planning.collectives import collectives
 from dualdiff_jax.planning.cost import program_flops, roofline
 from dualdiff_jax.planning.programs import Program, bytes_of, compile_program
 from dualdiff_jax.planning.topology import GIB, Topology, open_topology, quiet_backends
-from dualdiff_jax.sharding import batch_parts, make_mesh
+from dualdiff_jax.sharding import batch_parts, make_mesh, nodes_of
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def plan(config: RunConfig, topology: str, of: str = "train") -> Report:
     count = len(there.devices)
     memory = _memory(program, there)
     flops = {part: value / count for part, value in program_flops(config, of, program.examples).items()}
-    sent = collectives(_text(program))
+    sent = collectives(_text(program), nodes_of(list(program.mesh.devices.flat)))
     moved = memory["arguments"] + memory["results"] + 2 * memory["temporaries"]
     return {
         "topology": topology,
@@ -45,7 +45,11 @@ def plan(config: RunConfig, topology: str, of: str = "train") -> Report:
         "flops": flops | {"total": sum(flops.values())},
         "collectives": {kind: found._asdict() for kind, found in sent.items()},
         "roofline": roofline(
-            there.chip, sum(flops.values()), moved, sum(found.bytes for found in sent.values()), there.nodes
+            there.chip,
+            sum(flops.values()),
+            moved,
+            sum(found.moved for found in sent.values()),
+            sum(found.across for found in sent.values()),
         ),
         "compile_seconds": program.seconds,
     }
@@ -136,8 +140,13 @@ def table(report: Report) -> str:
     lines += [f"  a batch of {report['largest_batch_at_least']} or more fits (temporaries taken as proportional)", ""]
     lines += ["operations of one device, TFLOP"]
     lines += [f"  {name:<18}{value / 1e12:10.2f}" for name, value in flops.items()]
-    lines += ["", "sent and received by one device in one call"]
-    lines += [f"  {k:<20}{v['count']:>7} times {v['bytes'] / 1e9:10.2f} GB" for k, v in report["collectives"].items()]
+    lines += ["", "sent by one device in one call"]
+    lines += [f"  {kind:<20}{_sent(**found)}" for kind, found in report["collectives"].items()]
     lines += ["", "at the least, seconds (data sheet rates)"]
     lines += [f"  {name:<10}{time[name]:10.4f}" for name in ("compute", "memory", "network")]
     return "\n".join([*lines, f"  bound by {time['bound']}"])
+
+
+def _sent(count: int, bytes: int, moved: float, across: float) -> str:
+    elsewhere = f", of that {across / 1e9:.2f} GB to other nodes" if across else ""
+    return f"{count:>7} times {moved / 1e9:10.2f} GB{elsewhere}"

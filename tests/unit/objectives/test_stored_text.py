@@ -19,28 +19,32 @@ def encode_text(token_ids):
     return jax.nn.one_hot(token_ids, VOCABULARY)
 
 
-def denoiser(read: list):
+class Denoiser:
     """Two matrices behind ``encode_text``; notes in ``read`` the tokens that it encodes."""
 
-    def denoise(latents, timestep, token_ids, text_embeddings=None):
-        texts = [] if text_embeddings is None else [text_embeddings]
-        if token_ids is not None:
-            read.append(token_ids)
-            texts.append(encode_text(token_ids))
-        text = jnp.concatenate(texts) @ PARAMS["text"]
+    def __init__(self, read: list):
+        self._read = read
+
+    def encode_text(self, token_ids):
+        self._read.append(token_ids)
+        return encode_text(token_ids)
+
+    def denoise(self, latents, timestep, text):
+        text = text @ PARAMS["text"]
         if latents is None:
             return DenoiserOutput(None, text)
         image = PARAMS["image"] * latents + timestep[:, None, None, None] / 1000
         velocity = image + text.mean(axis=(1, 2))[:, None, None, None]
         return DenoiserOutput(velocity, text * (1 + image.mean(axis=(1, 2, 3)))[:, None, None])
 
-    return denoise
+    def __call__(self, latents, timestep, token_ids):
+        return self.denoise(latents, timestep, self.encode_text(token_ids))
 
 
 def losses(image, text, config, read):
     null = encode_text(NULL)
     found = corrupt(RNG, image, text, config, null_token_ids=NULL, mask_token_id=MASK, null_text_embeddings=null)
-    return joint_loss(denoiser(read), sighted(found), config, mask_token_id=MASK)[1], found
+    return joint_loss(Denoiser(read), sighted(found), config, mask_token_id=MASK)[1], found
 
 
 @pytest.mark.parametrize("single_forward", [True, False])

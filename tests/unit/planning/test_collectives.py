@@ -33,14 +33,17 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 
 def test_loops_in_loops_multiply():
     found = collectives(GPU)
-    assert found["all-gather"] == (6, 6 * 8 * 4 * 2)
-    assert found["all-reduce"] == (1, 20)
-    assert found["all-to-all"] == (1, 24)
+    assert found["all-gather"][:2] == (6, 6 * 8 * 4 * 2)
+    assert found["all-reduce"][:2] == (1, 20)
+    assert found["all-to-all"][:2] == (1, 24)
     assert "collective-permute" not in found
 
 
 def test_an_asynchronous_start_counts_its_results_and_not_its_operands():
-    assert collectives(GPU)["reduce-scatter"] == (2, 2 * (2 + 1) * 4)
+    assert collectives(GPU)["reduce-scatter"][:2] == (2, 2 * (2 + 1) * 4)
+    nested = GPU.replace("f32[5]{0} all-reduce(%p)", "((f32[5]{0}), f32[5]{0}) all-reduce-start(%p)")
+    flat = GPU.replace("f32[5]{0} all-reduce(%p)", "(f32[5]{0}, f32[4]{0}) all-reduce-start(%p, %q)")
+    assert collectives(nested)["all-reduce"].bytes == 20 and collectives(flat)["all-reduce"].bytes == 36
 
 
 def test_a_loop_without_a_written_count_turns_as_often_as_its_condition_says():
@@ -51,3 +54,60 @@ def test_a_loop_without_a_written_count_turns_as_often_as_its_condition_says():
 @pytest.mark.parametrize("text", ["", "HloModule empty\n\nENTRY %main (p: f32[4]) -> f32[4] {\n}\n"])
 def test_a_program_that_sends_nothing(text):
     assert collectives(text) == {}
+
+
+# As XLA writes for TPUs: a ring of 16, and one gather that stands in three fusions of a loop's body.
+TPU = """HloModule step, is_scheduled=true, num_partitions=16
+
+%first (p: bf16[4]) -> bf16[64] {
+  ROOT %g.1 = bf16[64]{0:T(8,128)} all-gather(%p), channel_id=7, replica_groups=mesh['axis_0'=16] {'axis_0'}, backend_config={"async_collective_fusion_config":{"flag_start":"-1"}}
+}
+
+%second (p: bf16[4]) -> bf16[64] {
+  ROOT %g.2 = bf16[64]{0:T(8,128)} all-gather(%p), channel_id=7, replica_groups=mesh['axis_0'=16] {'axis_0'}, backend_config={"async_collective_fusion_config":{"flag_start":"-1"}}
+}
+
+%before (p: bf16[4]) -> bf16[64] {
+  ROOT %g.0 = bf16[64]{0:T(8,128)} all-gather(%p), channel_id=7, replica_groups=mesh['axis_0'=16] {'axis_0'}, backend_config={"async_collective_fusion_config":{"flag_start":"-1"}}
+}
+
+%body (p: f32[4]) -> f32[4] {
+  %a = bf16[64] fusion(%p), kind=kCustom, calls=%first
+  %b = bf16[64] fusion(%p), kind=kOutput, calls=%second
+  %s = (f32[6,4]{1,0:T(8,128)}, f32[6,4]{1,0:T(8,128)S(1)}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%p), channel_id=3, source_target_pairs={{0,15},{1,0},{2,1}}
+}
+
+%condition (p: f32[4]) -> pred[] {
+  %n = s32[]{:T(128)} constant(5)
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %a = bf16[64] fusion(%p), kind=kCustom, calls=%before
+  %w = (s32[], f32[4]) while(%p), condition=%condition, body=%body
+}
+"""  # noqa: E501
+
+
+def test_a_gather_that_stands_in_several_fusions_counts_as_often_as_its_loop_turns():
+    assert collectives(TPU)["all-gather"][:2] == (5, 5 * 128)
+    assert collectives(TPU.replace("channel_id=7, replica_groups=mesh['axis_0'=16] {'axis_0'}, backend_config=", ""))[
+        "all-gather"
+    ].count == (5 + 5 + 1)
+
+
+def test_a_permute_counts_what_arrives_and_not_the_numbers_beside_it():
+    assert collectives(TPU)["collective-permute"][:3] == (5, 5 * 96, 5 * 96)
+
+
+def test_what_is_sent_follows_from_the_size_of_the_group():
+    assert collectives(TPU)["all-gather"].moved == 5 * 128 * 15 / 16
+    assert collectives(TPU)["all-gather"].across == 0
+
+
+def test_what_goes_to_other_nodes_is_told():
+    """Four nodes of four: each brings in the other three quarters once, over its four members."""
+    found = collectives(TPU, [device // 4 for device in range(16)])
+    assert found["all-gather"].across == 5 * 128 * 3 / 16
+    assert found["collective-permute"].across == found["collective-permute"].moved
+    inside = TPU.replace("{{0,15},{1,0},{2,1}}", "{{0,3},{1,0},{2,1}}")
+    assert collectives(inside, [device // 4 for device in range(16)])["collective-permute"].across == 0

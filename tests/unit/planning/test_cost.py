@@ -58,7 +58,7 @@ def test_the_identity_costs_nothing():
 
 def test_the_slowest_of_the_three_is_the_bound():
     chip = CHIPS["h100"]
-    assert roofline(chip, 989e12, 0, 0, 1) == {"compute": 1.0, "memory": 0.0, "network": 0.0, "bound": "compute"}
-    assert roofline(chip, 0, 3.35e12, 0, 1)["memory"] == 1.0
-    inside, across = (roofline(chip, 0, 0, 1e12, nodes) for nodes in (1, 4))
+    assert roofline(chip, 989e12, 0, 0, 0) == {"compute": 1.0, "memory": 0.0, "network": 0.0, "bound": "compute"}
+    assert roofline(chip, 0, 3.35e12, 0, 0)["memory"] == 1.0
+    inside, across = (roofline(chip, 0, 0, 1e12, across) for across in (0, 1e12))
     assert inside["bound"] == "network" and across["network"] == pytest.approx(9 * inside["network"])
