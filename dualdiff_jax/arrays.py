@@ -35,3 +35,9 @@ class Denoiser(Protocol):
 
     def __call__(self, latents: Latents, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
         """latents (b, h, w, c); timestep (b,) in [0, 1000]; token_ids (b, l)."""
+
+    def encode_text(self, token_ids: TokenIds) -> TextEmbeddings:
+        """The encoder alone; like ``denoise`` called only where text embeddings are given in place of token ids."""
+
+    def denoise(self, latents: Latents, timestep: PerExample, text: TextEmbeddings) -> DenoiserOutput:
+        """What follows the encoder."""

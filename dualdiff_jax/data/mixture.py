@@ -19,8 +19,9 @@ from absl import flags
 
 from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.data.bad_records import BadRecords, Origin
+from dualdiff_jax.data.batch import Batch, Example
 from dualdiff_jax.data.catalog import Shape, divide
-from dualdiff_jax.data.examples import Example, ExampleMaker
+from dualdiff_jax.data.examples import ExampleMaker
 from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.records import Source
 from dualdiff_jax.data.sources import open_source
@@ -28,13 +29,6 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.transforms import normalize
 from dualdiff_jax.data.watch import ReadingNotes, watched
 from dualdiff_jax.errors import UserError
-
-
-class Batch(NamedTuple):
-    """One step's two batches on the host; each field of an Example with a leading batch dim."""
-
-    image: Example
-    text: Example
 
 
 class Part(NamedTuple):

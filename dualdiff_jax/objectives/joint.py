@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dualdiff_jax.arrays import Denoiser, Images, Key, Latents, PerExample, PerToken, TokenIds
+from dualdiff_jax.arrays import Denoiser, Images, Key, Latents, PerExample, PerToken, TextEmbeddings, TokenIds
 from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.objectives.flow_matching import add_noise, flow_loss, velocity_target
 from dualdiff_jax.objectives.latents import clean_latents
@@ -33,6 +33,7 @@ class ImageExamples(NamedTuple):
 
     latents: Latents  # (b, h, w, c), clean
     token_ids: TokenIds  # (b, l)
+    text_embeddings: TextEmbeddings | None = None  # (b, l, d), the encoder's of token_ids, where they are known
 
 
 class TextExamples(NamedTuple):
@@ -57,6 +58,7 @@ class Corrupted(NamedTuple):
     is_masked: PerToken
     t: PerExample
     text_share: PerExample  # 1 / N: an example's share in the text loss
+    image_text_embeddings: TextEmbeddings | None = None  # of image_token_ids, where they are known
 
 
 def encode_and_corrupt(
@@ -67,15 +69,19 @@ def encode_and_corrupt(
     *,
     null_token_ids: jax.Array,
     mask_token_id: int,
+    encode_text: Callable[[TokenIds], TextEmbeddings] | None = None,
 ) -> Corrupted:
     """``corrupt`` of a batch as the data gives it: ``image`` and ``text``, each with ``token_ids`` and images.
 
     Images come as ``clean_latents`` reads them, ``encode`` makes latents of pixels; ``text`` also has ``is_answer``.
+    ``encode_text`` makes the null caption's embedding beside ``text_embeddings`` that ``image`` holds; without it
+    they are left aside, as they must be where the text encoder is trained.
     """
     rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
+    known = batch.image.get("text_embeddings") if encode_text is not None else None
     return corrupt(
         rng_corrupt,
-        ImageExamples(clean_latents(batch.image, encode, rng_image), batch.image["token_ids"]),
+        ImageExamples(clean_latents(batch.image, encode, rng_image), batch.image["token_ids"], known),
         TextExamples(
             clean_latents(batch.text, encode, rng_text),
             batch.text["token_ids"],
@@ -84,6 +90,7 @@ def encode_and_corrupt(
         config,
         null_token_ids=null_token_ids,
         mask_token_id=mask_token_id,
+        null_text_embeddings=None if known is None else encode_text(null_token_ids[None])[0],
     )
 
 
@@ -95,8 +102,12 @@ def corrupt(
     *,
     null_token_ids: jax.Array,
     mask_token_id: int,
+    null_text_embeddings: jax.Array | None = None,
 ) -> Corrupted:
-    """All draws of one step. ``null_token_ids`` (l,) is the empty caption at the captions' length."""
+    """All draws of one step. ``null_token_ids`` (l,) is the empty caption at the captions' length.
+
+    ``null_text_embeddings`` (l, d) must be given where ``image`` has text embeddings.
+    """
     rng_noise, rng_sigma, rng_drop, rng_t, rng_mask = jax.random.split(rng, 5)
     b_image, b_text = image.latents.shape[0], text.token_ids.shape[0]
     noise = jax.random.normal(rng_noise, image.latents.shape)
@@ -104,6 +115,9 @@ def corrupt(
     dropped = jax.random.bernoulli(rng_drop, config.caption_dropout, (b_image, 1))
     t = sample_t(rng_t, b_text)
     noisy_token_ids, is_masked = mask_tokens(rng_mask, text.token_ids, t, text.is_answer, mask_token_id)
+    embeddings = image.text_embeddings
+    if embeddings is not None:
+        embeddings = jnp.where(dropped[..., None], null_text_embeddings.astype(embeddings.dtype), embeddings)
     every_token = config.text_normalization == "all_positions"
     tokens = text.token_ids.size if every_token else jnp.maximum(text.is_answer.sum(), 1)
     return Corrupted(
@@ -118,6 +132,7 @@ def corrupt(
         is_masked=is_masked,
         t=t,
         text_share=jnp.full((b_text,), 1.0 / tokens),
+        image_text_embeddings=embeddings,
     )
 
 
@@ -156,22 +171,27 @@ def _predict(denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig) -> t
     """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
 
     One pass needs both batches in one shape, so text without images takes two. It wastes the unused head of each
-    half, but runs every matrix once over twice the tokens. A half without weight is None.
+    half, but runs every matrix once over twice the tokens. A half without weight is None. Text embeddings that are
+    known are not computed again.
     """
     timestep = TIMESTEPS * batch.sigma
     clean = jnp.zeros_like(batch.t)
+    known = batch.image_text_embeddings
     is_joint = config.single_forward and config.image_weight and config.text_weight
     if not is_joint or batch.text_latents is None:
         velocity = logits = None
         if config.image_weight:
-            velocity = denoiser(batch.noisy_latents, timestep, batch.image_token_ids).velocity
+            run, text = (denoiser, batch.image_token_ids) if known is None else (denoiser.denoise, known)
+            velocity = run(batch.noisy_latents, timestep, text).velocity
         if config.text_weight:
             logits = denoiser(batch.text_latents, clean, batch.noisy_token_ids).logits
         return velocity, logits
-    output = denoiser(
-        jnp.concatenate([batch.noisy_latents, batch.text_latents]),
-        jnp.concatenate([timestep, clean]),
-        jnp.concatenate([batch.image_token_ids, batch.noisy_token_ids]),
-    )
+    latents = jnp.concatenate([batch.noisy_latents, batch.text_latents])
+    timestep = jnp.concatenate([timestep, clean])
+    if known is None:
+        output = denoiser(latents, timestep, jnp.concatenate([batch.image_token_ids, batch.noisy_token_ids]))
+    else:
+        text = denoiser.encode_text(batch.noisy_token_ids)
+        output = denoiser.denoise(latents, timestep, jnp.concatenate([known.astype(text.dtype), text]))
     b_image = batch.sigma.shape[0]
     return output.velocity[:b_image], output.logits[b_image:]
