@@ -20,11 +20,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 
 from benchmarks import agreement, jax_side, record
-from benchmarks.workload import Size, Vocabulary, random_batch, random_weights
+from benchmarks.workload import Size, random_batch
 from configs import demo
 from dualdiff_jax import runtime
 from dualdiff_jax.pipeline import DualDiffusionPipeline
@@ -62,13 +61,12 @@ SIZES = {"demo": demo_size, "small": small_size}
 Sides = tuple[record.Side, record.Side]
 
 
-def figures(size: Size, weights: dict[str, jax.Array], peer: "TorchPeer") -> Iterator[tuple[str, int, Sides]]:
+def figures(size: Size, pipeline: DualDiffusionPipeline, peer: "TorchPeer") -> Iterator[tuple[str, int, Sides]]:
     """Yields (name, batch, (ours, theirs)) to be timed."""
     count = size.config.train.global_batch_size
     batch = random_batch(size, count)
     placed = peer.place(batch)
-    yield "training_step", count, (jax_side.training(size, batch), lambda _: _nothing(peer.train_step(placed)))
-    pipeline = DualDiffusionPipeline(size.config.model, weights, Vocabulary(size.config.model.mmdit.vocab_size))
+    yield "training_step", count, (jax_side.Training(size).on(batch), lambda _: _nothing(peer.train_step(placed)))
     for count in size.sample_batches:
         _, token_ids = jax_side.prompts(size, count)
         theirs = _text_to_image(peer, token_ids)
@@ -95,19 +93,18 @@ def measure(name: str, *, allow_busy: bool) -> Iterator[dict[str, Any]]:
     from benchmarks import torch_peer
 
     size = SIZES[name]()
-    tokenizer = Vocabulary(size.config.model.mmdit.vocab_size)
-    weights = random_weights(size.config)
+    pipeline = jax_side.open_pipeline(size, "float32")
     networks = torch_peer.build(size.config, "cpu")
-    torch_peer.load(networks, weights, size.config)
-    null = tokenizer.null_ids(size.config.data.text_length)
-    mask = tokenizer.mask_token_id
+    torch_peer.load(networks, pipeline.weights, size.config)
+    null = pipeline.tokenizer.null_ids(size.config.data.text_length)
+    mask = pipeline.tokenizer.mask_token_id
     peer = torch_peer.TorchPeer(size.config, networks, null_token_ids=null, mask_token_id=mask)
-    found = agreement.differences(size, weights, peer)
+    found = agreement.differences(size, pipeline.weights, peer)
     if far := agreement.far(found):
         bound = f"bound {agreement.BOUND:.0e}"
         sys.exit(f"error: the two sides do not compute the same: {', '.join(far)} apart, {bound}")
     yield {"size": name, "differences": found}
-    for figure, count, (ours, theirs) in figures(size, weights, peer):
+    for figure, count, (ours, theirs) in figures(size, pipeline, peer):
         measured = record.interleave(ours, theirs, budget_s=size.budget_s, allow_busy=allow_busy)
         yield {"size": name, "figure": figure, "batch": count} | measured
 

@@ -15,14 +15,12 @@ import numpy as np
 
 from benchmarks import jax_side, record
 from benchmarks.h100_sizes import CardSize
-from benchmarks.workload import Vocabulary, latent_shape, random_batch, random_weights
+from benchmarks.workload import latent_shape, random_batch, random_weights
 from dualdiff_jax import programs
 from dualdiff_jax.models.attention import attention
-from dualdiff_jax.pipeline import DualDiffusionPipeline
 from dualdiff_jax.planning.cost import program_flops
-from dualdiff_jax.sharding import make_mesh, place_batch
+from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.flops import device_memory, peak_flops
-from dualdiff_jax.training.state import init_state
 
 Figure = dict[str, Any]  # name, side and what was found, or an error in its place
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
@@ -63,42 +61,36 @@ def phase_jax_training(size: CardSize, batch: int | None) -> Iterator[Figure]:
     side = jax.random.normal(jax.random.key(0), (size.matmul, size.matmul), jnp.bfloat16)
     product = jax.jit(lambda x: x @ x)
     yield figure("matmul", "jax", lambda: _matmul(size, _many(lambda: product(side), size.calls)))
+    training = jax_side.Training(size)
     candidates = [count for count in size.train_batches if batch is None or count <= batch]
-    found = figure("training_step", "jax", lambda: _largest_step(size, candidates))
+    found = figure("training_step", "jax", lambda: _largest_step(size, training, candidates))
     yield found
     candidates = [found["batch"]] if "batch" in found else candidates  # the same work but for the encoders
-    yield figure("training_step_encoded", "jax", lambda: _largest_step(size, candidates, is_encoded=True))
+    yield figure("training_step_encoded", "jax", lambda: _largest_step(size, training, candidates, is_encoded=True))
 
 
-def _largest_step(size: CardSize, candidates: list[int], is_encoded: bool = False) -> Figure:
+def _largest_step(
+    size: CardSize, training: jax_side.Training, candidates: list[int], is_encoded: bool = False
+) -> Figure:
     """The step at the largest batch that the card has memory for."""
     refused = []
     for count in candidates:
         try:
-            return _step(size, count, is_encoded) | {"refused_batches": refused}
+            call = training.on(random_batch(size, count, is_encoded=is_encoded))
+            measured = record.alone(call, budget_s=size.budget_s)
         except jax.errors.JaxRuntimeError as error:
             if OUT_OF_MEMORY not in str(error):
                 raise
-        refused.append(count)
-        gc.collect()
+            refused.append(count)
+            gc.collect()
+            continue
+        told = {"batch": count, "refused_batches": refused, "memory_peak": device_memory()}
+        return measured | told | _mfu(size, count, measured["median_s"], is_encoded)
     raise MemoryError(f"no batch of {candidates} fits")
 
 
-def _step(size: CardSize, count: int, is_encoded: bool) -> Figure:
-    config = dataclasses.replace(size.config, train=dataclasses.replace(size.config.train, global_batch_size=count))
-    sized = dataclasses.replace(size, config=config)
-    mesh = make_mesh(config.mesh)
-    state, frozen = init_state(config, mesh)
-    batch = place_batch(mesh, random_batch(sized, count, is_encoded=is_encoded))
-    call = jax_side.repeated(jax_side.training_step(sized), state, frozen, batch)
-    del state  # each step gives its memory to the next
-    measured = record.alone(call, budget_s=size.budget_s)
-    return measured | {"batch": count, "memory_peak": device_memory()} | _mfu(sized, measured["median_s"], is_encoded)
-
-
-def _mfu(size: CardSize, seconds: float, is_encoded: bool) -> Figure:
+def _mfu(size: CardSize, batch: int, seconds: float, is_encoded: bool) -> Figure:
     """Useful operations alone, without what is computed twice: of the MMDiT, and of all networks that ran."""
-    batch = size.config.train.global_batch_size
     parts = program_flops(size.config, "train", batch)
     mmdit = parts["mmdit forward"] + parts["mmdit backward"]
     whole = mmdit + (parts["t5"] / 2 if is_encoded else parts["t5"] + parts["autoencoder"])
@@ -129,10 +121,7 @@ def _many(call: Callable[[], Any], calls: int) -> jax_side.Call:
 
 
 def phase_jax_sampling(size: CardSize, batch: int | None) -> Iterator[Figure]:
-    model = size.config.model
-    pipeline = DualDiffusionPipeline(
-        model, random_weights(size.config, model.compute_dtype), Vocabulary(model.mmdit.vocab_size)
-    )
+    pipeline = jax_side.open_pipeline(size, size.config.model.compute_dtype)
     ways = {"text_to_image": jax_side.text_to_image, "image_to_text": jax_side.image_to_text}
     for way, make in ways.items():
         for count in size.sample_batches:
@@ -175,8 +164,8 @@ def phase_numerics(size: CardSize, batch: int | None) -> Iterator[Figure]:
     from benchmarks.agreement import difference
 
     def find() -> Figure:
-        weights = random_weights(size.config)
         model = size.config.model
+        weights = random_weights(model, make_mesh(size.config.mesh))
         _, token_ids = jax_side.prompts(size, 2)
         sampling = model.sampling
         latents = jax.random.normal(jax.random.key(1), latent_shape(model, 2, (sampling.height, sampling.width)))

@@ -12,6 +12,7 @@ from benchmarks.h100_phases import HEAD_DIM, HEADS, Figure, attention_cases, fig
 from benchmarks.h100_sizes import CardSize, tiny_size
 from benchmarks.torch_peer import Networks, TorchPeer, build, load
 from benchmarks.workload import Vocabulary, random_batch, random_weights
+from dualdiff_jax.sharding import make_mesh
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TORCH_SIDES = ("torch", "torch_compiled")
@@ -130,7 +131,8 @@ def phase_agreement(size: CardSize, batch: int | None) -> Iterator[Figure]:
 
     def find() -> Figure:
         tiny = tiny_size()  # it computes in fp32
-        weights, networks = random_weights(tiny.config), build(tiny.config, DEVICE)
+        weights = random_weights(tiny.config.model, make_mesh(tiny.config.mesh))
+        networks = build(tiny.config, DEVICE)
         load(networks, weights, tiny.config)
         peer = _peer(tiny, networks, is_training=True)
         found = agreement.differences(tiny, weights, peer)

@@ -5,40 +5,45 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from benchmarks.workload import Size, Vocabulary
+from benchmarks.workload import Size, Vocabulary, random_weights
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.pipeline import DualDiffusionPipeline
 from dualdiff_jax.sharding import make_mesh, place_batch
-from dualdiff_jax.training.state import init_state
-from dualdiff_jax.training.step import Step, make_step
+from dualdiff_jax.training.state import start
+from dualdiff_jax.training.step import make_step
+from dualdiff_jax.training.trainable import split, trained_specs
 
 Call = Callable[[int], int | None]  # a number to draw from -> how often the network ran, where that varies
 
 
-def training_step(size: Size) -> Step:
-    """The jitted step of ``size.config``."""
-    config = size.config
-    tokenizer = Vocabulary(config.model.mmdit.vocab_size)
-    null, mask = tokenizer.null_ids(config.data.text_length), tokenizer.mask_token_id
-    return make_step(config, make_mesh(config.mesh), null_token_ids=null, mask_token_id=mask)
+class Training:
+    """The training step of ``size.config`` and the state that it moves; it takes batches of any number of pairs."""
 
+    def __init__(self, size: Size):
+        self._config, self._mesh = size.config, make_mesh(size.config.mesh)
+        tokenizer = Vocabulary(size.config.model.mmdit.vocab_size)
+        null, mask = tokenizer.null_ids(size.config.data.text_length), tokenizer.mask_token_id
+        self._step = make_step(self._config, self._mesh, null_token_ids=null, mask_token_id=mask)
+        self._begin()
 
-def training(size: Size, batch: Batch) -> Call:
-    """One update from a batch that lies on the device."""
-    mesh = make_mesh(size.config.mesh)
-    state, frozen = init_state(size.config, mesh)
-    return repeated(training_step(size), state, frozen, place_batch(mesh, batch))
+    def on(self, batch: Batch) -> Call:
+        """One update from ``batch``, which is put on the device now."""
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(self._state)):  # a step that failed has consumed it
+            self._begin()
+        placed = place_batch(self._mesh, batch)
 
+        def call(_: int) -> None:
+            self._state, metrics = self._step(self._state, self._frozen, placed)
+            jax.block_until_ready((self._state, metrics))
 
-def repeated(step: Step, state, frozen, batch) -> Call:
-    """``step`` again and again, from the state that it left."""
+        return call
 
-    def call(_: int) -> None:
-        nonlocal state
-        state, metrics = step(state, frozen, batch)
-        jax.block_until_ready((state, metrics))
-
-    return call
+    def _begin(self) -> None:
+        self._state = self._frozen = None  # before there is another
+        config, model = self._config, self._config.model
+        weights = random_weights(model, self._mesh, model.compute_dtype, kept=trained_specs(config))
+        params, self._frozen = split(config, self._mesh, weights, jax.random.key(0))
+        self._state = start(config, self._mesh, params)
 
 
 def prompts(size: Size, count: int) -> tuple[list[str], np.ndarray]:
@@ -54,6 +59,13 @@ def photos(size: Size, count: int) -> tuple[list[np.ndarray], np.ndarray]:
     sampling = size.config.model.sampling
     images = np.random.default_rng(3).integers(0, 256, (count, sampling.height, sampling.width, 3), dtype=np.uint8)
     return list(images), images.astype(np.float32) / 127.5 - 1.0
+
+
+def open_pipeline(size: Size, dtype: str) -> DualDiffusionPipeline:
+    """With random weights in ``dtype``, as ``from_pretrained`` would load them."""
+    model = size.config.model
+    weights = random_weights(model, make_mesh(size.config.mesh), dtype)
+    return DualDiffusionPipeline(model, weights, Vocabulary(model.mmdit.vocab_size))
 
 
 def text_to_image(size: Size, pipeline: DualDiffusionPipeline, count: int) -> Call:

@@ -1,18 +1,23 @@
 """What both sides of a comparison are given: a model's sizes, weights, and a step's batch in memory."""
 
 import dataclasses
+import math
+from collections.abc import Container
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.batch import Batch
-from dualdiff_jax.models.bundle import init_weights
-from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.models.bundle import LeafSpec, leaf_specs, weight_shardings
+from dualdiff_jax.models.embeddings import position_table
+from dualdiff_jax.training.kernels import is_kernel, kernel_dims
 
 END_TOKEN = 1
-HIDDEN = 0.02  # standard deviation of what stands for weights that start at zero
+BLOCK = 4_194_301  # random numbers; a prime, so that the rows of a matrix differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +50,37 @@ class Vocabulary:
         return np.full(length, END_TOKEN, np.int32)
 
 
-def random_weights(config: RunConfig, dtype: str = "float32") -> dict[str, jax.Array]:
-    """Our initial weights, with its zeros replaced, since they would hide most of the network."""
-    weights = init_weights(config.model, make_mesh(config.mesh), jax.random.key(0))
-    for number, (name, value) in enumerate(weights.items()):
-        if not value.any():
-            fresh = HIDDEN * jax.random.normal(jax.random.key(number), value.shape)
-            value = jax.device_put(fresh, value.sharding)
-        weights[name] = value.astype(dtype)
+def random_weights(config: ModelConfig, mesh: Mesh, dtype: str = "float32", kept: Container[str] = ()) -> Weights:
+    """Every leaf drawn by the host, in ``dtype``; those of ``kept`` in fp32.
+
+    No gate is zero, as fresh ones are, and nothing has to be compiled. A leaf repeats a block of random numbers, sized by its fan-in, so that activations neither vanish nor grow.
+    """
+    block = np.random.default_rng(0).standard_normal(BLOCK, np.float32)
+    sizes, shardings, weights = config.mmdit, weight_shardings(config, mesh), {}
+    for number, (name, spec) in enumerate(leaf_specs(config).items()):
+        if not spec.trainable:
+            value = position_table(sizes.position_grid, sizes.position_base, sizes.width).astype(np.float32)
+        else:
+            mean, deviation = _law(name, spec)
+            value = np.resize(
+                (mean + deviation * np.roll(block, number)).astype("float32" if name in kept else dtype), spec.shape
+            )
+        weights[name] = jax.device_put(value, shardings[name])
     return weights
+
+
+def _law(name: str, spec: LeafSpec) -> tuple[float, float]:
+    """(mean, standard deviation) of a leaf's entries."""
+    if name.endswith(".scale"):
+        return 1.0, 0.1
+    if name == "t5.embedding":
+        return 0.0, 1.0
+    if not is_kernel(name):
+        return 0.0, 0.02
+    is_convolution = spec.axes[0] == "row"
+    inputs = spec.shape[:-1] if is_convolution else [spec.shape[dim] for dim in kernel_dims(spec).inputs]
+    unscaled_logits = spec.shape[-1] if name == "t5.blocks.q.kernel" else 1  # T5 does not divide by the head's width
+    return 0.0, (math.prod(inputs) * unscaled_logits) ** -0.5
 
 
 def random_batch(size: Size, count: int, *, is_encoded: bool = False) -> Batch:
