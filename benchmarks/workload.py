@@ -53,7 +53,8 @@ class Vocabulary:
 def random_weights(config: ModelConfig, mesh: Mesh, dtype: str = "float32", kept: Container[str] = ()) -> Weights:
     """Every leaf drawn by the host, in ``dtype``; those of ``kept`` in fp32.
 
-    No gate is zero, as fresh ones are, and nothing has to be compiled. A leaf repeats a block of random numbers, sized by its fan-in, so that activations neither vanish nor grow.
+    No gate is zero, as fresh ones are, and nothing has to be compiled. A leaf repeats a block of random numbers, sized
+    by its fan-in, so that activations neither vanish nor grow.
     """
     block = np.random.default_rng(0).standard_normal(BLOCK, np.float32)
     sizes, shardings, weights = config.mmdit, weight_shardings(config, mesh), {}
@@ -62,9 +63,8 @@ def random_weights(config: ModelConfig, mesh: Mesh, dtype: str = "float32", kept
             value = position_table(sizes.position_grid, sizes.position_base, sizes.width).astype(np.float32)
         else:
             mean, deviation = _law(name, spec)
-            value = np.resize(
-                (mean + deviation * np.roll(block, number)).astype("float32" if name in kept else dtype), spec.shape
-            )
+            drawn = mean + deviation * np.roll(block, number)
+            value = np.resize(drawn.astype("float32" if name in kept else dtype), spec.shape)
         weights[name] = jax.device_put(value, shardings[name])
     return weights
 
