@@ -82,7 +82,6 @@ def _largest_step(
             if OUT_OF_MEMORY not in str(error):
                 raise
             refused.append(count)
-            gc.collect()
             continue
         told = {"batch": count, "refused_batches": refused, "memory_peak": device_memory()}
         return measured | told | _mfu(size, count, measured["median_s"], is_encoded)

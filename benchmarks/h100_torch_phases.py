@@ -1,5 +1,6 @@
 """The phases of ``h100`` that run torch. See ``h100_phases``."""
 
+import contextlib
 import gc
 from collections.abc import Iterator
 
@@ -66,14 +67,12 @@ def _step(size: CardSize, peer: TorchPeer, placed, count: int, parts: int | None
             peer.train_step(placed, parts)
             _finish()
 
-        try:
+        with contextlib.suppress(torch.OutOfMemoryError):
             measured = record.alone(call, budget_s=size.budget_s)
-        except torch.OutOfMemoryError:
-            peer.optimizer.zero_grad(set_to_none=True)
-            gc.collect()
-            torch.cuda.empty_cache()
-            continue
-        return measured | {"batch": count, "microbatches": parts, "pairs_per_s": count / measured["median_s"]}
+            return measured | {"batch": count, "microbatches": parts, "pairs_per_s": count / measured["median_s"]}
+        peer.optimizer.zero_grad(set_to_none=True)  # out here, where the error no longer holds what it was made of
+        gc.collect()
+        torch.cuda.empty_cache()
     raise MemoryError(f"not even one pair of {count} at a time fits")
 
 

@@ -33,8 +33,7 @@ class Training:
         placed = place_batch(self._mesh, batch)
 
         def call(_: int) -> None:
-            self._state, metrics = self._step(self._state, self._frozen, placed)
-            jax.block_until_ready((self._state, metrics))
+            self._state, _ = jax.block_until_ready(self._step(self._state, self._frozen, placed))
 
         return call
 

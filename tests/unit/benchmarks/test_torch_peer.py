@@ -24,10 +24,12 @@ def make_peer(dtype: str) -> TorchPeer:
 
 def step(dtype: str = "float32", parts: int = 1, is_encoded: bool = False) -> tuple[float, float]:
     """Loss and gradient norm of a step of four pairs with the same draws."""
-    peer = make_peer(dtype)
+    peer, computed_in = make_peer(dtype), set()
+    peer.mmdit.text_proj_out.register_forward_hook(lambda _, inputs, output: computed_in.add(output.dtype))
     batch = peer.place(random_batch(SIZE, 4, is_encoded=is_encoded))
     torch.manual_seed(1)
     loss, norm = peer.train_step(batch, parts)
+    assert computed_in == {getattr(torch, dtype)}
     assert all(p.dtype == torch.float32 for p in peer.parameters.values())
     return loss.item(), norm.item()
 
