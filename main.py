@@ -12,11 +12,13 @@ from ml_collections import config_flags
 
 from dualdiff_jax import commands, data_commands, runtime
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.distributed.group import together
 from dualdiff_jax.errors import StuckError, UserError
 from dualdiff_jax.planning.report import OF as OF_PROGRAMS
 from dualdiff_jax.progress import bar
 from dualdiff_jax.resolution import resolve
 
+TOGETHER = ("train", "encode-data")  # what several processes do as one
 MODES = ("train", "generate", "caption", "answer", "plan", "inspect-data", "encode-data")
 
 MODE = flags.DEFINE_enum("mode", None, MODES, "what to do")
@@ -49,6 +51,16 @@ ORDER = flags.DEFINE_enum("order", None, ("ancestral", "confidence"), "caption, 
 TOPOLOGY = flags.DEFINE_string("topology", None, "plan: devices, such as v5p:4x4x4, v6e:8x8, h100:8 or h100:4x8")
 OF = flags.DEFINE_enum("of", "train", OF_PROGRAMS, "plan: which program")
 SEARCH = flags.DEFINE_bool("search", False, "plan: find the largest batch that fits, for each remat policy")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "train, encode-data: HOST:PORT of process 0, where no launcher says it (docs/clusters.md)"
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "train, encode-data: how many work together; 1 is alone, whatever started it", lower_bound=1
+)
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "train, encode-data: which of them this is", lower_bound=0)
+INITIALIZATION_TIMEOUT = flags.DEFINE_integer(
+    "initialization_timeout", 300, "train, encode-data: seconds until all have to be there", lower_bound=1
+)
 DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 
 
@@ -74,21 +86,34 @@ def _run() -> None:
     reading = {"order": ORDER.value, "length": LENGTH.value}
     drawing = {"guidance_scale": GUIDANCE.value, "negative_prompt": NEGATIVE.value}
     runtime.prepare()
-    if MODE.value == "train":
-        commands.run_training(_config(), _need(WORKDIR))
+    if MODE.value in TOGETHER:
+        _run_together(_config())
+    elif COORDINATOR.value or NUM_PROCESSES.value or PROCESS_ID.value is not None:
+        raise UserError(
+            f"--coordinator, --num_processes and --process_id are for --mode={'|'.join(TOGETHER)}, not {MODE.value}"
+        )
     elif MODE.value == "plan":
         as_json = FORMAT.value == "json"
         commands.plan(_config(), _need(TOPOLOGY), OF.value, is_search=SEARCH.value, as_json=as_json)
     elif MODE.value == "inspect-data":
         data_commands.inspect_data(_config(), OUTPUT.value or "runs/inspect-data", SAMPLES.value)
-    elif MODE.value == "encode-data":
-        data_commands.encode_data(_config(), _need(OUTPUT), MODEL.value, bar("encoding"))
     elif MODE.value == "generate":
         commands.generate(_need(MODEL), PROMPT.value, _need(OUTPUT), **drawing, **options)
     elif MODE.value == "caption":
         commands.caption(_need(MODEL), IMAGE.value, OUTPUT.value, **reading, **options)
     else:
         commands.answer(_need(MODEL), IMAGE.value, QUESTION.value, OUTPUT.value, **reading, **options)
+
+
+def _run_together(config: RunConfig) -> None:
+    folder = _need(WORKDIR if MODE.value == "train" else OUTPUT)
+    if "://" in folder:
+        raise UserError(f"{folder}: is no folder; mount the bucket, and name the folder where it is mounted")
+    with together(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, INITIALIZATION_TIMEOUT.value):
+        if MODE.value == "train":
+            commands.run_training(config, folder)
+        else:
+            data_commands.encode_data(config, folder, MODEL.value, bar("encoding"))
 
 
 def main(argv: list[str]) -> None:

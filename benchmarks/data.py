@@ -11,10 +11,10 @@ second. The loader's own part is what remains of its time when reading the image
 """
 
 import argparse
+import functools
 import io
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -38,7 +38,7 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.records import Record
 from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.transforms import read_image
+from dualdiff_jax.data.transforms import fit, normalize, read_image
 from dualdiff_jax.resolution import resolve
 
 SIDE = 512
@@ -174,13 +174,38 @@ def own_part(root: Path, images: list[bytes], form: str, count: int) -> float:
     return 1 - alone / whole
 
 
+def resizing(images: list[bytes], rounds: int) -> dict[str, Any]:
+    """The resize alone, ours beside Pillow's, on the same decoded pictures."""
+    pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in images[:8]]
+    pairs = []
+    for _ in range(rounds):
+        seconds = []
+        for resize in (_pillows_resize, fit):
+            start = time.process_time()
+            for picture in pictures:
+                resize(picture, SIDE, SIDE)
+            seconds.append((time.process_time() - start) / len(pictures))
+        pairs.append(seconds)
+    mine, theirs = (statistics.median(seconds) * 1e3 for seconds in list(zip(*pairs, strict=True))[::-1])
+    return {"what": "resize", "milliseconds": round(mine, 2), "pillow_milliseconds": round(theirs, 2)}
+
+
+def _pillows_resize(picture: Image.Image, height: int, width: int) -> np.ndarray:
+    """The same operations as ``fit``, as a centre box of the picture."""
+    scale = max(height / picture.height, width / picture.width)
+    left, top = (picture.width - width / scale) / 2, (picture.height - height / scale) / 2
+    box = (left, top, picture.width - left, picture.height - top)
+    return normalize(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box)))
+
+
 def loading(root: Path, images: list[bytes], rounds: int, count: int) -> Iterator[dict[str, Any]]:
-    """Yields a figure for each format, number of readers and peer."""
+    """Yields a figure for each format, number of readers and peer; and what the resize alone takes."""
     import torch
 
     torch.set_num_threads(1)
     runtime.keep_memory()  # the allocator's settings hold for both sides
     cores = sorted(os.sched_getaffinity(0))
+    yield resizing(images, rounds)
     peers = {"files": file_batches, "webdataset": webdataset_batches}
     for readers in (1, 2):
         if readers > len(cores):
@@ -214,14 +239,15 @@ def loading(root: Path, images: list[bytes], rounds: int, count: int) -> Iterato
 
 
 def indexing(records: int) -> Iterator[dict[str, Any]]:
-    """Yields seconds to build and to open, and resident memory, of JSON Lines and of tar shards."""
+    """Yields seconds and resident memory of JSON Lines and of tar shards: see ``LARGE``."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
+        write_tokenizer(root / "tokenizer")
         for form, write in (("json", _write_lines), ("tar", _write_shards)):
             files = write(root, records)
-            for what in ("build", "open"):
+            for what in ("build", "open", "stream") + (("filter", "filtered stream") if form == "json" else ()):
                 done = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.data", f"--open={form}:{root}:{files}"],
+                    [sys.executable, "-m", "benchmarks.data", f"--large={form}:{what}:{root}:{files}"],
                     check=True,
                     capture_output=True,
                     text=True,
@@ -230,21 +256,20 @@ def indexing(records: int) -> Iterator[dict[str, Any]]:
 
 
 def _write_lines(root: Path, records: int) -> str:
-    line = '{{"image_path": "images/{0:09d}.jpg", "height": 600, "width": 800, "caption": "{0}"}}\n'
+    line = '{{"image_path": "one.jpg", "height": 600, "width": 800, "caption": "{0}"}}\n'
     with (root / "lines.jsonl").open("w") as stream:
         for index in range(records):
             stream.write(line.format(index))
-    (root / "images").mkdir()
-    (root / "images/000000000.jpg").touch()
+    (root / "one.jpg").write_bytes(_small_jpeg())
     return "lines.jsonl"
 
 
 def _write_shards(root: Path, records: int) -> str:
     """One shard of small members, and links to it: each link is a shard of its own to the loader."""
-    samples = min(records, SHARD_SAMPLES)
+    samples, image = min(records, SHARD_SAMPLES), _small_jpeg()
     with tarfile.open(root / "00000.tar", "w") as archive:
         for index in range(samples):
-            _add(archive, f"{index:09d}.jpg", b"jpg")
+            _add(archive, f"{index:09d}.jpg", image)
             _add(archive, f"{index:09d}.json", b'{"caption": "one"}')
     shards = records // samples
     for shard in range(1, shards):
@@ -252,22 +277,63 @@ def _write_shards(root: Path, records: int) -> str:
     return f"{{00000..{shards - 1:05d}}}.tar"
 
 
-def open_once(form: str, root: str, files: str) -> dict[str, Any]:
-    """Opens a source, reads a thousand records anywhere in it, and says what that took."""
-    given = dict(name="large", format=form, root=root, files=files, task="captioning", height=8, width=8)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _small_jpeg() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def large(form: str, what: str, root: str, files: str) -> dict[str, Any]:
+    """Does one of ``LARGE`` in this process, and says how long it took and how much memory it needed."""
+    given = dict(name="read", task="captioning", format=form, root=root, files=files, height=8, width=8)
+    before = _most_resident()
     start = time.perf_counter()
-    source = open_source(resolve(given, SourceConfig), IndexCache(f"{root}/index"))
+    found = LARGE[what](given)
     seconds = time.perf_counter() - start
-    for index in np.random.default_rng(0).integers(0, len(source), 1000).tolist():
-        assert source[index].captions
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
-        "records": len(source),
+        **found,
         "seconds": round(seconds, 2),
-        "resident_mib": round(most / 1024),
+        "resident_mib": round(_most_resident() / 1024),
         "resident_before_mib": round(before / 1024),
     }
+
+
+def _most_resident() -> int:
+    """KiB, of this program alone: what getrusage says is never below what its parent had."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
+
+
+def _open_large(given: dict[str, Any]) -> dict[str, int]:
+    """Opens the source and reads a thousand records anywhere in it."""
+    source = open_source(resolve(given, SourceConfig), IndexCache(f"{given['root']}/index"))
+    for index in np.random.default_rng(0).integers(0, len(source), 1000).tolist():
+        assert source[index].captions
+    return {"records": len(source)}
+
+
+def _stream_large(given: dict[str, Any], **filters: Any) -> dict[str, int]:
+    """Opens both streams of a run over it and reads a hundred batches in the middle of their shuffled order."""
+    root = Path(given["root"])
+    sources = [given | filters, given | filters | {"name": "draw", "task": "image_generation"}]
+    config = {"sources": sources, "tokenizer": str(root / "tokenizer"), "index_cache": str(root / "index")}
+    data = Mixture(resolve(config, DataConfig), Tokenizer(root / "tokenizer"), seed=0, global_batch_size=BATCH)
+    batches = data.batches(100_000)
+    for _ in range(100):
+        next(batches)
+    batches.close()
+    return {"records": min(data.fingerprint().values())}
+
+
+FILTERS = {"max_aspect": 4.0, "min_side": 4, "min_caption": 1, "max_caption": 100}
+# Build the index (the first time), open it, train from it; all of it with filters, for which every record is read once.
+LARGE = {
+    "build": _open_large,
+    "open": _open_large,
+    "stream": _stream_large,
+    "filter": functools.partial(_stream_large, **FILTERS),
+    "filtered stream": functools.partial(_stream_large, **FILTERS),
+}
 
 
 def main() -> None:
@@ -278,10 +344,10 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=1, help="times 1280 x 854 pixels")
     parser.add_argument("--rounds", type=int, default=5, help="of both sides in turn")
     parser.add_argument("--batches", type=int, default=24, help="a round has, of 8 images")
-    parser.add_argument("--open", help=argparse.SUPPRESS)
+    parser.add_argument("--large", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.open:
-        print(json.dumps(open_once(*options.open.split(":", 2))))
+    if options.large:
+        print(json.dumps(large(*options.large.split(":", 3))))
         return
     result = record.circumstances(len(os.sched_getaffinity(0)), ("pillow", "grain", "numpy"))
     figures: list[dict[str, Any]] = []

@@ -27,6 +27,7 @@ class Draws:
     ):
         self.config, self.autoencoder, self.dtype = config, autoencoder, dtype
         self.null_token_ids, self.mask_token_id = null_token_ids, mask_token_id
+        self._null_text: torch.Tensor | None = None  # computed once, where captions come with their embeddings
 
     @torch.no_grad()
     def latents(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -61,9 +62,10 @@ class Draws:
         tokens = clean.numel() if every else is_answer.sum().clamp_min(1)
         embeddings = image.get("text_embeddings")
         if embeddings is not None:
-            with torch.no_grad():
-                null = encode_text(self.null_token_ids[None]).to(embeddings.dtype)
-            embeddings = torch.where(dropped[..., None], null, embeddings)
+            if self._null_text is None:
+                with torch.no_grad():
+                    self._null_text = encode_text(self.null_token_ids[None]).to(embeddings.dtype)
+            embeddings = torch.where(dropped[..., None], self._null_text, embeddings)
         return {
             "noisy_latents": (1 - level) * latents + level * noise,
             "velocity": noise - latents,

@@ -34,13 +34,13 @@ def get_config():
         batch_size=64,
     )
     config.data.tokenizer = f"{DATA}/tokenizer"
-    config.data.update(text_length=12, read_threads=1, cache_images=10240)
+    config.data.update(text_length=12, read_threads=1, cache_images=32768)
     config.data.sources = [
         source("digits", "digits.json", "image_generation", 1.0, **DIGITS, **TWO_CAPTIONS),
         source("pairs", "pairs.json", "image_generation", 2.0, **PAIRS),
-        source("digit_captions", "digits.json", "captioning", 2.0, **DIGITS, **TWO_CAPTIONS),
-        source("digit_questions", "questions.json", "instruction", 1.0, **DIGITS),
-        source("pair_captions", "pairs.json", "captioning", 1.0, **PAIRS),
+        source("digit_captions", "moved_digits.json", "captioning", 2.0, **DIGITS, **TWO_CAPTIONS),
+        source("digit_questions", "moved_digits.json", "instruction", 1.0, **DIGITS),
+        source("pair_captions", "moved_pairs.json", "captioning", 1.0, **PAIRS),
     ]
     config.objective.update(text_weight=2.0)
     config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=100, weight_decay=0.05, ema_decay=0.995)

@@ -56,6 +56,8 @@ def _describe(chosen: Import) -> None:
         for field, value in vars(getattr(config, network)).items():
             print(f"  {field} = {value}")
     print(f"tokenizer: {chosen.tokenizer.vocab_size} tokens, from {chosen.tokenizer.folder}")
+    if chosen.mask_embedding:
+        print(f"mask embedding: {chosen.mask_embedding}")
     print(f"model folder: {chosen.bytes / GIGABYTE:.2f} GB, {config.compute_dtype} computation")
     missing = [name for name in ("mmdit", "t5", "autoencoder") if name not in chosen.networks]
     if missing:

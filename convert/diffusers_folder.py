@@ -7,6 +7,7 @@ from typing import Any
 from dualdiff_jax.config import ModelConfig
 
 DIFFUSERS_VERSION = "0.30.3"  # that the original was written with
+MASK_FILE = "mask_token_emb.00-of-01.pth"  # the mask token's row of T5's embedding, as the original keeps it
 POOLED_WIDTH = 2048  # of SD3's CLIP vector; the original's class takes it and does not use it
 
 

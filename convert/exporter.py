@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from convert.diffusers_folder import write_configs
+from convert.diffusers_folder import MASK_FILE, write_configs
 from convert.layouts import OWN
+from convert.output import check_output
 from convert.plan import layout_rules
 from convert.rule import Rule
+from convert.torch_file import save_tensor
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import network_of
 from dualdiff_jax.progress import Progress
-from dualdiff_jax.weights import load_config, read_leaf, stored_leaves
+from dualdiff_jax.weights import load_config, load_networks, new_folder, read_leaf, stored_leaves
 
 SHARD_BYTES = 2_000_000_000  # of one file; a shard is held in memory while it is written
 FILES = {
@@ -27,7 +27,6 @@ FILES = {
     "t5": ("text_encoder", "model"),
     "autoencoder": ("vae", "diffusion_pytorch_model"),
 }
-MASK_FILE = "mask_token_emb.safetensors"
 
 
 def export_model(
@@ -48,42 +47,27 @@ def export_model(
     config, tokenizer = load_config(model), Tokenizer(model / "tokenizer")
     if config.autoencoder.kind != "kl" or config.mmdit.mlp_ratio != 4:
         raise UserError(f"{model}: has no autoencoder or block that diffusers knows; only SD3's kind can be exported")
-    stored = stored_leaves(model / "weights")
-    missing = [network for network in OWN if network not in {network_of(leaf) for leaf in stored}]
+    missing = [network for network in OWN if network not in load_networks(model)]
     if missing:
         raise UserError(f"{model}: holds no {' and no '.join(missing)}; export needs a complete model")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output}: exists already; choose another --output, or replace it with --overwrite")
+    stored = stored_leaves(model / "weights")
     kinds = {leaf: jnp.dtype(dtype or spec.dtype) for leaf, spec in stored.items()}
-    total = sum(int(np.prod(spec.shape)) * kinds[leaf].itemsize for leaf, spec in stored.items())
-    partial = output.absolute().with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-        if shutil.disk_usage(partial).free < total:
-            raise UserError(f"{output}: needs {total / 1e9:.1f} GB, which the disk has not left; make room")
-        write_configs(partial, config)
-        tokenizer.save(partial / "tokenizer")
-        done = 0
-        for network, (folder, stem) in FILES.items():
-            shards = Shards(partial / folder, stem, shard_bytes)
+    done, total = 0, sum(int(np.prod(spec.shape)) * kinds[leaf].itemsize for leaf, spec in stored.items())
+    check_output(output, total, overwrite)
+    with new_folder(output) as folder:
+        write_configs(folder, config)
+        tokenizer.save(folder / "tokenizer")
+        for network, (name, stem) in FILES.items():
+            shards = Shards(folder / name, stem, shard_bytes)
             for rule, part in _parts(model / "weights", config, network, stored):
                 tensor = rule.take(part).astype(kinds[rule.leaf], copy=False)
                 shards.add(rule.key, tensor)
                 if rule.leaf == "t5.embedding":
-                    row = np.ascontiguousarray(tensor[tokenizer.mask_token_id])
-                    _save({"mask_embedding": row}, partial / MASK_FILE)
+                    save_tensor(tensor[tokenizer.mask_token_id], folder / MASK_FILE)
                 done += tensor.nbytes
                 if progress is not None:
                     progress(done, total)
             shards.close()
-        if output.exists():
-            shutil.rmtree(output)
-        partial.rename(output)
-    except PermissionError as error:
-        raise UserError(f"{output}: may not be written ({error.strerror}); choose another --output") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return output
 
 

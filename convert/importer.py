@@ -2,8 +2,8 @@
 
 import errno
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from convert.leaf_writer import LeafWriter
+from convert.output import check_output
 from convert.plan import Plan
-from convert.rule import layers_of
+from convert.rule import layers_of, whole_leaf
 from convert.source import Source, homeless, open_source
 from convert.tensors import open_file
 from dualdiff_jax.arrays import Weights
@@ -32,7 +33,8 @@ class Import:
     """One import, opened and checked in full; ``UserError`` tells all that is wrong before anything is written.
 
     ``t5`` and ``autoencoder`` are further files or folders that these networks come from, ``tokenizer`` a
-    folder, ``mask_embedding`` a file with the one vector that the mask token has in T5's embedding.
+    folder, ``mask_embedding`` a file with the one vector that the mask token has in T5's embedding; left out, the
+    one that lies in a pipeline's folder.
     ``components`` narrows the import to some networks.
     """
 
@@ -63,11 +65,13 @@ class Import:
                 f"{self.source.path} scores {self.config.mmdit.vocab_size}; give the model's own with --tokenizer"
             )
         self.dtypes = {leaf: self.plan.dtype(network_of(leaf), dtype) for leaf in self.plan.specs}
-        self._mask_row = None if mask_embedding is None else self._read_mask_row(Path(mask_embedding))
+        if mask_embedding is not None and "t5" not in self.networks:
+            raise UserError(f"{mask_embedding}: a mask embedding needs a T5 to go into; add --t5=FILE_OR_FOLDER")
+        row = mask_embedding or self.source.mask_embedding
+        self.mask_embedding = Path(row) if row and "t5" in self.networks else None
+        self._mask_row = self.mask_embedding and self._read_mask_row(self.mask_embedding)
 
     def _read_mask_row(self, file: Path) -> np.ndarray:
-        if "t5" not in self.networks:
-            raise UserError(f"{file}: a mask embedding needs a T5 to go into, and {self.source.path} brings none")
         tensors, width = open_file(file), self.config.t5.width
         shapes = {name: info.shape for name, info in tensors.items()}
         if len(shapes) != 1 or int(np.prod(next(iter(shapes.values())))) != width:
@@ -89,18 +93,10 @@ class Import:
     def write(self, output: str | Path, *, overwrite: bool = False, progress: Progress | None = None) -> Path:
         """Writes the model folder ``output``, which appears when it is complete."""
         output = Path(output)
-        if output.exists() and not overwrite:
-            raise UserError(f"{output}: exists already; choose another --output, or replace it with --overwrite")
-        existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
-        free = shutil.disk_usage(existing).free
-        if free < self.bytes:
-            raise UserError(
-                f"{output}: needs {self.bytes / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left; make room, or "
-                "choose another --output"
-            )
-        with new_model_folder(output, self.config, self.tokenizer) as partial:
+        check_output(output, self.bytes, overwrite)
+        with new_model_folder(output, self.config, self.tokenizer, self.networks) as folder:
             try:
-                self._write_weights(partial / "weights", progress)
+                self._write_weights(folder / "weights", progress)
             except ValueError as error:  # TensorStore's kind for whatever the disk says
                 if isinstance(error, UserError) or "RESOURCE_EXHAUSTED" not in str(error):
                     raise
@@ -122,10 +118,7 @@ class Import:
         shardings = weight_shardings(self.config, mesh)
         weights: Weights = {}
         for leaf, spec in self.plan.specs.items():
-            whole = np.empty(spec.shape, self.dtypes[leaf])
-            for layer in layers_of(spec):
-                whole[... if layer is None else layer] = self.read(leaf, layer)
-            weights[leaf] = _place(whole, shardings[leaf])
+            weights[leaf] = _place(whole_leaf(spec, self.dtypes[leaf], partial(self.read, leaf)), shardings[leaf])
         return weights
 
 

@@ -104,14 +104,6 @@ class Plan:
             rule.place(tensor, array)
         return array
 
-    def read_leaf(self, leaf: str, dtype: np.dtype) -> np.ndarray:
-        """A whole leaf, stacked where it is."""
-        spec = self.specs[leaf]
-        array = np.empty(spec.shape, dtype)
-        for layer in layers_of(spec):
-            array[... if layer is None else layer] = self.read(leaf, layer, dtype)
-        return array
-
     def _fan_in(self, leaf: str) -> int:
         """Inputs of a kernel: the second dim of its tensor in D-DiT's own files."""
         rules = layout_rules(OWN[network_of(leaf)], self.config)

@@ -110,6 +110,14 @@ def layers_of(spec: LeafSpec) -> tuple[int | None, ...]:
     return tuple(range(spec.shape[0])) if is_stacked(spec) else (None,)
 
 
+def whole_leaf(spec: LeafSpec, dtype: np.dtype, read: Callable[[int | None], np.ndarray]) -> np.ndarray:
+    """A leaf from its layers, each as ``read`` gives it."""
+    leaf = np.empty(spec.shape, dtype)
+    for layer in layers_of(spec):
+        leaf[... if layer is None else layer] = read(layer)
+    return leaf
+
+
 def expand(entry: Entry, spec: LeafSpec) -> Iterator[Rule]:
     """One rule for each layer and each key of an entry."""
     shape = part_shape(spec)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.sizes import D_DIT_2B
+from convert.diffusers_folder import MASK_FILE
 from convert.layouts import EXPECTED, STRANGERS, Layout, recognise
 from convert.sizes import read_sizes
 from convert.tensors import Tensors, open_file, open_folder, open_sharded
@@ -53,13 +54,18 @@ class Source:
     parts: Mapping[str, Part]
     tokenizer: Path | None
     scheduler: Json
+    mask_embedding: Path | None = None  # a file with the row of T5's embedding that stands for the mask
 
     def with_parts(self, other: "Source", network: str, flag: str) -> "Source":
-        """This source with a network of another one, and its tokenizer where this one has none."""
+        """This source with a network of another one, and its tokenizer where this one has none.
+
+        A T5 comes with its mask embedding.
+        """
         if network not in other.parts:
             raise UserError(f"{other.path}: holds {', '.join(other.parts)}, but {flag} needs a {network}")
         parts = {**self.parts, network: other.parts[network]}
-        return dataclasses.replace(self, parts=parts, tokenizer=self.tokenizer or other.tokenizer)
+        row = (network == "t5" and other.mask_embedding) or self.mask_embedding
+        return dataclasses.replace(self, parts=parts, tokenizer=self.tokenizer or other.tokenizer, mask_embedding=row)
 
     def model_config(self, vocabulary: int) -> ModelConfig:
         """The model that the parts are of; a network that is in none has the published model's sizes.
@@ -120,7 +126,9 @@ def _pipeline(path: Path) -> Source:
     if "tokenizer_3" in index:
         tokenizers = tokenizers[:1]
     tokenizer = next((folder for folder in tokenizers if (folder / "tokenizer.json").is_file()), None)
-    return Source(path, parts, tokenizer, _json(path / "scheduler" / "scheduler_config.json"))
+    row = path / MASK_FILE
+    scheduler = _json(path / "scheduler" / "scheduler_config.json")
+    return Source(path, parts, tokenizer, scheduler, row if row.is_file() else None)
 
 
 def _json(file: Path) -> Json:

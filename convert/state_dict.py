@@ -1,14 +1,16 @@
 """A torch state dict in memory (key -> numpy array) to our weights (leaf name -> numpy array), and back."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from convert.layouts import OWN
 from convert.plan import Plan, layout_rules
+from convert.rule import whole_leaf
 from convert.source import Part
-from convert.tensors import TensorInfo
+from convert.tensor_file import TensorInfo
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
@@ -58,7 +60,8 @@ def from_torch(
         groups[owner.get(key, networks[0])].append(key)
     parts = [Part(OWN[network], _Memory(state_dict, keys), "", {}) for network, keys in groups.items()]
     plan = Plan(config, parts)
-    return {leaf: plan.read_leaf(leaf, np.dtype(np.float32)) for leaf in plan.specs}
+    dtype = np.dtype(np.float32)
+    return {leaf: whole_leaf(spec, dtype, partial(plan.read, leaf, dtype=dtype)) for leaf, spec in plan.specs.items()}
 
 
 def _keys(network: str, config: ModelConfig) -> set[str]:

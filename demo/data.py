@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 from transformers import T5TokenizerFast
 
-from demo.digits import CAPTIONS, PAIR_CAPTION, QUESTION, WORDS, compose, load, pair_caption, split_pairs
+from demo.digits import CAPTIONS, PAIR_CAPTION, QUESTION, WORDS, Digits, compose, load, moved, pair_caption, split_pairs
 from dualdiff_jax.data.tokenizer import MASK_TOKEN, QUESTION_TEMPLATE
 
 IMAGES_PER_PAIR = 100
+MOVED_COPIES = 4  # of each training digit, to be read; what is drawn is learned from the digits as they are
 
 
 def write(output: Path) -> None:
@@ -23,22 +24,13 @@ def write(output: Path) -> None:
     partial = output.with_name(f".{output.name}-partial")
     shutil.rmtree(partial, ignore_errors=True)
     train, held_out = load()
-    rng = np.random.default_rng(0)
-    digits = []
-    for path, label in _images(partial, "digits", train.images, train.labels):
-        first, second = (CAPTIONS[i].format(WORDS[label]) for i in rng.permutation(len(CAPTIONS))[:2])
-        digits.append(_record(path, train.images, caption=first, re_caption=second))
-    _metadata(partial / "digits.json", digits)
-    questions = [
-        _record(record["image_path"], train.images, question=QUESTION, answer=WORDS[label])
-        for record, label in zip(digits, train.labels, strict=True)
-    ]
-    _metadata(partial / "questions.json", questions)
-    images, pairs = compose(train, split_pairs()[0], IMAGES_PER_PAIR, seed=0)
-    _metadata(
-        partial / "pairs.json",
-        [_record(path, images, caption=pair_caption(pair)) for path, pair in _images(partial, "pairs", images, pairs)],
-    )
+    seen = split_pairs()[0]
+    for prefix, digits in (("", train), ("moved_", moved(train, MOVED_COPIES, seed=0))):
+        _metadata(partial / f"{prefix}digits.json", _digits(partial, f"{prefix}digits", digits))
+        images, pairs = compose(digits, seen, IMAGES_PER_PAIR, seed=0)
+        named = _images(partial, f"{prefix}pairs", images, pairs)
+        records = [_record(path, images, caption=pair_caption(pair)) for path, pair in named]
+        _metadata(partial / f"{prefix}pairs.json", records)
     list(_images(partial, "held_out", held_out.images, held_out.labels))
     write_tokenizer(partial / "tokenizer")
     shutil.rmtree(output, ignore_errors=True)
@@ -54,6 +46,16 @@ def write_tokenizer(folder: Path) -> None:
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocabulary += [(f"▁{word}", -2.0) for word in words] + [("?", -2.0), (":", -2.0), ("▁", -12.0), (MASK_TOKEN, 0.0)]
     T5TokenizerFast(vocab=vocabulary, extra_ids=1).save_pretrained(str(folder))
+
+
+def _digits(output: Path, name: str, digits: Digits) -> list[dict]:
+    """Two captions of each, and the question with its answer."""
+    rng, records = np.random.default_rng(0), []
+    for path, label in _images(output, name, digits.images, digits.labels):
+        first, second = (CAPTIONS[i].format(WORDS[label]) for i in rng.permutation(len(CAPTIONS))[:2])
+        texts = dict(caption=first, re_caption=second, question=QUESTION, answer=WORDS[label])
+        records.append(_record(path, digits.images, **texts))
+    return records
 
 
 def _images(output: Path, name: str, images: np.ndarray, labels):

@@ -2,12 +2,13 @@
 
 The pictures are scikit-learn's copy of the UCI optical recognition test set: 1,797 digits of 8 x 8 pixels,
 values 0 to 16. 1,500 are for training, 297 are held out (stratified, seed 0). A pair is two digits side by
-side; 15 of the 100 ordered pairs never occur in training.
+side; 15 of the 100 ordered pairs never occur in training. What is read in training is also moved a little.
 """
 
 import dataclasses
 
 import numpy as np
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -18,6 +19,9 @@ QUESTION = "which digit is this?"
 SIDE = 8  # pixels
 HELD_OUT = 297
 UNSEEN_PAIRS = 15
+
+# How far a digit is moved at most: enough to be new, too little to become another.
+TURN, STRETCH, SHIFT = 10.0, 0.1, 0.5  # degrees, logarithm of a side's scale, pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,24 @@ def load() -> tuple[Digits, Digits]:
     parts = train_test_split(images, raw.target, test_size=HELD_OUT, stratify=raw.target, random_state=0)
     train_images, held_images, train_labels, held_labels = parts
     return Digits(train_images, train_labels), Digits(held_images, held_labels)
+
+
+def moved(digits: Digits, copies: int, seed: int) -> Digits:
+    """The digits as they are, and so many copies of each, turned, stretched and shifted a little at random."""
+    rng = np.random.default_rng(seed)
+    images = [_move(image, rng) for _ in range(copies) for image in digits.images]
+    return Digits(np.concatenate([digits.images, images]), np.tile(digits.labels, copies + 1))
+
+
+def _move(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    turn, stretch, shift = np.deg2rad(rng.uniform(-TURN, TURN)), rng.uniform(-STRETCH, STRETCH, 2), np.full(2, SHIFT)
+    turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    back = turned @ np.diag(np.exp(stretch))  # from a pixel of the copy to where its value is read
+    middle = np.full(2, SIDE / 2)
+    start = middle - back @ (middle + rng.uniform(-shift, shift))
+    affine = (*back[0], start[0], *back[1], start[1])
+    copy = Image.fromarray(image).transform((SIDE, SIDE), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
+    return np.asarray(copy)
 
 
 def split_pairs() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:

@@ -7,7 +7,9 @@ import jax
 
 from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.encoding import Encoder, encode_sources
+from dualdiff_jax.distributed.group import barrier
+from dualdiff_jax.encoder import Encoder
+from dualdiff_jax.encoding import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, summary, survey
@@ -67,7 +69,9 @@ def encode_data(config: RunConfig, output: str, model: str | None, progress: Cal
         hosts=jax.process_count(),
         progress=progress,
     )
-    print("\n".join(_snippet(name, folder) for name, folder in folders.items()))
+    barrier("encoded")
+    if jax.process_index() == 0:
+        print("\n".join(_snippet(name, folder) for name, folder in folders.items()))
 
 
 def _snippet(name: str, folder: Path) -> str:

@@ -10,90 +10,32 @@ embeddings are stored at their full length, because their padding is text that t
 
 import concurrent.futures
 import dataclasses
-import functools
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from dualdiff_jax.arrays import Images, Latents, Weights
-from dualdiff_jax.config import DataConfig, ModelConfig, SourceConfig
-from dualdiff_jax.data.array_records import MANIFEST, TEXT_ONLY, write_records
+from dualdiff_jax.config import DataConfig, SourceConfig
+from dualdiff_jax.data.array_records import write_records
 from dualdiff_jax.data.bad_records import BadRecords, Fault, Origin
 from dualdiff_jax.data.catalog import Shape, divide
+from dualdiff_jax.data.encoded import MANIFEST, TEXT_ONLY
 from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.records import DataError, Record, Source
 from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.texts import caption_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.transforms import read_image
+from dualdiff_jax.distributed.group import first_goes_first
+from dualdiff_jax.encoder import Encoder, different
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.autoencoder import IdentityAutoencoder
-from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.resolution import to_dict
-from dualdiff_jax.sharding import batch_sharding, replicated
 
 RECORDS_PER_FILE = 1024
-BATCH_PER_DEVICE = 8
-
-
-def posterior(autoencoder: Any, images: Images) -> tuple[Latents, Latents | None]:
-    """Mean and log variance of the latents as the model reads them (scaled and shifted); None: they are a point."""
-    if isinstance(autoencoder, IdentityAutoencoder):
-        return autoencoder.encode(images), None
-    mean, log_variance = autoencoder.posterior(images)
-    return autoencoder.sample(mean, log_variance, None), log_variance + 2.0 * math.log(autoencoder.scale)
-
-
-class Encoder:
-    """The frozen networks of ``config`` with ``weights``, over the devices of ``mesh``."""
-
-    def __init__(self, config: ModelConfig, weights: Weights, mesh: Mesh):
-        self.batch_size = BATCH_PER_DEVICE * mesh.size
-        self._weights, self._sharding = weights, batch_sharding(mesh)
-        whole = replicated(mesh)
-
-        @functools.partial(jax.jit, out_shardings=whole)
-        def encode_images(weights: Weights, images: Images) -> tuple[Latents, ...]:
-            found = posterior(bind(config, weights).autoencoder, images)
-            return tuple(value.astype(jnp.bfloat16) for value in found if value is not None)
-
-        @functools.partial(jax.jit, out_shardings=whole)
-        def encode_text(weights: Weights, token_ids: jax.Array) -> jax.Array:
-            return bind(config, weights).encode_text(token_ids).astype(jnp.bfloat16)
-
-        self._encode_images, self._encode_text = encode_images, encode_text
-
-    def images(self, images: Sequence[np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-        """``latent_mean`` and, where there is one, ``latent_log_variance`` of each image, in bf16."""
-        for rows in zip(*self._batches(self._encode_images, images), strict=True):
-            yield dict(zip(("latent_mean", "latent_log_variance"), rows, strict=False))
-
-    def texts(self, token_ids: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """(l, d) bf16 of each text."""
-        return self._batches(lambda *arguments: (self._encode_text(*arguments),), token_ids)[0] if token_ids else []
-
-    def _batches(
-        self, encode: Callable[..., tuple[jax.Array, ...]], rows: Sequence[np.ndarray]
-    ) -> list[list[np.ndarray]]:
-        """Each output of ``encode``, row by row; all batches are full, so that one program serves them."""
-        found: list[list[np.ndarray]] = []
-        for start in range(0, len(rows), self.batch_size):
-            batch = list(rows[start : start + self.batch_size])
-            full = np.stack(batch + [batch[-1]] * (self.batch_size - len(batch)))
-            outputs = encode(self._weights, jax.device_put(full, self._sharding))
-            found = found or [[] for _ in outputs]
-            for column, output in zip(found, outputs, strict=True):
-                column += list(np.asarray(output)[: len(batch)])
-        return found
 
 
 class Lot(NamedTuple):
@@ -119,21 +61,25 @@ def encode_sources(
     """Encodes every source of ``config``; returns where each went. ``made_by`` says with which model.
 
     Goes on where an earlier run was stopped. Raises ``UserError`` where a folder holds something else, or where
-    more than ``data.max_bad_share`` of a source is bad; bad records are left out and named in bad_records.jsonl.
+    more than ``data.max_bad_share`` of a source is bad; bad records are left out and named in
+    bad_records.jsonl, with the host's number in its name beyond 0.
     """
     cache, folders, sources, lots = IndexCache(config.index_cache), {}, {}, []
-    for source in config.sources:
-        folders[source.name] = Path(output) / source.name
-        sources[source.name] = open_source(source, cache)
-        found = list(_lots(source, divide(source, sources[source.name], cache), folders[source.name]))
-        description = {"source": to_dict(source), "text_length": config.text_length, "made_by": made_by}
-        _claim(folders[source.name], description | {"files": [lot.file.name for lot in found]})
-        lots += found
+    common = {"text_length": config.text_length, "tokenizer": tokenizer.fingerprint(), "made_by": made_by}
+    answers = encoder.answers(tokenizer.null_ids(config.text_length))
+    with first_goes_first("sources"):
+        for source in config.sources:
+            folders[source.name] = Path(output) / source.name
+            sources[source.name] = open_source(source, cache)
+            found = list(_lots(source, divide(source, sources[source.name], cache), folders[source.name]))
+            description = common | {"source": to_dict(source), "files": [lot.file.name for lot in found]}
+            _claim(folders[source.name], description, answers, host)
+            lots += found
     todo = [lot for lot in lots[host::hosts] if not lot.file.exists()]
     done, total = 0, sum(len(lot.indexes) for lot in todo)
     bad = {name: BadRecords(config.max_bad_share) for name in folders}
     for name, folder in folders.items():
-        bad[name].write_to(folder / "bad_records.jsonl")
+        bad[name].write_to(folder / f"bad_records{f'.{host}' if host else ''}.jsonl")
     for lot in todo:
         name = lot.source.name
         records = _encoded(lot, sources[name], encoder, tokenizer, config.text_length, bad[name])
@@ -154,19 +100,23 @@ def _lots(source: SourceConfig, division: Any, folder: Path) -> Iterator[Lot]:
             yield Lot(folder / f"{prefix}{number:06d}.array_record", source, shape, chosen)
 
 
-def _claim(folder: Path, description: dict[str, Any]) -> None:
-    """Writes the manifest, or raises ``UserError`` if there is another one."""
-    text = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
+def _claim(folder: Path, description: dict[str, Any], answers: dict[str, list[float]], host: int) -> None:
+    """Writes the manifest, or raises ``UserError`` if there is another one. Answers may differ by roundings."""
+    text = json.dumps(description | {"answers": answers}, indent=1, ensure_ascii=False) + "\n"
     file = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            partial = folder / f".{MANIFEST}.{os.getpid()}"
+            partial = folder / f".{MANIFEST}.{host}"  # hosts may have the same process numbers
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, file)
+        there = json.loads(file.read_text(encoding="utf-8"))
+        is_same = not different(there.pop("answers"), answers) and there == json.loads(json.dumps(description))
     except OSError as error:
         raise UserError(f"{folder}: may not be written ({error.strerror}); choose another --output") from error
-    if file.read_text(encoding="utf-8") != text:
+    except (ValueError, KeyError, AttributeError, TypeError):
+        is_same = False
+    if not is_same:
         raise UserError(f"{folder}: holds the data of another config or model; choose another --output")
 
 

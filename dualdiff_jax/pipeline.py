@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding
 from PIL import Image
 
@@ -94,7 +95,7 @@ class DualDiffusionPipeline:
         prompts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
         done: list[np.ndarray] = []
         for latents, _ in self.draw(prompts, negative_prompt, **options):
-            done += list(np.asarray(latents if output == "latents" else self.decode_latents(latents)))
+            done += list(_whole(latents if output == "latents" else self.decode_latents(latents)))
             _tell(progress, len(done), len(prompts))
         if output == "pil":
             return [to_pil(image) for image in done]
@@ -223,12 +224,12 @@ class DualDiffusionPipeline:
                 programs.read,
                 self._place(np.stack([pixels[i] for i in rows])),
                 self._place(np.stack([token_ids[i] for i in rows])),
-                self._place(rngs),
+                jax.random.wrap_key_data(self._place(jax.random.key_data(rngs))),  # keys themselves stay on one host
                 mask_token_id=self.tokenizer.mask_token_id,
                 steps=steps,
                 order=order,
             )
-            done.append(MaskedSample(np.asarray(sample.token_ids)[:count], np.asarray(sample.revealed_in)[:count]))
+            done.append(MaskedSample(_whole(sample.token_ids)[:count], _whole(sample.revealed_in)[:count]))
             _tell(progress, int(rows[count - 1]) + 1, len(pixels))
         return MaskedSample(*(np.concatenate(field) for field in zip(*done, strict=True)))
 
@@ -290,6 +291,11 @@ class DualDiffusionPipeline:
         for start in range(0, count, full):
             rows = np.minimum(np.arange(start, start + full), count - 1)
             yield rows, min(full, count - start), keys(jax.random.key(seed), rows)
+
+
+def _whole(array: jax.Array) -> np.ndarray:
+    """All of it, on each host."""
+    return np.asarray(array) if array.is_fully_addressable else process_allgather(array, tiled=True)
 
 
 def _tell(progress: Progress | None, done: int, total: int) -> None:

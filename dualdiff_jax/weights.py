@@ -1,6 +1,6 @@
 """A model folder: all that is needed to load a model, and nothing that is needed to train it.
 
-    MODEL_DIR/model.json     format version and the resolved ModelConfig
+    MODEL_DIR/model.json     format version, the networks that are there, and the resolved ModelConfig
     MODEL_DIR/tokenizer/     T5 tokenizer
     MODEL_DIR/weights/       the arrays, sharded, written and restored by Orbax
 The folder appears under its name only when it is complete.
@@ -13,22 +13,26 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
+from configs.sizes import D_DIT_2B
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.distributed.group import barrier
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import NETWORKS, leaf_specs, network_of, weight_shardings
+from dualdiff_jax.models.bundle import NETWORKS, leaf_specs, weight_shardings
 from dualdiff_jax.resolution import resolve, to_dict
 
 FORMAT, VERSION = "dualdiff_jax model", 1
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # What may be in flight while a model is read: its largest leaf, as float32 if it is stored so, and some more.
 WIDENED, SPARE_GB = 2, 1
@@ -36,38 +40,63 @@ WIDENED, SPARE_GB = 2, 1
 
 def save_model(folder: str | Path, config: ModelConfig, weights: Weights, tokenizer: Tokenizer) -> None:
     """Writes a model folder. An older one of that name is replaced, at the last moment."""
-    with new_model_folder(folder, config, tokenizer) as partial, ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(partial / "weights", weights)
+    with new_model_folder(folder, config, tokenizer) as partial:
+        save_arrays(partial / "weights", weights)
+
+
+def save_arrays(folder: Path, weights: Weights) -> None:
+    """What ``restore`` reads. ``folder`` must not exist."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), weights)
 
 
 @contextlib.contextmanager
-def new_model_folder(folder: str | Path, config: ModelConfig, tokenizer: Tokenizer) -> Iterator[Path]:
-    """Gives a folder to write ``weights/`` into; when that is done, it becomes the model folder ``folder``.
+def new_model_folder(
+    folder: str | Path, config: ModelConfig, tokenizer: Tokenizer, networks: Sequence[str] = NETWORKS
+) -> Iterator[Path]:
+    """Gives a folder to write the arrays of ``networks`` into, as ``weights/``; then it becomes a model folder."""
+    with new_folder(folder) as partial:
+        yield partial
+        if jax.process_index() != 0:
+            return
+        tokenizer.save(partial / "tokenizer")
+        description = {"format": FORMAT, "version": VERSION, "networks": list(networks)}
+        description["config"] = _known(to_dict(config), networks)
+        (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Gives an empty folder to write into; when that is done, it becomes ``folder``, in place of an older one.
 
     Until then it has a name that begins with a dot, and what a killed process left there is removed first.
+    Of several processes, which all write ``weights/``, the first does the rest.
     """
+    is_first = jax.process_index() == 0
     folder = Path(folder).absolute()
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        barrier(f"{folder.name} begun")
         yield partial
-        tokenizer.save(partial / "tokenizer")
-        description = {"format": FORMAT, "version": VERSION, "config": to_dict(config)}
-        (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
+        if is_first:
+            if folder.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(folder, old)
+            os.rename(partial, folder)
             shutil.rmtree(old, ignore_errors=True)
-            os.rename(folder, old)
-        os.rename(partial, folder)
-        shutil.rmtree(old, ignore_errors=True)
+        barrier(f"{folder.name} done")
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"{folder}: may not be written ({error.strerror}); choose another folder") from error
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in NO_ROOM:
             raise
         raise UserError(f"{folder}: the disk is full; make room, or choose another folder") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if is_first:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def is_model_folder(folder: str | Path) -> bool:
@@ -75,28 +104,54 @@ def is_model_folder(folder: str | Path) -> bool:
 
 
 def load_config(folder: str | Path) -> ModelConfig:
-    """The ModelConfig of a model folder; ``UserError`` where the folder is none, damaged, or of a newer format."""
-    folder = Path(folder)
+    """The ModelConfig of a model folder; ``UserError`` where the folder is none, damaged, or of a newer format.
+
+    Of a network that is not there, the sizes are the published model's but for what the others know of it.
+    """
+    description = _description(Path(folder))
+    sections = dict(description["config"])
+    for network in set(NETWORKS) - set(description["networks"]):
+        sections[network] = {**D_DIT_2B[network], **sections.get(network, {})}
+    return resolve(sections, ModelConfig, what=f"config in {Path(folder) / 'model.json'}")
+
+
+def load_networks(folder: str | Path) -> tuple[str, ...]:
+    """Which of ``NETWORKS`` a model folder holds."""
+    return tuple(_description(Path(folder))["networks"])
+
+
+def _description(folder: Path) -> dict[str, Any]:
     file = folder / "model.json"
     if not file.is_file():
         raise UserError(f"{folder}: is no model folder, for it has no model.json; name the folder that training wrote")
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-        version, config = description["version"], description["config"]
+        version, _, _ = description["version"], dict(description["config"]), set(description.get("networks", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: is damaged ({error!r}); copy the model folder anew") from error
     if version != VERSION:
         raise UserError(
             f"{file}: has format version {version}, this program reads {VERSION}; install a release that reads it"
         )
-    return resolve(config, ModelConfig, what=f"config in {file}")
+    return {"networks": NETWORKS} | description  # older folders do not say it
+
+
+def _known(sections: dict[str, Any], networks: Sequence[str]) -> dict[str, Any]:
+    """The config's sections; of an absent network only what the MMDiT and the tokenizer have to know of it."""
+    known = {"mmdit": ("vocab_size",)}
+    if "mmdit" in networks:
+        known = {"t5": ("width",), "autoencoder": ("kind", "channels")}
+    absent = [network for network in NETWORKS if network not in networks]
+    return sections | {
+        network: {field: sections[network][field] for field in known.get(network, ())} for network in absent
+    }
 
 
 def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tuple[ModelConfig, Weights, Tokenizer]:
     """Config, weights on ``mesh`` (each device reads only its shards) and tokenizer of a model folder.
 
     ``dtype``: what the weights become and what the model computes in; None keeps both as they were stored.
-    A folder may lack whole networks; their leaves are then absent.
+    Whole networks may be missing in an import of some components; their leaves are then absent.
     """
     folder = Path(folder)
     config = load_config(folder)
@@ -106,9 +161,7 @@ def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tupl
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model scores "
             f"{config.mmdit.vocab_size}; they do not belong together"
         )
-    stored = stored_leaves(folder / "weights")
-    networks = {network_of(name) for name in stored}
-    specs = leaf_specs(config, tuple(network for network in NETWORKS if network in networks))
+    stored, specs = stored_leaves(folder / "weights"), leaf_specs(config, load_networks(folder))
     if stored.keys() != specs.keys():
         faults = [f"{name}: is missing" for name in specs if name not in stored]
         faults += [f"{name}: has no place in this model" for name in stored if name not in specs]

@@ -25,8 +25,9 @@ def write_data(root: Path, records: int = RECORDS) -> None:
         path, word = f"images/{index}.png", WORDS[digits.labels[index]]
         Image.fromarray(digits.images[index]).save(root / path)
         record = {"image_path": path, "ratio": 1.0, "height": 8, "width": 8}
-        captions.append(record | {"caption": CAPTIONS[0].format(word), "re_caption": CAPTIONS[1].format(word)})
-        questions.append(record | {"question": QUESTION, "answer": word})
+        asked = {"question": QUESTION, "answer": word}
+        captions.append(record | asked | {"caption": CAPTIONS[0].format(word), "re_caption": CAPTIONS[1].format(word)})
+        questions.append(record | asked)
     (root / "captions.json").write_text(json.dumps(captions))
     (root / "questions.json").write_text(json.dumps(questions))
     write_tokenizer(root / "tokenizer")

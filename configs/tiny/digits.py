@@ -4,7 +4,6 @@ DATA = "runs/demo/data"
 SIZE = dict(height=8, width=8)
 VOCABULARY = 33  # words of the demo's tokenizer
 LENGTH = 12
-FILES = {"image_generation": "digits.json", "captioning": "digits.json", "instruction": "questions.json"}
 
 
 def tiny(config, *, steps, learning_rate=2e-3):
@@ -21,7 +20,7 @@ def tiny(config, *, steps, learning_rate=2e-3):
     config.data.tokenizer = f"{DATA}/tokenizer"
     config.data.update(text_length=LENGTH, read_threads=1, cache_images=2048)
     config.data.sources = [
-        dict(name=s["name"], root=DATA, files=FILES[s["task"]], task=s["task"], **SIZE)
+        dict(name=s["name"], root=DATA, files="digits.json", task=s["task"], **SIZE)
         for s in config.to_dict()["data"]["sources"]
     ]
     config.optimizer.update(learning_rate=learning_rate, warmup_steps=min(20, steps // 4), ema_decay=0.95)

@@ -18,6 +18,7 @@ from array_record.python import array_record_module
 from grain.sources import ArrayRecordDataSource
 
 from dualdiff_jax.config import RootConfig, SourceConfig
+from dualdiff_jax.data.encoded import TEXT_ONLY, read_manifest
 from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.patterns import expand
 from dualdiff_jax.data.records import ABSENT_KEY, UNREADABLE, DataError, Record, Turn
@@ -25,8 +26,6 @@ from dualdiff_jax.errors import UserError
 
 OPTIONS = "group_size:1"  # records that are compressed together; more than one would have to be read together
 LENGTH = struct.Struct("<I")
-MANIFEST = "encoded.json"  # of a folder that encode-data writes: {"files": [...], ...}
-TEXT_ONLY = "text-"  # how files of records without an image begin
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)} | {n: np.dtype(n) for n in ("float32", "float16", "int32", "uint8")}
 
 
@@ -121,24 +120,9 @@ class ArrayRecordSource:
 def open_array_record(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[ArrayRecordSource]:
     del cache
     files = expand(root.root, root.files)
-    _check_finished(Path(root.root))
+    read_manifest(root.root)
     kinds = {is_text: [f for f in files if f.name.startswith(TEXT_ONLY) == is_text] for is_text in (False, True)}
     try:
         return [ArrayRecordSource(source, found, is_text) for is_text, found in kinds.items() if found]
     except Exception as error:  # the library raises many kinds, all of which mean a damaged or foreign file
         raise UserError(f"{files[0]}: cannot be read as ArrayRecord ({error}); copy it anew") from error
-
-
-def _check_finished(folder: Path) -> None:
-    if not (folder / MANIFEST).is_file():
-        return
-    try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        missing = [name for name in files if not (folder / name).is_file()]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / MANIFEST}: is damaged ({error!r}); encode the data anew") from error
-    if missing:
-        raise UserError(
-            f"{folder}: encoding is not finished, {len(missing)} of {len(files)} files are missing; "
-            "run the same --mode=encode-data again"
-        )

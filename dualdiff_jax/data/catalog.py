@@ -27,6 +27,7 @@ Shape: TypeAlias = tuple[int, int] | None  # (height, width) of the images of a 
 Division: TypeAlias = Mapping[Shape, Sequence[int] | np.ndarray]  # shape -> numbers of the records that have it
 
 THREADS = 16
+CHUNK = 1 << 18  # records whose shape is found at once
 LOT = 4096  # records between two looks at the clock
 UNKNOWN = 0  # height and width of a record that is damaged; the run will meet and count it
 MOST = np.iinfo(np.uint16).max
@@ -42,7 +43,9 @@ def divide(config: SourceConfig, source: Source, cache: IndexCache) -> Division:
     if needs_catalog:
         kind = f"catalog-{'-'.join(config.caption_keys)}"
         rows = cache.array(source.files(), kind, lambda: catalog(source), is_small=len(source) < LOT)
-        kept, shapes = passes(config, rows), nearest(config.sizes(), rows)
+        for start in range(0, len(source), CHUNK):  # the steps between take many times the memory of the result
+            part = slice(start, start + CHUNK)
+            kept[part], shapes[part] = passes(config, rows[part]), nearest(config.sizes(), rows[part])
     if has_image is not None:
         kept = np.where(has_image, kept, _fits_length(config, rows) if needs_catalog else True)
     found: dict[Shape, np.ndarray] = {}

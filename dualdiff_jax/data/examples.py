@@ -22,6 +22,7 @@ LONGEST_WALK = 1000  # bad records in a row, after which there is no use in goin
 class ExampleMaker:
     """(number, rng) -> (Example, Origin), with caption and turns chosen by ``rng``.
 
+    ``has_text_embeddings`` says that encode-data stored those of the captions, and that they are to be read.
     A bad record is replaced by the next one of the same source and shape. The first ``data.cache_images`` pictures
     stay in memory, resized: a small set is decoded once.
     """
@@ -35,9 +36,11 @@ class ExampleMaker:
         shape: Shape,
         indexes: Sequence[int] | np.ndarray,
         notes: ReadingNotes,
+        has_text_embeddings: bool = False,
     ):
         self._config, self._data, self._tokenizer = config, data, tokenizer
         self._source, self._shape, self._indexes, self._notes = source, shape, indexes, notes
+        self._has_text_embeddings = has_text_embeddings
         self._suffix = question_suffix(config)
         self._weights = dict(zip(config.caption_keys, config.caption_weights, strict=True))
         self._cache: dict[str, np.ndarray] = {}
@@ -112,7 +115,11 @@ class ExampleMaker:
         if record.size != self._shape:
             raise DataError(UNREADABLE, f"{record.record_id} was encoded at {record.size}, not {self._shape}")
         arrays = {name: value for name, value in record.arrays.items() if name.startswith("latent_")}
-        embeddings = record.arrays.get(f"text_embeddings/{caption_name}")
-        if embeddings is not None:
-            arrays["text_embeddings"] = embeddings
+        if self._has_text_embeddings:
+            name = f"text_embeddings/{caption_name}"
+            if name not in record.arrays:
+                raise DataError(
+                    ABSENT_KEY, f"{record.record_id} has no {name}; encode the data with these caption_keys"
+                )
+            arrays["text_embeddings"] = record.arrays[name]
         return arrays

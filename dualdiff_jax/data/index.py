@@ -129,21 +129,26 @@ def is_small(file: Path) -> bool:
 
 
 def _lines(file: Path, column: Callable[[Any], int] | None) -> np.ndarray:
-    ends, base = [], 0
+    found, base, start = [], 0, 0
     with file.open("rb") as stream:
         while chunk := stream.read(CHUNK):
-            ends.append(base + np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")))
+            stops = base + np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
             base += len(chunk)
-    ends.append(np.asarray([base]))
-    stops = np.concatenate(ends).astype(np.int64)
-    starts = np.concatenate([[0], stops[:-1] + 1])
-    rows = np.stack([starts, stops - starts], axis=1)
-    rows = rows[rows[:, 1] > 1]  # without blank lines
+            if len(stops):
+                found.append(_rows(np.concatenate([[start], stops[:-1] + 1]), stops))
+                start = int(stops[-1]) + 1
+    rows = np.concatenate([*found, _rows(np.asarray([start]), np.asarray([base]))])
     if column is None:
         return rows
     with file.open("rb") as stream:
         flags = [column(_value(stream.read(int(n)))) for start, n in rows.tolist() if stream.seek(start) >= 0]
     return np.concatenate([rows, np.asarray(flags, np.int64).reshape(-1, 1)], axis=1)
+
+
+def _rows(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """(n, 2), without blank lines."""
+    rows = np.stack([starts, stops - starts], axis=1)
+    return rows[rows[:, 1] > 1]
 
 
 def _value(text: bytes) -> Any:

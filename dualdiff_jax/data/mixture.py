@@ -21,6 +21,7 @@ from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.data.bad_records import BadRecords, Origin
 from dualdiff_jax.data.batch import Batch, Example
 from dualdiff_jax.data.catalog import Shape, divide
+from dualdiff_jax.data.encoded import LATENTS_AND_TEXT, kind_of, refuse_mixed
 from dualdiff_jax.data.examples import ExampleMaker
 from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.records import Source
@@ -63,6 +64,7 @@ class Mixture:
         self._config, self._tokenizer, self._seed = config, tokenizer, seed
         self._host, self._hosts, self._per_host_batch_size = host, hosts, global_batch_size // hosts
         cache = IndexCache(config.index_cache)
+        self._kinds = {source.name: kind_of(source, config, tokenizer) for source in config.sources}
         self._notes = ReadingNotes()
         self._sources = {source.name: open_source(source, cache) for source in config.sources}
         parts: dict[bool, dict[Shape, list[Part]]] = {True: {}, False: {}}
@@ -73,6 +75,9 @@ class Mixture:
                 examples = self._examples(source, self._sources[source.name], shape, indexes)
                 part = Part(source, examples, source.weight * len(indexes) / total)
                 parts[source.task == "image_generation"].setdefault(shape, []).append(part)
+        for stream, of in (("image", parts[True]), ("text", parts[False])):
+            sources = [part.source.name for shape in of if shape for part in of[shape]]
+            refuse_mixed(stream, [(name, self._kinds[name]) for name in sources])
         self._steps = _Steps(*self._streams(parts[True], parts[False]))
         self.bad_records = BadRecords(config.max_bad_share)
 
@@ -122,7 +127,8 @@ class Mixture:
     def _examples(
         self, config: SourceConfig, source: Source, shape: Shape, indexes: Sequence[int] | np.ndarray
     ) -> grain.MapDataset:
-        maker = ExampleMaker(config, self._config, self._tokenizer, source, shape, indexes, self._notes)
+        is_stored = self._kinds[config.name] == LATENTS_AND_TEXT
+        maker = ExampleMaker(config, self._config, self._tokenizer, source, shape, indexes, self._notes, is_stored)
         name = f"{self._seed}/{config.name}" + (f"/{shape}" if shape != (config.height, config.width) else "")
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         return grain.MapDataset.range(len(indexes)).seed(seed).shuffle().repeat(None).random_map(maker)

@@ -1,7 +1,7 @@
 """From an image file to the array the model sees; one way for training and inference.
 
 Decode the first frame, turn by EXIF, to RGB (alpha over white, 16 bit to 8), bicubic resize until the
-target is covered, centre crop, [0, 255] -> [-1, 1].
+target is covered, centre crop, [0, 255] -> [-1, 1]. Resize and crop are one operation (``resample.py``).
 
 A JPEG that is much larger than the target is decoded at 1/2, 1/4 or 1/8 of its size, but never below
 ``SPARE`` times the target; the resize, which goes on from there, decides what the eye can see.
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dualdiff_jax.data.records import EMPTY, MISSING, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
+from dualdiff_jax.data.resample import resample
 from dualdiff_jax.errors import UserError
 
 MIN_SIDE = 2  # pixels; below this there is no picture to resize
@@ -39,7 +40,7 @@ def read_image(source: ImageSource, height: int, width: int, name: str = "the im
 def read_pixels(source: ImageSource, height: int, width: int, name: str = "the image") -> np.ndarray:
     """(height, width, 3) uint8: all but the last step."""
     image, extent = _open(source, name, (height, width))
-    return np.asarray(_cover(image, height, width, extent))
+    return _cover(image, height, width, extent)
 
 
 def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -100,21 +101,21 @@ def image_size(source: bytes | Path, name: str = "the image") -> tuple[int, int]
 
 def fit(image: Image.Image, height: int, width: int) -> np.ndarray:
     """(height, width, 3) fp32 in [-1, 1]: resized to cover, then the centre."""
-    return normalize(np.asarray(_cover(image, height, width, image.size)))
+    return normalize(_cover(image, height, width, image.size))
 
 
-def _cover(image: Image.Image, height: int, width: int, extent: Extent) -> Image.Image:
+def _cover(image: Image.Image, height: int, width: int, extent: Extent) -> np.ndarray:
     """Resized and cropped; what is cropped is not computed. ``extent`` is what the picture fills, from the corner."""
+    pixels = np.asarray(image)
+    if image.size == (width, height):
+        return pixels
     wide, high = extent
     scale = max(height / high, width / wide)
     covering = (max(width, round(wide * scale)), max(height, round(high * scale)))
-    if image.size != (width, height):
-        left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
-        across, down = wide / covering[0], high / covering[1]
-        right, bottom = min((left + width) * across, wide), min((top + height) * down, high)
-        box = (left * across, top * down, right, bottom)
-        image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
-    return image
+    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+    across, down = wide / covering[0], high / covering[1]
+    right, bottom = min((left + width) * across, wide), min((top + height) * down, high)
+    return resample(pixels, (left * across, top * down, right, bottom), height, width)
 
 
 def to_pil(image: np.ndarray) -> Image.Image:

@@ -52,7 +52,10 @@ class DualDiffusionModel(nnx.Module):
 
     def __getattr__(self, name: str):
         if name in NETWORKS:
-            raise UserError(f"this model holds no {name}; import one with every component")
+            raise UserError(
+                f"this model holds no {name}; import it again (python -m convert import) from a source that has "
+                f"{', '.join(NETWORKS)}, or with --t5 and --autoencoder beside it"
+            )
         raise AttributeError(name)
 
     def encode_text(self, token_ids: TokenIds) -> TextEmbeddings:
@@ -63,9 +66,18 @@ class DualDiffusionModel(nnx.Module):
         """See ``MMDiT.__call__``."""
         return self.mmdit(latents, timestep, text)
 
-    def __call__(self, latents: Latents | None, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
-        """The denoiser of the objectives: T5, then the MMDiT."""
-        return self.denoise(latents, timestep, self.encode_text(token_ids))
+    def __call__(
+        self,
+        latents: Latents | None,
+        timestep: PerExample,
+        token_ids: TokenIds | None,
+        text_embeddings: TextEmbeddings | None = None,
+    ) -> DenoiserOutput:
+        """The denoiser of the objectives: T5, of what it has not read yet, then the MMDiT."""
+        texts = [] if text_embeddings is None else [text_embeddings]
+        if token_ids is not None:
+            texts.append(self.encode_text(token_ids))
+        return self.denoise(latents, timestep, texts[0] if len(texts) == 1 else jnp.concatenate(texts))
 
 
 @dataclasses.dataclass(frozen=True)

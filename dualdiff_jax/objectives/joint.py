@@ -10,6 +10,9 @@ alone (lambda = 1, w = 0), tuning on images the images alone.
 
 ``corrupt`` draws everything random; ``joint_loss`` is then a function of the network alone. So a batch
 can be cut into parts after it was corrupted, and their losses and gradients add up to the whole's.
+
+Captions are clean, so their embeddings may have been computed ahead; then the text encoder reads the masked texts
+alone. Both batches still make one pass of the model.
 """
 
 from collections.abc import Callable
@@ -33,7 +36,7 @@ class ImageExamples(NamedTuple):
 
     latents: Latents  # (b, h, w, c), clean
     token_ids: TokenIds  # (b, l)
-    text_embeddings: TextEmbeddings | None = None  # (b, l, d), the encoder's of token_ids, where they are known
+    text_embeddings: TextEmbeddings | None = None  # (b, l, d), those of token_ids, where they are known
 
 
 class TextExamples(NamedTuple):
@@ -69,19 +72,21 @@ def encode_and_corrupt(
     *,
     null_token_ids: jax.Array,
     mask_token_id: int,
-    encode_text: Callable[[TokenIds], TextEmbeddings] | None = None,
+    null_text_embeddings: jax.Array | None = None,
 ) -> Corrupted:
     """``corrupt`` of a batch as the data gives it: ``image`` and ``text``, each with ``token_ids`` and images.
 
-    Images come as ``clean_latents`` reads them, ``encode`` makes latents of pixels; ``text`` also has ``is_answer``.
-    ``encode_text`` makes the null caption's embedding beside ``text_embeddings`` that ``image`` holds; without it
-    they are left aside, as they must be where the text encoder is trained.
+    Images come as ``clean_latents`` reads them, ``encode`` makes latents of pixels; ``image`` may have
+    ``text_embeddings``, and ``text`` also has ``is_answer``.
     """
     rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
-    known = batch.image.get("text_embeddings") if encode_text is not None else None
     return corrupt(
         rng_corrupt,
-        ImageExamples(clean_latents(batch.image, encode, rng_image), batch.image["token_ids"], known),
+        ImageExamples(
+            clean_latents(batch.image, encode, rng_image),
+            batch.image["token_ids"],
+            batch.image.get("text_embeddings"),
+        ),
         TextExamples(
             clean_latents(batch.text, encode, rng_text),
             batch.text["token_ids"],
@@ -90,7 +95,7 @@ def encode_and_corrupt(
         config,
         null_token_ids=null_token_ids,
         mask_token_id=mask_token_id,
-        null_text_embeddings=None if known is None else encode_text(null_token_ids[None])[0],
+        null_text_embeddings=null_text_embeddings,
     )
 
 
@@ -106,7 +111,7 @@ def corrupt(
 ) -> Corrupted:
     """All draws of one step. ``null_token_ids`` (l,) is the empty caption at the captions' length.
 
-    ``null_text_embeddings`` (l, d) must be given where ``image`` has text embeddings.
+    ``null_text_embeddings`` (l, d) are needed where the captions' are known and some captions are dropped.
     """
     rng_noise, rng_sigma, rng_drop, rng_t, rng_mask = jax.random.split(rng, 5)
     b_image, b_text = image.latents.shape[0], text.token_ids.shape[0]
@@ -116,7 +121,7 @@ def corrupt(
     t = sample_t(rng_t, b_text)
     noisy_token_ids, is_masked = mask_tokens(rng_mask, text.token_ids, t, text.is_answer, mask_token_id)
     embeddings = image.text_embeddings
-    if embeddings is not None:
+    if embeddings is not None and config.caption_dropout:
         embeddings = jnp.where(dropped[..., None], null_text_embeddings.astype(embeddings.dtype), embeddings)
     every_token = config.text_normalization == "all_positions"
     tokens = text.token_ids.size if every_token else jnp.maximum(text.is_answer.sum(), 1)
@@ -171,8 +176,7 @@ def _predict(denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig) -> t
     """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
 
     One pass needs both batches in one shape, so text without images takes two. It wastes the unused head of each
-    half, but runs every matrix once over twice the tokens. A half without weight is None. Text embeddings that are
-    known are not computed again.
+    half, but runs every matrix once over twice the tokens. A half without weight is None.
     """
     timestep = TIMESTEPS * batch.sigma
     clean = jnp.zeros_like(batch.t)
@@ -181,17 +185,16 @@ def _predict(denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig) -> t
     if not is_joint or batch.text_latents is None:
         velocity = logits = None
         if config.image_weight:
-            run, text = (denoiser, batch.image_token_ids) if known is None else (denoiser.denoise, known)
-            velocity = run(batch.noisy_latents, timestep, text).velocity
+            text = (batch.image_token_ids,) if known is None else (None, known)
+            velocity = denoiser(batch.noisy_latents, timestep, *text).velocity
         if config.text_weight:
             logits = denoiser(batch.text_latents, clean, batch.noisy_token_ids).logits
         return velocity, logits
-    latents = jnp.concatenate([batch.noisy_latents, batch.text_latents])
-    timestep = jnp.concatenate([timestep, clean])
-    if known is None:
-        output = denoiser(latents, timestep, jnp.concatenate([batch.image_token_ids, batch.noisy_token_ids]))
-    else:
-        text = denoiser.encode_text(batch.noisy_token_ids)
-        output = denoiser.denoise(latents, timestep, jnp.concatenate([known.astype(text.dtype), text]))
+    both = jnp.concatenate([batch.image_token_ids, batch.noisy_token_ids])
+    output = denoiser(
+        jnp.concatenate([batch.noisy_latents, batch.text_latents]),
+        jnp.concatenate([timestep, clean]),
+        *((both,) if known is None else (batch.noisy_token_ids, known)),
+    )
     b_image = batch.sigma.shape[0]
     return output.velocity[:b_image], output.logits[b_image:]

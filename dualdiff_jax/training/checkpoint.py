@@ -23,6 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.distributed.group import barrier
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.resolution import to_dict
 from dualdiff_jax.training.start import start_identity
@@ -52,6 +53,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             for partial in (self._workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(partial, ignore_errors=True)  # threads of the save that failed may still write there
+        barrier("half written checkpoints are gone")
 
     def _open(self) -> None:
         train = self._config.train
@@ -84,6 +86,8 @@ class Checkpoints:
         if self._retry_at is not None:
             self._clear()
             self._retry_at = None
+        if jax.process_count() > 1 and not self._has_room(state):
+            return self._put_off(step, "there is no room")
         run = {"next_step": step, "records": records, "start": self._identity, "pending": list(pending)}
         run |= {"config": to_dict(self._config), "versions": versions()}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
@@ -104,10 +108,16 @@ class Checkpoints:
         except Exception as error:
             self._give_up(step, error)
 
+    def _has_room(self, state: TrainState) -> bool:
+        """Whether the first host sees room for ``state``: what several hosts agree on before any of them writes."""
+        free = shutil.disk_usage(self._workdir).free
+        is_enough = free > sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        return bool(multihost_utils.broadcast_one_to_all(np.array(is_enough)))
+
     def _give_up(self, step: int, error: Exception) -> None:
         """Training goes on without the checkpoint that could not be written.
 
-        Not so on several hosts, which would have to agree on the step of the next try: there the run ends.
+        Not so on several hosts, of which one may have failed while others wait for it inside of Orbax: the run ends.
         """
         folder = self._workdir / "checkpoints"
         if jax.process_count() > 1:
@@ -115,12 +125,15 @@ class Checkpoints:
         with contextlib.suppress(Exception):
             self._manager.close()
         self._open()
+        self._put_off(step, reason(error))
+
+    def _put_off(self, step: int, why: str) -> None:
         self._retry_at = step + max(1, self._config.train.save_every // RETRIES)
         kept = f"the last good one is of step {self.steps()[-1]}" if self.steps() else "there is none before it"
         log.warning(
             "%s: a checkpoint cannot be written (%s); %s; training goes on, and the next try is at step %d",
-            folder,
-            reason(error),
+            self._workdir / "checkpoints",
+            why,
             kept,
             self._retry_at,
         )
@@ -186,8 +199,7 @@ class Checkpoints:
                 (self._workdir / "checkpoints" / str(step)).rename(aside / name)
         if damaged:
             log.warning("going on from the checkpoint of step %d", used)
-            if jax.process_count() > 1:
-                multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+            barrier("damaged checkpoints are set aside")
             self._manager.reload()
 
 

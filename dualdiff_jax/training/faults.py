@@ -16,14 +16,17 @@ SHOWN = 4  # ids of each stream in a warning; the file has all
 class SkippedSteps:
     """Reads the count of steps skipped in a row, one step late, so that the device always has the next one to do.
 
-    Each skipped step is warned of, and goes to ``WORKDIR/skipped_steps.jsonl`` with the ids of its records.
+    Each skipped step is warned of, and goes to ``WORKDIR/skipped_steps.jsonl`` with the ids of its records: of those
+    that this host has read, with the host's number in the file's name beyond 0.
     ``interval`` is (first, last) of those in a row, as soon as there are ``limit`` of them, or a multiple of it: a
     run that is started again after it was stopped has as many tries once more.
     """
 
     def __init__(self, workdir: Path, limit: int, record_ids: RecordIds):
         self.interval: tuple[int, int] | None = None
-        self._file, self._limit, self._record_ids = workdir / "skipped_steps.jsonl", limit, record_ids
+        host = jax.process_index()
+        self._file = workdir / f"skipped_steps{f'.{host}' if host else ''}.jsonl"
+        self._limit, self._record_ids = limit, record_ids
         self._unread: tuple[int, jax.Array] | None = None
 
     def note(self, step: int, skipped_in_row: jax.Array) -> None:
@@ -43,8 +46,6 @@ class SkippedSteps:
                 self.interval = step - in_row + 1, step
 
     def _tell(self, step: int) -> None:
-        if jax.process_index():
-            return
         ids = {stream: list(of) for stream, of in self._record_ids(step - 1).items()}
         shown = "; ".join(
             f"{stream}: {', '.join(of[:SHOWN])}{' ...' if len(of) > SHOWN else ''}" for stream, of in ids.items()

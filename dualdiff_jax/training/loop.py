@@ -5,17 +5,20 @@ The loop hands the device step n before it reads the metrics of earlier steps, s
 """
 
 import functools
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.distributed.group import first_goes_first, first_says
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import check_batch, place_batch
 from dualdiff_jax.training.checkpoint import Checkpoints, reason
@@ -23,14 +26,15 @@ from dualdiff_jax.training.faults import SkippedSteps
 from dualdiff_jax.training.interruption import Interruption
 from dualdiff_jax.training.sinks import check_sinks
 from dualdiff_jax.training.stall import StallWatch
-from dualdiff_jax.training.start import check_start, save_raw
+from dualdiff_jax.training.start import RAW, check_start
 from dualdiff_jax.training.state import TrainState, first_params, start
 from dualdiff_jax.training.step import make_step
+from dualdiff_jax.training.stored import check_stored, null_text_embeddings
 from dualdiff_jax.training.telemetry import Telemetry
 from dualdiff_jax.training.trace import Trace
 from dualdiff_jax.training.trainable import assemble, changed_leaves, trained_specs
 from dualdiff_jax.training.workdir import claim_workdir
-from dualdiff_jax.weights import save_model
+from dualdiff_jax.weights import new_model_folder, save_arrays
 
 log = logging.getLogger(__name__)
 
@@ -49,20 +53,14 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
     workdir = Path(workdir)
     tokenizer = Tokenizer(config.data.tokenizer)
     check(config, tokenizer, mesh)
-    data = Mixture(
-        config.data,
-        tokenizer,
-        seed=config.seed,
-        global_batch_size=config.train.global_batch_size,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
-    )
+    data = _open_data(config, tokenizer)
     claim_workdir(workdir, config)
     data.report_to(workdir)
     checkpoints = Checkpoints(workdir, config, mesh)
     with Interruption(mesh) as interruption, StallWatch(config.train.stall_seconds, workdir) as stall:
         state, frozen, pending = _begin(config, mesh, checkpoints, data.fingerprint())
-        loop = _Loop(config, workdir, mesh, tokenizer, data, int(state.step), pending)
+        null = null_text_embeddings(config, mesh, frozen, tokenizer)
+        loop = _Loop(config, workdir, mesh, tokenizer, data, int(state.step), pending, null)
         state = loop.run(state, frozen, checkpoints, interruption, stall, hooks)
         step = int(state.step)
         is_saved = checkpoints.close(step)
@@ -81,6 +79,25 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
     return _export(config, workdir / "model", state, frozen, tokenizer)
 
 
+def _open_data(config: RunConfig, tokenizer: Tokenizer) -> Mixture:
+    """This host's part. The first host makes the index; each has to find the same records."""
+    with first_goes_first("data"):
+        data = Mixture(
+            config.data,
+            tokenizer,
+            seed=config.seed,
+            global_batch_size=config.train.global_batch_size,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+        )
+    first, found = json.loads(first_says("data", json.dumps(data.fingerprint()))), data.fingerprint()
+    if found != first:
+        raise UserError(
+            f"the data of this host has {found} records, that of the first host {first}; give all the same data"
+        )
+    return data
+
+
 def check(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
     """What a config cannot know by itself, before any device is used; one ``UserError`` with all faults."""
     faults = []
@@ -90,6 +107,7 @@ def check(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh) -> None:
         lambda: check_batch(mesh, microbatch, "the microbatch"),
         lambda: trained_specs(config),
         lambda: check_start(config, tokenizer),
+        lambda: check_stored(config),
         lambda: check_sinks(config),
     ):
         try:
@@ -132,6 +150,7 @@ class _Loop:
         data: Mixture,
         first_step: int,
         pending: list,
+        null_text_embeddings: np.ndarray | None,
     ):
         log.info("starting at step %d of %d", first_step, config.train.steps)
         self._config, self._mesh, self._data, self._first_step = config, mesh, data, first_step
@@ -140,6 +159,7 @@ class _Loop:
             mesh,
             null_token_ids=tokenizer.null_ids(config.data.text_length),
             mask_token_id=tokenizer.mask_token_id,
+            null_text_embeddings=null_text_embeddings,
         )
         self._telemetry = Telemetry(workdir, config, first_step, pending)
         self._trace = Trace(config.profile, workdir / "profile")
@@ -202,9 +222,10 @@ def whole(config: RunConfig, params: Weights, frozen: Weights) -> Weights:
 def _export(config: RunConfig, folder: Path, state: TrainState, frozen: Weights, tokenizer: Tokenizer) -> Path:
     """Writes the model folder: averages, and beside them what the last update left."""
     try:
-        save_model(folder, config.model, whole(config, state.ema_params, frozen), tokenizer)
-        raw = whole(config, state.params, frozen)
-        save_raw(folder, {name: raw[name] for name in changed_leaves(config)})
+        with new_model_folder(folder, config.model, tokenizer) as partial:
+            save_arrays(partial / "weights", whole(config, state.ema_params, frozen))
+            raw = whole(config, state.params, frozen)
+            save_arrays(partial / RAW, {name: raw[name] for name in changed_leaves(config)})
     except UserError:
         raise
     except Exception as error:  # file systems raise many kinds

@@ -5,12 +5,15 @@ import logging
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 
 import jax
 
 log = logging.getLogger(__name__)
+
+LINGER = 10.0  # seconds
 
 
 class StallWatch:
@@ -60,4 +63,6 @@ class StallWatch:
                 print(message, file=file, flush=True)
                 faulthandler.dump_traceback(file, all_threads=True)
         finally:
+            if jax.process_count() > 1 and jax.process_index() == 0:
+                time.sleep(LINGER)  # the end of this process ends the others, who have something to tell too
             os._exit(1)  # exit handlers would wait for what hangs

@@ -1,26 +1,23 @@
 """The weights that a run starts from: fresh ones, or those of a model folder that another run left.
 
 MODEL_DIR/weights/   averages of the parameters (weights.py)
-MODEL_DIR/raw/       what the last update left of the leaves that were trained: arrays, written by ``save_raw``
+MODEL_DIR/raw/       what the last update left of the leaves that were trained
 """
 
 import dataclasses
 import hashlib
-import shutil
-import uuid
 from pathlib import Path
 
 import jax
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import init_weights, leaf_specs, weight_shardings
+from dualdiff_jax.models.bundle import NETWORKS, init_weights, leaf_specs, weight_shardings
 from dualdiff_jax.resolution import differences
-from dualdiff_jax.weights import load_config, load_model, restore
+from dualdiff_jax.weights import load_config, load_model, load_networks, restore, stored_leaves
 
 RAW = "raw"
 
@@ -43,13 +40,18 @@ def check_start(config: RunConfig, tokenizer: Tokenizer) -> None:
     if not config.init_from:
         return
     folder = Path(config.init_from)
+    missing = [network for network in NETWORKS if network not in load_networks(folder)]
+    if missing:
+        raise UserError(
+            f"{folder}: holds no {' and no '.join(missing)}; training needs a complete model, import all of it"
+        )
     changed = list(differences(_architecture(load_config(folder)), _architecture(config.model), "model"))
     if changed:
         raise UserError(
             f"{folder}: holds another model than this config trains (it -> config):\n  " + "\n  ".join(changed)
         )
     other = Tokenizer(folder / "tokenizer")
-    if other.vocab_size != tokenizer.vocab_size or _pieces(other) != _pieces(tokenizer):
+    if other.fingerprint() != tokenizer.fingerprint():
         raise UserError(
             f"{folder}: was trained with other tokens than data.tokenizer {tokenizer.folder} has; "
             f"give --config.data.tokenizer={folder / 'tokenizer'}"
@@ -66,28 +68,12 @@ def start_identity(config: RunConfig) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def save_raw(folder: Path, weights: Weights) -> None:
-    """Adds ``raw/`` to a model folder; it is there whole or not at all."""
-    partial = folder.absolute() / f".{RAW}-{uuid.uuid4().hex[:8]}"
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(partial, weights)
-        partial.rename(folder.absolute() / RAW)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def _raw_names(folder: Path) -> list[str]:
     if not (folder / RAW).is_dir():
         raise UserError(f"{folder}: holds averages only, no {RAW}/; give --config.init_weights=ema")
-    with ocp.StandardCheckpointer() as checkpointer:
-        return sorted(checkpointer.metadata((folder / RAW).absolute()).item_metadata)
+    return sorted(stored_leaves(folder / RAW))
 
 
 def _architecture(config: ModelConfig) -> ModelConfig:
     """The config without what may differ between stages."""
     return dataclasses.replace(config, sampling=None, compute_dtype="float32")
-
-
-def _pieces(tokenizer: Tokenizer) -> list[str]:
-    return tokenizer.pieces(range(tokenizer.vocab_size))

@@ -1,8 +1,7 @@
 """One update, jitted, with the state donated.
 
 (1)  randomness of step n = fold(fold(seed), n), split by purpose
-(2)  latents = autoencoder(images); both batches are corrupted whole; stored embeddings of captions are taken as they
-     are while T5 is frozen
+(2)  latents = autoencoder(images); both batches are corrupted whole
 (3)  gradient = sum over microbatches of grad joint_loss (their shares already add up to the batch's), in fp32
 (4)  clip, optimizer;  ema <- d ema + (1 - d) params
 (5)  where the loss or the gradient is not finite, (4) is undone: the step is counted, and nothing else changes
@@ -19,13 +18,13 @@ from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Key, Weights
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.models.bundle import bind, network_of
+from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.stack import rematerialised
 from dualdiff_jax.objectives.joint import Corrupted, encode_and_corrupt, joint_loss
 from dualdiff_jax.sharding import batch_sharding, over, replicated
 from dualdiff_jax.training.optimizer import ema_decay, learning_rate
 from dualdiff_jax.training.state import TrainState, build_optimizer, state_shardings
-from dualdiff_jax.training.trainable import assemble, part_of, trained_specs
+from dualdiff_jax.training.trainable import assemble, part_of
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Weights, Any], tuple[TrainState, Metrics]]
@@ -38,25 +37,32 @@ def step_key(seed: int, step: jax.Array) -> Key:
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), TRAINING_STREAM), step)
 
 
-def make_step(config: RunConfig, mesh: Mesh, *, null_token_ids: np.ndarray, mask_token_id: int) -> Step:
+def make_step(
+    config: RunConfig,
+    mesh: Mesh,
+    *,
+    null_token_ids: np.ndarray,
+    mask_token_id: int,
+    null_text_embeddings: np.ndarray | None = None,
+) -> Step:
     """(state, frozen weights, Batch) -> (next state, metrics); metrics are small arrays on the device.
+
+    ``null_text_embeddings`` (l, d) are needed where the batches have embeddings of their captions.
 
     They are those of ``joint_loss``, the norms of gradient and update, whole and by part of the model, the learning
     rate, and the two counters of steps that were skipped.
     """
     optimizer, schedule = build_optimizer(config), learning_rate(config.optimizer, config.train.steps)
-    is_text_frozen = not any(network_of(name) == "t5" for name in trained_specs(config))
 
     def step(state: TrainState, frozen: Weights, batch: Any) -> tuple[TrainState, Metrics]:
-        model = bind(config.model, assemble(config, state.params, frozen))
         corrupted = encode_and_corrupt(
-            model.autoencoder.encode,
+            bind(config.model, assemble(config, state.params, frozen)).autoencoder.encode,
             batch,
             step_key(config.seed, state.step),
             config.objective,
             null_token_ids=jnp.asarray(null_token_ids),
             mask_token_id=mask_token_id,
-            encode_text=model.encode_text if is_text_frozen else None,
+            null_text_embeddings=None if null_text_embeddings is None else jnp.asarray(null_text_embeddings),
         )
         gradients, metrics = _gradients(config, state.params, frozen, corrupted, mask_token_id)
         with jax.named_scope("update"):

@@ -8,10 +8,10 @@ import jax
 
 
 class Trace:
-    """Traces ``steps`` = (first, how many) into ``folder``; () traces nothing."""
+    """Traces ``steps`` = (first, how many) of the first host into ``folder``; () traces nothing."""
 
     def __init__(self, steps: tuple[int, ...], folder: Path):
-        self._window = range(steps[0], sum(steps)) if steps else range(0)
+        self._window = range(steps[0], sum(steps)) if steps and not jax.process_index() else range(0)
         self._folder = folder
         self._is_on = False
 

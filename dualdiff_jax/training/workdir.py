@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.distributed.group import barrier
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.resolution import differences, resolve, to_dict
 
@@ -33,30 +35,47 @@ FREE_TO_CHANGE = (
     "data.max_bad_share",
     "data.patience",
 )
+VISIBLE_AFTER = 60.0  # seconds, at most, until a network file system shows a host what another has written
 
 
 def claim_workdir(workdir: Path, config: RunConfig) -> None:
-    """Makes ``workdir`` this config's own, or raises ``UserError`` with the differences if it is another's."""
+    """Makes ``workdir`` this config's own, or raises ``UserError`` with the differences if it is another's.
+
+    The first host does; the others look at what it has made.
+    """
+    if jax.process_index() == 0:
+        _claim(workdir, config)
+    barrier("workdir")
+    file = workdir / "config.json"
+    seen_by = time.monotonic() + VISIBLE_AFTER
+    while not file.exists() and time.monotonic() < seen_by:
+        time.sleep(1.0)
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{workdir}: this host does not see what the first one has written there; name a folder of a file system "
+            "that all of them have mounted"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{file}: is not JSON ({error}); start in another --workdir") from error
+    refuse_changes(workdir, str(file), stored, config)
+
+
+def _claim(workdir: Path, config: RunConfig) -> None:
     file = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK):
             raise PermissionError(13, "Permission denied")
         if not file.exists():
-            if jax.process_index() == 0:
-                write_whole(file, json.dumps(to_dict(config), indent=2) + "\n")
-            return
+            write_whole(file, json.dumps(to_dict(config), indent=2) + "\n")
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise UserError(f"{workdir}: may not be written ({error.strerror}); choose another --workdir") from error
     except OSError as error:
         raise UserError(
             f"{file}: cannot be written ({error.strerror}); make room, or choose another --workdir"
         ) from error
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: is not JSON ({error}); start in another --workdir") from error
-    refuse_changes(workdir, str(file), stored, config)
 
 
 def refuse_changes(workdir: Path, where: str, stored: Mapping[str, Any], config: RunConfig) -> None:

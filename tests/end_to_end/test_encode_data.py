@@ -14,7 +14,8 @@ from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.sources import open_source
-from dualdiff_jax.encoding import Encoder, encode_sources
+from dualdiff_jax.encoder import Encoder
+from dualdiff_jax.encoding import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, corrupt, joint_loss

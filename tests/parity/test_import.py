@@ -201,8 +201,26 @@ def test_there_and_back_is_bit_for_bit(tmp_path, mesh, dtype):
     assert weights.keys() == weights2.keys()
     for leaf, value in weights.items():
         assert np.asarray(value).tobytes() == np.asarray(weights2[leaf]).tobytes(), leaf
-    mask = load_file(tmp_path / "back" / "mask_token_emb.safetensors")["mask_embedding"]
-    assert mask.tobytes() == tensors["t5"]["shared.weight"][tokenizer.mask_token_id].tobytes()
+    mask = torch.load(tmp_path / "back" / "mask_token_emb.00-of-01.pth", weights_only=True)
+    assert str(mask.dtype) == f"torch.{dtype}" and tuple(mask.shape) == (config.t5.width,)
+    row = tensors["t5"]["shared.weight"][tokenizer.mask_token_id]
+    assert mask.view(torch.uint8).numpy().tobytes() == row.tobytes()
+
+
+def test_the_mask_embedding_of_a_folder_is_found(tmp_path, mesh):
+    """In a pipeline's folder, whether the T5 comes from there by itself or for another source."""
+    checkpoints.write_d_dit(tmp_path / "d_dit", 7)
+    row = np.random.default_rng(7).standard_normal(CONFIG.t5.width).astype(np.float32)
+    torch.save(torch.tensor(row), tmp_path / "d_dit" / "mask_token_emb.00-of-01.pth")
+    torch.save(checkpoints.random_networks(8)["mmdit"].state_dict(), tmp_path / "consolidated.00-of-01.pth")
+    for chosen in (
+        Import(tmp_path / "d_dit"),
+        Import(tmp_path / "consolidated.00-of-01.pth", t5=tmp_path / "d_dit"),
+        Import(tmp_path / "d_dit", components=["t5"]),
+    ):
+        embedding = chosen.load(mesh)["t5.embedding"]
+        np.testing.assert_array_equal(embedding[chosen.tokenizer.mask_token_id], row)
+    assert Import(tmp_path / "d_dit", components=["mmdit"]).mask_embedding is None
 
 
 def test_the_exported_folder_loads_in_torch(tmp_path):

@@ -263,7 +263,7 @@ def test_an_export_over_what_exists(folder, tmp_path):
     with pytest.raises(SystemExit, match="--overwrite"):
         main(["export", str(tmp_path / "model"), f"--output={folder}"])
     main(["export", str(tmp_path / "model"), f"--output={folder}", "--overwrite"])
-    assert (folder / "mask_token_emb.safetensors").is_file()
+    assert (folder / "mask_token_emb.00-of-01.pth").is_file()
 
 
 def test_no_space_on_the_disk(folder, tmp_path, monkeypatch):

@@ -9,7 +9,20 @@ from sklearn.datasets import load_digits
 
 from configs.demo import VOCABULARY, get_config
 from demo import data
-from demo.digits import CAPTIONS, HELD_OUT, QUESTION, UNSEEN_PAIRS, WORDS, compose, load, pair_caption, split_pairs
+from demo.data import MOVED_COPIES
+from demo.digits import (
+    CAPTIONS,
+    HELD_OUT,
+    QUESTION,
+    UNSEEN_PAIRS,
+    WORDS,
+    compose,
+    load,
+    moved,
+    pair_caption,
+    split_pairs,
+)
+from demo.scores import DigitClassifier
 from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.resolution import resolve
@@ -67,11 +80,25 @@ def test_a_composed_image_is_made_of_digits_of_its_own_set():
             assert np.ascontiguousarray(half).tobytes() in _pictures(held_out.images[held_out.labels == label])
 
 
-@pytest.mark.parametrize("name, count", [("digits", 1500), ("questions", 1500), ("pairs", 85)])
+def test_moved_digits_are_the_digits_and_new_ones_that_read_the_same():
+    """A classifier of real digits reads the copies nearly as well as it reads real digits that it never saw."""
+    train, held_out = load()
+    more = moved(train, copies=2, seed=3)
+    assert more.images.shape == (4500, 8, 8) and more.images.dtype == np.uint8
+    np.testing.assert_array_equal(more.images[:1500], train.images)
+    np.testing.assert_array_equal(more.labels, np.tile(train.labels, 3))
+    assert len(_pictures(more.images)) > 0.99 * 4500
+    assert not _pictures(more.images) & _pictures(held_out.images)
+    read = DigitClassifier(train)(more.images[1500:])
+    assert np.mean([label for (label,) in read] == more.labels[1500:]) > 0.94
+    np.testing.assert_array_equal(moved(train, copies=2, seed=3).images, more.images)
+
+
+@pytest.mark.parametrize("name, count", [("digits", 1500), ("moved_digits", 7500), ("pairs", 85), ("moved_pairs", 85)])
 def test_every_record_has_the_promised_fields_and_its_image(written, name, count):
     records = json.loads((written / f"{name}.json").read_text(encoding="utf-8"))
     assert len(records) == count
-    texts = {"digits": {"caption", "re_caption"}, "questions": {"question", "answer"}, "pairs": {"caption"}}[name]
+    texts = {"caption"} if "pairs" in name else {"caption", "re_caption", "question", "answer"}
     for record in records:
         assert set(record) == {"image_path", "ratio", "height", "width"} | texts
         assert record["ratio"] == record["width"] / record["height"]
@@ -83,19 +110,20 @@ def test_every_record_has_the_promised_fields_and_its_image(written, name, count
 
 def test_texts_belong_to_their_images(written):
     train, _ = load()
-    digits = json.loads((written / "digits.json").read_text(encoding="utf-8"))
-    questions = json.loads((written / "questions.json").read_text(encoding="utf-8"))
+    digits, copies = (json.loads((written / f"{name}.json").read_text()) for name in ("digits", "moved_digits"))
+    assert [record["answer"] for record in copies] == [record["answer"] for record in digits] * (MOVED_COPIES + 1)
     for index, label in enumerate(train.labels):
         valid = {caption.format(WORDS[label]) for caption in CAPTIONS}
         said = {digits[index]["caption"], digits[index]["re_caption"]}
         assert said < valid and len(said) == 2
-        assert (questions[index]["question"], questions[index]["answer"]) == (QUESTION, WORDS[label])
+        assert (digits[index]["question"], digits[index]["answer"]) == (QUESTION, WORDS[label])
     with Image.open(written / digits[7]["image_path"]) as image:
         np.testing.assert_array_equal(np.asarray(image), train.images[7])
 
 
-def test_no_unseen_pair_is_written(written):
-    captions = {record["caption"] for record in json.loads((written / "pairs.json").read_text(encoding="utf-8"))}
+@pytest.mark.parametrize("name", ["pairs", "moved_pairs"])
+def test_no_unseen_pair_is_written(written, name):
+    captions = {record["caption"] for record in json.loads((written / f"{name}.json").read_text(encoding="utf-8"))}
     seen, unseen = split_pairs()
     assert captions == {pair_caption(pair) for pair in seen}
     assert not captions & {pair_caption(pair) for pair in unseen}
@@ -106,7 +134,7 @@ def test_the_demo_config_reads_what_is_written(written):
     for source in config.data.sources:
         source["root"] = str(written)
     run = resolve(config)
-    assert [len(open_source(source)) for source in run.data.sources] == [1500, 85, 1500, 1500, 85]
+    assert [len(open_source(source)) for source in run.data.sources] == [1500, 85, 7500, 7500, 85]
 
 
 def test_the_tokenizer_spells_every_text_and_fits_the_config(written):
@@ -128,5 +156,5 @@ def test_writing_again_replaces_what_was_there(written, tmp_path, monkeypatch):
     data.write(folder)
     assert not (folder / "old").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    for name in ("digits.json", "questions.json", "pairs.json", "tokenizer/tokenizer.json"):
+    for name in ("digits.json", "moved_digits.json", "moved_pairs.json", "tokenizer/tokenizer.json"):
         assert (folder / name).read_bytes() == (written / name).read_bytes()

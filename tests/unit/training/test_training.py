@@ -76,21 +76,6 @@ def test_a_step_that_is_not_finite_moves_nothing_but_the_count(tmp_path):
     assert not all(np.array_equal(three.params[name], two.params[name]) for name in two.params)
 
 
-@pytest.mark.parametrize("trainable, is_read", [(("mmdit.*",), True), (("mmdit.*", "t5.*"), False)])
-def test_stored_caption_embeddings_are_read_while_t5_is_frozen(tmp_path, trainable, is_read):
-    """Told by what a NaN in them does."""
-
-    def spoil(_, batch):
-        rows, length = batch.image["token_ids"].shape
-        embeddings = np.full((rows, length, 8), np.nan, np.float32)
-        return batch._replace(image=batch.image | {"text_embeddings": embeddings})
-
-    sections = {"train": {"trainable": trainable}, "objective": {"caption_dropout": 0.0}}
-    *_, history = run_steps(tmp_path, steps=1, spoil=spoil, **sections)
-    assert np.isnan(history[0]["image_loss"]) == is_read
-    assert np.isfinite(history[0]["text_loss"])
-
-
 def test_a_gradient_alone_that_is_not_finite_is_enough(tmp_path, monkeypatch):
     """The loss is a number, and one entry of one gradient is infinite."""
     gradients = step_module._gradients

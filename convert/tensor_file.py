@@ -1,0 +1,89 @@
+"""A file of named tensors, read one tensor at a time.
+
+By offset, not mapped, so that memory holds what is being worked on and no more.
+"""
+
+import dataclasses
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from dualdiff_jax.errors import UserError
+
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "I64": np.int64,
+    "I32": np.int32,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def bytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+
+
+class TensorFile(Mapping[str, TensorInfo]):
+    """What one file holds, by key; a subclass fills ``_infos`` and reads."""
+
+    path: Path
+    _infos: dict[str, TensorInfo]
+
+    def __getitem__(self, key: str) -> TensorInfo:
+        return self._infos[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def read(self, key: str) -> np.ndarray:
+        """The tensor, in the file's dtype."""
+        raise NotImplementedError
+
+
+class SafetensorsFile(TensorFile):
+    """One ``.safetensors`` file; ``UserError`` where it is truncated or none."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with safe_open(path, framework="np") as file:  # checks the header against the size of the file
+                names = list(file.keys())
+        except SafetensorError as error:
+            raise UserError(
+                f"{path}: cannot be read ({error}); it is truncated or no safetensors file: download it again"
+            ) from error
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        self._start = 8 + length
+        self._offsets = {name: header[name]["data_offsets"] for name in names}
+        unknown = sorted({header[name]["dtype"] for name in names} - DTYPES.keys())
+        if unknown:
+            raise UserError(f"{path}: holds tensors of dtype {', '.join(unknown)}, which no release of the model has")
+        self._infos = {
+            name: TensorInfo(tuple(header[name]["shape"]), np.dtype(DTYPES[header[name]["dtype"]])) for name in names
+        }
+
+    def read(self, key: str) -> np.ndarray:
+        info, (begin, end) = self._infos[key], self._offsets[key]
+        data = np.fromfile(self.path, np.uint8, count=end - begin, offset=self._start + begin)
+        return data.view(info.dtype).reshape(info.shape)

@@ -1,0 +1,16 @@
+#!/bin/bash
+# Trains on all hosts of a Cloud TPU slice, from a machine that has gcloud:
+#
+#     TPU=my-slice ZONE=us-east5-a CONFIG=configs/dual_diff_pretrain_256.py WORKDIR=/shared/runs/pretrain_256 \
+#         docs/clusters/tpu_pod.sh --config.train.remat=dots
+#
+# Before, once: the repository in ~/dualdiff_jax of every host, with .venv (pip install "jax[tpu]" -r requirements.txt),
+# and a file system that all of them have mounted (Filestore) at the first part of WORKDIR. Each host finds its place
+# through the machine's metadata; the same command goes on where the run was stopped.
+set -euo pipefail
+: "${TPU:?is not set: the name of the TPU}" "${ZONE:?is not set: its zone}"
+: "${CONFIG:?is not set: a config file}" "${WORKDIR:?is not set: the folder of the run}"
+
+command="cd ~/dualdiff_jax && .venv/bin/python main.py --mode=train"
+command+=$(printf ' %q' --config="$CONFIG" --workdir="$WORKDIR" "$@")
+gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$command"

@@ -1,0 +1,127 @@
+"""Which process of how many this one is: by flags, or by what started it (jax's own cluster detection).
+
+    flags        --coordinator=HOST:PORT --num_processes=N --process_id=K
+    Open MPI     OMPI_COMM_WORLD_SIZE above 1; from Open MPI 5 on with mpi4py
+    SLURM        a step of srun with SLURM_NTASKS above 1
+    TPU          GKE: several TPU_WORKER_HOSTNAMES or MEGASCALE slices; Cloud TPU VM: the machine's metadata server
+    Kubernetes   a pod of an indexed Job or JobSet, with the package ``kubernetes``
+Whatever is none of these is alone, which takes neither time nor network to find out.
+"""
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+# jax.distributed.initialize asks the same; its answer is wanted here before it connects, for a connection that
+# fails ends the process inside of jax, with a C++ stack in place of a sentence.
+from jax._src.clusters import ClusterEnv
+
+from dualdiff_jax.errors import UserError
+
+FLAGS = "--coordinator=HOST:PORT --num_processes=N --process_id=K"
+SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+
+
+class Place(NamedTuple):
+    """Where a process stands among the others."""
+
+    coordinator: str  # HOST:PORT of process 0
+    num_processes: int
+    process_id: int
+    local_device_ids: tuple[int, ...] | None = None  # None: all of this machine's
+
+
+class Launcher(NamedTuple):
+    """What has started the processes."""
+
+    name: str
+    method: str | None  # jax's name of how to ask it; None: jax finds out
+    has_machine: bool = True  # a process has all devices of its machine, not the one of its local number
+
+
+def find_place(
+    coordinator: str | None, num_processes: int | None, process_id: int | None, *, timeout: int
+) -> Place | None:
+    """This process's place by the flags, or by its launcher where there are none; None: it is alone.
+
+    ``--num_processes=1`` is alone whatever has started it. Raises ``UserError`` where flags are missing or
+    contradict each other, and where a launcher cannot be asked.
+    """
+    if num_processes == 1 and not process_id:
+        return None
+    if coordinator or num_processes or process_id is not None:
+        return _from_flags(coordinator, num_processes, process_id)
+    launcher = find_launcher(os.environ)
+    place = launcher and _ask(launcher, timeout)
+    return place if place and place.num_processes > 1 else None
+
+
+def _from_flags(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Place:
+    given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
+    missing = [flag for flag, value in given.items() if value is None]
+    if missing:
+        raise UserError(f"{' and '.join(missing)} must be given too: a process needs {FLAGS}")
+    if process_id >= num_processes:
+        raise UserError(
+            f"--process_id={process_id} is not below --num_processes={num_processes}; processes count from 0"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise UserError(f"--coordinator={coordinator} must be HOST:PORT of process 0, such as node0:8476")
+    return Place(coordinator, num_processes, process_id)
+
+
+def find_launcher(environ: Mapping[str, str]) -> Launcher | None:
+    """By environment variables alone; None where there is one process."""
+    if int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+        is_old = "OMPI_MCA_orte_hnp_uri" in environ
+        if not is_old:
+            _need("mpi4py", "Open MPI 5 started this process")
+        return Launcher("Open MPI", "ompi" if is_old else "mpi4py", environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1")
+    if all(name in environ for name in SLURM_STEP) and int(environ["SLURM_NTASKS"]) > 1:
+        tasks = re.findall(r"(\d+)(?:\(x\d+\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # as in 8(x3),4
+        return Launcher("SLURM", "slurm", has_machine=set(tasks) == {"1"})
+    if "tpu" in environ.get("JAX_PLATFORMS", "tpu") and (launcher := _find_tpu(environ)):
+        return launcher
+    if "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
+        _need("kubernetes", "this pod belongs to an indexed Job")
+        return Launcher("Kubernetes", None)
+    return None
+
+
+def _find_tpu(environ: Mapping[str, str]) -> Launcher | None:
+    hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or ""
+    if "," in hosts or "TPU_PROCESS_ADDRESSES_PATH" in environ or int(environ.get("MEGASCALE_NUM_SLICES", 1)) > 1:
+        return Launcher("GKE", "gketpu")
+    # Importing jax has set the first where there are TPU chips, and the second where there are none.
+    if "TPU_ML_PLATFORM" in environ and "TPU_SKIP_MDS_QUERY" not in environ and not hosts:
+        return Launcher("the TPU VM", "gcetpu")
+    return None
+
+
+def _need(package: str, why: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"{why}, and {package} is not installed, which tells it from the others; pip install {package}, or give "
+            f"{FLAGS}, or --num_processes=1 where it is alone"
+        )
+
+
+def _ask(launcher: Launcher, timeout: int) -> Place:
+    try:
+        coordinator, num_processes, process_id, devices = ClusterEnv.auto_detect_unset_distributed_params(
+            os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, launcher.method, timeout
+        )
+    except Exception as error:  # of sockets, HTTP, the API of Kubernetes, MPI
+        told = str(error).strip() or type(error).__name__
+        raise UserError(f"{launcher.name} started this process, but does not say which it is: {told}") from error
+    if None in (coordinator, num_processes, process_id):
+        raise UserError(
+            f"{launcher.name} started this process, but jax cannot tell which it is (on TPUs libtpu has to be "
+            f"installed); give {FLAGS}, or --num_processes=1 where it is alone"
+        )
+    if launcher.has_machine or "JAX_LOCAL_DEVICE_IDS" in os.environ:
+        devices = None
+    return Place(coordinator, num_processes, process_id, devices and tuple(devices))

@@ -1,0 +1,66 @@
+"""An import of some components is a model folder that says so, and does what it can."""
+
+import json
+
+import numpy as np
+import pytest
+
+from configs.sizes import D_DIT_2B
+from convert.importer import Import
+from dualdiff_jax import DualDiffusionPipeline, UserError
+from dualdiff_jax.training.start import check_start
+from dualdiff_jax.weights import load_config, load_networks
+from tests import checkpoints
+from tests.checkpoints import CONFIG
+from tests.small_run import small_run
+
+LATENTS = np.zeros((1, 8, 8, CONFIG.autoencoder.channels), np.float32)
+CALLS = {
+    "t5": lambda pipe: pipe.encode_text(np.zeros((1, 3))),
+    "mmdit": lambda pipe: pipe.denoise(LATENTS, np.zeros(1), np.zeros((1, 3, CONFIG.t5.width), np.float32)),
+    "autoencoder": lambda pipe: pipe.decode_latents(LATENTS),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Network -> a model folder with it alone."""
+    root = tmp_path_factory.mktemp("components")
+    checkpoints.write_d_dit(root / "d_dit", 0)
+    return {network: Import(root / "d_dit", components=[network]).write(root / network) for network in CALLS}
+
+
+@pytest.mark.parametrize("network", CALLS)
+def test_what_is_there_works_and_what_is_not_is_named(folders, network):
+    pipe = DualDiffusionPipeline.from_pretrained(folders[network], dtype="float32")
+    CALLS[network](pipe)
+    for absent in CALLS.keys() - {network}:
+        with pytest.raises(UserError, match=f"holds no {absent}; import it again"):
+            CALLS[absent](pipe)
+    with pytest.raises(UserError, match="this model holds no"):
+        pipe.text_to_image(["a handwritten three"], height=16, width=16)
+
+
+def test_no_size_is_told_of_what_is_absent_but_what_the_others_know(folders):
+    told = {network: json.loads((folder / "model.json").read_text()) for network, folder in folders.items()}
+    sections = {network: {name: told[network]["config"][name] for name in CALLS} for network in CALLS}
+    assert {network: one["networks"] for network, one in told.items()} == {network: [network] for network in CALLS}
+    vocabulary = {"vocab_size": checkpoints.VOCABULARY}
+    assert sections["t5"] | {"t5": None} == {"mmdit": vocabulary, "t5": None, "autoencoder": {}}
+    assert sections["autoencoder"] | {"autoencoder": None} == {"mmdit": vocabulary, "t5": {}, "autoencoder": None}
+    assert sections["mmdit"]["t5"] == {"width": CONFIG.t5.width}
+    assert sections["mmdit"]["autoencoder"] == {"kind": "kl", "channels": CONFIG.autoencoder.channels}
+
+
+def test_sizes_that_nobody_knows_are_the_published_ones(folders):
+    config = load_config(folders["mmdit"])
+    assert load_networks(folders["mmdit"]) == ("mmdit",)
+    assert config.mmdit == CONFIG.mmdit and config.t5.width == CONFIG.t5.width
+    assert config.t5.depth == D_DIT_2B["t5"]["depth"]
+
+
+def test_training_needs_all_of_a_model(folders, tmp_path):
+    config, tokenizer = small_run(tmp_path)
+    object.__setattr__(config, "init_from", str(folders["mmdit"]))
+    with pytest.raises(UserError, match="holds no t5 and no autoencoder; training needs a complete model"):
+        check_start(config, tokenizer)
