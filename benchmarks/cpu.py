@@ -39,7 +39,7 @@ def demo_size() -> Size:
     """The demo's model and training step, on its wide images."""
     config = demo.get_config()
     config.model.sampling.update(image_steps=28, answer_steps=12)
-    return Size(resolve(config), train_image=(8, 16), sample_batches=(1, 16), budget_s=8.0)
+    return Size(resolve(config), train_image=(8, 16), sample_batches=(1, 16), budget_s=6.0)
 
 
 def small_size() -> Size:
@@ -54,7 +54,7 @@ def small_size() -> Size:
     config.model.sampling.update(answer_length=64, answer_steps=32)
     config.data.text_length = 64
     config.train.update(global_batch_size=2, trainable=("mmdit.*",))
-    return Size(resolve(config), train_image=(32, 32), sample_batches=(1, 2), budget_s=18.0)
+    return Size(resolve(config), train_image=(32, 32), sample_batches=(1, 2), budget_s=12.0)
 
 
 SIZES = {"demo": demo_size, "small": small_size}
