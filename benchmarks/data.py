@@ -349,7 +349,8 @@ def main() -> None:
     if options.large:
         print(json.dumps(large(*options.large.split(":", 3))))
         return
-    result = record.circumstances(len(os.sched_getaffinity(0)), ("pillow", "grain", "numpy"))
+    packages = ("pillow", "grain", "array_record", "numpy") + (() if options.index else ("torch", "webdataset"))
+    result = record.circumstances(len(os.sched_getaffinity(0)), packages)
     figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         if options.index:

@@ -8,6 +8,7 @@ from convert.exporter import export_model
 from convert.importer import Import, summary
 from dualdiff_jax import runtime
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.models.bundle import NETWORKS
 from dualdiff_jax.progress import bar
 
 GIGABYTE, MEGABYTE = 10**9, 10**6
@@ -24,6 +25,12 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.debug:
             raise
         sys.exit(f"error: {error}")
+    except OSError as error:  # of a file that may not be read, or a disk that fails
+        if arguments.debug or error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing was written")
 
 
 def _import(arguments: argparse.Namespace) -> None:
@@ -45,21 +52,23 @@ def _open(arguments: argparse.Namespace) -> Import:
         tokenizer=arguments.tokenizer,
         mask_embedding=arguments.mask_embedding,
         dtype=arguments.dtype,
-        components=arguments.components.split(",") if arguments.components else None,
+        components=arguments.components.split(",") if arguments.components is not None else None,
     )
 
 
 def _describe(chosen: Import) -> None:
     config = chosen.config
-    for network, line in summary(chosen).items():
-        print(f"{network}: {line}")
+    for network, (first, *others) in summary(chosen).items():
+        print(f"{network}: {first}")
         for field, value in vars(getattr(config, network)).items():
             print(f"  {field} = {value}")
+        for line in others:
+            print(f"  {line}")
     print(f"tokenizer: {chosen.tokenizer.vocab_size} tokens, from {chosen.tokenizer.folder}")
     if chosen.mask_embedding:
         print(f"mask embedding: {chosen.mask_embedding}")
     print(f"model folder: {chosen.bytes / GIGABYTE:.2f} GB, {config.compute_dtype} computation")
-    missing = [name for name in ("mmdit", "t5", "autoencoder") if name not in chosen.networks]
+    missing = [name for name in NETWORKS if name not in chosen.networks]
     if missing:
         print(f"not imported: {', '.join(missing)} (a model that samples needs all three)")
 

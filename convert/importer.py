@@ -1,7 +1,5 @@
 """From torch files to a model folder, a layer at a time; or straight onto devices."""
 
-import errno
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,8 +21,6 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS, network_of, weight_shardings
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.weights import is_model_folder, load_model, new_model_folder, with_dtype
-
-log = logging.getLogger(__name__)
 
 EMBEDDING = "t5.embedding"
 
@@ -95,12 +91,7 @@ class Import:
         output = Path(output)
         check_output(output, self.bytes, overwrite)
         with new_model_folder(output, self.config, self.tokenizer, self.networks) as folder:
-            try:
-                self._write_weights(folder / "weights", progress)
-            except ValueError as error:  # TensorStore's kind for whatever the disk says
-                if isinstance(error, UserError) or "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                raise OSError(errno.ENOSPC, str(error)) from error
+            self._write_weights(folder / "weights", progress)
         return output
 
     def _write_weights(self, folder: Path, progress: Progress | None) -> None:
@@ -148,16 +139,21 @@ def _chosen(source: Source, components: Sequence[str] | None) -> tuple[str, ...]
     return tuple(network for network in NETWORKS if network in components)
 
 
-def summary(chosen: Import) -> Mapping[str, str]:
-    """Network -> one line on where it comes from and what becomes of it."""
+def summary(chosen: Import) -> Mapping[str, list[str]]:
+    """Network -> a line on where it comes from and what becomes of it, then one each on what is left out and new."""
     lines = {}
     for network in chosen.networks:
         part = chosen.source.parts[network]
         leaves = [leaf for leaf in chosen.plan.specs if network_of(leaf) == network]
         numbers = sum(int(np.prod(chosen.plan.specs[leaf].shape)) for leaf in leaves)
         stored = sorted({str(part.tensors[key].dtype) for key in part.keys.values()})
-        lines[network] = (
+        lines[network] = [
             f"{part.layout.name}, {numbers:,} numbers, {', '.join(stored)} -> {chosen.dtypes[leaves[0]]}, "
             f"from {part.tensors.path}"
-        )
+        ]
+        left_out = [name for key, name in part.keys.items() if part.layout.drops(key)]
+        if left_out:
+            lines[network].append(f"left out, for D-DiT has no place for it: {', '.join(left_out)}")
+        if part.layout.fresh:
+            lines[network].append(f"new, wholly or in the last block: {', '.join(part.layout.fresh)}")
     return lines

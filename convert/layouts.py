@@ -24,6 +24,9 @@ class Layout:
     dropped: tuple[str, ...] = ()  # patterns (regular expressions) of keys that D-DiT has no place for
     fresh: tuple[str, ...] = ()  # leaves that are, wholly or in some layers, not in the file
 
+    def drops(self, key: str) -> bool:
+        return any(re.fullmatch(pattern, key) for pattern in self.dropped)
+
 
 MMDIT = Layout("mmdit", "D-DiT transformer", "text_proj_out.weight", mmdit_entries)
 T5 = Layout(

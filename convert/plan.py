@@ -6,7 +6,6 @@ that is wrong is told in one report of lines ``file: key: found ..., expected ..
 
 import difflib
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax.numpy as jnp
@@ -100,7 +99,8 @@ class Plan:
             tensor = part.tensors.read(key)
             self._check_ties(part, rule, key, tensor)
             if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
-                log.warning("%s: %s holds numbers that are not finite; the file may be damaged", part.tensors.path, key)
+                file = part.tensors.file_of(key)
+                log.warning("%s: %s holds numbers that are not finite; the file may be damaged", file, key)
             rule.place(tensor, array)
         return array
 
@@ -120,7 +120,7 @@ class Plan:
 def _unknown(part: Part, keys: Mapping[str, str], known: set[str], missing: Sequence[str]) -> Iterable[str]:
     """A fault for each key that has no place; a missing one that is near is offered."""
     for key, name in keys.items():
-        if key not in known and not any(re.fullmatch(pattern, key) for pattern in part.layout.dropped):
+        if key not in known and not part.layout.drops(key):
             near = difflib.get_close_matches(key, missing, n=1)
             expected = f"; expected {near[0]}?" if near else ", which is expected nowhere"
             yield f"{part.tensors.file_of(name)}: {name}: found an unknown name{expected}"

@@ -31,8 +31,10 @@ def read_sizes(layout: Layout, shapes: Shapes, given: Json, vocabulary: int) -> 
     """
     try:
         sizes, facts = READERS[layout.network](shapes, given, vocabulary)
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError) as error:
         raise UserError(f"the {layout.name} lacks what tells its size: {error}") from error
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise UserError(f"the sizes of the {layout.name} and its config.json make no sense ({error})") from error
     wrong = [
         f"  {key}: config.json says {given[key]!r}, the tensors say {fact!r}"
         for key, fact in facts.items()

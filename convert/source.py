@@ -16,6 +16,7 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS
 from dualdiff_jax.resolution import resolve
+from dualdiff_jax.weights import is_model_folder
 
 Json = Mapping[str, Any]
 DEFAULT_SIDE = 512  # pixels: what the released models were trained at
@@ -98,6 +99,8 @@ def open_source(path: str | Path) -> Source:
         return _pipeline(path)
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
+    if is_model_folder(path):
+        raise UserError(f"{path}: is a model folder already; it can be loaded as it is, and exported")
     if path.is_dir():
         tensors = open_folder(path)
     elif path.name.endswith(".json"):
@@ -135,9 +138,12 @@ def _json(file: Path) -> Json:
     if not file.is_file():
         return {}
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
     except ValueError as error:
-        raise UserError(f"{file}: is not JSON ({error}); download it again") from error
+        raise UserError(f"{file}: is no JSON object ({error}); download it again") from error
+    return content
 
 
 def _parts(tensors: Tensors, config: Json) -> dict[str, Part]:

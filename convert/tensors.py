@@ -56,9 +56,9 @@ def open_sharded(index: Path) -> Tensors:
     """The shards that a ``*.index.json`` names. All that is missing is told at once."""
     try:
         places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+        names = sorted({str(name) for name in places.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: is no index of shards ({error!r}); download it again") from error
-    names = sorted(set(places.values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise UserError(

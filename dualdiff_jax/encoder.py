@@ -1,29 +1,31 @@
 """The frozen networks over whole batches: the autoencoder's posterior of images, T5's embeddings of clean texts.
 
-Their answers to fixed questions tell them apart: what is stored was made by the networks that a run has, if both
-answer alike. Two ways to compute one answer differ by roundings, two networks by all of it.
+What is stored was made by the networks that a run has, if their fingerprints are the same. Of each leaf w, in bf16,
+(1)  |w|,  sum over i, j, ... of w[i, j, ...] cos(i + 1) cos(j + 1) ...
+which no order of summation changes by more than fp32 rounds, and any other weights do.
 """
 
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from dualdiff_jax.arrays import Images, Latents, Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.autoencoder import IdentityAutoencoder
-from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.models.bundle import bind, network_of
 from dualdiff_jax.sharding import batch_sharding, replicated
 
 BATCH_PER_DEVICE = 8
-QUESTION_SIDE = 64  # pixels of the image that the autoencoder is asked about
-ANSWER_NUMBERS = 32  # of an answer
-ALIKE = 1 / 16  # of an answer's norm; T5-XXL in bf16 is within a percent or two of itself in fp32
+FROZEN = ("t5", "autoencoder")
+SAME = 1e-3  # of a leaf's norm, by which its figures may differ
+
+Fingerprints: TypeAlias = Mapping[str, Mapping[str, Sequence[float]]]  # network -> leaf -> its figures
 
 
 def posterior(autoencoder: Any, images: Images) -> tuple[Latents, Latents | None]:
@@ -40,7 +42,7 @@ class Encoder:
     def __init__(self, config: ModelConfig, weights: Weights, mesh: Mesh):
         self.batch_size = BATCH_PER_DEVICE * mesh.size
         self._weights, self._sharding = weights, batch_sharding(mesh)
-        whole = replicated(mesh)
+        self._whole = whole = replicated(mesh)
 
         @functools.partial(jax.jit, out_shardings=whole)
         def encode_images(weights: Weights, images: Images) -> tuple[Latents, ...]:
@@ -62,12 +64,19 @@ class Encoder:
         """(l, d) bf16 of each text."""
         return self._batches(lambda *arguments: (self._encode_text(*arguments),), token_ids)[0] if token_ids else []
 
-    def answers(self, null_token_ids: np.ndarray) -> dict[str, list[float]]:
-        """T5's, to the empty caption (l,); the autoencoder's, to an image that grows brighter and redder."""
-        ramp = np.linspace(-1, 1, QUESTION_SIDE, dtype=np.float32)
-        image = np.stack(np.broadcast_arrays(ramp[:, None], -ramp[:, None], ramp[None, :]), axis=-1)
-        (arrays,) = self.images([image])
-        return {"t5": _brief(self.texts([null_token_ids])[0]), "autoencoder": _brief(arrays["latent_mean"])}
+    def fingerprints(self, mask_token_id: int) -> Fingerprints:
+        """Of T5 and the autoencoder."""
+        return {
+            network: {
+                name: np.asarray(figures).tolist()
+                for name, figures in _figures(
+                    {name: value for name, value in self._weights.items() if network_of(name) == network},
+                    mask_token_id,
+                    self._whole,
+                ).items()
+            }
+            for network in FROZEN
+        }
 
     def _batches(
         self, encode: Callable[..., tuple[jax.Array, ...]], rows: Sequence[np.ndarray]
@@ -84,16 +93,27 @@ class Encoder:
         return found
 
 
-def _brief(values: np.ndarray) -> list[float]:
-    """Some numbers from all over an array."""
-    flat = values.astype(np.float32).reshape(-1)
-    return [float(value) for value in flat[np.linspace(0, flat.size - 1, ANSWER_NUMBERS).astype(int)]]
+@functools.partial(jax.jit, static_argnames=("mask_token_id", "sharding"))
+def _figures(weights: Weights, mask_token_id: int, sharding: NamedSharding) -> dict[str, jax.Array]:
+    """(2,) of each leaf: equation (1)."""
+    found = {}
+    for name, value in weights.items():
+        value = value.astype(jnp.bfloat16).astype(jnp.float32)
+        if name == "t5.embedding":  # without the mask's row, which may be trained, and which no clean text has
+            value = jnp.where(jnp.arange(len(value))[:, None] == mask_token_id, 0.0, value)
+        waves = (jnp.cos(jax.lax.broadcasted_iota(jnp.float32, value.shape, axis) + 1.0) for axis in range(value.ndim))
+        figures = jnp.stack([jnp.sqrt(jnp.square(value).sum()), math.prod(waves, start=value).sum()])
+        found[name] = jax.lax.with_sharding_constraint(figures, sharding)
+    return found
 
 
-def different(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]) -> list[str]:
-    """The networks whose answers are not alike."""
-    return [
-        name
-        for name in one
-        if not np.linalg.norm(np.subtract(one[name], other[name])) <= ALIKE * np.linalg.norm(one[name])
-    ]
+def different(one: Fingerprints, other: Fingerprints) -> list[str]:
+    """The networks of which a leaf is not the same."""
+    return [network for network in one if not _is_same(one[network], other[network])]
+
+
+def _is_same(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]) -> bool:
+    if one.keys() != other.keys():
+        return False
+    gaps = [np.abs(np.subtract(one[leaf], other[leaf])).max() - SAME * one[leaf][0] for leaf in one]
+    return bool(np.all(np.asarray(gaps) <= 0))

@@ -30,7 +30,7 @@ from dualdiff_jax.data.texts import caption_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.transforms import read_image
 from dualdiff_jax.distributed.group import first_goes_first
-from dualdiff_jax.encoder import Encoder, different
+from dualdiff_jax.encoder import Encoder, Fingerprints, different
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.resolution import to_dict
@@ -66,14 +66,14 @@ def encode_sources(
     """
     cache, folders, sources, lots = IndexCache(config.index_cache), {}, {}, []
     common = {"text_length": config.text_length, "tokenizer": tokenizer.fingerprint(), "made_by": made_by}
-    answers = encoder.answers(tokenizer.null_ids(config.text_length))
+    fingerprints = encoder.fingerprints(tokenizer.mask_token_id)
     with first_goes_first("sources"):
         for source in config.sources:
             folders[source.name] = Path(output) / source.name
             sources[source.name] = open_source(source, cache)
             found = list(_lots(source, divide(source, sources[source.name], cache), folders[source.name]))
             description = common | {"source": to_dict(source), "files": [lot.file.name for lot in found]}
-            _claim(folders[source.name], description, answers, host)
+            _claim(folders[source.name], description, fingerprints, host)
             lots += found
     todo = [lot for lot in lots[host::hosts] if not lot.file.exists()]
     done, total = 0, sum(len(lot.indexes) for lot in todo)
@@ -100,9 +100,9 @@ def _lots(source: SourceConfig, division: Any, folder: Path) -> Iterator[Lot]:
             yield Lot(folder / f"{prefix}{number:06d}.array_record", source, shape, chosen)
 
 
-def _claim(folder: Path, description: dict[str, Any], answers: dict[str, list[float]], host: int) -> None:
-    """Writes the manifest, or raises ``UserError`` if there is another one. Answers may differ by roundings."""
-    text = json.dumps(description | {"answers": answers}, indent=1, ensure_ascii=False) + "\n"
+def _claim(folder: Path, description: dict[str, Any], fingerprints: Fingerprints, host: int) -> None:
+    """Writes the manifest, or raises ``UserError`` if there is another one. Fingerprints may differ by roundings."""
+    text = json.dumps(description | {"fingerprints": fingerprints}, indent=1, ensure_ascii=False) + "\n"
     file = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,9 @@ def _claim(folder: Path, description: dict[str, Any], answers: dict[str, list[fl
             partial.write_text(text, encoding="utf-8")
             os.replace(partial, file)
         there = json.loads(file.read_text(encoding="utf-8"))
-        is_same = not different(there.pop("answers"), answers) and there == json.loads(json.dumps(description))
+        is_same = not different(there.pop("fingerprints"), fingerprints) and there == json.loads(
+            json.dumps(description)
+        )
     except OSError as error:
         raise UserError(f"{folder}: may not be written ({error.strerror}); choose another --output") from error
     except (ValueError, KeyError, AttributeError, TypeError):

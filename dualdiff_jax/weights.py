@@ -12,6 +12,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from dualdiff_jax.resolution import resolve, to_dict
 
 FORMAT, VERSION = "dualdiff_jax model", 1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 # What may be in flight while a model is read: its largest leaf, as float32 if it is stored so, and some more.
 WIDENED, SPARE_GB = 2, 1
@@ -88,15 +90,28 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
             os.rename(partial, folder)
             shutil.rmtree(old, ignore_errors=True)
         barrier(f"{folder.name} done")
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise UserError(f"{folder}: may not be written ({error.strerror}); choose another folder") from error
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        raise UserError(f"{folder}: the disk is full; make room, or choose another folder") from error
+    except UserError:
+        raise
+    except Exception as error:
+        number = _error_number(error)
+        if number in NO_ROOM:
+            raise UserError(f"{folder}: the disk is full; make room, or choose another folder") from error
+        if number in NO_RIGHT:
+            raise UserError(f"{folder}: may not be written ({os.strerror(number)}); choose another folder") from error
+        raise
     finally:
         if is_first:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _error_number(error: Exception) -> int | None:
+    """What the system has said, also where TensorStore or a library in Rust passes it on as an error of its own."""
+    if isinstance(error, OSError):
+        return error.errno
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return errno.ENOSPC
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return int(number[1]) if number else None
 
 
 def is_model_folder(folder: str | Path) -> bool:

@@ -6,7 +6,7 @@ encoded.json
     text_length   of the captions whose embeddings are stored: T5 reads their padding, so they fit no other length
     tokenizer     Tokenizer.fingerprint
     made_by       the model folder, and what its frozen networks are
-    answers       what these say to fixed questions (encoder.py): other weights, other answers
+    fingerprints  of their weights (encoder.py)
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ class Manifest:
     text_length: int
     tokenizer: str
     made_by: Mapping[str, Any]
-    answers: Mapping[str, Sequence[float]]
+    fingerprints: Mapping[str, Mapping[str, Sequence[float]]]
 
     @property
     def kind(self) -> str:

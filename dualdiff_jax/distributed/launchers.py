@@ -119,8 +119,8 @@ def _ask(launcher: Launcher, timeout: int) -> Place:
         raise UserError(f"{launcher.name} started this process, but does not say which it is: {told}") from error
     if None in (coordinator, num_processes, process_id):
         raise UserError(
-            f"{launcher.name} started this process, but jax cannot tell which it is (on TPUs libtpu has to be "
-            f"installed); give {FLAGS}, or --num_processes=1 where it is alone"
+            f"{launcher.name} started this process, but jax cannot tell which it is; give {FLAGS}, or "
+            "--num_processes=1 where it is alone"
         )
     if launcher.has_machine or "JAX_LOCAL_DEVICE_IDS" in os.environ:
         devices = None

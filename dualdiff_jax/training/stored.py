@@ -1,6 +1,6 @@
 """What a run from encoded data makes sure of before its first step: the data was made by the networks that it has.
 
-What they are is compared before any device is used, what they say once the weights are there. The empty caption's
+What they are is compared before any device is used, their weights once they are there. The empty caption's
 embeddings, which a dropped caption gives way to, are computed then and kept: they are not among the data.
 """
 
@@ -15,7 +15,7 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.encoded import LATENTS_AND_TEXT, Manifest, manifests
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.encoder import Encoder, different
+from dualdiff_jax.encoder import FROZEN, Encoder, different
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import network_of
 from dualdiff_jax.resolution import to_dict
@@ -45,27 +45,27 @@ def check_stored(config: RunConfig) -> None:
 def null_text_embeddings(config: RunConfig, mesh: Mesh, frozen: Weights, tokenizer: Tokenizer) -> np.ndarray | None:
     """(l, d) bf16, or None where no embeddings are stored.
 
-    Raises ``UserError`` where the networks do not say what those said that encoded a source.
+    Raises ``UserError`` where a source was encoded with other weights of the same networks.
     """
     used = list(_used(config))
     if not used:
         return None
-    weights = {name: value for name, value in frozen.items() if network_of(name) in ("t5", "autoencoder")}
-    encoder, null_token_ids = Encoder(config.model, weights, mesh), tokenizer.null_ids(config.data.text_length)
-    answers = encoder.answers(null_token_ids)
+    weights = {name: value for name, value in frozen.items() if network_of(name) in FROZEN}
+    encoder = Encoder(config.model, weights, mesh)
+    fingerprints = encoder.fingerprints(tokenizer.mask_token_id)
     for manifest, networks in used:
-        strange = [network for network in different(manifest.answers, answers) if network in networks]
+        strange = [network for network in different(manifest.fingerprints, fingerprints) if network in networks]
         if strange:
             raise UserError(
                 f"{manifest.folder}: was encoded with other weights of {' and '.join(strange)} than this run has; "
                 "encode it anew with --model=MODEL_DIR, the folder that this run starts from"
             )
     has_text = any("t5" in networks for _, networks in used)
-    return encoder.texts([null_token_ids])[0] if has_text else None
+    return encoder.texts([tokenizer.null_ids(config.data.text_length)])[0] if has_text else None
 
 
 def _used(config: RunConfig) -> Iterator[tuple[Manifest, tuple[str, ...]]]:
-    """(manifest, networks whose answers are read from there)."""
+    """(manifest, networks whose results are read from there)."""
     for source in (*config.data.sources, *config.validation.sources):
         for manifest in manifests(source):
             if manifest is not None:

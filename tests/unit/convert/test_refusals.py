@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,15 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from convert.__main__ import main
+from convert.exporter import export_model
+from convert.importer import Import
 from convert.tensors import open_file
 from dualdiff_jax.errors import UserError
 from tests import checkpoints
 from tests.checkpoints import CONFIG
+from tests.full_disk import full_disk
 
+ROOT = Path(__file__).parents[3]
 MMDIT = "transformer/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 INDEX = "text_encoder/model.safetensors.index.json"
@@ -270,6 +276,52 @@ def test_no_space_on_the_disk(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     message = refusal(tmp_path, folder)
     assert "GB left; make room" in message
+
+
+@pytest.mark.parametrize("mode", ["import", "export"])
+def test_a_disk_that_fills_up_on_the_way(folder, tmp_path, mode):
+    """Room was there when it was looked at; the real errors of the libraries that write."""
+    chosen, output = Import(folder), tmp_path / "out"
+    model = chosen.write(tmp_path / "model")
+    before = sorted(tmp_path.iterdir())
+    with full_disk() as fill, pytest.raises(UserError, match=f"{output}: the disk is full; make room"):
+        fill(True)
+        chosen.write(output) if mode == "import" else export_model(model, output)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("model_index.json", "[1]", "it holds a list"),
+        ("transformer/config.json", "{", "is no JSON object"),
+        ("transformer/config.json", '{"sample_size": "large"}', "make no sense"),
+        ("transformer/config.json", '{"num_attention_heads": 0}', "make no sense"),
+        ("scheduler/scheduler_config.json", '{"shift": "x"}', "sigma_shift: expected float, found 'x'"),
+        ("tokenizer/tokenizer.json", "{", "its tokenizer cannot be read"),
+        (INDEX, '{"weight_map": {"a": 3}}', "names 1 files that are not there: 3"),
+        (INDEX, '{"weight_map": [1]}', "is no index of shards"),
+    ],
+)
+def test_a_small_file_that_is_damaged(folder, tmp_path, name, content, told):
+    (folder / name).write_text(content)
+    message = refusal(tmp_path, folder)
+    assert told in message and str(folder) in message
+
+
+def test_the_command_ends_with_one_line_and_code_1(folder, tmp_path):
+    """As a user starts it, in a process of its own."""
+    (folder / MMDIT).write_bytes(b"")
+    command = [sys.executable, "-m", "convert", "import", str(folder), f"--output={tmp_path / 'model'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {folder / MMDIT}") and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_folder_is_no_source(folder, tmp_path):
+    main(["import", str(folder / "vae"), f"--output={tmp_path / 'ours'}"])
+    assert "is a model folder already" in refusal(tmp_path, tmp_path / "ours")
 
 
 def test_export_of_what_is_no_model(tmp_path):

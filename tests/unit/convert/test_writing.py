@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from convert.__main__ import main
 from convert.exporter import export_model
 from convert.importer import Import
 from convert.leaf_writer import CHUNK_BYTES, LeafWriter, chunk_shape
@@ -143,3 +144,13 @@ def test_commands_say_what_they_did(tmp_path):
     assert process.returncode == 0
     assert "mmdit: D-DiT transformer" in said and "bfloat16 -> bfloat16" in said and "depth = 3" in said
     assert said.splitlines()[-1] == str(tmp_path / "model")
+
+
+def test_inspect_says_what_an_import_would_do(tmp_path, capsys):
+    checkpoints.write_sd3(tmp_path / "sd3", 0, "float16")
+    main(["inspect", str(tmp_path / "sd3")])
+    said = capsys.readouterr().out
+    assert "mmdit: SD3 transformer, " in said and "float16 -> float32" in said and "depth = 3" in said
+    assert "left out, for D-DiT has no place for it: time_text_embed.text_embedder.linear_1.bias, " in said
+    assert "new, wholly or in the last block: " in said and "mmdit.null_image" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["sd3"]
