@@ -1,6 +1,7 @@
 # make demo     trains a small model on real handwriting and samples it both ways
 # make test     runs the tests
 # make kills    kills a run ten times, also while it saves, and compares its end with one that was not stopped
+# make check-benchmarks  runs every phase of the H100 benchmark with a toy, on the CPU: a few minutes
 # make lint     checks style
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # Each sets itself up in .venv first. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test kills check-full-size lint clean
+.PHONY: setup demo test kills check-benchmarks check-full-size lint clean
 
 setup: $(VENV)/.run
 
@@ -40,6 +41,9 @@ test: $(VENV)/.test
 
 check-full-size: $(VENV)/.test
 	$(BIN)/python -m benchmarks.full_size
+
+check-benchmarks: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m slow tests/unit/benchmarks
 
 kills: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow tests/end_to_end/test_resume.py

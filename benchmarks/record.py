@@ -1,5 +1,6 @@
 """How a figure is taken and what is written beside it."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -82,6 +83,20 @@ def interleave(
     }
 
 
+def alone(side: Side, *, budget_s: float, calls: int = 1) -> dict[str, Any]:
+    """Times one side for about ``budget_s`` seconds after a first call, which compiles; at least three samples.
+
+    Seconds are those of one of the ``calls`` that ``side`` makes in one go.
+    """
+    first, *samples = (take(side, [number]) for number in (0, 1))
+    wanted = int(min(MOST_PAIRS, max(FEWEST_PAIRS, budget_s / samples[0].wall_s)))
+    samples += [take(side, [number]) for number in range(2, 1 + wanted)]
+    counts = [count for sample in samples for count in sample.counts]
+    found = _spread([sample.wall_s / calls for sample in samples], "{}_s", 9) | {"samples": wanted}
+    found["compile_s"] = round(max(0.0, first.wall_s - samples[0].wall_s), 3)
+    return found | ({"mean_evaluations": round(statistics.mean(counts), 2)} if counts else {})
+
+
 def _summary(samples: Sequence[Sample]) -> dict[str, float]:
     summary = _spread([sample.wall_s for sample in samples], "{}_s")
     summary["median_cpu_s"] = round(statistics.median(sample.cpu_s for sample in samples), 6)
@@ -105,14 +120,19 @@ def _busy_seconds() -> float:
 
 
 def circumstances(threads: int, packages: Sequence[str]) -> dict[str, Any]:
-    """Machine, versions, date, commit and threads."""
+    """Machine, versions, date, commit and threads; of the packages those that are installed."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
-        "machine": {"cpu": _cpu_model(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+            "accelerators": _accelerators(),
+            "system": platform.platform(),
+        },
         "threads": threads,
         "load_before": round(os.getloadavg()[0], 2),
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in packages},
+        "versions": {"python": platform.python_version()} | _versions(packages),
         "flags": {name: os.environ[name] for name in ("XLA_FLAGS", "OMP_NUM_THREADS") if name in os.environ},
     }
 
@@ -144,6 +164,24 @@ def table(figures: Sequence[dict[str, Any]]) -> str:
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def _accelerators() -> list[str]:
+    """Name, memory and driver of each NVIDIA GPU."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        run = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return run.stdout.strip().splitlines()
 
 
 def _commit() -> str | None:

@@ -1,95 +1,149 @@
-"""The same model in eager fp32 PyTorch: what a CPU figure is compared with.
+"""The same model in PyTorch: what a figure is compared with.
 
-Networks: the parity tests' transformer, from diffusers' SD3 blocks, and transformers' T5 encoder. Loops and
-training step as the original runs them (arXiv 2501.00289): both heads in every pass, Euler with guidance in one
-batch, ancestral sampling that walks a fixed grid of t and calls the networks again once a token has changed.
-Where the original leaves time on the table for no reason of its own (no gradient bookkeeping, multi-tensor
-optimizer and EMA, no pass over an unchanged batch), the faster form is taken.
+Networks: the parity tests' transformer, from diffusers' SD3 blocks, transformers' T5 encoder, diffusers' autoencoder.
+Loops and training step as the original runs them (arXiv 2501.00289): both heads in every pass, Euler with guidance
+in one batch, ancestral sampling that walks a fixed grid of t and calls the networks again once a token has changed.
+Where the original leaves time on the table for no reason of its own (no gradient bookkeeping, fused or multi-tensor
+optimizer and EMA, no pass over an unchanged batch, frozen networks in half precision), the faster form is taken.
+Training in bfloat16 is autocast over fp32 weights, sampling has the weights themselves in bfloat16.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from benchmarks.torch_draws import CorruptedTensors, Draws, ids, tensors
 from convert.state_dict import to_torch
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.objectives.joint import Corrupted
 from dualdiff_jax.objectives.masked_diffusion import NEVER
-from dualdiff_jax.objectives.time_sampling import LEVELS, T_MIN, TIMESTEPS
+from dualdiff_jax.objectives.time_sampling import TIMESTEPS
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
 from dualdiff_jax.sampling.masked_sampler import T_END
-from tests.parity.reference import ReferenceMMDiT, reference_t5
+from tests.parity.reference import ReferenceMMDiT, decode_as_sd3, reference_autoencoder, reference_t5
 
-CorruptedTensors = dict[str, torch.Tensor]  # the fields of ``Corrupted``, latents channels first
+TensorBatch = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]  # a step's two batches on the device
 
 
 def set_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-class TorchPeer:
-    """Networks with our ``weights`` (all leaves, numpy), samplers, and a training step. Works on the CPU."""
+class Networks(NamedTuple):
+    mmdit: nn.Module
+    t5: nn.Module
+    autoencoder: nn.Module | None  # None: pixels are the latents
 
-    def __init__(self, config: RunConfig, weights: Mapping[str, np.ndarray], *, null_token_ids, mask_token_id: int):
-        self.config, self.mask_token_id = config, mask_token_id
-        self.null_token_ids = _ids(null_token_ids)
-        self.mmdit, self.t5 = ReferenceMMDiT(config.model), reference_t5(config.model)
-        state_dict = {key: torch.from_numpy(value) for key, value in to_torch(weights, config.model).items()}
-        for network in (self.mmdit, self.t5):
-            known = network.state_dict()
+
+def build(config: RunConfig, device: str) -> Networks:
+    """All in fp32 with torch's own initial weights."""
+    with torch.device(device):
+        mmdit, t5 = ReferenceMMDiT(config.model), reference_t5(config.model)
+        autoencoder = reference_autoencoder(config.model) if config.model.autoencoder.kind == "kl" else None
+    if autoencoder is not None:
+        autoencoder.requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+    return Networks(mmdit.to(device), t5.to(device), autoencoder)
+
+
+def load(networks: Networks, weights: Mapping[str, np.ndarray], config: RunConfig) -> None:
+    """Gives the networks our weights (all leaves, numpy)."""
+    state_dict = {key: torch.from_numpy(np.array(value)) for key, value in to_torch(weights, config.model).items()}
+    for network in networks:
+        known = {} if network is None else network.state_dict()
+        if known:
             network.load_state_dict({key: state_dict[key] for key in known if key in state_dict}, strict=False)
-        self.t5.requires_grad_(any(name.startswith("t5") for name in config.train.trainable))
-        parameters = {**dict(self.mmdit.named_parameters()), **dict(self.t5.named_parameters())}
-        self.parameters = {key: p for key, p in parameters.items() if p.requires_grad}
-        self.updates = 0
-        self.optimizer = self._make_optimizer()
-        self.ema = [p.detach().clone() for p in self.parameters.values()]
 
-    def denoise(self, latents, timestep, token_ids) -> tuple[torch.Tensor, torch.Tensor]:
-        """T5, then the transformer: latents (b, c, h, w) -> velocity of that shape and logits (b, l, v)."""
-        return self.mmdit(latents, timestep, self.t5(token_ids).last_hidden_state)
+
+class TorchPeer:
+    """``networks`` in the compute dtype of ``config``, with samplers and, ``is_training``, a training step."""
+
+    def __init__(
+        self, config: RunConfig, networks: Networks, *, null_token_ids, mask_token_id: int, is_training: bool = True
+    ):
+        self.config, self.mask_token_id = config, mask_token_id
+        self.mmdit, self.t5, self.autoencoder = networks
+        self.device = next(self.mmdit.parameters()).device
+        self.dtype = getattr(torch, config.model.compute_dtype)
+        self.null_token_ids = ids(null_token_ids).to(self.device)
+        is_t5_trained = any(name.startswith("t5") for name in config.train.trainable)
+        self.t5.requires_grad_(is_t5_trained)
+        kept = [self.mmdit] * is_training + [self.t5] * (is_training and is_t5_trained)
+        for network in networks:
+            if network is not None and network not in kept:
+                network.to(self.dtype)
+        is_mixed = is_training and self.dtype != torch.float32
+        self._precision = torch.autocast(self.device.type, self.dtype) if is_mixed else contextlib.nullcontext()
+        self.draws = Draws(self.config, self.null_token_ids, mask_token_id, self.autoencoder, self.dtype)
+        if is_training:
+            parameters = {**dict(self.mmdit.named_parameters()), **dict(self.t5.named_parameters())}
+            self.parameters = {key: p for key, p in parameters.items() if p.requires_grad}
+            self.updates = 0
+            self.optimizer = self._make_optimizer()
+            self.ema = [p.detach().clone() for p in self.parameters.values()]
+
+    def compile(self, backend: str) -> None:
+        """``torch.compile`` of the blocks that repeat: compiled once for all layers, as diffusers recommends."""
+        for block in (*self.mmdit.transformer_blocks, *self.t5.encoder.block):
+            block.compile(backend=backend, dynamic=False)
+
+    def encode_text(self, token_ids: torch.Tensor) -> torch.Tensor:
+        return self.t5(token_ids).last_hidden_state
+
+    def denoise(self, latents, timestep, text) -> tuple[torch.Tensor, torch.Tensor]:
+        """latents (b, c, h, w), text (b, l, t5 width) -> velocity of the latents' shape in fp32, logits (b, l, v)."""
+        dtype = self.mmdit.text_proj_out.weight.dtype
+        velocity, logits = self.mmdit(latents.to(dtype), timestep, text.to(dtype))
+        return velocity.float(), logits
 
     @torch.inference_mode()
     def evaluate(self, batch: Corrupted) -> tuple[np.ndarray, np.ndarray]:
         """Velocity (b, h, w, c) and logits (b, l, v) of the image batch, for comparison."""
-        fields = tensors(batch)
-        velocity, logits = self.denoise(fields["noisy_latents"], TIMESTEPS * fields["sigma"], fields["image_token_ids"])
-        return velocity.permute(0, 2, 3, 1).numpy(), logits.numpy()
+        fields = tensors(batch, self.device)
+        text = self.encode_text(fields["image_token_ids"])
+        velocity, logits = self.denoise(fields["noisy_latents"], TIMESTEPS * fields["sigma"], text)
+        return velocity.permute(0, 2, 3, 1).cpu().numpy(), logits.cpu().numpy()
 
     @torch.inference_mode()
-    def text_to_image(self, token_ids: np.ndarray, size: tuple[int, int], steps: int, seed: int) -> torch.Tensor:
-        """Latents (b, c, h, w) by Euler with guidance."""
-        sampling = self.config.model.sampling
-        generator = torch.Generator().manual_seed(seed)
-        token_ids = _ids(token_ids)
-        text = self.t5(token_ids).last_hidden_state
-        null = self.t5(self.null_token_ids[None]).last_hidden_state
+    def text_to_image(self, token_ids: np.ndarray, seed: int) -> torch.Tensor:
+        """Images (b, c, h, w) by Euler with guidance, of the size, steps and scale of ``config.model.sampling``."""
+        sampling, model = self.config.model.sampling, self.config.model
+        generator = torch.Generator(self.device).manual_seed(seed)
+        token_ids = ids(token_ids).to(self.device)
+        text, null = self.encode_text(token_ids), self.encode_text(self.null_token_ids[None])
         both = torch.cat([null.expand_as(text), text])
-        latents = torch.randn(len(token_ids), self.mmdit.channels, *size, generator=generator)
-        sigmas = sigma_grid(steps, sampling.sigma_shift).tolist()
+        size = (side // model.autoencoder.downscale for side in (sampling.height, sampling.width))
+        shape = (len(token_ids), self.mmdit.channels, *size)
+        latents = torch.randn(shape, generator=generator, device=self.device)
+        sigmas = sigma_grid(sampling.image_steps, sampling.sigma_shift).tolist()
         for now, following in zip(sigmas, sigmas[1:], strict=False):
-            timestep = torch.full((len(both),), TIMESTEPS * now)
-            velocity, _ = self.mmdit(torch.cat([latents, latents]), timestep, both)
+            timestep = torch.full((len(both),), TIMESTEPS * now, device=self.device)
+            velocity, _ = self.denoise(torch.cat([latents, latents]), timestep, both)
             unguided, guided = velocity.chunk(2)
             velocity = unguided + sampling.guidance_scale * (guided - unguided)
             latents = latents + (following - now) * velocity
-        return latents
+        return latents if self.autoencoder is None else decode_as_sd3(self.autoencoder, latents.to(self.dtype))
 
     @torch.inference_mode()
-    def image_to_text(self, images: np.ndarray, length: int, steps: int, seed: int) -> tuple[torch.Tensor, int]:
-        """Token ids (b, l) by ancestral sampling from masks alone, and how often the networks ran."""
-        generator = torch.Generator().manual_seed(seed)
-        latents = self._encode(images)
-        token_ids = torch.full((len(latents), length), self.mask_token_id)
-        clean = torch.zeros(len(latents))
+    def image_to_text(self, images: np.ndarray, seed: int) -> tuple[torch.Tensor, int]:
+        """Token ids (b, l) by ancestral sampling from masks alone, and how often the networks ran.
+
+        ``answer_length`` tokens in ``answer_steps`` steps; images (b, h, w, 3).
+        """
+        length, steps = self.config.model.sampling.answer_length, self.config.model.sampling.answer_steps
+        generator = torch.Generator(self.device).manual_seed(seed)
+        latents = self.draws.latents(torch.from_numpy(images).to(self.device), generator)
+        token_ids = torch.full((len(latents), length), self.mask_token_id, device=self.device)
+        clean = torch.zeros(len(latents), device=self.device)
         grid = torch.linspace(1.0, T_END, steps + 1).tolist()
         probs, evaluations = None, 0
         for t, s in zip(grid, grid[1:], strict=False):
             if probs is None:
-                probs = self._masked_log_probs(self.denoise(latents, clean, token_ids)[1]).exp()
+                probs = self._read(latents, clean, token_ids).exp()
                 evaluations += 1
             weights = probs * (t - s)
             weights[..., self.mask_token_id] = s
@@ -98,17 +152,21 @@ class TorchPeer:
             if not torch.equal(following, token_ids):
                 token_ids, probs = following, None
         if (token_ids == self.mask_token_id).any():
-            best = self._masked_log_probs(self.denoise(latents, clean, token_ids)[1]).argmax(dim=-1)
+            best = self._read(latents, clean, token_ids).argmax(dim=-1)
             token_ids, evaluations = torch.where(token_ids == self.mask_token_id, best, token_ids), evaluations + 1
-        return token_ids, evaluations
+        return token_ids.cpu(), evaluations
 
     def joint_loss(self, batch: CorruptedTensors) -> torch.Tensor:
         """The flow loss plus lambda times the NELBO, both batches in one pass."""
-        objective = self.config.objective
+        objective, known = self.config.objective, batch["image_text_embeddings"]
+        if known is None:
+            text = self.encode_text(torch.cat([batch["image_token_ids"], batch["noisy_token_ids"]]))
+        else:
+            text = torch.cat([known, self.encode_text(batch["noisy_token_ids"])])
         velocity, logits = self.denoise(
             torch.cat([batch["noisy_latents"], batch["text_latents"]]),
             torch.cat([TIMESTEPS * batch["sigma"], torch.zeros_like(batch["t"])]),
-            torch.cat([batch["image_token_ids"], batch["noisy_token_ids"]]),
+            text,
         )
         images = len(batch["sigma"])
         error = (velocity[:images] - batch["velocity"]).square().mean(dim=(1, 2, 3))
@@ -122,25 +180,42 @@ class TorchPeer:
 
     def gradients(self, batch: Corrupted) -> tuple[float, dict[str, np.ndarray]]:
         """Loss, and the gradient of every trained parameter by its key."""
-        loss = self.joint_loss(tensors(batch))
+        loss = self.joint_loss(tensors(batch, self.device))
         found = torch.autograd.grad(loss, self.parameters.values(), allow_unused=True)
         pairs = zip(self.parameters.items(), found, strict=True)
-        return loss.item(), {k: np.zeros(p.shape, np.float32) if g is None else g.numpy() for (k, p), g in pairs}
+        return loss.item(), {k: np.zeros(p.shape, np.float32) if g is None else g.cpu().numpy() for (k, p), g in pairs}
 
-    def train_step(self, batch: tuple[dict[str, np.ndarray], dict[str, np.ndarray]]) -> dict[str, float]:
-        """One update from an image batch and a text batch in memory: corrupt, differentiate, clip, AdamW, EMA."""
+    def place(self, batch: Sequence[Mapping[str, np.ndarray]]) -> TensorBatch:
+        """A step's two batches as tensors on the device."""
+
+        def tensor(value: np.ndarray) -> torch.Tensor:
+            if value.dtype.name == "bfloat16":
+                return torch.from_numpy(value.astype(np.float32)).to(torch.bfloat16)
+            return ids(value) if np.issubdtype(value.dtype, np.integer) else torch.from_numpy(value)
+
+        return tuple({name: tensor(value).to(self.device) for name, value in part.items()} for part in batch)
+
+    def train_step(self, batch: TensorBatch, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """One update: corrupt, differentiate in so many parts, clip, AdamW, EMA. Returns loss and gradient norm."""
         optimizer, settings = self.optimizer, self.config.optimizer
         self.updates += 1
-        loss = self.joint_loss(self._corrupt(*batch))
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = torch.zeros((), device=self.device)
+        with self._precision:
+            corrupted = self.draws.corrupt(*batch, encode_text=self.encode_text)
+        for part in range(parts):
+            rows = {name: None if value is None else value[part::parts] for name, value in corrupted.items()}
+            with self._precision:
+                loss = self.joint_loss(rows)
+            loss.backward()
+            total += loss.detach()
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), settings.clip_norm, foreach=True)
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * min(1.0, self.updates / max(settings.warmup_steps, 1))
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(self.ema, list(self.parameters.values()), 1.0 - settings.ema_decay)
-        return {"loss": loss.item(), "gradient_norm": norm.item()}
+        return total, norm
 
     def _make_optimizer(self) -> torch.optim.AdamW:
         settings = self.config.optimizer
@@ -151,55 +226,13 @@ class TorchPeer:
             {"params": others, "weight_decay": 0.0},
         ]
         betas = (settings.beta1, settings.beta2)
-        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, foreach=True)
+        form = {"fused": True} if self.device.type == "cuda" else {"foreach": True}
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, **form)
 
-    def _encode(self, images: np.ndarray) -> torch.Tensor:
-        """The identity autoencoder: (b, h, w, 3) -> (b, c, h, w)."""
-        latents = torch.from_numpy(images).permute(0, 3, 1, 2)
-        return latents if self.mmdit.channels == 3 else latents.mean(dim=1, keepdim=True)
+    def _read(self, latents: torch.Tensor, clean: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        """(b, l, v): the log-probabilities of masked tokens."""
+        return self._masked_log_probs(self.denoise(latents, clean, self.encode_text(token_ids))[1])
 
     def _masked_log_probs(self, logits: torch.Tensor) -> torch.Tensor:
-        is_mask_token = torch.arange(logits.shape[-1]) == self.mask_token_id
-        return F.log_softmax(logits.masked_fill(is_mask_token, NEVER), dim=-1)
-
-    def _corrupt(self, image: dict[str, np.ndarray], text: dict[str, np.ndarray]) -> CorruptedTensors:
-        """The draws of one step, from the same laws as ours."""
-        objective = self.config.objective
-        latents, text_latents = self._encode(image["image"]), self._encode(text["image"])
-        images, texts = len(latents), len(text_latents)
-        noise, u = torch.randn_like(latents), torch.sigmoid(torch.randn(images))
-        sigma = 1.0 - (LEVELS * u).floor().clamp_max(LEVELS - 1) / LEVELS
-        level = sigma[:, None, None, None]
-        dropped = torch.rand(images, 1) < objective.caption_dropout
-        t = (T_MIN + (1 - T_MIN) * ((torch.rand(()) + torch.arange(texts)) / texts % 1.0))[torch.randperm(texts)]
-        clean, is_answer = _ids(text["token_ids"]), torch.from_numpy(text["is_answer"])
-        is_masked = is_answer & (torch.rand(clean.shape) < (1 - T_MIN) * t[:, None])
-        every = objective.text_normalization == "all_positions"
-        tokens = clean.numel() if every else is_answer.sum().clamp_min(1)
-        return {
-            "noisy_latents": (1 - level) * latents + level * noise,
-            "velocity": noise - latents,
-            "sigma": sigma,
-            "image_token_ids": torch.where(dropped, self.null_token_ids, _ids(image["token_ids"])),
-            "image_share": torch.full((images,), 1.0 / images),
-            "text_latents": text_latents,
-            "clean_token_ids": clean,
-            "noisy_token_ids": clean.masked_fill(is_masked, self.mask_token_id),
-            "is_masked": is_masked,
-            "t": t,
-            "text_share": torch.ones(texts) / tokens,
-        }
-
-
-def tensors(batch: Corrupted) -> CorruptedTensors:
-    """Our corrupted batch as torch has it."""
-    fields = {}
-    for name, value in batch._asdict().items():
-        value = np.array(value)
-        tensor = _ids(value) if np.issubdtype(value.dtype, np.integer) else torch.from_numpy(value)
-        fields[name] = tensor.permute(0, 3, 1, 2).contiguous() if tensor.ndim == 4 else tensor
-    return fields
-
-
-def _ids(token_ids: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.array(token_ids, np.int64))
+        is_mask_token = torch.arange(logits.shape[-1], device=logits.device) == self.mask_token_id
+        return F.log_softmax(logits.float().masked_fill(is_mask_token, NEVER), dim=-1)

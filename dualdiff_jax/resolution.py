@@ -5,19 +5,20 @@ import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
-
-import ml_collections
+from typing import TYPE_CHECKING, Any, Literal
 
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import ml_collections
+
 
 def resolve(
-    given: Mapping[str, Any] | ml_collections.ConfigDict, cls: type = RunConfig, *, what: str = "config"
+    given: "Mapping[str, Any] | ml_collections.ConfigDict", cls: type = RunConfig, *, what: str = "config"
 ) -> Any:
     """Turns nested mappings into a validated ``cls``; raises one ``UserError`` with all faults."""
-    if isinstance(given, ml_collections.ConfigDict):
+    if hasattr(given, "to_dict"):
         given = given.to_dict()
     faults: list[str] = []
     config = _build(cls, given, "", faults)

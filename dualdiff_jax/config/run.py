@@ -3,13 +3,14 @@
 import dataclasses
 import typing
 from collections.abc import Iterator
-from typing import Any, Literal
-
-import ml_collections
+from typing import TYPE_CHECKING, Any, Literal
 
 from dualdiff_jax.config.data import DataConfig, SourceConfig
 from dualdiff_jax.config.field import bounded, frozen
 from dualdiff_jax.config.model import ModelConfig
+
+if TYPE_CHECKING:
+    import ml_collections
 
 
 @frozen
@@ -164,8 +165,10 @@ class RunConfig:
                 )
 
 
-def empty_config() -> ml_collections.ConfigDict:
+def empty_config() -> "ml_collections.ConfigDict":
     """The sections of ``RunConfig``, all empty, for a config file to write its differences into."""
+    import ml_collections  # here: only config files need it, a config from a plain dict does not
+
     return ml_collections.ConfigDict(_sections(RunConfig))
 
 

@@ -1,12 +1,12 @@
 """From the number of a record to the arrays of one training example."""
 
 from collections.abc import Sequence
-from typing import TypedDict
 
 import numpy as np
 
 from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.data.bad_records import Fault, Origin
+from dualdiff_jax.data.batch import Example
 from dualdiff_jax.data.catalog import Shape
 from dualdiff_jax.data.records import ABSENT_KEY, UNREADABLE, DataError, Record, Source, Turn
 from dualdiff_jax.data.sources import question_suffix
@@ -17,17 +17,6 @@ from dualdiff_jax.data.watch import ReadingNotes
 from dualdiff_jax.errors import UserError
 
 LONGEST_WALK = 1000  # bad records in a row, after which there is no use in going on
-
-
-class Example(TypedDict, total=False):
-    """All examples of a batch have the same fields: image, or latent_mean, or neither for a text without an image."""
-
-    image: np.ndarray  # (h, w, 3) uint8; in a batch fp32 in [-1, 1]
-    latent_mean: np.ndarray  # (h, w, c), of the autoencoder's posterior
-    latent_log_variance: np.ndarray  # (h, w, c), where the posterior has one
-    text_embeddings: np.ndarray  # (l, d), T5's of token_ids
-    token_ids: np.ndarray  # (l,) int32
-    is_answer: np.ndarray  # (l,) bool, True where the text loss may mask
 
 
 class ExampleMaker:

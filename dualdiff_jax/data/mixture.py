@@ -19,9 +19,10 @@ from absl import flags
 
 from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.data.bad_records import BadRecords, Origin
+from dualdiff_jax.data.batch import Batch, Example
 from dualdiff_jax.data.catalog import Shape, divide
 from dualdiff_jax.data.encoded import LATENTS_AND_TEXT, kind_of, refuse_mixed
-from dualdiff_jax.data.examples import Example, ExampleMaker
+from dualdiff_jax.data.examples import ExampleMaker
 from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.records import Source
 from dualdiff_jax.data.sources import open_source
@@ -29,13 +30,6 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.transforms import normalize
 from dualdiff_jax.data.watch import ReadingNotes, watched
 from dualdiff_jax.errors import UserError
-
-
-class Batch(NamedTuple):
-    """One step's two batches on the host; each field of an Example with a leading batch dim."""
-
-    image: Example
-    text: Example
 
 
 class Part(NamedTuple):

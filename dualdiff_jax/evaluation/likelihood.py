@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Key, Weights
 from dualdiff_jax.config import ModelConfig, ObjectiveConfig, RunConfig
-from dualdiff_jax.data.mixture import Batch, Mixture
+from dualdiff_jax.data.batch import Batch
+from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import encode_and_corrupt, joint_loss

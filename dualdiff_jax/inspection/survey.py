@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dualdiff_jax.config import DataConfig, SourceConfig
+from dualdiff_jax.data.batch import Example
 from dualdiff_jax.data.catalog import Shape, nearest, passes
-from dualdiff_jax.data.examples import Example, ExampleMaker
+from dualdiff_jax.data.examples import ExampleMaker
 from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.records import DataError, Record, Source
 from dualdiff_jax.data.sources import open_source

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dualdiff_jax import programs
 from dualdiff_jax.config import ModelConfig, RunConfig
-from dualdiff_jax.data.mixture import Batch
+from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
 from dualdiff_jax.sampling.flow_sampler import sigma_grid

@@ -11,7 +11,8 @@ import pytest
 
 from dualdiff_jax import encoding
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.data.mixture import Batch, Mixture
+from dualdiff_jax.data.batch import Batch
+from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.encoder import Encoder
 from dualdiff_jax.encoding import encode_sources

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from dualdiff_jax.config import MeshConfig, RunConfig
-from dualdiff_jax.data.mixture import Batch
+from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.sharding import batch_sharding, make_mesh

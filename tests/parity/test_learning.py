@@ -13,7 +13,7 @@ import torch
 
 from convert.state_dict import to_torch
 from dualdiff_jax.config import ObjectiveConfig
-from dualdiff_jax.data.mixture import Batch
+from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, encode_and_corrupt
 from dualdiff_jax.sharding import make_mesh

@@ -98,6 +98,37 @@ def test_one_forward_of_both_batches_equals_two_passes():
     assert float(apart[0][1]["image_loss"]) > 0 and float(apart[0][1]["text_loss"]) > 0
 
 
+@pytest.mark.parametrize("single_forward", [True, False])
+def test_known_text_embeddings_give_the_losses_and_gradients_of_the_captions(single_forward):
+    """Those of dropped captions too."""
+    weights, config = random_weights(), dataclasses.replace(OBJECTIVE, single_forward=single_forward)
+    image, text = examples()
+    encode = functools.partial(
+        jax.jit(lambda w, ids: bind(CONFIG, w).encode_text(ids), compiler_options=QUICK), weights
+    )
+    config = dataclasses.replace(config, caption_dropout=0.5)
+    known = image._replace(text_embeddings=encode(image.token_ids))
+    batches = [
+        corrupt(
+            jax.random.key(1),
+            images,
+            text,
+            config,
+            null_token_ids=NULL,
+            mask_token_id=MASK,
+            null_text_embeddings=encode(NULL[None])[0],
+        )
+        for images in (image, known)
+    ]
+    dropped = np.asarray((batches[0].image_token_ids == NULL).all(axis=1))
+    assert dropped.any() and not dropped.all()
+    forgotten = batches[1]._replace(image_token_ids=jnp.zeros_like(batches[1].image_token_ids))  # they are not read
+    expected, found = (model_loss(config, weights, sighted(batch)) for batch in (batches[0], forgotten))
+    assert_close(found[0][1], expected[0][1], 1e-5)
+    of_mmdit = {name: value for name, value in expected[1].items() if name.startswith("mmdit.")}
+    assert_close(found[1], of_mmdit, 1e-5)
+
+
 def test_two_passes_take_batches_of_different_sizes():
     batch = sighted(draw())
     fewer = {name: value[:2] for name, value in batch._asdict().items() if name in IMAGE_FIELDS}

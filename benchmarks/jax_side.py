@@ -1,0 +1,96 @@
+"""Our side of a comparison: the training step and the pipeline's samplers, as calls that end when the device does."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.workload import Size, Vocabulary, random_weights
+from dualdiff_jax.data.batch import Batch
+from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.sharding import make_mesh, place_batch
+from dualdiff_jax.training.state import start
+from dualdiff_jax.training.step import make_step
+from dualdiff_jax.training.trainable import split, trained_specs
+
+Call = Callable[[int], int | None]  # a number to draw from -> how often the network ran, where that varies
+
+
+class Training:
+    """The training step of ``size.config`` and the state that it moves; it takes batches of any number of pairs."""
+
+    def __init__(self, size: Size):
+        self._config, self._mesh = size.config, make_mesh(size.config.mesh)
+        tokenizer = Vocabulary(size.config.model.mmdit.vocab_size)
+        null, mask = tokenizer.null_ids(size.config.data.text_length), tokenizer.mask_token_id
+        stored = np.zeros((len(null), size.config.model.t5.width), jnp.bfloat16)  # what it is costs the same
+        self._step = make_step(
+            self._config, self._mesh, null_token_ids=null, mask_token_id=mask, null_text_embeddings=stored
+        )
+        self._begin()
+
+    def on(self, batch: Batch) -> Call:
+        """One update from ``batch``, which is put on the device now."""
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(self._state)):  # a step that failed has consumed it
+            self._begin()
+        placed = place_batch(self._mesh, batch)
+
+        def call(_: int) -> None:
+            self._state, _ = jax.block_until_ready(self._step(self._state, self._frozen, placed))
+
+        return call
+
+    def _begin(self) -> None:
+        self._state = self._frozen = None  # before there is another
+        config, model = self._config, self._config.model
+        weights = random_weights(model, self._mesh, model.compute_dtype, kept=trained_specs(config))
+        params, self._frozen = split(config, self._mesh, weights, jax.random.key(0))
+        self._state = start(config, self._mesh, params)
+
+
+def prompts(size: Size, count: int) -> tuple[list[str], np.ndarray]:
+    """Texts, and their ids (b, l)."""
+    texts = [f"prompt {index}" for index in range(count)]
+    tokenizer = Vocabulary(size.config.model.mmdit.vocab_size)
+    length = size.config.model.sampling.text_length
+    return texts, np.stack([tokenizer.caption_ids(text, length) for text in texts])
+
+
+def photos(size: Size, count: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Images to read: as a user has them, and (b, h, w, 3) fp32 in [-1, 1]."""
+    sampling = size.config.model.sampling
+    images = np.random.default_rng(3).integers(0, 256, (count, sampling.height, sampling.width, 3), dtype=np.uint8)
+    return list(images), images.astype(np.float32) / 127.5 - 1.0
+
+
+def open_pipeline(size: Size, dtype: str) -> DualDiffusionPipeline:
+    """With random weights in ``dtype``, as ``from_pretrained`` would load them."""
+    model = size.config.model
+    weights = random_weights(model, make_mesh(size.config.mesh), dtype)
+    return DualDiffusionPipeline(model, weights, Vocabulary(model.mmdit.vocab_size))
+
+
+def text_to_image(size: Size, pipeline: DualDiffusionPipeline, count: int) -> Call:
+    """Prompts to pixels on the device."""
+    texts, _ = prompts(size, count)
+
+    def call(seed: int) -> None:
+        for latents, _ in pipeline.draw(texts, seed=seed):
+            pipeline.decode_latents(latents).block_until_ready()
+
+    return call
+
+
+def image_to_text(size: Size, pipeline: DualDiffusionPipeline, count: int) -> Call:
+    """Images to token ids on the host, by ancestral sampling."""
+    images, _ = photos(size, count)
+    sampling = size.config.model.sampling
+    starts = [np.zeros(0, np.int32)] * count
+
+    def call(seed: int) -> int:
+        length, steps = sampling.answer_length, sampling.answer_steps
+        sample = pipeline.read(images, starts, length=length, steps=steps, seed=seed, order="ancestral")
+        return int(sample.revealed_in.max()) + 1
+
+    return call

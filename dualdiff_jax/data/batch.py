@@ -1,0 +1,23 @@
+"""What a training step is given: needs no reader of any format."""
+
+from typing import NamedTuple, TypedDict
+
+import numpy as np
+
+
+class Example(TypedDict, total=False):
+    """All examples of a batch have the same fields: image, or latent_mean, or neither for a text without an image."""
+
+    image: np.ndarray  # (h, w, 3) uint8; in a batch fp32 in [-1, 1]
+    latent_mean: np.ndarray  # (h, w, c), of the autoencoder's posterior
+    latent_log_variance: np.ndarray  # (h, w, c), where the posterior has one
+    text_embeddings: np.ndarray  # (l, d), T5's of token_ids
+    token_ids: np.ndarray  # (l,) int32
+    is_answer: np.ndarray  # (l,) bool, True where the text loss may mask
+
+
+class Batch(NamedTuple):
+    """One step's two batches on the host; each field of an Example with a leading batch dim."""
+
+    image: Example
+    text: Example

@@ -1,0 +1,157 @@
+"""The command for the card, tried without one: what it needs, what it writes, what a cut run leaves."""
+
+import json
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks import h100
+from benchmarks.h100_phases import names
+from benchmarks.h100_sizes import full_size, tiny_size
+
+ROOT = Path(__file__).parents[3]
+ABSENT = ("grain", "ml_collections", "array_record", "tensorflow_datasets", "importlib_resources", "diffusers")
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import benchmarks.h100_phases
+from benchmarks.h100_sizes import full_size
+full_size()
+import jax._src.xla_bridge
+assert not jax._src.xla_bridge._backends, "an import has taken the device"
+assert "torch" not in sys.modules
+"""
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=900)
+
+
+def run_tiny(output: Path, *arguments: str) -> dict:
+    done = python("-m", "benchmarks.h100", "--size=tiny", "--platform=cpu", f"--output={output}", *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(output.read_text())
+
+
+def test_the_jax_side_needs_no_reader_of_data_and_takes_no_device():
+    done = python("-c", WITHOUT.format(absent=ABSENT))
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_full_size_is_the_published_model():
+    size = full_size()
+    sizes = size.config.model
+    assert (sizes.mmdit.depth, sizes.mmdit.width, sizes.t5.width, sizes.t5.depth) == (24, 1536, 4096, 24)
+    assert (sizes.sampling.height, sizes.sampling.image_steps, sizes.sampling.guidance_scale) == (512, 28, 7.0)
+    assert (sizes.sampling.answer_length, sizes.sampling.answer_steps) == (128, 32)
+    assert (size.config.data.text_length, sizes.compute_dtype, size.config.train.remat) == (256, "bfloat16", "dots")
+    assert set(names(size)) == set(h100.PHASES)
+
+
+def test_a_phase_with_a_carried_wheel_writes_what_it_measured(tmp_path):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "triton-9.9.9-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("triton-9.9.9.dist-info/METADATA", "Metadata-Version: 2.1\nName: triton\nVersion: 9.9.9\n")
+    report = run_tiny(tmp_path / "report.json", "--phases=jax_attention", f"--wheels={wheels}")
+    assert report["versions"]["triton"] == "9.9.9"
+    assert (report["size"], report["platform"], report["not_measured"]) == ("tiny", "cpu", [])
+    assert {"cpu", "cores", "accelerators", "system"} <= report["machine"].keys()
+    for figure in report["figures"]:
+        assert 0 < figure["min_s"] <= figure["median_s"] <= figure["max_s"] and figure["samples"] >= 3
+        assert figure["side"] == "jax_xla" and figure["compile_s"] > 0
+    assert [figure["name"] for figure in report["figures"]] == ["attention_24_forward", "attention_24_both"]
+
+
+def test_a_run_without_time_says_what_it_left_out(tmp_path):
+    report = run_tiny(tmp_path / "report.json", "--seconds=0")
+    assert report["figures"] == [] and report["ratios"] == {}
+    assert {entry["reason"] for entry in report["not_measured"]} == {h100.NO_TIME}
+    planned = names(tiny_size())
+    assert [(entry["name"], entry["side"]) for entry in report["not_measured"]] == sum(planned.values(), [])
+
+
+TELLS_TWO = """
+import time
+print("some chatter")
+print('figure: {"name": "a", "side": "jax"}', flush=True)
+print('figure: {"name": "b", "side": "jax"}', flush=True)
+"""
+
+
+def told(code: str, seconds: float) -> tuple[list[str], dict[str, str]]:
+    faults = {"phase": h100.NO_TIME}
+    command = [sys.executable, "-S", "-c", TELLS_TWO + code]
+    found = list(h100.told(command, {}, time.monotonic() + seconds, "phase", faults))
+    return [figure["name"] for figure in found], faults
+
+
+def test_a_phase_that_takes_too_long_is_ended_and_its_figures_are_kept():
+    started = time.monotonic()
+    assert told("time.sleep(60)", 3.0) == (["a", "b"], {"phase": h100.NO_TIME})
+    assert time.monotonic() - started < 30
+
+
+def test_a_phase_that_dies_keeps_its_figures_and_gives_the_reason():
+    found, faults = told("import os; os._exit(7)", 60.0)
+    assert found == ["a", "b"] and "code 7" in faults["phase"]
+
+
+def test_failed_and_absent_figures_are_told_apart():
+    plan = {"one": [("a", "jax"), ("b", "jax")], "two": [("c", "torch")]}
+    figures = [{"name": "a", "side": "jax", "median_s": 1.0}, {"name": "b", "side": "jax", "error": "no memory"}]
+    found = h100.not_measured(plan, figures, {"one": "", "two": h100.NO_TIME})
+    assert [(entry["name"], entry["reason"]) for entry in found] == [("b", "no memory"), ("c", h100.NO_TIME)]
+
+
+def test_a_ratio_is_torch_over_our_first_side():
+    figures = [
+        {"name": "step", "side": "jax", "median_s": 2.0},
+        {"name": "step", "side": "torch", "median_s": 3.0},
+        {"name": "step", "side": "torch_compiled", "error": "no memory"},
+        {"name": "attention", "side": "jax_cudnn", "median_s": 1.0},
+        {"name": "attention", "side": "jax_xla", "median_s": 8.0},
+        {"name": "attention", "side": "torch_flash", "median_s": 2.0},
+        {"name": "alone", "side": "jax", "median_s": 1.0},
+    ]
+    assert h100.ratios(figures) == {
+        "step": {"torch_over_jax": 1.5},
+        "attention": {"torch_flash_over_jax_cudnn": 2.0},
+    }
+
+
+@pytest.mark.slow
+def test_every_phase_runs_with_the_toy(tmp_path):
+    report = run_tiny(tmp_path / "report.json")
+    assert report["not_measured"] == []
+    by_name = {(figure["name"], figure["side"]): figure for figure in report["figures"]}
+    assert list(by_name) == sum(names(tiny_size()).values(), [])
+    for (name, side), figure in by_name.items():
+        if name.startswith("training_step"):
+            assert figure["batch"] == 2 and figure["pairs_per_s"] == pytest.approx(2 / figure["median_s"])
+            assert figure.get("microbatches", 1) == 1
+        if (name.startswith("training_step"), side) == (True, "jax"):
+            assert figure["flops"] > figure["mmdit_flops"] > 0 and figure["refused_batches"] == []
+            assert figure["mfu"] is None and figure["mfu_mmdit"] is None  # nobody knows a CPU's peak
+        if name.startswith(("text_to_image", "image_to_text")):
+            assert figure["examples_per_s"] == pytest.approx(figure["batch"] / figure["median_s"])
+        if name.startswith("image_to_text"):
+            assert 1 <= figure["mean_evaluations"] <= 3
+    step, encoded = (by_name[name, "jax"] for name in ("training_step", "training_step_encoded"))
+    assert step["flops"] > encoded["flops"]
+    errors = by_name["bfloat16_error", "jax"]["relative_errors"]
+    assert set(errors) == {"text_embeddings", "velocity", "logits"}
+    assert all(2.0**-12 < error < 0.05 for error in errors.values())
+    assert max(by_name["agreement", "both"]["relative_differences"].values()) <= 1e-4
+    assert {"training_step", "text_to_image_1", "image_to_text_2", "matmul"} <= report["ratios"].keys()
+    assert set(report["ratios"]["training_step"]) == {"torch_over_jax", "torch_compiled_over_jax"}
