@@ -192,9 +192,11 @@ class TorchPeer:
 
 
 def tensors(batch: Corrupted) -> CorruptedTensors:
-    """Our corrupted batch as torch has it."""
+    """Our corrupted batch as torch has it, without what it does not hold."""
     fields = {}
     for name, value in batch._asdict().items():
+        if value is None:
+            continue
         value = np.array(value)
         tensor = _ids(value) if np.issubdtype(value.dtype, np.integer) else torch.from_numpy(value)
         fields[name] = tensor.permute(0, 3, 1, 2).contiguous() if tensor.ndim == 4 else tensor
