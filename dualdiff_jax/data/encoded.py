@@ -48,9 +48,8 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         return None
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        names = [field.name for field in dataclasses.fields(Manifest)]
-        given = {"folder": folder, "task": found["source"]["task"], **{name: found[name] for name in names[3:]}}
-        manifest = Manifest(files=found["files"], **given)
+        given = {name: found[name] for name in ("files", "text_length", "tokenizer", "made_by", "fingerprints")}
+        manifest = Manifest(folder=folder, task=found["source"]["task"], **given)
         missing = [name for name in manifest.files if not (folder / name).is_file()]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST}: is damaged ({error!r}); encode the data anew") from error

@@ -3,8 +3,8 @@
 (1)  out[i] = sum_j w[i, j] in[j],   w[i, j] ~ k((j + 1/2 - c_i) / s),   sum_j w[i, j] = 1
      c_i = start + (i + 1/2) (stop - start) / outputs,   s = max((stop - start) / outputs, 1)
 Rows, then columns, in fp32 and rounded once. A few outputs that follow each other read few inputs, so w is a band:
-it is cut into blocks of outputs, and each block is a product of small dense matrices. That is twice as fast as
-Pillow's own loops, and most of what a picture costs beside decoding it.
+it is cut into blocks of outputs, and each block is a product of small dense matrices, which is faster than Pillow's
+loops (benchmarks/results/data.json): beside decoding, most of what a picture costs.
 """
 
 import functools
@@ -71,7 +71,7 @@ def _blocks(size: int, start: float, stop: float, outputs: int, channels: int) -
     widened = max(scale, 1.0)
     count = -(-outputs // OUTPUTS)
     centres = start + (np.arange(count * OUTPUTS).reshape(count, OUTPUTS) + 0.5) * scale
-    centres = np.minimum(centres, start + (outputs - 0.5) * scale)  # what rounds the last block up
+    centres = np.minimum(centres, start + (outputs - 0.5) * scale)  # else what rounds the last block up has no input
     inputs = min(size, int(np.ceil((OUTPUTS - 1) * scale + 4 * widened)) + 1)
     starts = np.clip(np.floor(centres[:, 0] - 2 * widened), 0, size - inputs).astype(int)
     places = starts[:, None] + np.arange(inputs)
