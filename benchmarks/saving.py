@@ -59,6 +59,8 @@ def measure(root: Path, pairs: int) -> dict[str, float]:
             state, _ = step(state, frozen, batches[n % len(batches)])
         jax.block_until_ready(state)
         (with_save if is_saving else without).append(time.perf_counter() - before)
+        if checkpoints.is_saving():
+            raise RuntimeError(f"a save takes more than {STEPS} steps, and would slow the next ones without a save")
     if not checkpoints.close(2 * pairs + 1):
         raise RuntimeError("a checkpoint could not be written")
     plain = statistics.median(without[1:])  # the first compiled

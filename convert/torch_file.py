@@ -135,17 +135,24 @@ class TorchFile(TensorFile):
         tensor = self._tensors[key]
         if isinstance(tensor, np.ndarray):
             return tensor
-        record, size = self._records.get(f"data/{tensor.key}"), tensor.dtype.itemsize
-        is_whole = record is not None and min(tensor.offset, *tensor.shape, *tensor.stride, 0) == 0
-        if not is_whole or record.compress_type or (tensor.offset + tensor.span) * size > record.file_size:
+        numbers = self._numbers(tensor)
+        if numbers is None:
             raise UserError(f"{self.path}: {key} does not lie in its storage; the file is damaged, copy it again")
+        strides = [stride * tensor.dtype.itemsize for stride in tensor.stride]
+        return np.asarray(np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides), order="C")
+
+    def _numbers(self, tensor: Stored) -> np.ndarray | None:
+        """From a tensor's first to its last; None where they are not all in its storage."""
+        record, size = self._records.get(f"data/{tensor.key}"), tensor.dtype.itemsize
+        is_within = record is not None and min(tensor.offset, *tensor.shape, *tensor.stride, 0) == 0
+        if not is_within or record.compress_type or (tensor.offset + tensor.span) * size > record.file_size:
+            return None
         with open(self.path, "rb") as file:
             file.seek(record.header_offset)
             name, extra = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
             file.seek(name + extra + tensor.offset * size, os.SEEK_CUR)
             numbers = np.fromfile(file, tensor.dtype, count=tensor.span)
-        strides = [stride * size for stride in tensor.stride]
-        return np.asarray(np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides), order="C")
+        return numbers if len(numbers) == tensor.span else None
 
 
 def _load_old(path: Path) -> Any:

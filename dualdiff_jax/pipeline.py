@@ -92,7 +92,8 @@ class DualDiffusionPipeline:
         if output not in get_args(Output):
             raise UserError(f"output is {output!r}; give one of {', '.join(get_args(Output))}")
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        prompts = [prompt for prompt in prompts for _ in range(images_per_prompt)]
+        repeats = _given("images_per_prompt", images_per_prompt, 1)
+        prompts = [prompt for prompt in prompts for _ in range(repeats)]
         done: list[np.ndarray] = []
         for latents, _ in self.draw(prompts, negative_prompt, **options):
             done += list(_whole(latents if output == "latents" else self.decode_latents(latents)))
@@ -127,7 +128,8 @@ class DualDiffusionPipeline:
         if latents is not None and latents.shape != (len(prompts), *shape):
             raise UserError(f"latents have shape {latents.shape}, expected {(len(prompts), *shape)} for these prompts")
         scale = default.guidance_scale if guidance_scale is None else guidance_scale
-        sigmas = sigma_grid(steps or default.image_steps, sigma_shift or default.sigma_shift)
+        shift = _given("sigma_shift", sigma_shift, default.sigma_shift, least=1e-3)
+        sigmas = sigma_grid(_given("steps", steps, default.image_steps), shift)
         null = self.tokenizer.caption_ids(negative_prompt, default.text_length)
         token_ids = np.stack([self.tokenizer.caption_ids(prompt, default.text_length) for prompt in prompts])
         for rows, count, rngs in self._batches(len(prompts), seed):
@@ -158,14 +160,14 @@ class DualDiffusionPipeline:
         ``like_original`` does as the PyTorch pipeline: the prompt keeps its own ``</s>``, and all ``length`` tokens
         come back, prompt in front, with every ``</s>`` left out. The other options are ``read``'s.
         """
-        images = _listed(images)
-        length = length or self.config.sampling.caption_length
+        images, default = _listed(images), self.config.sampling
+        length = _given("length", length, default.caption_length)
         start = np.asarray(self.tokenizer.tokens(prompt or ""), np.int32)
         if like_original and prompt is not None:
             start = np.append(start, np.int32(self.tokenizer.end_token_id))
         if len(start) >= length:
             raise UserError(f"the prompt takes {len(start)} of {length} tokens and leaves no room; shorten it")
-        steps = steps or self.config.sampling.caption_steps
+        steps = _given("steps", steps, default.caption_steps)
         sample = self.read(images, [start] * len(images), length=length, steps=steps, **options)
         if like_original:
             return [self.tokenizer.decode_all(row) for row in sample.token_ids]
@@ -187,9 +189,10 @@ class DualDiffusionPipeline:
         images, questions = _listed(images), [questions] if isinstance(questions, str) else questions
         if len(images) != len(questions):
             raise UserError(f"{len(images)} images, but {len(questions)} questions; give one question an image")
-        length = length or self.config.sampling.answer_length
+        length = _given("length", length, self.config.sampling.answer_length)
+        steps = _given("steps", steps, self.config.sampling.answer_steps)
         prompts = [self.tokenizer.question_ids(question, length) for question in questions]
-        sample = self.read(images, prompts, length=length, steps=steps or self.config.sampling.answer_steps, **options)
+        sample = self.read(images, prompts, length=length, steps=steps, **options)
         rows = zip(sample.token_ids, prompts, strict=True)
         return [self.tokenizer.decode(row[len(prompt) :]) for row, prompt in rows]
 
@@ -271,7 +274,8 @@ class DualDiffusionPipeline:
         return jnp.asarray(rows) if self._mesh is None else jax.device_put(rows, batch_sharding(self._mesh))
 
     def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        size = height or self.config.sampling.height, width or self.config.sampling.width
+        default = self.config.sampling
+        size = _given("height", height, default.height), _given("width", width, default.width)
         step = self.config.mmdit.patch_size * self._downscale
         most = step * self.config.mmdit.position_grid
         if any(side % step or not 0 < side <= most for side in size):
@@ -301,6 +305,13 @@ def _whole(array: jax.Array) -> np.ndarray:
 def _tell(progress: Progress | None, done: int, total: int) -> None:
     if progress is not None:
         progress(done, total)
+
+
+def _given(name: str, value: float | None, default: float, least: float = 1) -> float:
+    """``value``, or ``default`` where it is None."""
+    if value is not None and not value >= least:
+        raise UserError(f"{name} is {value}; give at least {least}")
+    return default if value is None else value
 
 
 def _listed(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:

@@ -70,9 +70,13 @@ class Checkpoints:
         """Steps of which there is a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
+    def is_saving(self) -> bool:
+        """Whether something is being written in the background."""
+        return self._manager.is_saving_in_progress()
+
     def is_due(self, step: int) -> bool:
         """Whether to save after ``step``: at each interval, and soon after a save that failed."""
-        if not self._manager.is_saving_in_progress():
+        if not self.is_saving():
             self._wait(step)  # for nothing; it tells what went wrong in the background
         return step % self._config.train.save_every == 0 or step == self._retry_at
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,15 +118,21 @@ class WeightsAndBiases:
         wandb = needed("wandb", "telemetry.wandb_project")
         identity = workdir / "wandb_id"
         if not identity.exists():
-            identity.write_text(wandb.util.generate_id(), encoding="utf-8")
-        self._run = wandb.init(
-            project=config.telemetry.wandb_project,
-            name=workdir.name,
-            id=identity.read_text(encoding="utf-8"),
-            resume="allow",
-            dir=str(workdir),
-            config=to_dict(config),
-        )
+            identity.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
+        try:
+            self._run = wandb.init(
+                project=config.telemetry.wandb_project,
+                name=workdir.name,
+                id=identity.read_text(encoding="utf-8"),
+                resume="allow",
+                dir=str(workdir),
+                config=to_dict(config),
+            )
+        except wandb.Error as error:  # nobody is logged in, or the server does not answer
+            raise UserError(
+                f"telemetry.wandb_project is set, but Weights & Biases does not start ({error}); log in with: wandb "
+                "login, or keep the figures here with WANDB_MODE=offline"
+            ) from error
 
     def write(self, step: int, record: Record) -> None:
         self._run.log(dict(flat(record)), step=step)

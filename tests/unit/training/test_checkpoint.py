@@ -165,7 +165,7 @@ def test_a_full_disk_is_told_and_the_save_is_tried_again(workdir, settings, mesh
         assert checkpoints.is_due(6)
         checkpoints.save(6, at(state, 6), RECORDS)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(checkpoints._manager, "is_saving_in_progress", lambda: False)  # by the next step it is over
+            patch.setattr(checkpoints, "is_saving", lambda: False)  # by the next step it is over
             assert checkpoints.is_due(7) is False
     assert "a checkpoint cannot be written" in caplog.text and "the last good one is of step 4" in caplog.text
     assert "the next try is at step 8" in caplog.text

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -114,6 +115,8 @@ def test_tensorboard_and_wandb_get_each_figure_once(tmp_path, config, monkeypatc
     class Module:
         """Stands for both packages."""
 
+        Error = OSError
+
         def __init__(self, *_, **options):
             self.options = options
 
@@ -128,23 +131,33 @@ def test_tensorboard_and_wandb_get_each_figure_once(tmp_path, config, monkeypatc
             self.options = options
             return self
 
-        def generate_id(self):
-            return "an id"
-
         def flush(self):
             pass
 
         close = finish = flush
 
     module = Module()
-    module.util, module.SummaryWriter = module, Module
+    module.SummaryWriter = Module
     monkeypatch.setitem(sys.modules, "tensorboardX", module)
     monkeypatch.setitem(sys.modules, "wandb", module)
     both = dataclasses.replace(config.telemetry, tensorboard=True, wandb_project="digits")
     for sink in sinks.open_sinks(tmp_path, dataclasses.replace(config, telemetry=both), 0):
         sink.write(3, {"loss": 1.0, "by_t": [2.0, None], "mfu": None})
     assert written == [("loss", 1.0, 3), ("by_t/0", 2.0, 3)] * 2
-    assert module.options["id"] == (tmp_path / "wandb_id").read_text() == "an id"
+    assert module.options["id"] == (tmp_path / "wandb_id").read_text()
+
+
+def test_weights_and_biases_that_does_not_start_is_told(tmp_path, config, monkeypatch):
+    class Refused(Exception):
+        pass
+
+    def init(**_):
+        raise Refused("api_key not configured")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Error=Refused))
+    asked = dataclasses.replace(config, telemetry=dataclasses.replace(config.telemetry, wandb_project="digits"))
+    with pytest.raises(UserError, match="api_key not configured.*WANDB_MODE=offline"):
+        sinks.open_sinks(tmp_path, asked, 0)
 
 
 def test_a_missing_package_is_told_before_anything_starts(config, monkeypatch):
@@ -163,6 +176,35 @@ def test_the_line_shows_what_is_known(capsys):
     assert told == (
         "step 1000/2000  image loss 0.5000  text loss -  12 examples/s  MFU 45.7%  2 skipped  1:02:03 left\n"
     )
+
+
+def test_on_a_terminal_the_line_is_redrawn_in_place(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    line = sinks.ProgressLine(10)
+    for step in (1, 2):
+        line.write(step, {"image_loss": 0.5, "examples_per_second": 1.0, "seconds_left": 3})
+    line.close()
+    told = capsys.readouterr().err
+    assert told.count("\r\033[K") == 2 and told.count("\n") == 1 and told.endswith("left\n")
+
+
+def test_tensorboard_has_the_figures(tmp_path, config):
+    """The package itself."""
+    sink = sinks.TensorBoard(tmp_path, 0)
+    sink.write(3, {"image_loss": 1.0, "text_loss_by_t": [2.0, None]})
+    sink.close()
+    events = next((tmp_path / "tensorboard").iterdir()).read_bytes()
+    assert b"image_loss" in events and b"text_loss_by_t/0" in events and b"text_loss_by_t/1" not in events
+
+
+def test_memory_is_that_of_the_fullest_device(tmp_path, config, monkeypatch):
+    stats = [{"peak_bytes_in_use": 2**30}, {"peak_bytes_in_use": 3 * 2**30}, None]
+    devices = [types.SimpleNamespace(memory_stats=lambda of=of: of) for of in stats]
+    monkeypatch.setattr("dualdiff_jax.training.flops.jax.local_devices", lambda: devices)
+    telemetry = Telemetry(tmp_path, config, 0)
+    telemetry.add(metrics(1.0))
+    telemetry.write(1)
+    assert records(tmp_path)[0]["memory_gib"] == 3.0
 
 
 def test_operations_are_those_of_the_published_sizes():
