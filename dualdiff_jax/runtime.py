@@ -1,4 +1,4 @@
-"""What a process sets before it computes: where compiled programs are kept, and how a CPU run gets its memory."""
+"""What a process sets before it computes: XLA's flags, where programs are kept, how a CPU run gets its memory."""
 
 import ctypes
 import os
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import jax
+
+from dualdiff_jax import compiler_flags
 
 # glibc's mallopt: (parameter, value). Left alone, it gives each step's temporaries back to the kernel and faults
 # them in again: 28,000 page faults and a quarter of the CPU time in the demo's step.
@@ -17,6 +19,7 @@ GROW_BY = (-2, 2**28)
 
 def prepare() -> None:
     """Call once, before JAX starts. What the user's environment already says is left as it is."""
+    compiler_flags.set_flags()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualdiff_jax"
         jax.config.update("jax_compilation_cache_dir", str(cache))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dualdiff_jax import programs
+from dualdiff_jax import compiler_flags, programs
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.attention import choose_kernel
@@ -34,7 +34,7 @@ class Program(NamedTuple):
 
 
 def compile_program(config: RunConfig, of: str, devices: list[jax.Device], platform: str) -> Program:
-    """``of``: train, text_to_image or image_to_text; the attention kernel is the platform's."""
+    """``of``: train, text_to_image or image_to_text; attention kernel and compiler flags are the platform's."""
     kernel = choose_kernel(config.model.attention, platform, config.model.compute_dtype)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention=kernel))
     mesh = make_mesh(config.mesh, devices)
@@ -42,7 +42,7 @@ def compile_program(config: RunConfig, of: str, devices: list[jax.Device], platf
     lower = {"train": _train, "text_to_image": _text_to_image, "image_to_text": _image_to_text}[of]
     with jax.set_mesh(mesh):
         lowered, arguments, examples = lower(config, mesh)
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=compiler_flags.options(platform) or None)
     return Program(compiled, arguments, mesh, examples, time.monotonic() - started)
 
 

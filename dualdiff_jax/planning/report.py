@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 OF = ("train", "text_to_image", "image_to_text")
 POLICIES = ("none", "dots", "save_attention", "full")  # from the fastest to the smallest
+CONFIRMATIONS = 3  # plans of a search beside the two first ones, at the most
 Report = dict[str, Any]
 
 
@@ -56,27 +57,39 @@ def plan(config: RunConfig, topology: str, of: str = "train") -> Report:
 
 
 def search(config: RunConfig, topology: str) -> list[Report]:
-    """For each remat policy the largest batch of one microbatch that fits, the last compiled one as its report.
+    """For each remat policy the largest batch of one microbatch that fits, as far as ``CONFIRMATIONS`` plans tell.
 
-    Two small compilations tell how the memory grows with the batch; a third one confirms the answer.
+    Two plans of small batches tell how the memory grows with the batch; the next ones confirm the answer or, where
+    the compiler does not keep to the line, draw it again. A policy's report is that of the largest batch that fits,
+    or of the smallest that there is.
     """
     there = _open(topology)
     parts = batch_parts(make_mesh(config.mesh, list(there.devices)))
-    found = []
-    for policy in POLICIES:
-        one, two = (plan(_with(config, policy, n * parts), topology) for n in (1, 2))
-        slope = two["memory"]["total"] - one["memory"]["total"]
-        room = one["memory"]["available"] - one["memory"]["total"]
-        most = 1 + int(room // slope) if slope > 0 else 2
-        while most > 2:
-            report = plan(_with(config, policy, most * parts), topology)
-            if report["memory"]["fits"]:
-                break
-            most -= 1
-        else:
-            report = two if two["memory"]["fits"] else one
-        found.append(report)
-    return found
+    return [_largest_that_fits(config, topology, policy, parts) for policy in POLICIES]
+
+
+def _largest_that_fits(config: RunConfig, topology: str, policy: str, parts: int) -> Report:
+    found = {n: plan(_with(config, policy, n * parts), topology) for n in (1, 2)}
+    for _ in range(CONFIRMATIONS):
+        guess = _guess({n: page["memory"]["total"] for n, page in found.items()}, found[1]["memory"]["available"])
+        if guess in found:
+            break
+        found[guess] = plan(_with(config, policy, guess * parts), topology)
+    return found[max((n for n in found if found[n]["memory"]["fits"]), default=1)]
+
+
+def _guess(totals: dict[int, int], available: int) -> int:
+    """The largest batch that fits, on the line through the largest that does and the smallest that does not.
+
+    Where all that were compiled fit, on the line through the two largest.
+    """
+    fitting = sorted(n for n, total in totals.items() if total <= available)
+    if not fitting:
+        return 1
+    low, others = fitting[-1], [n for n in totals if n not in fitting]
+    other = min(others) if others else fitting[-2]
+    slope = (totals[other] - totals[low]) / (other - low)
+    return low + int((available - totals[low]) / slope) if slope > 0 else 2 * low
 
 
 def _with(config: RunConfig, policy: str, size: int) -> RunConfig:

@@ -52,21 +52,38 @@ def test_what_does_not_fit_says_by_how_much(here, config, monkeypatch):
     assert "does not fit" in report.table(found) and "too much" in report.table(found)
 
 
-def test_the_search_finds_the_largest_batch_of_each_policy(here, config, monkeypatch):
+def searched(monkeypatch, config, bytes_of) -> tuple[list[int], list[int]]:
+    """(the answer of each policy, every batch that was compiled), with 200 bytes to fit in."""
     sizes = []
 
     def pretend(config, name, of="train"):
-        sizes.append((config.train.remat, config.train.global_batch_size))
-        total = 100 + config.train.global_batch_size * (2 if config.train.remat == "full" else 30)
-        return {
-            "batch": config.train.global_batch_size,
-            "memory": {"total": total, "available": 200, "fits": total <= 200},
-        }
+        size = config.train.global_batch_size
+        sizes.append(size)
+        total = bytes_of(config.train.remat, size)
+        return {"batch": size, "memory": {"total": total, "available": 200, "fits": total <= 200}}
 
     monkeypatch.setattr(report, "plan", pretend)
-    found = report.search(config, "here")
-    assert [page["batch"] for page in found] == [3, 3, 3, 50]
+    return [page["batch"] for page in report.search(config, "here")], sizes
+
+
+def test_the_search_finds_the_largest_batch_of_each_policy(here, config, monkeypatch):
+    found, sizes = searched(monkeypatch, config, lambda policy, n: 100 + n * (2 if policy == "full" else 30))
+    assert found == [3, 3, 3, 50]
     assert len(sizes) == 3 * len(report.POLICIES)
+
+
+def test_a_search_draws_the_line_again_where_memory_does_not_keep_to_it(here, config, monkeypatch):
+    """Batches of one and two have 10 bytes apiece; from ten on every example has 20 more."""
+    found, sizes = searched(monkeypatch, config, lambda policy, n: 10 * n + 20 * max(0, n - 10))
+    assert all(10 <= batch <= 13 for batch in found)
+    assert len(sizes) <= (2 + report.CONFIRMATIONS) * len(report.POLICIES)
+    found, _ = searched(monkeypatch, config, lambda policy, n: 40 * n if n < 3 else 70 + 10 * n)
+    assert found == [13] * len(report.POLICIES)
+
+
+def test_a_search_where_nothing_fits_tells_the_smallest(here, config, monkeypatch):
+    found, sizes = searched(monkeypatch, config, lambda policy, n: 200 + n)
+    assert found == [1] * len(report.POLICIES) and max(sizes) == 2
 
 
 @pytest.mark.parametrize("name", ["h200:8", "v5p", "v5p:", "h100:", "h100:2x2x2", "a machine", "v5p:4xx4"])
