@@ -21,12 +21,13 @@ in front of the path; without diffusers the torch figures are in ``not_measured`
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -50,6 +51,7 @@ PHASES = (
 BOTH_SIDES = ("agreement",)
 DEFAULT_SECONDS = 520.0
 NO_TIME = "no time was left"
+POLL = 0.1  # seconds
 
 
 def parse() -> argparse.Namespace:
@@ -133,16 +135,22 @@ def told(
     left = deadline - time.monotonic()
     if left <= 0:
         return
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    timer = threading.Timer(left, process.kill)
-    timer.start()
-    try:
-        for line in process.stdout:
-            if line.startswith(MARK):
-                yield json.loads(line.removeprefix(MARK))
-    finally:
-        process.wait()
-        timer.cancel()
+    # A file and not a pipe, which a compiler's worker that outlives its parent would keep open.
+    with tempfile.NamedTemporaryFile("w") as sink, open(sink.name, encoding="utf-8") as source:
+        process = subprocess.Popen(command, env=environment, stdout=sink, start_new_session=True)
+        try:
+            is_over, rest = False, ""
+            while not is_over:
+                is_over = process.poll() is not None
+                *lines, rest = (rest + source.read()).split("\n")
+                yield from (json.loads(line.removeprefix(MARK)) for line in lines if line.startswith(MARK))
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(POLL)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its workers too
+            process.wait()
     if process.returncode and time.monotonic() < deadline:
         faults[phase] = f"the phase ended with code {process.returncode}; its last words are on stderr"
     elif not process.returncode:

@@ -102,6 +102,13 @@ def test_a_phase_that_takes_too_long_is_ended_and_its_figures_are_kept():
     assert time.monotonic() - started < 30
 
 
+def test_a_worker_that_outlives_its_phase_holds_nothing_up():
+    started = time.monotonic()
+    worker = "import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(50)'])"
+    assert told(worker, 40.0)[0] == ["a", "b"]
+    assert time.monotonic() - started < 30
+
+
 def test_a_phase_that_dies_keeps_its_figures_and_gives_the_reason():
     found, faults = told("import os; os._exit(7)", 60.0)
     assert found == ["a", "b"] and "code 7" in faults["phase"]
