@@ -95,6 +95,26 @@ def test_what_was_saved_comes_back(workdir, settings, mesh, state):
     assert pending == [{"loss": 0.4}]
 
 
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optimizer": {"name": "adafactor"}, "train": {"trainable": ("t5.embedding[mask]",)}},
+        {"optimizer": {"name": "muon"}, "train": {"trainable": ()}, "lora": {"rank": 2}},
+    ],
+)
+def test_states_of_other_shapes_come_back_too(tmp_path, mesh, sections):
+    """Factored moments, leaves that an optimizer leaves out, a row, low-rank factors."""
+    config, _ = small_run(tmp_path / "data", model=SMALL, **sections)
+    state, _ = init_state(config, mesh)
+    state = dataclasses.replace(state, opt_state=jax.tree.map(lambda leaf: leaf + 1, state.opt_state))
+    checkpoints = Checkpoints(tmp_path / "run", config, mesh)
+    checkpoints.save(2, state, RECORDS)
+    assert checkpoints.close(2)
+    found, _ = restore(tmp_path / "run", config, mesh)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, found, state)
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(workdir, settings, mesh, state, caplog, damage):
     DAMAGES[damage](workdir / "checkpoints" / "4")
