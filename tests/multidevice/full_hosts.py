@@ -1,7 +1,7 @@
 """One of two hosts, four devices each, with a disk that gets full.
 
-python -m tests.multidevice.full_hosts FOLDER ID PORT room       no room is seen from step 2 to step 4
-python -m tests.multidevice.full_hosts FOLDER ID PORT surprise   host 1 cannot write from step 2 on
+python -m tests.multidevice.full_hosts FOLDER ID PORT room       no room is seen for the save of step 4
+python -m tests.multidevice.full_hosts FOLDER ID PORT surprise   host 1 cannot write from step 3 on
 """
 
 import shutil
@@ -31,7 +31,7 @@ def main(folder: Path, number: int, port: str, what: str) -> None:
             if what == "room":
                 shutil.disk_usage = (lambda path: SimpleNamespace(free=0)) if 3 <= step <= 4 else seen
             elif number == 1:
-                fill(step >= 2)
+                fill(step >= 3)
 
         train(config, folder / what, make_mesh(config.mesh, jax.devices()), [(1, hook)])
 
