@@ -10,8 +10,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.data.array_records import unpack
 from dualdiff_jax.resolution import resolve
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
@@ -177,7 +179,23 @@ def test_two_processes_encode_what_one_does(folder):
     found, expected = ({str(file.relative_to(root)): file for file in root.rglob("*.*")} for root in roots)
     assert found.keys() == expected.keys() and len([name for name in found if name.endswith(".array_record")]) == 3
     for name, file in expected.items():
-        assert found[name].read_bytes() == file.read_bytes(), name
+        if name.endswith(".array_record"):
+            same_records(found[name], file)
+        else:
+            assert found[name].read_bytes() == file.read_bytes(), name
+
+
+def same_records(found: Path, expected: Path) -> None:
+    """To one bf16 rounding: on more hosts fp32 sums are compiled in another order."""
+    sources = [ArrayRecordDataSource([str(file)]) for file in (found, expected)]
+    assert len(sources[0]) == len(sources[1]) == RECORDS
+    for rows in zip(*sources, strict=True):
+        one, other = map(unpack, rows)
+        assert (one.record_id, one.captions, one.turns) == (other.record_id, other.captions, other.turns)
+        assert one.arrays.keys() == other.arrays.keys() and one.arrays
+        for name, values in other.arrays.items():
+            value, close_to = one.arrays[name].astype(np.float32), values.astype(np.float32)
+            np.testing.assert_allclose(value, close_to, rtol=2**-7, err_msg=name)
 
 
 def full(folder: Path, what: str) -> tuple[list[subprocess.Popen], list[str]]:
