@@ -1,6 +1,7 @@
 # make demo     trains a small model on real handwriting and samples it both ways
 # make test     runs the tests
-# make kills    kills a run ten times, also while it saves, and compares its end with one that was not stopped
+# make kills    kills a run ten times, also while it saves, and compares its end with one that was not stopped;
+#               a save that fails on one of two hosts
 # make lint     checks style
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # Each sets itself up in .venv first. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
@@ -42,7 +43,7 @@ check-full-size: $(VENV)/.test
 	$(BIN)/python -m benchmarks.full_size
 
 kills: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m slow tests/end_to_end/test_resume.py
+	$(BIN)/python -m pytest -q -m slow tests/end_to_end/test_resume.py tests/multidevice/test_hosts.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -212,6 +212,7 @@ def test_where_there_is_no_room_both_go_on_and_save_later(folder):
     assert (folder / "room" / "model").is_dir()
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_on_one_host_ends_both_with_its_reason(folder):
     processes, told = full(folder, "surprise")
     assert [process.returncode for process in processes] == [1, 1], told
