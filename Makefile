@@ -1,6 +1,7 @@
 # make demo     trains a small model on real handwriting and samples it both ways
 # make test     runs the tests
 # make kills    kills a run ten times, also while it saves, and compares its end with one that was not stopped
+# make check-hosts      a save that fails on one of two hosts ends both: minutes
 # make check-benchmarks  runs every phase of the H100 benchmark with a toy, on the CPU: a few minutes
 # make lint     checks style
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
@@ -44,6 +45,9 @@ check-full-size: $(VENV)/.test
 
 check-benchmarks: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow tests/unit/benchmarks
+
+check-hosts: $(VENV)/.test
+	$(BIN)/python -m pytest -q -m slow tests/multidevice/test_hosts.py
 
 kills: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow tests/end_to_end/test_resume.py

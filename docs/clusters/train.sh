@@ -10,13 +10,13 @@ for flag in "$@"; do
 done
 cd "$(dirname "$0")/../.." || exit 1
 
+caught=1
+trap 'caught=1; kill -TERM $run' TERM
 "${PYTHON:-python}" main.py --mode=train "$@" &
 run=$!
-trap 'kill -TERM $run' TERM
 
-wait $run
-status=$?
-while kill -0 $run 2>/dev/null; do  # the trap has ended the wait, the run saves
+while [[ $caught ]]; do  # a signal ends the wait, and the run saves
+    caught=
     wait $run
     status=$?
 done

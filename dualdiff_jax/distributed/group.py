@@ -73,7 +73,12 @@ def together(
 def barrier(what: str) -> None:
     """Waits until all processes have come here, or one has failed; ``what`` is used once at a time, in one order."""
     if jax.process_count() > 1:
-        _store().wait_at_barrier(f"{SPACE}/barrier/{what}/{_count('barrier', what)}", FOR_EVER)
+        wait_for_all(f"{SPACE}/barrier/{what}/{_count('barrier', what)}", FOR_EVER)
+
+
+def wait_for_all(key: str, milliseconds: int) -> None:
+    """Until all of several processes wait for the same ``key``, which may be used once."""
+    _store().wait_at_barrier(key, milliseconds)
 
 
 def first_says(what: str, text: str) -> str:

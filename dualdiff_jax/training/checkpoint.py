@@ -11,6 +11,7 @@ import importlib.metadata
 import logging
 import platform
 import shutil
+import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.distributed.group import barrier
+from dualdiff_jax.distributed.group import barrier, wait_for_all
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.resolution import to_dict
 from dualdiff_jax.training.start import start_identity
@@ -43,6 +44,7 @@ class Checkpoints:
         self._workdir, self._config, self._mesh = workdir, config, mesh
         self._identity = start_identity(config)
         self._retry_at: int | None = None
+        self._has_failed = False  # in the background, on this host of several
         for library in ("absl", "asyncio"):  # a save that fails is told here in a line, not there in a hundred
             logging.getLogger(library).setLevel(logging.CRITICAL)
         self._clear()
@@ -63,8 +65,20 @@ class Checkpoints:
                 max_to_keep=train.keep_checkpoints,
                 keep_period=train.keep_every or None,
                 enable_async_checkpointing=True,
+                async_options=ocp.options.AsyncOptions(barrier_sync_fn=self._meet if jax.process_count() > 1 else None),
             ),
         )
+
+    def _meet(self, *, key: str, timeout_ms: int) -> None:
+        """Orbax's threads of all hosts wait for each other here.
+
+        One that could not write comes too, on its way out (``finally``), but to another place than the others, and
+        all would wait for twenty minutes: it has to leave instead, and be heard of in ``is_due``.
+        """
+        if (failure := sys.exception()) is not None:
+            self._has_failed = True
+            raise failure
+        wait_for_all(key, timeout_ms)
 
     def steps(self) -> list[int]:
         """Steps of which there is a checkpoint, ascending."""
@@ -76,7 +90,7 @@ class Checkpoints:
 
     def is_due(self, step: int) -> bool:
         """Whether to save after ``step``: at each interval, and soon after a save that failed."""
-        if not self.is_saving():
+        if self._has_failed or not self.is_saving():
             self._wait(step)  # for nothing; it tells what went wrong in the background
         return step % self._config.train.save_every == 0 or step == self._retry_at
 

@@ -195,7 +195,7 @@ def test_xpk(stand_ins):
         ("exit 0", 75),  # stopped by a signal, and saved
         ('mkdir -p "$WORKDIR/model"', 0),
         ("exit 1", 1),
-        ('trap "kill $!; exit 0" TERM; sleep 60 & kill -TERM $PPID; wait', 75),  # the signal reaches it
+        ("trap 'kill $!; exit 0' TERM; sleep 60 & sleep 0.5; kill -TERM $PPID; wait", 75),  # the signal reaches it
     ],
 )
 def test_a_pod_is_done_when_there_is_a_model(tmp_path, program, code):

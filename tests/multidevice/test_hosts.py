@@ -2,6 +2,7 @@
 alone writes, and where one fails both end with its reason."""
 
 import json
+import runpy
 import shutil
 import subprocess
 import time
@@ -10,8 +11,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.data.array_records import unpack
 from dualdiff_jax.resolution import resolve
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
@@ -90,9 +93,7 @@ def test_two_processes_compute_what_one_does(both):
 
 def test_their_checkpoint_is_the_same_and_goes_on_in_one_process(both, folder):
     two, one, _ = both
-    scope: dict = {}
-    exec((folder / "config.py").read_text(), scope)
-    config = resolve(scope["get_config"]())
+    config = resolve(runpy.run_path(str(folder / "config.py"))["get_config"]())
     records = {source.name: RECORDS for source in config.data.sources}
     states = [Checkpoints(workdir, config, one_device()).restore(records)[0] for workdir in (two, one)]
     for part in ("params", "ema_params"):
@@ -151,9 +152,9 @@ def test_data_that_one_host_cannot_read_ends_both_with_its_reason(folder):
     processes = [start(*command, f"--process_id={n}", cwd=folder / f"host_{n}") for n in (0, 1)]
     told = finish(processes, timeout=120)
     assert [process.returncode for process in processes] == [1, 1], told
-    assert "error: source 'images': " in told[1] and "records are bad" in told[1]
-    assert "error: process 1 on " in told[0] and "failed: source 'images': " in told[0]
-    assert (folder / "torn" / "bad_records.1.jsonl").exists()
+    why = "png: is not an image that can be read"
+    assert "error: " in told[1] and why in told[1].split("error: ")[1], told
+    assert "error: process 1 on " in told[0] and why in told[0].split("error: process 1")[1], told
 
 
 def test_different_configs_are_refused(folder):
@@ -177,12 +178,28 @@ def test_two_processes_encode_what_one_does(folder):
     found, expected = ({str(file.relative_to(root)): file for file in root.rglob("*.*")} for root in roots)
     assert found.keys() == expected.keys() and len([name for name in found if name.endswith(".array_record")]) == 3
     for name, file in expected.items():
-        assert found[name].read_bytes() == file.read_bytes(), name
+        if name.endswith(".array_record"):
+            same_records(found[name], file)
+        else:
+            assert found[name].read_bytes() == file.read_bytes(), name
+
+
+def same_records(found: Path, expected: Path) -> None:
+    """To one bf16 rounding: on more hosts fp32 sums are compiled in another order."""
+    sources = [ArrayRecordDataSource([str(file)]) for file in (found, expected)]
+    assert len(sources[0]) == len(sources[1]) == RECORDS
+    for rows in zip(*sources, strict=True):
+        one, other = map(unpack, rows)
+        assert (one.record_id, one.captions, one.turns) == (other.record_id, other.captions, other.turns)
+        assert one.arrays.keys() == other.arrays.keys() and one.arrays
+        for name, values in other.arrays.items():
+            value, close_to = one.arrays[name].astype(np.float32), values.astype(np.float32)
+            np.testing.assert_allclose(value, close_to, rtol=2**-7, err_msg=name)
 
 
 def full(folder: Path, what: str) -> tuple[list[subprocess.Popen], list[str]]:
     port = str(free_port())
-    arguments = ("-m", "tests.multidevice.full_hosts", str(folder))
+    arguments = ("-m", "tests.multidevice.full_hosts", str(folder / "config.py"))
     processes = [start(*arguments, str(number), port, what) for number in (0, 1)]
     return processes, finish(processes, timeout=240)
 
@@ -190,13 +207,15 @@ def full(folder: Path, what: str) -> tuple[list[subprocess.Popen], list[str]]:
 def test_where_there_is_no_room_both_go_on_and_save_later(folder):
     processes, told = full(folder, "room")
     assert [process.returncode for process in processes] == [0, 0], told
-    assert "cannot be written (there is no room); the last good one is of step 2; training goes on" in told[0]
-    assert (folder / "room" / "checkpoints" / "8").is_dir() and (folder / "room" / "model").is_dir()
+    assert "cannot be written (there is no room); there is none before it; training goes on" in told[0]
+    assert {path.name for path in (folder / "room" / "checkpoints").iterdir()} == {"3", "4"}
+    assert (folder / "room" / "model").is_dir()
 
 
+@pytest.mark.slow
 def test_a_save_that_fails_on_one_host_ends_both_with_its_reason(folder):
     processes, told = full(folder, "surprise")
     assert [process.returncode for process in processes] == [1, 1], told
     assert "error: process 1 on" in told[0] and "cannot be written" in told[0]
-    kept = [int(path.name) for path in (folder / "surprise" / "checkpoints").iterdir() if path.name.isdigit()]
-    assert max(kept) == 2
+    kept = [path.name for path in (folder / "surprise" / "checkpoints").iterdir() if path.name.isdigit()]
+    assert not kept and not (folder / "surprise" / "model").exists()
