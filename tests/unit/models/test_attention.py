@@ -90,3 +90,16 @@ KERNELS = ("splash_interpreted", "xla")
 def test_a_kernel_without_a_bias_says_so(kernel):
     with pytest.raises(ValueError, match=f"{kernel!r} takes no bias"):
         attention(Q, K, V, scale=1.0, bias=BIAS, kernel=kernel)
+
+
+def test_a_tpu_gets_three_pallas_kernels_and_no_scores():
+    """Lowered for a TPU without its compiler: the result, the gradient of the queries, that of keys and values."""
+    x = jax.ShapeDtypeStruct((1, 1280, 2, 64), jnp.bfloat16)
+
+    def loss(q, k, v):
+        return attention(q, k, v, scale=0.125, kernel="splash").astype(jnp.float32).sum()
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    text = gradient.trace(x, x, x).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("@tpu_custom_call") == 3
+    assert "1280x1280" not in text
