@@ -3,6 +3,8 @@
 # make kills    kills a run ten times, also while it saves, and compares its end with one that was not stopped
 # make check-hosts      a save that fails on one of two hosts ends both: minutes
 # make check-benchmarks  runs every phase of the H100 benchmark with a toy, on the CPU: a few minutes
+# make check-targets   compiles the step and samplers for TPUs and H100s that are not here: 6 GB of compilers in a
+#   .venv-targets of its own, Python 3.12 or 3.13 (JAX for 3.11 cannot print every TPU program), about ten minutes
 # make lint     checks style
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # Each sets itself up in .venv first. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
@@ -12,7 +14,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test kills check-benchmarks check-full-size lint clean
+.PHONY: setup demo test kills check-benchmarks check-hosts check-full-size check-targets lint clean
 
 setup: $(VENV)/.run
 
@@ -49,6 +51,14 @@ check-benchmarks: $(VENV)/.test
 check-hosts: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow tests/multidevice/test_hosts.py
 
+check-targets: TARGETS = $(VENV)-targets
+check-targets:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 12) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); use make check-targets PYTHON=python3.12 (or 3.13)"; exit 1; }
+	test -d $(TARGETS) || $(PYTHON) -m venv $(TARGETS)
+	$(TARGETS)/bin/python -m pip install --quiet -r requirements.txt -r requirements-targets.txt
+	$(TARGETS)/bin/python -m pytest -q -m targets tests/targets $(ARGS)
+
 kills: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow tests/end_to_end/test_resume.py
 
@@ -57,4 +67,4 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf $(VENV) .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-targets .cache .pytest_cache .ruff_cache

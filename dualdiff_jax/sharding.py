@@ -146,6 +146,21 @@ def leaf_sharding(mesh: Mesh, name: str, shape: Sequence[int], axes: Sequence[st
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
+def tell_whole(shardings: Mapping[str, NamedSharding], axes: Mapping[str, Sequence[str | None]]) -> None:
+    """One warning, once, of the leaves that ``leaf_sharding`` could not shard as the table says."""
+    names = [name for name, sharding in shardings.items() if sharding.spec != partition_spec(axes[name])]
+    if names:
+        _warn_once(
+            f"{len(names)} of {len(shardings)} leaves, all of them small, do not divide over the mesh and are not "
+            f"sharded as they could be: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''} (--debug tells why)"
+        )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
+
+
 def over(mesh: Mesh, program: Callable) -> Callable:
     """A jitted program that is always called, lowered and so traced with ``mesh`` in force."""
 

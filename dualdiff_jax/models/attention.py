@@ -64,13 +64,18 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
     return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
 
 
+def splash_blocks(length: int) -> tuple[int, int]:
+    """(the length that a sequence is padded to, the size of the blocks that it is cut into)."""
+    padded = -(-length // SPLASH_BLOCK) * SPLASH_BLOCK
+    return padded, next(block for block in SPLASH_BLOCKS if padded % block == 0)
+
+
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, interpret: bool = False) -> jax.Array:
     """Sequences are padded to whole blocks; the padding is another segment, which real queries do not see."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
     length, total = q.shape[1], k.shape[1]
-    padded_q, padded_k = (-(-size // SPLASH_BLOCK) * SPLASH_BLOCK for size in (length, total))
-    block_q, block_k = (next(block for block in SPLASH_BLOCKS if size % block == 0) for size in (padded_q, padded_k))
+    (padded_q, block_q), (padded_k, block_k) = splash_blocks(length), splash_blocks(total)
     blocks = splash_attention_kernel.BlockSizes(
         block_q=block_q,
         block_kv=block_k,

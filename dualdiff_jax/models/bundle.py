@@ -24,7 +24,7 @@ from dualdiff_jax.models.embeddings import Constant
 from dualdiff_jax.models.mmdit import MMDiT
 from dualdiff_jax.models.stack import RunBlocks, scan_blocks
 from dualdiff_jax.models.t5_encoder import T5Encoder
-from dualdiff_jax.sharding import leaf_sharding
+from dualdiff_jax.sharding import leaf_sharding, tell_whole
 
 NO_MESH = AbstractMesh((), ())
 NETWORKS = ("mmdit", "t5", "autoencoder")  # the first part of a leaf's name
@@ -111,7 +111,10 @@ def network_of(name: str) -> str:
 
 
 def weight_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding]:
-    return {name: leaf_sharding(mesh, name, s.shape, s.axes) for name, s in leaf_specs(config).items()}
+    specs = leaf_specs(config)
+    shardings = {name: leaf_sharding(mesh, name, spec.shape, spec.axes) for name, spec in specs.items()}
+    tell_whole(shardings, {name: spec.axes for name, spec in specs.items()})
+    return shardings
 
 
 def init_weights(config: ModelConfig, mesh: Mesh, rng: Key) -> Weights:

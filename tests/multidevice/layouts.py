@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.models import stack
 from dualdiff_jax.resolution import resolve
 from dualdiff_jax.sharding import batch_sharding, make_mesh
 from dualdiff_jax.training.step import make_step
@@ -19,6 +20,7 @@ from tests.small_run import small_run
 
 REFERENCE = "one device"
 MANY = 8
+SHALLOW = stack.SHALLOW
 Case = tuple[int, dict, dict]  # devices, fields of the mesh, fields of sections of the config
 
 CASES: dict[str, Case] = {
@@ -34,13 +36,20 @@ CASES: dict[str, Case] = {
     ),
     "microbatches 2": (1, {}, {"train": {"microbatches": 2}}),
     "microbatches 4, fsdp 2": (2, {}, {"train": {"microbatches": 4}}),
-    **{f"remat {policy}": (1, {}, {"train": {"remat": policy}}) for policy in ("full", "dots", "save_attention")},
+    "microbatches 4": (1, {}, {"train": {"microbatches": 4}}),
+    **{
+        f"remat {policy}": (1, {}, {"train": {"remat": policy}})
+        for policy in ("full", "dots", "save_attention", "offload")
+    },
+    "blocks in a loop": (1, {}, {"loop": True}),
+    "blocks in a loop, fsdp, remat dots": (MANY, {}, {"loop": True, "train": {"remat": "dots"}}),
 }
 
 
 def run(folder: Path, case: Case) -> dict[str, np.ndarray]:
     """State and metrics after the step, by name."""
     devices, fields, sections = case
+    stack.SHALLOW = 0 if sections.get("loop") else SHALLOW  # blocks as few as these are not looped over
     train = {"steps": 5, "global_batch_size": MANY} | sections.get("train", {})
     model = {"mmdit": {"depth": 2}} | sections.get("model", {})
     optimizer = {"warmup_steps": 0, "schedule": "constant", "learning_rate": 1e-3}

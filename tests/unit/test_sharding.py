@@ -21,6 +21,7 @@ from dualdiff_jax.sharding import (
     nodes_of,
     partition_spec,
     replicated,
+    tell_whole,
 )
 
 ONE_DEVICE = jax.devices()[:1]
@@ -67,6 +68,17 @@ def test_a_small_leaf_that_does_not_divide_stays_whole_and_says_so(caplog):
     assert sharding.is_fully_replicated
     [record] = caplog.records
     assert record.getMessage() == "some.bias (12,) stays whole along width: 12 does not divide by 8"
+
+
+def test_what_stays_whole_is_one_warning_said_once(caplog):
+    mesh, axes = abstract_mesh(), {"a.kernel": ("width",), "b.bias": ("width",), "c.bias": ("width", None)}
+    shapes = {"a.kernel": (16,), "b.bias": (12,), "c.bias": (4, 3)}
+    shardings = {name: leaf_sharding(mesh, name, shapes[name], axes[name]) for name in axes}
+    for _ in range(2):
+        tell_whole(shardings, axes)
+    [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert record.getMessage().startswith("2 of 3 leaves")
+    assert "b.bias, c.bias (" in record.getMessage() and "a.kernel" not in record.getMessage()
 
 
 def test_a_leaf_that_divides_says_nothing(caplog):

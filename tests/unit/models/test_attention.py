@@ -1,9 +1,11 @@
 """Laws of attention."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from dualdiff_jax.models.attention import attention
+from dualdiff_jax.models.attention import attention, splash_blocks
 
 
 def draw(seed: int, *shape: int) -> jnp.ndarray:
@@ -45,3 +47,59 @@ def test_softmax_of_bf16_inputs_is_taken_in_fp32():
     found = attention(q, k, v, scale=0.125)
     assert found.dtype == jnp.bfloat16
     np.testing.assert_allclose(float(found[0, 0, 0, 0]), 1 / (1 + np.exp(-125 * 0.0078125)), rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "length, padded, block",
+    [
+        (1024 + 256, 1280, 640),
+        (1024 + 128, 1152, 384),
+        (1024, 1024, 512),
+        (4096 + 256, 4352, 256),
+        (1000, 1024, 512),
+        (1, 128, 128),
+        (129, 256, 256),
+        (704, 768, 384),
+    ],
+)
+def test_a_sequence_is_padded_to_whole_blocks_of_the_largest_size_that_divides(length, padded, block):
+    assert splash_blocks(length) == (padded, block)
+
+
+@pytest.mark.parametrize("queries, keys", [(1280, 1280), (200, 200), (64, 130)])
+def test_the_tpu_kernel_is_the_formula_forward_and_backward(queries, keys):
+    """Head dim 64; padding of odd lengths is not seen; a part of the queries sees all keys.
+
+    Both kernels take exact softmaxes in fp32, so what differs is rounding.
+    """
+    q, k, v, weight = (draw(seed, 1, size, 2, 64) for seed, size in enumerate((queries, keys, keys, queries)))
+
+    def loss(kernel):
+        return lambda q, k, v: (weight * attention(q, k, v, scale=0.125, kernel=kernel)).sum()
+
+    found, expected = (jax.value_and_grad(loss(kernel), argnums=(0, 1, 2))(q, k, v) for kernel in KERNELS)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
+
+
+KERNELS = ("splash_interpreted", "xla")
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "splash"])
+def test_a_kernel_without_a_bias_says_so(kernel):
+    with pytest.raises(ValueError, match=f"{kernel!r} takes no bias"):
+        attention(Q, K, V, scale=1.0, bias=BIAS, kernel=kernel)
+
+
+def test_a_tpu_gets_three_pallas_kernels_and_no_scores():
+    """Lowered for a TPU without its compiler: the result, the gradient of the queries, that of keys and values."""
+    x = jax.ShapeDtypeStruct((1, 1280, 2, 64), jnp.bfloat16)
+
+    def loss(q, k, v):
+        return attention(q, k, v, scale=0.125, kernel="splash").astype(jnp.float32).sum()
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    text = gradient.trace(x, x, x).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("@tpu_custom_call") == 3
+    assert "1280x1280" not in text
