@@ -1,9 +1,8 @@
-"""How fast images come off the disk, beside the loaders that others use; and how large an index may grow.
+"""How fast images come off the disk, beside the loaders that others use: JSON, tar, ArrayRecord; 1 and 2 readers.
 
-    python -m benchmarks.data                    loading: JSON, tar, ArrayRecord; 1 and 2 readers
-    python -m benchmarks.data --index=10000000   opening ten million records
+    python -m benchmarks.data
 
-Loading: about 1 megapixel of real detail a JPEG (scikit-learn's photos, tiled), to 512 x 512, on as many cores as
+About 1 megapixel of real detail a JPEG (scikit-learn's photos, tiled), to 512 x 512, on as many cores as
 readers. The peers do what the original does, full decode and torchvision's operations (resize, crop, to tensor,
 normalize), in a plain loop over files and in webdataset's pipeline (pip install webdataset torch); both sides
 finish with batches of the same arrays. The rounds alternate, and the ratio is ours over theirs, in images a
@@ -11,13 +10,10 @@ second. The loader's own part is what remains of its time when reading the image
 """
 
 import argparse
-import functools
 import io
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -31,12 +27,10 @@ from PIL import Image
 from benchmarks import record
 from demo.data import write_tokenizer
 from dualdiff_jax import runtime
-from dualdiff_jax.config import DataConfig, SourceConfig
+from dualdiff_jax.config import DataConfig
 from dualdiff_jax.data.array_records import write_records
-from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.records import Record
-from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.transforms import fit, normalize, read_image
 from dualdiff_jax.resolution import resolve
@@ -45,7 +39,6 @@ SIDE = 512
 BATCH = 8
 CAPTION = "a three left of a seven"
 REPEATS = 100  # of the images, so that the set is not a tiny one, which shuffles slowly
-SHARD_SAMPLES = 100_000
 FORMATS = {"json": "list.json", "tar": "0.tar", "array_record": "0.array_record"}
 
 
@@ -72,14 +65,14 @@ def write_data(root: Path, images: list[bytes]) -> None:
             (root / f"images/{index}.jpg").write_bytes(image)
             metadata.append({"image_path": f"images/{index}.jpg", "caption": CAPTION})
             for ending, content in (("jpg", image), ("json", json.dumps({"caption": CAPTION}).encode())):
-                _add(archive, f"{index:06d}.{ending}", content)
+                add_member(archive, f"{index:06d}.{ending}", content)
     (root / FORMATS["json"]).write_text(json.dumps(metadata))
     records = (Record(str(i), image, {"caption": (CAPTION,)}) for i, image in enumerate(images))
     write_records(root / FORMATS["array_record"], records)
     write_tokenizer(root / "tokenizer")
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))
@@ -238,131 +231,21 @@ def loading(root: Path, images: list[bytes], rounds: int, count: int) -> Iterato
     os.sched_setaffinity(0, cores)
 
 
-def indexing(records: int) -> Iterator[dict[str, Any]]:
-    """Yields seconds and resident memory of JSON Lines and of tar shards: see ``LARGE``."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_tokenizer(root / "tokenizer")
-        for form, write in (("json", _write_lines), ("tar", _write_shards)):
-            files = write(root, records)
-            for what in ("build", "open", "stream") + (("filter", "filtered stream") if form == "json" else ()):
-                done = subprocess.run(
-                    [sys.executable, "-m", "benchmarks.data", f"--large={form}:{what}:{root}:{files}"],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                )
-                yield {"format": form, "what": what} | json.loads(done.stdout.splitlines()[-1])
-
-
-def _write_lines(root: Path, records: int) -> str:
-    line = '{{"image_path": "one.jpg", "height": 600, "width": 800, "caption": "{0}"}}\n'
-    with (root / "lines.jsonl").open("w") as stream:
-        for index in range(records):
-            stream.write(line.format(index))
-    (root / "one.jpg").write_bytes(_small_jpeg())
-    return "lines.jsonl"
-
-
-def _write_shards(root: Path, records: int) -> str:
-    """One shard of small members, and links to it: each link is a shard of its own to the loader."""
-    samples, image = min(records, SHARD_SAMPLES), _small_jpeg()
-    with tarfile.open(root / "00000.tar", "w") as archive:
-        for index in range(samples):
-            _add(archive, f"{index:09d}.jpg", image)
-            _add(archive, f"{index:09d}.json", b'{"caption": "one"}')
-    shards = records // samples
-    for shard in range(1, shards):
-        os.link(root / "00000.tar", root / f"{shard:05d}.tar")
-    return f"{{00000..{shards - 1:05d}}}.tar"
-
-
-def _small_jpeg() -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-def large(form: str, what: str, root: str, files: str) -> dict[str, Any]:
-    """Does one of ``LARGE`` in this process, and says how long it took and how much memory it needed."""
-    given = dict(name="read", task="captioning", format=form, root=root, files=files, height=8, width=8)
-    before = _most_resident()
-    start = time.perf_counter()
-    found = LARGE[what](given)
-    seconds = time.perf_counter() - start
-    return {
-        **found,
-        "seconds": round(seconds, 2),
-        "resident_mib": round(_most_resident() / 1024),
-        "resident_before_mib": round(before / 1024),
-    }
-
-
-def _most_resident() -> int:
-    """KiB, of this program alone: what getrusage says is never below what its parent had."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
-
-
-def _open_large(given: dict[str, Any]) -> dict[str, int]:
-    """Opens the source and reads a thousand records anywhere in it."""
-    source = open_source(resolve(given, SourceConfig), IndexCache(f"{given['root']}/index"))
-    for index in np.random.default_rng(0).integers(0, len(source), 1000).tolist():
-        assert source[index].captions
-    return {"records": len(source)}
-
-
-def _stream_large(given: dict[str, Any], **filters: Any) -> dict[str, int]:
-    """Opens both streams of a run over it and reads a hundred batches in the middle of their shuffled order."""
-    root = Path(given["root"])
-    sources = [given | filters, given | filters | {"name": "draw", "task": "image_generation"}]
-    config = {"sources": sources, "tokenizer": str(root / "tokenizer"), "index_cache": str(root / "index")}
-    data = Mixture(resolve(config, DataConfig), Tokenizer(root / "tokenizer"), seed=0, global_batch_size=BATCH)
-    batches = data.batches(100_000)
-    for _ in range(100):
-        next(batches)
-    batches.close()
-    return {"records": min(data.fingerprint().values())}
-
-
-FILTERS = {"max_aspect": 4.0, "min_side": 4, "min_caption": 1, "max_caption": 100}
-# Build the index (the first time), open it, train from it; all of it with filters, for which every record is read once.
-LARGE = {
-    "build": _open_large,
-    "open": _open_large,
-    "stream": _stream_large,
-    "filter": functools.partial(_stream_large, **FILTERS),
-    "filtered stream": functools.partial(_stream_large, **FILTERS),
-}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="benchmarks/results/data.json", help="JSON file to write")
-    parser.add_argument("--index", type=int, default=0, help="records of the index to measure; 0 measures loading")
     parser.add_argument("--images", type=int, default=64, help="JPEGs to read again and again")
     parser.add_argument("--scale", type=int, default=1, help="times 1280 x 854 pixels")
     parser.add_argument("--rounds", type=int, default=5, help="of both sides in turn")
     parser.add_argument("--batches", type=int, default=24, help="a round has, of 8 images")
-    parser.add_argument("--large", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.large:
-        print(json.dumps(large(*options.large.split(":", 3))))
-        return
-    packages = ("pillow", "grain", "array_record", "numpy") + (() if options.index else ("torch", "webdataset"))
+    packages = ("pillow", "grain", "array_record", "numpy", "torch", "webdataset")
     result = record.circumstances(len(os.sched_getaffinity(0)), packages)
-    figures: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        if options.index:
-            found = indexing(options.index)
-        else:
-            images = megapixel_jpegs(options.images, options.scale)
-            write_data(Path(folder), images)
-            result["image"] = {"pixels": list(Image.open(io.BytesIO(images[0])).size), "to": SIDE}
-            found = loading(Path(folder), images, options.rounds, options.batches)
-        for figure in found:
-            figures.append(figure)
-            print(json.dumps(figure), flush=True)
+        images = megapixel_jpegs(options.images, options.scale)
+        write_data(Path(folder), images)
+        result["image"] = {"pixels": list(Image.open(io.BytesIO(images[0])).size), "to": SIDE}
+        figures = record.tell(loading(Path(folder), images, options.rounds, options.batches))
     record.write(result | {"figures": figures}, options.output)
     print(f"written to {options.output}")
 

@@ -137,6 +137,15 @@ def circumstances(threads: int, packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def tell(figures: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All of them; each is printed as soon as it is known."""
+    known = []
+    for figure in figures:
+        print(json.dumps(figure), flush=True)
+        known.append(figure)
+    return known
+
+
 def write(record: dict[str, Any], file: str | Path) -> None:
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
