@@ -1,4 +1,4 @@
-"""Processes of main.py that work together on this machine, four devices each."""
+"""Processes with devices of their own on this machine: of a test's module, or of main.py, which work together."""
 
 import os
 import socket

@@ -1,36 +1,22 @@
 """A run goes on where it stopped on another number of devices and of processes, and comes to the same end."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dualdiff_jax.weights import load_model
+from tests.multidevice.hosts import finish, free_port, start
 from tests.multidevice.moved_run import STEPS, mesh_of, settings
 
-ROOT = Path(__file__).parents[2]
 ROUNDING = 1e-5  # relative, of a loss; sums over devices are taken in another order
 
 
-def start(*arguments: str, devices: int) -> subprocess.Popen:
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.multidevice.moved_run", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(*processes: subprocess.Popen) -> None:
-    told = [process.communicate(timeout=400)[0] for process in processes]
+def run(*arguments: tuple[str, ...], devices: int) -> None:
+    """A process for each of the arguments, side by side; all have to end well."""
+    processes = [start("-m", "tests.multidevice.moved_run", *each, devices=devices) for each in arguments]
+    told = finish(processes, timeout=400)
     assert all(process.returncode == 0 for process in processes), "\n".join(told)
 
 
@@ -39,7 +25,7 @@ def folder(tmp_path_factory) -> Path:
     """Where a run has gone through on eight devices, another has moved from eight to four to two."""
     folder = tmp_path_factory.mktemp("moved")
     settings(folder)  # writes the data
-    finish(start("devices", str(folder), devices=8))
+    run(("devices", str(folder)), devices=8)
     return folder
 
 
@@ -69,11 +55,9 @@ def test_from_eight_devices_to_four_to_two(folder):
 
 def test_from_two_processes_to_one(folder):
     """One of the two is asked to stop; both stop after the same step, which is saved."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    finish(*(start("host", str(folder), str(number), port, devices=4) for number in (0, 1)))
+    port = str(free_port())
+    run(*(("host", str(folder), str(number), port) for number in (0, 1)), devices=4)
     assert {path.name for path in (folder / "hosts" / "checkpoints").iterdir()} == {"4"}
     assert not (folder / "hosts" / "model").exists()
-    finish(start("alone", str(folder), devices=8))
+    run(("alone", str(folder)), devices=8)
     assert_same_end(folder / "hosts", folder / "whole")
