@@ -17,6 +17,7 @@ from benchmarks import jax_side, record
 from benchmarks.h100_sizes import CardSize
 from benchmarks.workload import latent_shape, random_batch, random_weights
 from dualdiff_jax import programs
+from dualdiff_jax.errors import reason
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.planning.cost import program_flops
 from dualdiff_jax.sharding import make_mesh
@@ -53,7 +54,7 @@ def figure(name: str, side: str, find: Callable[[], Figure]) -> Figure:
         return {"name": name, "side": side} | find()
     except Exception as error:  # an unknown kernel, no memory, a compiler's own kinds
         gc.collect()
-        return {"name": name, "side": side, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+        return {"name": name, "side": side, "error": f"{type(error).__name__}: {reason(error)}"}
 
 
 def phase_jax_training(size: CardSize, batch: int | None) -> Iterator[Figure]:

@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 
 from convert.tensor_file import TensorFile, TensorInfo
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, reason
 
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -99,13 +99,13 @@ class TorchFile(TensorFile):
             content = self._open() if is_zip else _load_old(path)
         except _CodeFound as error:
             raise UserError(
-                f"{path}: carries more than tensors and was not opened, for it could run code ({_line(error)}); "
+                f"{path}: carries more than tensors and was not opened, for it could run code ({reason(error)}); "
                 "save the plain state dict in the program it comes from"
             ) from error
         except UserError:
             raise
         except Exception as error:  # of a damaged pickle or archive come many kinds
-            raise UserError(f"{path}: cannot be read ({_line(error)}); it is damaged or no torch file") from error
+            raise UserError(f"{path}: cannot be read ({reason(error)}); it is damaged or no torch file") from error
         if isinstance(content, Stored | np.ndarray):
             content = {"": content}
         if not isinstance(content, dict):
@@ -178,10 +178,6 @@ def _load_old(path: Path) -> Any:
         return flat.view(getattr(ml_dtypes, kind, None) or kind).reshape(tuple(value.shape))
 
     return as_arrays(content)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def save_tensor(array: np.ndarray, file: Path) -> None:

@@ -11,3 +11,8 @@ class UserError(ValueError):
 
 class StuckError(UserError):
     """A thread of this process waits for something that will not come, so only ``os._exit`` can end the process."""
+
+
+def reason(error: BaseException) -> str:
+    """What another library's error says, in one line: its first, or its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -28,7 +28,7 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.group import barrier
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.models.bundle import NETWORKS, leaf_specs, weight_shardings
 from dualdiff_jax.resolution import resolve, to_dict
 
@@ -206,7 +206,7 @@ def stored_leaves(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
             tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
         return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in tree.items()}
     except Exception as error:  # see _restore
-        raise UserError(f"{folder}: cannot be read ({_reason(error)}); copy the model folder anew") from error
+        raise UserError(f"{folder}: cannot be read ({reason(error)}); copy the model folder anew") from error
 
 
 def read_leaf(folder: Path, name: str, stored: jax.ShapeDtypeStruct) -> np.ndarray:
@@ -228,8 +228,4 @@ def _restore(folder: Path, item: dict, arguments: dict) -> dict:
             wanted = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
             return checkpointer.restore(folder.absolute(), args=wanted)
     except Exception as error:  # Orbax and TensorStore raise many kinds, all of which mean unreadable arrays
-        raise UserError(f"{folder}: cannot be read ({_reason(error)}); copy the model folder anew") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        raise UserError(f"{folder}: cannot be read ({reason(error)}); copy the model folder anew") from error

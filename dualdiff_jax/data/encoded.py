@@ -50,7 +50,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         given = {name: found[name] for name in ("files", "text_length", "tokenizer", "made_by", "fingerprints")}
         manifest = Manifest(folder=folder, task=found["source"]["task"], **given)
-        missing = [name for name in manifest.files if not (folder / name).is_file()]
+        missing = set(manifest.files) - {file.name for file in folder.iterdir()}  # one look, not one a file
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST}: is damaged ({error!r}); encode the data anew") from error
     if missing:

@@ -13,7 +13,7 @@ from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.fields import FieldReader
 from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.records import UNREADABLE, DataError, Record
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, reason
 
 
 class TfdsSource:
@@ -64,10 +64,10 @@ def _open(root: RootConfig, split: str) -> tuple[Any, Path]:
         decoders = {name: tfds.decode.SkipDecoding() for name in images}
         return builder.as_data_source(split, decoders=decoders), Path(builder.data_dir)
     except Exception as error:  # the library raises many kinds; which one depends on what is not there
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{folder}: cannot be opened ({reason}); name a folder that was prepared with file_format=array_record, "
-            f"or a data set prepared under {root.root}, and one of its splits instead of {split!r}"
+            f"{folder}: cannot be opened ({reason(error)}); name a folder that was prepared with "
+            f"file_format=array_record, or a data set prepared under {root.root}, and one of its splits instead of "
+            f"{split!r}"
         ) from error
 
 

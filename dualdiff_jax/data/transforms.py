@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from dualdiff_jax.data.records import EMPTY, MISSING, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
 from dualdiff_jax.data.resample import resample
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, reason
 
 MIN_SIDE = 2  # pixels; below this there is no picture to resize
 MAX_PIXELS = 1 << 27  # of what has to be decoded; above this a file is taken for a bomb
@@ -83,7 +83,7 @@ def _open(source: ImageSource, name: str, target: tuple[int, int] | None) -> tup
         raise DataError(OVERSIZED, f"{name}: is too large to be decoded ({error}); scale it down") from error
     except Exception as error:  # Pillow's readers raise many kinds, all of which mean a damaged file
         cause = TRUNCATED if "truncated" in str(error).lower() else UNREADABLE
-        raise DataError(cause, f"{name}: is not an image that can be read ({_first_line(error)})") from error
+        raise DataError(cause, f"{name}: is not an image that can be read ({reason(error)})") from error
 
 
 def image_size(source: bytes | Path, name: str = "the image") -> tuple[int, int]:
@@ -96,7 +96,7 @@ def image_size(source: bytes | Path, name: str = "the image") -> tuple[int, int]
     except DataError:
         raise
     except Exception as error:  # as above
-        raise DataError(UNREADABLE, f"{name}: is not an image that can be read ({_first_line(error)})") from error
+        raise DataError(UNREADABLE, f"{name}: is not an image that can be read ({reason(error)})") from error
 
 
 def fit(image: Image.Image, height: int, width: int) -> np.ndarray:
@@ -176,7 +176,3 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     values: Any = np.asarray(image, np.float64)
     top = 1.0 if image.mode == "F" and values.max() <= 1.0 else 65535.0
     return Image.fromarray(np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -25,7 +25,7 @@ from jax._src import distributed as jax_distributed  # its key-value store has n
 
 from dualdiff_jax.distributed.launchers import find_place
 from dualdiff_jax.distributed.meeting import bind_address, meet
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, reason
 
 BEAT = 2.0  # seconds
 DEAD_AFTER = 30.0  # seconds without a sign of life; a process that computes gives them all the same
@@ -159,7 +159,7 @@ class _Watch:
                 self._store_set("alive", self._id, f"{beats} {self._host}")
                 failed = self._all("failed") or (self._silent() if self._id == 0 else {})
             except Exception as error:  # the coordinator is gone; jax says so too, and ends the process
-                failed = {0: f"process 0 cannot be reached any more ({str(error).splitlines()[0]})"}
+                failed = {0: f"process 0 cannot be reached any more ({reason(error)})"}
             if failed and self._ending.acquire(blocking=False):
                 print(f"\nerror: {' | '.join(failed.values())}; so this process ends too", file=sys.stderr, flush=True)
                 self._end(None)

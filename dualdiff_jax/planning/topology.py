@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import jax
 from jax.experimental import topologies
 
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, reason
 
 GIB = 1 << 30
 
@@ -102,9 +102,8 @@ def _tpus(name: str) -> Sequence[jax.Device]:
         with _quiet():
             return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     except Exception as error:  # the plugin's many kinds
-        reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"--topology={name}: the TPU compiler refuses it ({reason}); names look like {KNOWN}"
+            f"--topology={name}: the TPU compiler refuses it ({reason(error)}); names look like {KNOWN}"
         ) from error
 
 

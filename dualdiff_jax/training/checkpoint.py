@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.distributed.group import barrier, wait_for_all
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.resolution import to_dict
 from dualdiff_jax.training.start import start_identity
 from dualdiff_jax.training.state import TrainState, abstract_state
@@ -224,8 +224,3 @@ class Checkpoints:
 def versions() -> dict[str, str]:
     """Of what decides the bits of a result."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONED}
-
-
-def reason(error: Exception) -> str:
-    """An error in one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -19,9 +19,9 @@ from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.group import first_goes_first, first_says
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.sharding import check_batch, place_batch
-from dualdiff_jax.training.checkpoint import Checkpoints, reason
+from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.faults import SkippedSteps
 from dualdiff_jax.training.interruption import Interruption
 from dualdiff_jax.training.sinks import check_sinks

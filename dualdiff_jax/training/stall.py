@@ -11,9 +11,9 @@ from types import TracebackType
 
 import jax
 
-log = logging.getLogger(__name__)
+from dualdiff_jax.distributed.group import LINGER
 
-LINGER = 10.0  # seconds
+log = logging.getLogger(__name__)
 
 
 class StallWatch:
