@@ -38,6 +38,7 @@ from dualdiff_jax.resolution import resolve
 SIDE = 512
 BATCH = 8
 CAPTION = "a three left of a seven"
+WARM = 16  # batches before the loader's own part is measured
 REPEATS = 100  # of the images, so that the set is not a tiny one, which shuffles slowly
 FORMATS = {"json": "list.json", "tar": "0.tar", "array_record": "0.array_record"}
 
@@ -150,13 +151,16 @@ def rate(batches: Iterator[Any], count: int) -> float:
 
 
 def own_part(root: Path, images: list[bytes], form: str, count: int) -> float:
-    """Share of the loader's processor time that is not reading images."""
+    """Share of the loader's processor time that is not reading images.
+
+    ``count`` batches, of which there must be many: what is read ahead at the end is not all it was at the start.
+    """
     start = time.process_time()
     for index in range(count * BATCH):
         read_image(images[index % len(images)], SIDE, SIDE)
     alone = time.process_time() - start
     batches = our_batches(root, form, 1)
-    for _ in range(2):
+    for _ in range(WARM):
         next(batches)
     start = time.process_time()
     for _ in range(count):
@@ -191,7 +195,7 @@ def _pillows_resize(picture: Image.Image, height: int, width: int) -> np.ndarray
     return normalize(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC, box=box)))
 
 
-def loading(root: Path, images: list[bytes], rounds: int, count: int) -> Iterator[dict[str, Any]]:
+def loading(root: Path, images: list[bytes], rounds: int, count: int, own_count: int) -> Iterator[dict[str, Any]]:
     """Yields a figure for each format, number of readers and peer; and what the resize alone takes."""
     import torch
 
@@ -226,7 +230,7 @@ def loading(root: Path, images: list[bytes], rounds: int, count: int) -> Iterato
                     },
                 }
             if readers == 1:
-                parts = [own_part(root, images, form, count) for _ in range(rounds)]
+                parts = [own_part(root, images, form, own_count) for _ in range(rounds)]
                 yield {"format": form, "readers": 1, "own_part": round(statistics.median(parts), 3)}
     os.sched_setaffinity(0, cores)
 
@@ -238,6 +242,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=1, help="times 1280 x 854 pixels")
     parser.add_argument("--rounds", type=int, default=5, help="of both sides in turn")
     parser.add_argument("--batches", type=int, default=24, help="a round has, of 8 images")
+    parser.add_argument("--own-batches", type=int, default=120, help="a round of the loader's own part has")
     options = parser.parse_args()
     packages = ("pillow", "grain", "array_record", "numpy", "torch", "webdataset")
     result = record.circumstances(len(os.sched_getaffinity(0)), packages)
@@ -245,7 +250,7 @@ def main() -> None:
         images = megapixel_jpegs(options.images, options.scale)
         write_data(Path(folder), images)
         result["image"] = {"pixels": list(Image.open(io.BytesIO(images[0])).size), "to": SIDE}
-        figures = record.tell(loading(Path(folder), images, options.rounds, options.batches))
+        figures = record.tell(loading(Path(folder), images, options.rounds, options.batches, options.own_batches))
     record.write(result | {"figures": figures}, options.output)
     print(f"written to {options.output}")
 

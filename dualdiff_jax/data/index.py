@@ -66,11 +66,12 @@ class IndexCache:
                 continue
             try:
                 write(partial)
-                for stale in folder.glob(f"{glob.escape(f'{files[0].name}.{kind}.{where}.')}*.{ending}"):
-                    stale.unlink(missing_ok=True)
                 os.replace(partial, folder / name)
             finally:
                 partial.unlink(missing_ok=True)
+            for stale in folder.glob(f"{glob.escape(f'{files[0].name}.{kind}.{where}.')}*.{ending}"):
+                if stale.name != name:  # that one may be another process', which reads it by now
+                    stale.unlink(missing_ok=True)
             return folder / name
         raise UserError(f"{folders[0]}: an index cannot be written there; name a folder with data.index_cache")
 

@@ -1,5 +1,6 @@
 """Records are found where they are, however the reader's chunks fall."""
 
+import concurrent.futures
 import json
 import os
 import pickle
@@ -128,6 +129,23 @@ def test_two_writers_of_one_index_do_not_hurt_each_other(tmp_path):
         thread.join()
     assert [array.tolist() for array in found] == [[0, 1, 2, 3, 4]] * 2
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_file_that_another_writer_has_finished_is_never_away(tmp_path, monkeypatch):
+    (tmp_path / "data").write_text("x")
+    cache, here, replace = IndexCache(str(tmp_path / "cache")), [], os.replace
+
+    def use(build):
+        return cache.array([tmp_path / "data"], "kind", build, is_small=False)
+
+    def replace_and_look(partial, file):
+        here.append(os.path.exists(file))
+        replace(partial, file)
+
+    monkeypatch.setattr(os, "replace", replace_and_look)
+    with concurrent.futures.ThreadPoolExecutor(1) as other:
+        use(lambda: other.submit(use, lambda: np.arange(5)).result() + 0)
+    assert here == [False, True]
 
 
 def test_a_build_that_fails_leaves_nothing_behind(tmp_path):
