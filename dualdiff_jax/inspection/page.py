@@ -38,8 +38,9 @@ def page(surveys: Sequence[Survey], tokenizer: Tokenizer) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>What the model will see</title><style>{STYLE}</style></head>\n<body><h1>What the model will see</h1>"
-        "<p>Left the image of the record, right what is left of it after resizing and cropping. Tokens on colour "
-        "are answer: the text loss may mask them, and the padding after them.</p>"
+        "<p>Left the image of the record, right what is left of it after resizing and cropping. Of encoded data the "
+        "latents are there, in false colours. Tokens on colour are answer: the text loss may mask them, and the "
+        "padding after them.</p>"
         f"{sections}</body></html>\n"
     )
 
@@ -75,6 +76,8 @@ def _card(shown: Shown, tokenizer: Tokenizer) -> str:
         pictures.append(_whole(shown))
     if "image" in example:
         pictures.append(_picture(Image.fromarray(example["image"])))
+    if "latent_mean" in example:
+        pictures.append(_picture(_false_colours(example["latent_mean"])))
     captions = "".join(
         f"<small>{escape(name)}: {escape(' | '.join(texts))}</small>" for name, texts in record.captions.items()
     )
@@ -106,6 +109,19 @@ def _whole(shown: Shown) -> str:
         return f"<small class=bad>{escape(str(error))}</small>"
     image.thumbnail((TILE, TILE))
     return _picture(image)
+
+
+def _false_colours(latents: np.ndarray) -> Image.Image:
+    """(h, w, c) -> their three strongest components, each from black to full."""
+    values = latents.reshape(-1, latents.shape[-1]).astype(np.float32)
+    values -= values.mean(axis=0)
+    _, directions = np.linalg.eigh(values.T @ values)  # ascending
+    colours = values @ directions[:, :-4:-1]
+    colours -= colours.min(axis=0)
+    colours *= 255.0 / np.maximum(colours.max(axis=0), 1e-6)
+    if colours.shape[1] < 3:
+        colours = np.repeat(colours[:, :1], 3, axis=1)
+    return Image.fromarray(colours.astype(np.uint8).reshape(*latents.shape[:2], 3))
 
 
 def _picture(image: Image.Image) -> str:

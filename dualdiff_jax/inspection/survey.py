@@ -11,6 +11,7 @@ import numpy as np
 from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.data.batch import Example
 from dualdiff_jax.data.catalog import Shape, nearest, passes
+from dualdiff_jax.data.encoded import IMAGES, LATENTS_AND_TEXT, kind_of
 from dualdiff_jax.data.examples import ExampleMaker
 from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.records import DataError, Record, Source
@@ -38,6 +39,7 @@ class Survey:
 
     config: SourceConfig
     records: int
+    kind: str  # what it holds of its images, in the words of ``encoded.py``
     looked_at: int = 0
     filtered: int = 0
     without_image: int = 0
@@ -62,10 +64,11 @@ class Survey:
 
 
 def survey(config: SourceConfig, data: DataConfig, tokenizer: Tokenizer, samples: int) -> Survey:
-    """Looks at up to ``samples`` records. Raises ``UserError`` where the source cannot be opened."""
+    """Looks at up to ``samples`` records. Raises ``UserError`` where the source cannot be opened or trained from."""
     cache, notes = IndexCache(data.index_cache), ReadingNotes()
+    kind = kind_of(config, data, tokenizer)
     source = open_source(config, cache)
-    found = Survey(config, len(source))
+    found = Survey(config, len(source), kind)
     places = np.unique(np.linspace(0, len(source) - 1, samples).astype(int)).tolist()
     makers: dict[Shape, ExampleMaker] = {}
     every = max(1, len(places) // SHOWN)
@@ -103,7 +106,8 @@ def _look(
         return
     shape = None if record.is_text_only else config.sizes()[int(nearest(config.sizes(), row)[0])]
     if shape not in makers:
-        makers[shape] = ExampleMaker(config, data, tokenizer, source, shape, range(len(source)), notes)
+        is_stored = found.kind == LATENTS_AND_TEXT
+        makers[shape] = ExampleMaker(config, data, tokenizer, source, shape, range(len(source)), notes, is_stored)
     example, cut = makers[shape].example(record, np.random.default_rng(index))
     found.seconds += time.perf_counter() - start
     found.shapes[shape] += 1
@@ -130,6 +134,7 @@ def summary(found: Survey) -> list[tuple[str, str]]:
     lines = [
         ("source", f"{config.name} ({config.format}, {config.task}, weight {config.weight:g})"),
         ("records", f"{found.records:,}, looked at {looked:,}"),
+        ("encoded", found.kind) if found.kind != IMAGES else None,
         ("bad", _causes(found.bad, looked)),
         ("filtered out", f"{found.filtered} ({found.filtered / looked:.1%})"),
         ("without an image", f"{found.without_image}") if found.without_image else None,

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 OF = ("train", "text_to_image", "image_to_text")
 POLICIES = ("none", "dots", "save_attention", "full")  # from the fastest to the smallest
-CONFIRMATIONS = 3  # plans of a search beside the two first ones, at the most
+CONFIRMATIONS = 4  # plans of a search beside the two first ones, at the most
 Report = dict[str, Any]
 
 
@@ -59,9 +59,9 @@ def plan(config: RunConfig, topology: str, of: str = "train") -> Report:
 def search(config: RunConfig, topology: str) -> list[Report]:
     """For each remat policy the largest batch of one microbatch that fits, as far as ``CONFIRMATIONS`` plans tell.
 
-    Two plans of small batches tell how the memory grows with the batch; the next ones confirm the answer or, where
-    the compiler does not keep to the line, draw it again. A policy's report is that of the largest batch that fits,
-    or of the smallest that there is.
+    Two plans of small batches tell how the memory grows with the batch; the next ones try the largest batch of that
+    line, and draw it again, until the batch above the largest that fits is known not to. A policy's report is that of
+    the largest batch that fits, or of the smallest that there is.
     """
     there = _open(topology)
     parts = batch_parts(make_mesh(config.mesh, list(there.devices)))
@@ -79,9 +79,10 @@ def _largest_that_fits(config: RunConfig, topology: str, policy: str, parts: int
 
 
 def _guess(totals: dict[int, int], available: int) -> int:
-    """The largest batch that fits, on the line through the largest that does and the smallest that does not.
+    """The batch to try next; one of ``totals`` where the largest that fits is known.
 
-    Where all that were compiled fit, on the line through the two largest.
+    It is on the line through the largest that fits and the smallest that does not, and between the two. Where all
+    that were compiled fit, on the line through the two largest.
     """
     fitting = sorted(n for n, total in totals.items() if total <= available)
     if not fitting:
@@ -89,7 +90,9 @@ def _guess(totals: dict[int, int], available: int) -> int:
     low, others = fitting[-1], [n for n in totals if n not in fitting]
     other = min(others) if others else fitting[-2]
     slope = (totals[other] - totals[low]) / (other - low)
-    return low + int((available - totals[low]) / slope) if slope > 0 else 2 * low
+    guess = low + int((available - totals[low]) / slope) if slope > 0 else 2 * low
+    guess = max(guess, low + 1)
+    return min(guess, max(other - 1, low)) if others else guess
 
 
 def _with(config: RunConfig, policy: str, size: int) -> RunConfig:

@@ -58,6 +58,26 @@ def test_inspect_data_tells_what_is_filtered(tmp_path):
     assert captions["filtered out"] == f"{long} ({long / RECORDS:.1%})" and long > 0
 
 
+def test_inspect_data_shows_what_was_encoded(tmp_path):
+    write_data(tmp_path / "data")
+    write_config(tmp_path / "config.py", tmp_path / "data")
+    done = run("--mode=encode-data", f"--config={tmp_path / 'config.py'}", f"--output={tmp_path / 'encoded'}")
+    assert done.returncode == 0, done.stderr
+    config = tmp_path / "encoded.py"
+    place = f'dict(format="array_record", root={str(tmp_path / "encoded")!r} + "/" + s["name"], files="*.array_record")'
+    changed = f"config.data.sources = [s | {place} for s in config.to_dict()['data']['sources']]\n    return config"
+    config.write_text((tmp_path / "config.py").read_text().replace("return config", changed))
+    inspect = ("--mode=inspect-data", f"--config={config}", f"--output={tmp_path}")
+    done = run(*inspect)
+    assert done.returncode == 0, done.stderr
+    images, captions, _ = map(lines_of, done.stdout.split("\n\n")[:3])
+    assert images["encoded"] == "latents and embeddings of captions" and captions["encoded"] == "latents"
+    assert images["bad"] == "0 (0.0%)" and images["shapes"] == f"8 x 8: {RECORDS}"
+    assert (tmp_path / "data.html").read_text().count("data:image/png;base64,") == 3 * 12
+    told = refused(*inspect, "--config.data.text_length=11")
+    assert "source 'images' has embeddings of captions at text_length 12, but data.text_length is 11" in told
+
+
 def test_a_config_or_a_source_that_cannot_be_read_is_told(tmp_path):
     assert "--mode=inspect-data needs --config=FILE" in refused("--mode=inspect-data")
     write_data(tmp_path / "data")

@@ -53,8 +53,8 @@ def get_config():
 """
 
 
-def flags(folder: Path, workdir: str, *more: str) -> list[str]:
-    return ["main.py", "--mode=train", f"--config={folder / 'config.py'}", f"--workdir={folder / workdir}", *more]
+def flags(folder: Path, workdir: str, *more: str, config: str = "config.py") -> list[str]:
+    return ["main.py", "--mode=train", f"--config={folder / config}", f"--workdir={folder / workdir}", *more]
 
 
 @pytest.fixture(scope="module")
@@ -168,15 +168,21 @@ def test_different_configs_are_refused(folder):
     assert "train.save_every: 2 -> 7" in told[0] and "train.save_every: 2 -> 7" in told[1]
 
 
-def test_two_processes_encode_what_one_does(folder):
-    """They take turns, file by file."""
+@pytest.fixture(scope="module")
+def encoded(folder) -> tuple[Path, Path, list[str]]:
+    """(what two processes have encoded, what one has, what the two said)."""
     encode = ("main.py", "--mode=encode-data", f"--config={folder / 'config.py'}")
     two = start_two(*encode, f"--output={folder / 'encoded_two'}")
     told = finish(two)
     (alone,) = finish([one := start(*encode, f"--output={folder / 'encoded_one'}")])
     assert [process.returncode for process in (*two, one)] == [0, 0, 0], (told, alone)
+    return folder / "encoded_two", folder / "encoded_one", told
+
+
+def test_two_processes_encode_what_one_does(encoded):
+    """They take turns, file by file."""
+    *roots, told = encoded
     assert all(f'name="{name}"' in told[0] and f'name="{name}"' not in told[1] for name in ("images", "questions"))
-    roots = (folder / "encoded_two", folder / "encoded_one")
     found, expected = ({str(file.relative_to(root)): file for file in root.rglob("*.*")} for root in roots)
     assert found.keys() == expected.keys() and len([name for name in found if name.endswith(".array_record")]) == 3
     for name, file in expected.items():
@@ -201,6 +207,27 @@ def same_records(found: Path, expected: Path) -> None:
         for name, values in other.arrays.items():
             value, close_to = one.arrays[name].astype(np.float32), values.astype(np.float32)
             np.testing.assert_allclose(value, close_to, rtol=2**-7, err_msg=name)
+
+
+def test_two_processes_train_from_encoded_data_as_one_does(encoded, folder):
+    root = encoded[0]
+    (folder / "from_encoded.py").write_text(
+        (folder / "config.py").read_text().replace("    return config", f"{FROM_ENCODED.format(root=str(root))}")
+    )
+    more = ("--config.preview.every=0", "--config.validation.every=0", "--config.objective.caption_dropout=0.5")
+    told = finish(two := start_two(*flags(folder, "encoded_by_two", *more, config="from_encoded.py")))
+    told += finish([one := start(*flags(folder, "encoded_by_one", *more, config="from_encoded.py"), devices=8)])
+    assert [process.returncode for process in (*two, one)] == [0, 0, 0], told
+    np.testing.assert_allclose(losses(folder / "encoded_by_two"), losses(folder / "encoded_by_one"), rtol=ROUNDING)
+
+
+FROM_ENCODED = """\
+    config.data.sources = [
+        source | dict(format="array_record", root={root!r} + "/" + source["name"], files="*.array_record")
+        for source in config.to_dict()["data"]["sources"]
+    ]
+    config.train.trainable = ("mmdit.*",)
+    return config"""
 
 
 def full(folder: Path, what: str) -> tuple[list[subprocess.Popen], list[str]]:

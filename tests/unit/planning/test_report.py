@@ -69,16 +69,15 @@ def searched(monkeypatch, config, bytes_of) -> tuple[list[int], list[int]]:
 def test_the_search_finds_the_largest_batch_of_each_policy(here, config, monkeypatch):
     found, sizes = searched(monkeypatch, config, lambda policy, n: 100 + n * (2 if policy == "full" else 30))
     assert found == [3, 3, 3, 50]
-    assert len(sizes) == 3 * len(report.POLICIES)
+    assert sizes == [1, 2, 3, 4] * 3 + [1, 2, 50, 51]  # what does not fit was tried too
 
 
 def test_a_search_draws_the_line_again_where_memory_does_not_keep_to_it(here, config, monkeypatch):
     """Batches of one and two have 10 bytes apiece; from ten on every example has 20 more."""
     found, sizes = searched(monkeypatch, config, lambda policy, n: 10 * n + 20 * max(0, n - 10))
-    assert all(10 <= batch <= 13 for batch in found)
-    assert len(sizes) <= (2 + report.CONFIRMATIONS) * len(report.POLICIES)
-    found, _ = searched(monkeypatch, config, lambda policy, n: 40 * n if n < 3 else 70 + 10 * n)
-    assert found == [13] * len(report.POLICIES)
+    assert found == [13] * len(report.POLICIES) and sizes[:6] == [1, 2, 20, 10, 13, 14]
+    found, sizes = searched(monkeypatch, config, lambda policy, n: 40 * n if n < 3 else 70 + 10 * n)
+    assert found == [13] * len(report.POLICIES) and sizes[:6] == [1, 2, 5, 11, 13, 14]
 
 
 def test_a_search_where_nothing_fits_tells_the_smallest(here, config, monkeypatch):
