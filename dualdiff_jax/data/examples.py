@@ -1,5 +1,7 @@
 """From the number of a record to the arrays of one training example."""
 
+import bisect
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,8 +51,8 @@ class ExampleMaker:
         faults: list[Fault] = []
         for step in range(min(LONGEST_WALK, len(self._indexes))):
             index = int(self._indexes[(int(number) + step) % len(self._indexes)])
-            self._notes.begin(f"{self._config.name}[{index}]")
             record_id = f"{self._config.name}[{index}]"
+            self._notes.begin(record_id)
             try:
                 record = self._source[index]
                 record_id = record.record_id
@@ -90,8 +92,8 @@ class ExampleMaker:
         names = [name for name in self._weights if record.captions.get(name) and self._weights[name]]
         if not names:
             raise DataError(ABSENT_KEY, f"{record.record_id} has no caption")
-        ends = np.cumsum([self._weights[name] for name in names])
-        name = names[min(int(np.searchsorted(ends, rng.random() * ends[-1], side="right")), len(names) - 1)]
+        ends = list(itertools.accumulate(self._weights[name] for name in names))
+        name = names[min(bisect.bisect_right(ends, rng.random() * ends[-1]), len(names) - 1)]
         texts = record.captions[name]
         which = int(rng.integers(len(texts))) if len(texts) > 1 else 0
         return f"{name}/{which}", texts[which]

@@ -1,6 +1,8 @@
 """The one kind of record that every source gives, and what can be wrong with one."""
 
+import bisect
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -86,10 +88,10 @@ class Joined:
 
     def __init__(self, sources: Sequence[Source], names: Sequence[str]):
         self._sources, self._names = sources, names
-        self._ends = np.cumsum([len(source) for source in sources])
+        self._ends = list(itertools.accumulate(map(len, sources)))
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return self._ends[-1]
 
     def __getitem__(self, index: int) -> Record:
         source, index, name = self._place(index)
@@ -111,6 +113,6 @@ class Joined:
         return [file for source in self._sources for file in source.files()]
 
     def _place(self, index: int) -> tuple[Source, int, str]:
-        which = int(np.searchsorted(self._ends, index, side="right"))
-        first = int(self._ends[which - 1]) if which else 0
+        which = bisect.bisect_right(self._ends, index)
+        first = self._ends[which - 1] if which else 0
         return self._sources[which], index - first, self._names[which]
