@@ -10,4 +10,4 @@ from configs.tiny.digits import tiny
 
 
 def get_config():
-    return tiny(dual_diff_sft.get_config(), steps=600)
+    return tiny(dual_diff_sft.get_config(), steps=1500)
