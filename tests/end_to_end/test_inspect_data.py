@@ -2,7 +2,11 @@
 
 import json
 import re
+import runpy
 
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.inspection.survey import survey
+from dualdiff_jax.resolution import resolve
 from tests.end_to_end.command import refused, run
 from tests.small_run import RECORDS, write_config, write_data
 
@@ -74,6 +78,9 @@ def test_inspect_data_shows_what_was_encoded(tmp_path):
     assert images["encoded"] == "latents and embeddings of captions" and captions["encoded"] == "latents"
     assert images["bad"] == "0 (0.0%)" and images["shapes"] == f"8 x 8: {RECORDS}"
     assert (tmp_path / "data.html").read_text().count("data:image/png;base64,") == 3 * 12
+    given = resolve(runpy.run_path(str(config))["get_config"]())
+    found = survey(given.data.sources[0], given.data, Tokenizer(given.data.tokenizer), samples=3)
+    assert len(found.shown) == 3 and all("text_embeddings" in shown.example for shown in found.shown)
     told = refused(*inspect, "--config.data.text_length=11")
     assert "source 'images' has embeddings of captions at text_length 12, but data.text_length is 11" in told
 
