@@ -1,6 +1,7 @@
 """The real programs of a config, compiled for devices that are not here."""
 
 import dataclasses
+import re
 import time
 from typing import Any, NamedTuple
 
@@ -22,11 +23,17 @@ from dualdiff_jax.training.trainable import trained_specs
 
 Abstract = jax.ShapeDtypeStruct
 
+# "... the total memory required for HLO temporaries (18.79G) exceeds available HBM (15.75G)", with the arguments in it;
+# older versions: "Used 18.79G of 15.75G hbm"
+_TOO_LARGE = re.compile(r"RESOURCE_EXHAUSTED.*?(?:required for HLO temporaries \(|Used )([\d.]+)([MGT])", re.DOTALL)
+_UNITS = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
 
 class Program(NamedTuple):
     """A compiled program. ``arguments``: what it is given, by the name that a report says."""
 
-    compiled: Any
+    compiled: Any  # None where the compiler refused it for its size
+    needed: int  # bytes that it would take of one device; 0 where it was compiled
     arguments: dict[str, Any]
     mesh: Mesh
     examples: int  # of one call, on all devices; training counts pairs
@@ -42,8 +49,19 @@ def compile_program(config: RunConfig, of: str, devices: list[jax.Device], platf
     lower = {"train": _train, "text_to_image": _text_to_image, "image_to_text": _image_to_text}[of]
     with jax.set_mesh(mesh):
         lowered, arguments, examples = lower(config, mesh)
-        compiled = lowered.compile(compiler_options=compiler_flags.options(platform) or None)
-    return Program(compiled, arguments, mesh, examples, time.monotonic() - started)
+        try:
+            compiled, needed = lowered.compile(compiler_options=compiler_flags.options(platform) or None), 0
+        except jax.errors.JaxRuntimeError as error:
+            compiled, needed = None, bytes_needed(str(error))
+            if not needed:
+                raise
+    return Program(compiled, needed, arguments, mesh, examples, time.monotonic() - started)
+
+
+def bytes_needed(refusal: str) -> int:
+    """What a program takes of one device, from the sentence with which a TPU's compiler refuses it; 0: another one."""
+    found = _TOO_LARGE.search(refusal)
+    return int(float(found[1]) * _UNITS[found[2]]) if found else 0
 
 
 def bytes_of(tree: Any) -> int:

@@ -28,7 +28,8 @@ def plan(config: RunConfig, topology: str, of: str = "train") -> Report:
     count = len(there.devices)
     memory = _memory(program, there)
     flops = {part: value / count for part, value in program_flops(config, of, program.examples).items()}
-    sent = collectives(_text(program), nodes_of(list(program.mesh.devices.flat)))
+    text = _text(program)
+    sent = {} if text is None else collectives(text, nodes_of(list(program.mesh.devices.flat)))
     moved = memory["arguments"] + memory["results"] + 2 * memory["temporaries"]
     return {
         "topology": topology,
@@ -44,7 +45,7 @@ def plan(config: RunConfig, topology: str, of: str = "train") -> Report:
         "memory": memory,
         "largest_batch_at_least": _largest(program.examples, memory, batch_parts(program.mesh)),
         "flops": flops | {"total": sum(flops.values())},
-        "collectives": {kind: found._asdict() for kind, found in sent.items()},
+        "collectives": None if text is None else {kind: found._asdict() for kind, found in sent.items()},
         "roofline": roofline(
             there.chip,
             sum(flops.values()),
@@ -106,25 +107,34 @@ def _open(topology: str) -> Topology:
     return open_topology(topology)
 
 
-def _text(program: Program) -> str:
+def _text(program: Program) -> str | None:
+    """The compiled program, where there is one that can be printed."""
+    if program.compiled is None:
+        log.warning("the compiler refuses a program that does not fit, so collectives are not counted")
+        return None
     try:
         return program.compiled.as_text()
     except Exception as error:  # jax 0.10 cannot print every TPU program
         log.warning("this version of JAX cannot print the program, so collectives are not counted: %s", error)
-        return ""
+        return None
 
 
 def _memory(program: Program, there: Topology) -> dict[str, Any]:
     """Bytes of one device."""
-    found = program.compiled.memory_analysis()
     parts = {name: bytes_of(tree) for name, tree in program.arguments.items()}
-    results = found.output_size_in_bytes - found.alias_size_in_bytes
-    total = found.argument_size_in_bytes + results + found.temp_size_in_bytes
+    if program.compiled is None:
+        arguments, results = sum(parts.values()), 0
+        temporaries = program.needed - arguments
+    else:
+        found = program.compiled.memory_analysis()
+        arguments, temporaries = found.argument_size_in_bytes, found.temp_size_in_bytes
+        results = found.output_size_in_bytes - found.alias_size_in_bytes
+    total = arguments + results + temporaries
     return {
         **parts,
-        "arguments": found.argument_size_in_bytes,
+        "arguments": arguments,
         "results": results,
-        "temporaries": found.temp_size_in_bytes,
+        "temporaries": temporaries,
         "total": total,
         "available": there.chip.memory,
         "fits": total <= there.chip.memory,
@@ -157,7 +167,8 @@ def table(report: Report) -> str:
     lines += ["operations of one device, TFLOP"]
     lines += [f"  {name:<18}{value / 1e12:10.2f}" for name, value in flops.items()]
     lines += ["", "sent by one device in one call"]
-    lines += [f"  {kind:<20}{_sent(**found)}" for kind, found in report["collectives"].items()]
+    sent = report["collectives"]
+    lines += ["  not counted"] if sent is None else [f"  {kind:<20}{_sent(**found)}" for kind, found in sent.items()]
     lines += ["", "at the least, seconds (data sheet rates)"]
     lines += [f"  {name:<10}{time[name]:10.4f}" for name in ("compute", "memory", "network")]
     return "\n".join([*lines, f"  bound by {time['bound']}"])

@@ -3,7 +3,8 @@
     v5p:4x4x4  v6e:8x8     a TPU slice by its shape (needs the package libtpu)
     h100:8  h100:4x8       GPUs of one node; nodes x GPUs of each (needs JAX's CUDA plugin)
 Figures are the vendors' data sheets': dense bfloat16 operations, memory and its bandwidth of one device, and what
-one device sends to its neighbours inside a slice or node, and to other nodes.
+one device sends to its neighbours inside a slice or node, and to other nodes. Of a TPU's memory it is what the compiler
+leaves to a program.
 """
 
 import contextlib
@@ -35,13 +36,14 @@ class Chip:
 
 
 CHIPS = {
-    "v4": Chip("TPU v4", "tpu", 275e12, 32 * GIB, 1.23e12, 3.0e11, 6.25e9),
-    "v5e": Chip("TPU v5e", "tpu", 197e12, 16 * GIB, 8.19e11, 2.0e11, 6.25e9),
-    "v5p": Chip("TPU v5p", "tpu", 459e12, 95 * GIB, 2.765e12, 6.0e11, 6.25e9),
-    "v6e": Chip("TPU v6e", "tpu", 918e12, 32 * GIB, 1.638e12, 4.48e11, 1.25e10),
+    "v4": Chip("TPU v4", "tpu", 275e12, int(30.75 * GIB), 1.23e12, 3.0e11, 6.25e9),
+    "v5e": Chip("TPU v5e", "tpu", 197e12, int(15.75 * GIB), 8.19e11, 2.0e11, 6.25e9),
+    "v5p": Chip("TPU v5p", "tpu", 459e12, int(95.73 * GIB), 2.765e12, 6.0e11, 6.25e9),
+    "v6e": Chip("TPU v6e", "tpu", 918e12, int(31.24 * GIB), 1.638e12, 4.48e11, 1.25e10),
     "h100": Chip("NVIDIA H100 SXM", "gpu", 989e12, 80 * 10**9, 3.35e12, 4.5e11, 5.0e10),
 }
 KNOWN = "v4:2x2x2, v5e:4x4, v5e:8x8, v5e:16x16, v5p:2x2x2, v5p:4x4x4, v6e:4x4, v6e:8x8, v6e:16x16, h100:8, h100:4x8"
+TPU_OPTIONS = {"v4": {"chip_config_name": "megacore"}}  # a chip's two cores are one device, as they are for JAX there
 
 # What XLA has to know of an H100 to compile for it.
 H100 = """
@@ -90,17 +92,17 @@ def open_topology(name: str) -> Topology:
             raise UserError(f"--topology={name}: give GPUs, or nodes x GPUs of each; names look like {KNOWN}")
         nodes = shape[0] if len(shape) == 2 else 1
         return Topology(name, chip, nodes, _gpus(name, nodes, shape[-1]))
-    return Topology(name, chip, 1, _tpus(name))
+    return Topology(name, chip, 1, _tpus(name, match[1]))
 
 
-def _tpus(name: str) -> Sequence[jax.Device]:
+def _tpus(name: str, kind: str) -> Sequence[jax.Device]:
     try:
         import libtpu  # noqa: F401
     except ImportError:
         raise UserError(f"--topology={name}: needs the TPU compiler; run: pip install libtpu") from None
     try:
         with _quiet():
-            return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+            return topologies.get_topology_desc(platform="tpu", topology_name=name, **TPU_OPTIONS.get(kind, {})).devices
     except Exception as error:  # the plugin's many kinds
         raise UserError(
             f"--topology={name}: the TPU compiler refuses it ({reason(error)}); names look like {KNOWN}"
@@ -121,6 +123,7 @@ def _gpus(name: str, nodes: int, each: int) -> Sequence[jax.Device]:
 def quiet_backends() -> None:
     """Starts JAX; what its plugins have to say of a machine without their devices stays unsaid."""
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor one to keep others from: plans beside each other
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.CRITICAL)
     with _quiet():
         jax.devices()

@@ -13,8 +13,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.attention import attention
-from dualdiff_jax.planning import report
-from dualdiff_jax.planning.topology import open_topology
+from dualdiff_jax.planning import programs, report
+from dualdiff_jax.planning.programs import bytes_needed
+from dualdiff_jax.planning.topology import GIB, open_topology
 from dualdiff_jax.sharding import MESH_AXES, make_mesh, nodes_of
 from tests.targets.compiled import small_config
 
@@ -33,6 +34,19 @@ def test_a_search_ends_at_the_largest_batch(topology, monkeypatch):
     [found] = report.search(tiny(), topology)
     assert found["memory"]["fits"] and found["batch"] > 4 and found["remat"] == "full"
     assert found["memory"]["total"] > 0.8 * found["memory"]["available"]
+
+
+@pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
+def test_what_a_tpu_compiler_refuses_is_told_by_how_much(topology, monkeypatch):
+    """On the line of what it takes; and the memory that we count with is the compiler's."""
+    said = []
+    monkeypatch.setattr(programs, "bytes_needed", lambda text: said.append(text) or bytes_needed(text))
+    fits, large = (report.plan(tiny(n, train={"remat": "full"}), topology) for n in (64, 16384))
+    assert fits["memory"]["fits"] and not large["memory"]["fits"] and len(said) == 1
+    ratio = large["memory"]["temporaries"] / fits["memory"]["temporaries"]
+    assert ratio == pytest.approx(16384 / 64, rel=0.3)
+    assert f"exceeds available HBM ({large['memory']['available'] / GIB:.2f}G)" in said[0]
+    assert "does not fit" in report.table(large) and large["largest_batch_at_least"] > 64
 
 
 @pytest.mark.parametrize("topology", ["h100:1", "v5e:2x2"])

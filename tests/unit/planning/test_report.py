@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.planning import report, topology
-from dualdiff_jax.planning.topology import CHIPS, Topology, open_topology
+from dualdiff_jax.planning import programs, report, topology
+from dualdiff_jax.planning.topology import CHIPS, GIB, Topology, open_topology
 from tests.small_run import small_run
 
 CHIP = dataclasses.replace(CHIPS["h100"], name="a CPU", platform="cpu", memory=1 << 28)
@@ -50,6 +50,38 @@ def test_what_does_not_fit_says_by_how_much(here, config, monkeypatch):
     found = report.plan(config, "here")
     assert not found["memory"]["fits"] and found["largest_batch_at_least"] == 0
     assert "does not fit" in report.table(found) and "too much" in report.table(found)
+
+
+HBM = "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO \
+temporaries (18.50G) exceeds available HBM (15.75G). HLO module: jit_step."
+OLDER = (
+    "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 512.00M of 15.75G hbm. Exceeded hbm capacity by"
+)
+
+
+def test_a_refusal_says_what_is_needed():
+    assert programs.bytes_needed(HBM) == int(18.5 * GIB)
+    assert programs.bytes_needed(OLDER) == GIB // 2
+    assert programs.bytes_needed("RESOURCE_EXHAUSTED: no more handles") == 0
+    assert programs.bytes_needed("INTERNAL: Used 512.00M of 15.75G hbm") == 0
+
+
+def test_what_the_compiler_refuses_does_not_fit(here, config, monkeypatch):
+    class Lowered:
+        def compile(self, compiler_options):
+            raise jax.errors.JaxRuntimeError(self.why)
+
+    lower = programs._train
+    monkeypatch.setattr(programs, "_train", lambda *args: (Lowered(), *lower(*args)[1:]))
+    Lowered.why = HBM
+    found = report.plan(config, "here")
+    memory = found["memory"]
+    assert not memory["fits"] and memory["total"] == int(18.5 * GIB) and found["collectives"] is None
+    assert memory["arguments"] == sum(size for name, size in memory.items() if name in NAMED)
+    assert "18.50  of 0.2: does not fit, 18.25 too much" in report.table(found) and "not counted" in report.table(found)
+    Lowered.why = "INTERNAL: a fault of the compiler"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a fault of the compiler"):
+        report.plan(config, "here")
 
 
 def searched(monkeypatch, config, bytes_of) -> tuple[list[int], list[int]]:
