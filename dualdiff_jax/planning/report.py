@@ -103,6 +103,7 @@ def _with(config: RunConfig, policy: str, size: int) -> RunConfig:
 
 def _open(topology: str) -> Topology:
     jax.config.update("jax_platforms", "cpu")  # nothing is run, and the machine's own devices are not asked for
+    jax.config.update("jax_enable_compilation_cache", False)  # these programs cannot be read from it without devices
     quiet_backends()
     return open_topology(topology)
 
