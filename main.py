@@ -11,7 +11,8 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-from dualdiff_jax import commands, data_commands, runtime
+from dualdiff_jax import commands, data_commands
+from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.distributed.group import together
 from dualdiff_jax.errors import StuckError, UserError
@@ -86,7 +87,7 @@ def _run() -> None:
     options |= {"height": HEIGHT.value, "width": WIDTH.value, "dtype": DTYPE.value}
     reading = {"order": ORDER.value, "length": LENGTH.value}
     drawing = {"guidance_scale": GUIDANCE.value, "negative_prompt": NEGATIVE.value}
-    runtime.prepare()
+    environment.prepare()
     if MODE.value in TOGETHER:
         _run_together(_config())
     elif COORDINATOR.value or NUM_PROCESSES.value or PROCESS_ID.value is not None:

@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import agreement, jax_side, record
 from benchmarks.workload import Size, random_batch
 from configs import demo
-from dualdiff_jax import runtime
+from dualdiff_jax.runtime import environment
 from dualdiff_jax.pipeline import DualDiffusionPipeline
 from dualdiff_jax.resolution import resolve
 
@@ -123,7 +123,7 @@ def main() -> None:
     if not 1 <= options.threads <= len(available):
         parser.error(f"--threads must be from 1 to {len(available)}")
     os.sched_setaffinity(0, available[: options.threads])  # before either side starts its threads
-    runtime.keep_memory()  # the allocator's settings hold for both sides
+    environment.keep_memory()  # the allocator's settings hold for both sides
     try:
         from benchmarks import torch_peer
     except ImportError as error:

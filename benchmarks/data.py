@@ -29,7 +29,7 @@ from PIL import Image
 
 from benchmarks import record
 from demo.data import write_tokenizer
-from dualdiff_jax import runtime
+from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import DataConfig
 from dualdiff_jax.data import examples, mixture, transforms
 from dualdiff_jax.data.array_records import write_records
@@ -228,7 +228,7 @@ def loading(root: Path, images: list[bytes], rounds: int, count: int, own_count:
     import torch
 
     torch.set_num_threads(1)
-    runtime.keep_memory()  # the allocator's settings hold for both sides
+    environment.keep_memory()  # the allocator's settings hold for both sides
     cores = sorted(os.sched_getaffinity(0))
     yield resizing(images, rounds)
     peers = {"files": file_batches, "webdataset": webdataset_batches}

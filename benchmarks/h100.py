@@ -180,9 +180,9 @@ def environment_of(phase: str, platform: str, site: Path, cache: Path) -> dict[s
 
 def run_phase(options: argparse.Namespace) -> None:
     """One phase, in the process that is its own."""
-    from dualdiff_jax import runtime
+    from dualdiff_jax.runtime import environment
 
-    runtime.prepare()
+    environment.prepare()
     from benchmarks import h100_phases
     from benchmarks.h100_sizes import SIZES
 

@@ -17,7 +17,7 @@ import jax
 from benchmarks.record import circumstances, write
 from configs import demo
 from demo.data import write as write_data
-from dualdiff_jax import runtime
+from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import RunConfig, TrainConfig
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=7)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/saving.json"))
     options = parser.parse_args()
-    runtime.prepare()
+    environment.prepare()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), options.pairs)
     interval = TrainConfig.save_every

@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks.record import circumstances, write
 from demo.data import write as write_data
 from demo.digits import CAPTIONS, QUESTION, WORDS, Digits, load
-from dualdiff_jax import runtime
+from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.evaluation.likelihood import Likelihood
 from dualdiff_jax.pipeline import DualDiffusionPipeline
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/stages"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/stages.json"))
     options = parser.parse_args()
-    runtime.prepare()
+    environment.prepare()
     root = options.workdir
     shutil.rmtree(root, ignore_errors=True)
     write_data(root / "data")

@@ -6,7 +6,7 @@ import sys
 
 from convert.exporter import export_model
 from convert.importer import Import, summary
-from dualdiff_jax import runtime
+from dualdiff_jax.runtime import environment
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS
 from dualdiff_jax.progress import bar
@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of its ordinary doings as warnings
-    runtime.prepare()
+    environment.prepare()
     try:
         arguments.run(arguments)
     except UserError as error:

@@ -23,7 +23,7 @@ from demo.page import page
 from demo.picture import picture
 from demo.samples import sample
 from demo.scores import MEASURES, DigitClassifier, judge, missed
-from dualdiff_jax import runtime
+from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything that is sampled")
     parser.add_argument("--picture", type=Path, help="also draw a picture of the results, a PNG file")
     options = parser.parse_args()
-    runtime.prepare()
+    environment.prepare()
     try:
         figures = report(options.workdir, options.started, options.seed, options.picture)
     except UserError as error:

@@ -16,7 +16,6 @@ FLOORS = {
     "dualdiff_jax.config": 0,
     "dualdiff_jax.resolution": 0,
     "dualdiff_jax.runtime": 0,
-    "dualdiff_jax.compiler_flags": 0,
     "dualdiff_jax.progress": 0,
     "dualdiff_jax.distributed": 0,
     "configs": 1,

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dualdiff_jax import compiler_flags
-from dualdiff_jax.compiler_flags import FLAGS, options, set_flags
+from dualdiff_jax.runtime import compiler_flags
+from dualdiff_jax.runtime.compiler_flags import FLAGS, options, set_flags
 
 ROOT = Path(__file__).parents[2]
 GPU = "xla_gpu_enable_latency_hiding_scheduler"

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[2]
 FAULTS = """
 import resource
 import numpy as np
-from dualdiff_jax import runtime
-runtime.prepare()
+from dualdiff_jax.runtime import environment
+environment.prepare()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def work():
@@ -22,7 +22,7 @@ before = faults()
 work()
 print(faults() - before)
 """
-CACHE = "import jax; from dualdiff_jax import runtime; runtime.prepare(); print(jax.config.jax_compilation_cache_dir)"
+CACHE = "import jax; from dualdiff_jax.runtime import environment; environment.prepare(); print(jax.config.jax_compilation_cache_dir)"
 
 
 def said(program: str, **changes: str | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from dualdiff_jax import compiler_flags
+from dualdiff_jax.runtime import compiler_flags
 
 # glibc's mallopt: (parameter, value). Left alone, it gives each step's temporaries back to the kernel and faults
 # them in again: 28,000 page faults and a quarter of the CPU time in the demo's step.

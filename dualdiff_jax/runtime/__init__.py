@@ -1,0 +1,1 @@
+"""What a process sets before it computes."""
