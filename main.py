@@ -18,7 +18,7 @@ from dualdiff_jax.distributed.group import together
 from dualdiff_jax.errors import StuckError, UserError
 from dualdiff_jax.planning.report import OF as OF_PROGRAMS
 from dualdiff_jax.progress import bar
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 
 TOGETHER = ("train", "encode-data")  # what several processes do as one
 MODES = ("train", "generate", "caption", "answer", "plan", "inspect-data", "encode-data")

@@ -27,7 +27,7 @@ from benchmarks.workload import Size, random_batch
 from configs import demo
 from dualdiff_jax.runtime import environment
 from dualdiff_jax.pipeline import DualDiffusionPipeline
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 
 if TYPE_CHECKING:
     from benchmarks.torch_peer import TorchPeer

@@ -37,7 +37,7 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.records import Record
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.transforms import fit, normalize
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 
 SIDE = 512
 BATCH = 8

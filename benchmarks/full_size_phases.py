@@ -20,14 +20,14 @@ def phase_write(folder: Path) -> dict:
     """SD3-medium in half precision, T5-XXL in bfloat16 in shards, the autoencoder: random, of the true layout."""
     import ml_dtypes
 
-    from configs.sizes import D_DIT_2B
+    from dualdiff_jax.config.published import D_DIT_2B
     from convert.diffusers_folder import write_configs
     from convert.exporter import Shards
     from convert.layouts import LAYOUTS
     from convert.plan import layout_rules
     from dualdiff_jax.config import ModelConfig
     from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
-    from dualdiff_jax.resolution import resolve
+    from dualdiff_jax.config.resolve import resolve
 
     source, config = folder / SOURCE, resolve(D_DIT_2B, ModelConfig)
     write_configs(source, config)

@@ -3,7 +3,7 @@
     python -m benchmarks.h100 [--output=FILE] [--cache=DIR] [--wheels=DIR] [--phases=A,B] [--seconds=520] [--batch=N]
     python -m benchmarks.h100 --size=tiny --platform=cpu     # every phase with a toy, to see that the command works
 
-Random weights of the published sizes (configs/sizes.py), no download, no data. Measured are, in bf16:
+Random weights of the published sizes (dualdiff_jax/config/published.py), no download, no data. Measured are, in bf16:
   *_training    a step at 512 px and 256 tokens, the largest batch that fits, remat ``dots``; with T5-XXL and the
                 autoencoder inside, and from stored latents and caption embeddings; an 8192^3 product beside it
   *_sampling    text to image (28 steps, guidance 7, to pixels), image to text (128 tokens, 32 steps), batch 1 and 16

@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from benchmarks.workload import Size
-from configs import sizes
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config import published
+from dualdiff_jax.config.resolve import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ def full_size() -> CardSize:
     """512 px, 256 tokens, T5-XXL and the autoencoder; bf16 over fp32 master weights."""
     batches = (12, 8, 4)
     return CardSize(
-        config=run_config(sizes.D_DIT_2B, 512, 256, global_batch_size=batches[0]),
+        config=run_config(published.D_DIT_2B, 512, 256, global_batch_size=batches[0]),
         train_image=(512, 512),
         sample_batches=(1, 16),
         budget_s=5.0,

@@ -28,7 +28,7 @@ from dualdiff_jax.data.index import IndexCache
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 
 SHARD_SAMPLES = 100_000
 

@@ -11,7 +11,7 @@ Hardware: one H100 or a v5e-8; the row is 4096 numbers, so there is no optimizer
 Data: captions of ShareGPT4V-pretrain, as the authors say they did (data/sharegpt4v/metadata.json).
 """
 
-from configs import sizes
+from dualdiff_jax.config import published
 from dualdiff_jax.config import empty_config
 
 SIZE = dict(height=256, width=256)
@@ -19,7 +19,7 @@ SIZE = dict(height=256, width=256)
 
 def get_config():
     config = empty_config()
-    config.model.update(sizes.D_DIT_2B)
+    config.model.update(published.D_DIT_2B)
     config.model.sampling.update(SIZE)
     config.data.tokenizer = "dualdiff_jax/data/t5_tokenizer"
     captions = dict(root="data/sharegpt4v", files="metadata.json", **SIZE)

@@ -7,7 +7,7 @@ Hardware: 32 H100 or a v5p-64. Optimizer, batch and lambda are the published run
 Data: recaptioned DataComp for images, OpenImages and ShareGPT4V captions for text, as JSON metadata under data/.
 """
 
-from configs import sizes
+from dualdiff_jax.config import published
 from dualdiff_jax.config import empty_config
 
 SIZE = dict(height=256, width=256)
@@ -16,7 +16,7 @@ RECAPTIONED = dict(caption_keys=("re_caption", "caption"), caption_weights=(0.9,
 
 def get_config():
     config = empty_config()
-    config.model.update(sizes.D_DIT_2B)
+    config.model.update(published.D_DIT_2B)
     config.model.sampling.update(SIZE)
     config.data.tokenizer = "dualdiff_jax/data/t5_tokenizer"
     config.data.sources = [

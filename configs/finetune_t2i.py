@@ -11,7 +11,7 @@ Hardware: 8 H100 or a v5e-32; with factors one H100.
 Data: data/mine/metadata.json, a list of {"image_path", "height", "width", "ratio", "caption"}.
 """
 
-from configs import sizes
+from dualdiff_jax.config import published
 from dualdiff_jax.config import empty_config
 
 SIZE = dict(height=512, width=512)
@@ -20,7 +20,7 @@ DRAWS = ("blocks.*", "image_*", "patch_*", "timestep_*", "text_embedding.*")  # 
 
 def get_config():
     config = empty_config()
-    config.model.update(sizes.D_DIT_2B)
+    config.model.update(published.D_DIT_2B)
     config.model.sampling.update(SIZE)
     config.data.tokenizer = "dualdiff_jax/data/t5_tokenizer"
     images = dict(root="data/mine", files="metadata.json", **SIZE)

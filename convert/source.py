@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.sizes import D_DIT_2B
+from dualdiff_jax.config.published import D_DIT_2B
 from convert.diffusers_folder import MASK_FILE
 from convert.layouts import EXPECTED, STRANGERS, Layout, recognise
 from convert.sizes import read_sizes
@@ -15,7 +15,7 @@ from convert.tensors import Tensors, open_file, open_folder, open_sharded
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.weights import is_model_folder
 
 Json = Mapping[str, Any]

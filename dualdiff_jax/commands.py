@@ -16,7 +16,7 @@ from dualdiff_jax.evaluation.previews import Preview
 from dualdiff_jax.pipeline import DualDiffusionPipeline
 from dualdiff_jax.planning import report
 from dualdiff_jax.progress import bar
-from dualdiff_jax.resolution import differences, resolve, to_dict
+from dualdiff_jax.config.resolve import differences, resolve, to_dict
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 

@@ -14,7 +14,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, summary, survey
 from dualdiff_jax.models.bundle import init_weights
-from dualdiff_jax.resolution import to_dict
+from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.weights import load_model
 

@@ -33,7 +33,7 @@ from dualdiff_jax.distributed.group import first_goes_first
 from dualdiff_jax.encoder import Encoder, Fingerprints, different
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.progress import Progress
-from dualdiff_jax.resolution import to_dict
+from dualdiff_jax.config.resolve import to_dict
 
 RECORDS_PER_FILE = 1024
 

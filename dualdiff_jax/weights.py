@@ -23,14 +23,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from configs.sizes import D_DIT_2B
+from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.group import barrier
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.models.bundle import NETWORKS, leaf_specs, weight_shardings
-from dualdiff_jax.resolution import resolve, to_dict
+from dualdiff_jax.config.resolve import resolve, to_dict
 
 FORMAT, VERSION = "dualdiff_jax model", 1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

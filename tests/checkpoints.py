@@ -16,7 +16,7 @@ from convert.plan import layout_rules
 from demo.data import write_tokenizer
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_t5
 
 SINGLE_FILE = next(layout for layout in LAYOUTS if layout.mark.startswith("joint_blocks"))

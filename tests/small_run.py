@@ -11,7 +11,7 @@ from demo.data import write_tokenizer
 from demo.digits import CAPTIONS, QUESTION, WORDS, load
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 
 RECORDS = 40
 

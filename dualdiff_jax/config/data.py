@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from dualdiff_jax.config.field import bounded, frozen
+from dualdiff_jax.config.fields import bounded, frozen
 
 RECORD_FORMATS = ("json", "tar", "array_record", "parquet", "tfds")
 QUESTION_FORMATS = ("llava", "vqa_v2", "okvqa", "gqa", "textvqa", "vizwiz", "pope")

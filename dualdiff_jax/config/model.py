@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from dualdiff_jax.config.field import bounded, frozen
+from dualdiff_jax.config.fields import bounded, frozen
 
 
 @frozen

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from dualdiff_jax.config.data import DataConfig, SourceConfig
-from dualdiff_jax.config.field import bounded, frozen
+from dualdiff_jax.config.fields import bounded, frozen
 from dualdiff_jax.config.model import ModelConfig
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.resolution import to_dict
+from dualdiff_jax.config.resolve import to_dict
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS, init_weights, leaf_specs, weight_shardings
-from dualdiff_jax.resolution import differences
+from dualdiff_jax.config.resolve import differences
 from dualdiff_jax.weights import load_config, load_model, load_networks, restore, stored_leaves
 
 RAW = "raw"

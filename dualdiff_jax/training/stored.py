@@ -18,7 +18,7 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.encoder import FROZEN, Encoder, different
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import network_of
-from dualdiff_jax.resolution import to_dict
+from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.training.trainable import MASK_ROW, part_of, trained_specs
 
 

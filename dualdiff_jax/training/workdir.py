@@ -12,7 +12,7 @@ import jax
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.distributed.group import barrier
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.resolution import differences, resolve, to_dict
+from dualdiff_jax.config.resolve import differences, resolve, to_dict
 
 # Fields that may differ when a run goes on: none of them changes what is learned.
 FREE_TO_CHANGE = (

@@ -20,7 +20,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, corrupt, joint_loss
 from dualdiff_jax.objectives.latents import clean_latents
-from dualdiff_jax.resolution import resolve, to_dict
+from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.sharding import make_mesh
 from tests.end_to_end.command import refused, run
 from tests.small_run import RECORDS, small_config, small_run, write_config, write_data

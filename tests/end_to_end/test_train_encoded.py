@@ -15,7 +15,7 @@ from dualdiff_jax.encoding import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import encode_and_corrupt, joint_loss
-from dualdiff_jax.resolution import resolve, to_dict
+from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.weights import save_model

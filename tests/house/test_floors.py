@@ -14,7 +14,6 @@ FLOORS = {
     "dualdiff_jax.errors": 0,
     "dualdiff_jax.arrays": 0,
     "dualdiff_jax.config": 0,
-    "dualdiff_jax.resolution": 0,
     "dualdiff_jax.runtime": 0,
     "dualdiff_jax.progress": 0,
     "dualdiff_jax.distributed": 0,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.resolution import differences, resolve, to_dict
+from dualdiff_jax.config.resolve import differences, resolve, to_dict
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"

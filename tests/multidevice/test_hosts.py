@@ -17,7 +17,7 @@ from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.data.array_records import unpack
 from dualdiff_jax.data.encoded import MANIFEST
 from dualdiff_jax.encoder import different
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.weights import load_model

@@ -10,7 +10,7 @@ from transformers import T5EncoderModel
 
 from convert.state_dict import from_torch
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_autoencoder, reference_t5
 
 _SIZES = {

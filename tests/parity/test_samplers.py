@@ -15,7 +15,7 @@ from demo.digits import QUESTION, pair_caption
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.pipeline import DualDiffusionPipeline
-from dualdiff_jax.resolution import to_dict
+from dualdiff_jax.config.resolve import to_dict
 from tests.parity.comparison import OUTPUT_BOUND, assert_parity
 from tests.parity.pair import KL, Pair, random_pair, sized
 from tests.parity.reference import channels_first, channels_last, decode_as_sd3, encode_as_sd3

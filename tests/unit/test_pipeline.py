@@ -13,7 +13,7 @@ from demo.data import write_tokenizer
 from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.resolution import resolve, to_dict
+from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.weights import save_model
 from tests.unit.tiny import CONFIG as TINY
 from tests.unit.tiny import random_weights

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from configs.sizes import D_DIT_2B
+from dualdiff_jax.config.published import D_DIT_2B
 from convert.importer import Import
 from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.training.start import check_start

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 from dualdiff_jax.config import SourceConfig
 from dualdiff_jax.data.array_records import write_records
 from dualdiff_jax.data.records import Record, Turn
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 
 NAMES = ("china", "flower")
 COUNT = 6

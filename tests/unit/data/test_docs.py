@@ -10,7 +10,7 @@ from dualdiff_jax.config import SourceConfig
 from dualdiff_jax.data.official import LAYOUTS
 from dualdiff_jax.data.sources import FORMATS, open_source
 from dualdiff_jax.data.transforms import read_image
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 
 TEXT = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)

@@ -15,7 +15,7 @@ from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
 from dualdiff_jax.data.watch import ReadingNotes
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 
 LENGTH = 8
 

@@ -13,7 +13,7 @@ from dualdiff_jax.data.mixture import Mixture, Part
 from dualdiff_jax.data.records import Record, Turn
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 from tests.small_run import RECORDS, small_config, write_data
 from tests.unit.data import photos
 

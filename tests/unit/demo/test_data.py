@@ -25,7 +25,7 @@ from demo.digits import (
 from demo.scores import DigitClassifier
 from dualdiff_jax.data.sources import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 
 
 @pytest.fixture(scope="module")

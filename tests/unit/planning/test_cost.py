@@ -10,7 +10,7 @@ from configs import dual_diff_pretrain
 from dualdiff_jax.config import AutoencoderConfig
 from dualdiff_jax.planning.cost import autoencoder_flops, program_flops, roofline
 from dualdiff_jax.planning.topology import CHIPS
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 from tests import checkpoints
 
 CONFIG = resolve(dual_diff_pretrain.get_config())

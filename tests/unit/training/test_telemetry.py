@@ -209,9 +209,9 @@ def test_memory_is_that_of_the_fullest_device(tmp_path, config, monkeypatch):
 
 def test_operations_are_those_of_the_published_sizes():
     """SD3-medium's MMDiT at 512 px with 256 tokens: 2.011e12, T5-XXL: 2.397e12 (counted on the PyTorch modules)."""
-    from configs.sizes import MMDIT, T5_XXL
+    from dualdiff_jax.config.published import MMDIT, T5_XXL
     from dualdiff_jax.config import ModelConfig
-    from dualdiff_jax.resolution import resolve
+    from dualdiff_jax.config.resolve import resolve
 
     sampling = {"height": 512, "width": 512}
     # The identity autoencoder with patches of 16 pixels sees as many tokens as 8-fold latents with patches of 2.

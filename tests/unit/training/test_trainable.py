@@ -10,7 +10,7 @@ import pytest
 
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
-from dualdiff_jax.resolution import resolve
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.training import state
 from dualdiff_jax.training.kernels import kernel_dims
 from dualdiff_jax.training.optimizer import is_decayed
