@@ -14,7 +14,7 @@ from ml_collections import config_flags
 from dualdiff_jax import commands, data_commands
 from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.distributed.group import together
+from dualdiff_jax.distributed.process_group import together
 from dualdiff_jax.errors import StuckError, UserError
 from dualdiff_jax.planning.report import OF as OF_PROGRAMS
 from dualdiff_jax.progress import bar

@@ -9,7 +9,7 @@ import jax
 
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.distributed.group import first_goes_first, first_says
+from dualdiff_jax.distributed.process_group import first_goes_first, first_says
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.likelihood import Likelihood
 from dualdiff_jax.evaluation.previews import Preview

@@ -7,7 +7,7 @@ import jax
 
 from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.distributed.group import barrier
+from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.encoder import Encoder
 from dualdiff_jax.encoding import encode_sources
 from dualdiff_jax.errors import UserError

@@ -27,7 +27,7 @@ from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.distributed.group import barrier
+from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.models.bundle import NETWORKS, leaf_specs, weight_shardings
 from dualdiff_jax.config.resolve import resolve, to_dict

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.distributed.group import barrier, wait_for_all
+from dualdiff_jax.distributed.process_group import barrier, wait_for_all
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.training.start import start_identity

@@ -18,7 +18,7 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.distributed.group import first_goes_first, first_says
+from dualdiff_jax.distributed.process_group import first_goes_first, first_says
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.sharding import check_batch, place_batch
 from dualdiff_jax.training.checkpoint import Checkpoints

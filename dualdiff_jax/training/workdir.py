@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.distributed.group import barrier
+from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.config.resolve import differences, resolve, to_dict
 

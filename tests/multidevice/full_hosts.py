@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import jax
 
-from dualdiff_jax.distributed.group import together
+from dualdiff_jax.distributed.process_group import together
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train

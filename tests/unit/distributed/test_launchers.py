@@ -21,7 +21,7 @@ JOIN = """
 import jax, jax.numpy as jnp
 from jax._src.xla_bridge import CUDA_VISIBLE_DEVICES
 from jax.experimental.multihost_utils import process_allgather
-from dualdiff_jax.distributed.group import together
+from dualdiff_jax.distributed.process_group import together
 with together(None, None, None, 60):
     found = process_allgather(jnp.asarray([jax.process_index()])).ravel().tolist()
     print(jax.process_index(), found, CUDA_VISIBLE_DEVICES.value)

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from dualdiff_jax.distributed.launchers import Place
-from dualdiff_jax.distributed.meeting import bind_address, meet
+from dualdiff_jax.distributed.rendezvous import bind_address, meet
 from dualdiff_jax.errors import UserError
 from tests.multidevice.hosts import free_port
 

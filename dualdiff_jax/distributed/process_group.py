@@ -24,7 +24,7 @@ import jax
 from jax._src import distributed as jax_distributed  # its key-value store has no public door; Orbax goes in here too
 
 from dualdiff_jax.distributed.launchers import find_place
-from dualdiff_jax.distributed.meeting import bind_address, meet
+from dualdiff_jax.distributed.rendezvous import bind_address, meet
 from dualdiff_jax.errors import UserError, reason
 
 BEAT = 2.0  # seconds
