@@ -31,12 +31,13 @@ from benchmarks import record
 from demo.data import write_tokenizer
 from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import DataConfig
-from dualdiff_jax.data import examples, mixture, transforms
-from dualdiff_jax.data.array_records import write_records
+from dualdiff_jax.data import examples, mixture
+from dualdiff_jax.data import images
+from dualdiff_jax.data.formats.array_record import write_records
 from dualdiff_jax.data.mixture import Mixture
-from dualdiff_jax.data.records import Record
+from dualdiff_jax.data.records.record import Record
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.transforms import fit, normalize
+from dualdiff_jax.data.images import fit, normalize
 from dualdiff_jax.config.resolve import resolve
 
 SIDE = 512

@@ -24,9 +24,9 @@ from benchmarks import record
 from benchmarks.data import BATCH, add_member
 from demo.data import write_tokenizer
 from dualdiff_jax.config import DataConfig, SourceConfig
-from dualdiff_jax.data.index import IndexCache
+from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.mixture import Mixture
-from dualdiff_jax.data.sources import open_source
+from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.config.resolve import resolve
 

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from demo.digits import CAPTIONS, QUESTION, SIDE, WORDS, Digits, compose, pair_caption, split_pairs
-from dualdiff_jax.data.transforms import to_pil
+from dualdiff_jax.data.images import to_pil
 from dualdiff_jax.pipeline import DualDiffusionPipeline
 
 REPEATS = 10  # drawings of each of the 30 captions of single digits

@@ -19,16 +19,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dualdiff_jax.config import DataConfig, SourceConfig
-from dualdiff_jax.data.array_records import write_records
+from dualdiff_jax.data.formats.array_record import write_records
 from dualdiff_jax.data.bad_records import BadRecords, Fault, Origin
 from dualdiff_jax.data.catalog import Shape, divide
 from dualdiff_jax.data.encoded import MANIFEST, TEXT_ONLY
-from dualdiff_jax.data.index import IndexCache
-from dualdiff_jax.data.records import DataError, Record, Source
-from dualdiff_jax.data.sources import open_source
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.record import DataError, Record, Source
+from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.texts import caption_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.transforms import read_image
+from dualdiff_jax.data.images import read_image
 from dualdiff_jax.distributed.process_group import first_goes_first
 from dualdiff_jax.encoder import Encoder, Fingerprints, different
 from dualdiff_jax.errors import UserError

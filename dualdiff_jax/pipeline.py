@@ -24,7 +24,7 @@ from dualdiff_jax import programs
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.transforms import read_image, to_pil
+from dualdiff_jax.data.images import read_image, to_pil
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.sampling.flow_sampler import sigma_grid

@@ -23,12 +23,12 @@ from dualdiff_jax.data.batch import Batch, Example
 from dualdiff_jax.data.catalog import Shape, divide
 from dualdiff_jax.data.encoded import LATENTS_AND_TEXT, kind_of, refuse_mixed
 from dualdiff_jax.data.examples import ExampleMaker
-from dualdiff_jax.data.index import IndexCache
-from dualdiff_jax.data.records import Source
-from dualdiff_jax.data.sources import open_source
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.record import Source
+from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.transforms import normalize
-from dualdiff_jax.data.watch import ReadingNotes, watched
+from dualdiff_jax.data.images import normalize
+from dualdiff_jax.data.reader_watchdog import ReadingNotes, watched
 from dualdiff_jax.errors import UserError
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dualdiff_jax.data.records import NO_ROOM, DataError, Turn
+from dualdiff_jax.data.records.record import NO_ROOM, DataError, Turn
 from dualdiff_jax.data.tokenizer import QUESTION_TEMPLATE, Tokenizer
 
 

@@ -13,12 +13,12 @@ from dualdiff_jax.data.batch import Example
 from dualdiff_jax.data.catalog import Shape, nearest, passes
 from dualdiff_jax.data.encoded import IMAGES, LATENTS_AND_TEXT, kind_of
 from dualdiff_jax.data.examples import ExampleMaker
-from dualdiff_jax.data.index import IndexCache
-from dualdiff_jax.data.records import DataError, Record, Source
-from dualdiff_jax.data.sources import open_source
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.record import DataError, Record, Source
+from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.transforms import image_size
-from dualdiff_jax.data.watch import ReadingNotes
+from dualdiff_jax.data.images import image_size
+from dualdiff_jax.data.reader_watchdog import ReadingNotes
 
 SHOWN = 12  # examples of a source that are kept for the page
 

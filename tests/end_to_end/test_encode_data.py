@@ -13,7 +13,7 @@ from dualdiff_jax import encoding
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.data.mixture import Mixture
-from dualdiff_jax.data.sources import open_source
+from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.encoder import Encoder
 from dualdiff_jax.encoding import encode_sources
 from dualdiff_jax.errors import UserError

@@ -14,7 +14,7 @@ import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from dualdiff_jax.config import MeshConfig
-from dualdiff_jax.data.array_records import unpack
+from dualdiff_jax.data.formats.array_record import unpack
 from dualdiff_jax.data.encoded import MANIFEST
 from dualdiff_jax.encoder import different
 from dualdiff_jax.config.resolve import resolve

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dualdiff_jax import data
-from dualdiff_jax.data.records import Turn
+from dualdiff_jax.data.records.record import Turn
 from dualdiff_jax.data.texts import dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 

@@ -13,8 +13,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dualdiff_jax.config import SourceConfig
-from dualdiff_jax.data.array_records import write_records
-from dualdiff_jax.data.records import Record, Turn
+from dualdiff_jax.data.formats.array_record import write_records
+from dualdiff_jax.data.records.record import Record, Turn
 from dualdiff_jax.config.resolve import resolve
 
 NAMES = ("china", "flower")

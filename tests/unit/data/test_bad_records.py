@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualdiff_jax.data import records, transforms
+from dualdiff_jax.data import images
+from dualdiff_jax.data.records import record
 from dualdiff_jax.data.bad_records import BadRecords, Fault, Origin
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
@@ -22,18 +23,18 @@ from tests.unit.data import photos
 
 GOOD = 28
 HOSTILE = {  # cause, by record; twelve of forty
-    1: records.MISSING,
-    4: records.EMPTY,
-    5: records.TRUNCATED,
-    6: records.TRUNCATED,
-    10: records.UNREADABLE,
-    13: records.OVERSIZED,
-    17: records.TOO_SMALL,
-    20: records.WRONG_TYPE,
-    23: records.ABSENT_KEY,
-    29: records.WRONG_TYPE,
-    33: records.EMPTY,
-    39: records.UNREADABLE,
+    1: record.MISSING,
+    4: record.EMPTY,
+    5: record.TRUNCATED,
+    6: record.TRUNCATED,
+    10: record.UNREADABLE,
+    13: record.OVERSIZED,
+    17: record.TOO_SMALL,
+    20: record.WRONG_TYPE,
+    23: record.ABSENT_KEY,
+    29: record.WRONG_TYPE,
+    33: record.EMPTY,
+    39: record.UNREADABLE,
 }
 COUNT = GOOD + len(HOSTILE)
 
@@ -41,7 +42,7 @@ COUNT = GOOD + len(HOSTILE)
 @pytest.fixture
 def hostile(tmp_path, monkeypatch):
     """A folder of forty records, of which twelve are bad, each in a way of its own."""
-    monkeypatch.setattr(transforms, "MAX_PIXELS", 200 * 200)
+    monkeypatch.setattr(images, "MAX_PIXELS", 200 * 200)
     write_data(tmp_path, 1)
     folder = tmp_path / "hostile"
     (folder / "images").mkdir(parents=True)
@@ -155,7 +156,7 @@ def test_a_share_up_to_the_limit_is_no_reason_to_stop(share):
     for _ in range(20):
         bad = BadRecords(0.05)
         for is_bad in rng.random(2000) < share:
-            bad.note(Origin("s", "r", (Fault("r", records.EMPTY, "m"),) if is_bad else (), 0))
+            bad.note(Origin("s", "r", (Fault("r", record.EMPTY, "m"),) if is_bad else (), 0))
 
 
 @pytest.mark.parametrize(("share", "limit"), [(0.1, 0.05), (0.3, 0.05), (0.01, 0.0), (1.0, 0.4)])
@@ -163,7 +164,7 @@ def test_a_share_above_the_limit_is(share, limit):
     bad, rng = BadRecords(limit), np.random.default_rng(1)
     with pytest.raises(UserError, match="above data.max_bad_share"):
         for is_bad in rng.random(5000) < share:
-            bad.note(Origin("s", "r", (Fault("r", records.EMPTY, "m"),) if is_bad else (), 0))
+            bad.note(Origin("s", "r", (Fault("r", record.EMPTY, "m"),) if is_bad else (), 0))
 
 
 def test_one_source_in_trouble_is_not_hidden_by_another():
@@ -172,7 +173,7 @@ def test_one_source_in_trouble_is_not_hidden_by_another():
         for step in range(1000):
             bad.note(Origin("large", "r", (), 0))
             if step % 10 == 0:
-                bad.note(Origin("small", f"r{step}", (Fault("r", records.EMPTY, "m"),), 0))
+                bad.note(Origin("small", f"r{step}", (Fault("r", record.EMPTY, "m"),), 0))
 
 
 def test_a_source_of_bad_records_only_is_told(hostile):

@@ -8,8 +8,8 @@ from PIL import Image
 
 from dualdiff_jax.data import catalog
 from dualdiff_jax.data.catalog import divide
-from dualdiff_jax.data.index import IndexCache
-from dualdiff_jax.data.sources import open_source
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.errors import UserError
 from tests.unit.data import photos
 from tests.unit.data.photos import source
@@ -97,7 +97,7 @@ def test_a_damaged_record_stays_so_that_the_run_counts_it(tmp_path):
 
 def test_sizes_in_a_tar_are_read_from_the_heads_of_its_images(tmp_path, monkeypatch):
     files = photos.write_tar(tmp_path, "txt")
-    monkeypatch.setattr("dualdiff_jax.data.tar_source.HEAD", 1000)
+    monkeypatch.setattr("dualdiff_jax.data.formats.tar.HEAD", 1000)
     assert min(len(photos.jpeg(i)) for i in range(photos.COUNT)) > 1000
     kept = [i for i in range(photos.COUNT) if photos.size(i)[0] >= 96]
     assert divided(tmp_path, files, format="tar", min_side=96) == {(64, 64): kept} and 0 < len(kept) < photos.COUNT

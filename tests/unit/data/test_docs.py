@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config import SourceConfig
-from dualdiff_jax.data.official import LAYOUTS
-from dualdiff_jax.data.sources import FORMATS, open_source
-from dualdiff_jax.data.transforms import read_image
+from dualdiff_jax.data.formats.official import LAYOUTS
+from dualdiff_jax.data.formats.registry import FORMATS, open_source
+from dualdiff_jax.data.images import read_image
 from dualdiff_jax.config.resolve import resolve
 
 TEXT = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ import threading
 import numpy as np
 import pytest
 
-from dualdiff_jax.data import index
-from dualdiff_jax.data.index import IndexCache, RangeReader, elements, json_index
+from dualdiff_jax.data.records import index
+from dualdiff_jax.data.records.index import IndexCache, RangeReader, elements, json_index
 from dualdiff_jax.errors import UserError
 
 VALUES = [

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from configs import demo
-from dualdiff_jax.data.records import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, Turn
-from dualdiff_jax.data.sources import open_source
+from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, Turn
+from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.config.resolve import resolve
 from tests.unit.data import photos

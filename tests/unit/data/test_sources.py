@@ -8,12 +8,12 @@ import tarfile
 import numpy as np
 import pytest
 
-from dualdiff_jax.data import parquet_source
-from dualdiff_jax.data.array_records import pack, unpack
-from dualdiff_jax.data.index import IndexCache
-from dualdiff_jax.data.patterns import expand
-from dualdiff_jax.data.records import ABSENT_KEY, EMPTY, UNREADABLE, WRONG_TYPE, DataError, Record, Turn
-from dualdiff_jax.data.sources import open_source, question_suffix
+from dualdiff_jax.data.formats import parquet
+from dualdiff_jax.data.formats.array_record import pack, unpack
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.patterns import expand
+from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, UNREADABLE, WRONG_TYPE, DataError, Record, Turn
+from dualdiff_jax.data.formats.registry import open_source, question_suffix
 from dualdiff_jax.errors import UserError
 from tests.unit.data import photos
 from tests.unit.data.photos import COUNT, WRITERS, content, fields, jpeg, source
@@ -201,7 +201,7 @@ def test_images_that_are_all_gone_are_told_when_the_source_is_opened(tmp_path):
 
 
 def test_row_groups_that_are_read_in_any_order_stay_few(tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet_source, "GROUPS", 1)
+    monkeypatch.setattr(parquet, "GROUPS", 1)
     found = opened(tmp_path, "parquet")
     assert [content(found[i]) for i in (5, 0, 3, 1)] == [jpeg(i) for i in (5, 0, 3, 1)]
     assert len(found._groups) == 1
@@ -247,7 +247,7 @@ def test_the_suffix_of_questions_is_the_recipes_unless_the_config_says_another(t
 
 
 def test_an_index_is_kept_used_and_thrown_away_when_the_file_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr("dualdiff_jax.data.index.SMALL", 0)
+    monkeypatch.setattr("dualdiff_jax.data.records.index.SMALL", 0)
     cache = IndexCache(str(tmp_path / "cache"))
     for name in ("json", "json lines", "tar"):
         form, write = WRITERS[name]
@@ -267,7 +267,7 @@ def test_an_index_is_kept_used_and_thrown_away_when_the_file_changes(tmp_path, m
 
 
 def test_an_index_lies_beside_the_file_or_in_the_users_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("dualdiff_jax.data.index.SMALL", 0)
+    monkeypatch.setattr("dualdiff_jax.data.records.index.SMALL", 0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     photos.write_json(tmp_path)
     open_source(source(tmp_path, "list.json"))

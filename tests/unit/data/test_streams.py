@@ -10,7 +10,7 @@ import pytest
 from dualdiff_jax.data.bad_records import Origin
 from dualdiff_jax.data.examples import ExampleMaker
 from dualdiff_jax.data.mixture import Mixture, Part
-from dualdiff_jax.data.records import Record, Turn
+from dualdiff_jax.data.records.record import Record, Turn
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.config.resolve import resolve

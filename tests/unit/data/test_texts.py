@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from demo.data import write_tokenizer
-from dualdiff_jax.data.records import NO_ROOM, DataError, Turn
+from dualdiff_jax.data.records.record import NO_ROOM, DataError, Turn
 from dualdiff_jax.data.texts import caption_tokens, dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 

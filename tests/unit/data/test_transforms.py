@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualdiff_jax.data import transforms
-from dualdiff_jax.data.records import EMPTY, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
-from dualdiff_jax.data.transforms import fit, image_size, open_image, read_image, to_pil
+from dualdiff_jax.data import images
+from dualdiff_jax.data.records.record import EMPTY, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
+from dualdiff_jax.data.images import fit, image_size, open_image, read_image, to_pil
 from dualdiff_jax.errors import UserError
 from tests.unit.data import photos
 
@@ -135,8 +135,8 @@ def test_a_jpeg_that_is_decoded_smaller_looks_the_same(which, rows, side):
     """44 dB apart at least, on real detail, whether or not the sides are multiples of what JPEG cuts them into."""
     data = jpeg(Image.fromarray(photos.photo(which)[:rows]))
     found = read_image(data, side, side)
-    small, extent = transforms._open(data, "photo", (side, side))
-    assert small.width <= 640 // 2 and min(small.size) >= transforms.SPARE * side
+    small, extent = images._open(data, "photo", (side, side))
+    assert small.width <= 640 // 2 and min(small.size) >= images.SPARE * side
     whole = fit(open_image(data), side, side)
     assert 10 * np.log10(4 / np.mean((found - whole) ** 2)) > 43.9
     assert extent[0] <= small.width and extent[1] <= small.height
@@ -191,7 +191,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", None)
     assert cause_of(stream.getvalue()) == OVERSIZED
     monkeypatch.undo()
-    monkeypatch.setattr(transforms, "MAX_PIXELS", 400 * 400)
+    monkeypatch.setattr(images, "MAX_PIXELS", 400 * 400)
     data = jpeg(Image.fromarray(photos.photo(0)))
     assert read_image(data, 20, 20).shape == (20, 20, 3)
     with pytest.raises(DataError, match="too large to be decoded"):

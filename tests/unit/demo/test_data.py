@@ -23,7 +23,7 @@ from demo.digits import (
     split_pairs,
 )
 from demo.scores import DigitClassifier
-from dualdiff_jax.data.sources import open_source
+from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.config.resolve import resolve
 

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from dualdiff_jax.config import RootConfig, SourceConfig
-from dualdiff_jax.data.index import IndexCache
-from dualdiff_jax.data.json_source import JsonTable
-from dualdiff_jax.data.patterns import expand
-from dualdiff_jax.data.records import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, Record, Turn
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.formats.json_list import JsonTable
+from dualdiff_jax.data.records.patterns import expand
+from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, Record, Turn
 
 FILES = "llava_v1_5_mix665k.json"
 IMAGE_MARK = "<image>"

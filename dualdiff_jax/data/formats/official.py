@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dualdiff_jax.config import RootConfig, SourceConfig
-from dualdiff_jax.data.index import IndexCache, elements
-from dualdiff_jax.data.json_source import JsonTable
-from dualdiff_jax.data.patterns import expand
-from dualdiff_jax.data.records import ABSENT_KEY, DataError, Record, Turn
+from dualdiff_jax.data.records.index import IndexCache, elements
+from dualdiff_jax.data.formats.json_list import JsonTable
+from dualdiff_jax.data.records.patterns import expand
+from dualdiff_jax.data.records.record import ABSENT_KEY, DataError, Record, Turn
 from dualdiff_jax.errors import UserError
 
 Rows = Iterator[dict[str, Any]]

@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from dualdiff_jax.config import RootConfig, SourceConfig
-from dualdiff_jax.data.array_records import open_array_record
-from dualdiff_jax.data.index import IndexCache
-from dualdiff_jax.data.json_source import open_json
-from dualdiff_jax.data.llava import open_llava
-from dualdiff_jax.data.official import LAYOUTS, open_official
-from dualdiff_jax.data.parquet_source import open_parquet
-from dualdiff_jax.data.records import MISSING, DataError, Joined, Source
-from dualdiff_jax.data.tar_source import open_tar
-from dualdiff_jax.data.tfds_source import open_tfds
+from dualdiff_jax.data.formats.array_record import open_array_record
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.formats.json_list import open_json
+from dualdiff_jax.data.formats.llava import open_llava
+from dualdiff_jax.data.formats.official import LAYOUTS, open_official
+from dualdiff_jax.data.formats.parquet import open_parquet
+from dualdiff_jax.data.records.record import MISSING, DataError, Joined, Source
+from dualdiff_jax.data.formats.tar import open_tar
+from dualdiff_jax.data.formats.tfds import open_tfds
 from dualdiff_jax.errors import UserError
 
 FORMATS: dict[str, Callable[[SourceConfig, RootConfig, IndexCache], Sequence[Source]]] = {

@@ -19,9 +19,9 @@ from grain.sources import ArrayRecordDataSource
 
 from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.encoded import TEXT_ONLY, read_manifest
-from dualdiff_jax.data.index import IndexCache
-from dualdiff_jax.data.patterns import expand
-from dualdiff_jax.data.records import ABSENT_KEY, UNREADABLE, DataError, Record, Turn
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.patterns import expand
+from dualdiff_jax.data.records.record import ABSENT_KEY, UNREADABLE, DataError, Record, Turn
 from dualdiff_jax.errors import UserError
 
 OPTIONS = "group_size:1"  # records that are compressed together; more than one would have to be read together

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from dualdiff_jax.config import RootConfig, SourceConfig
-from dualdiff_jax.data.fields import FieldReader
-from dualdiff_jax.data.index import IndexCache, RangeReader, is_small
-from dualdiff_jax.data.patterns import expand
-from dualdiff_jax.data.records import ABSENT_KEY, UNREADABLE, DataError, Record
+from dualdiff_jax.data.records.fields import FieldReader
+from dualdiff_jax.data.records.index import IndexCache, RangeReader, is_small
+from dualdiff_jax.data.records.patterns import expand
+from dualdiff_jax.data.records.record import ABSENT_KEY, UNREADABLE, DataError, Record
 from dualdiff_jax.errors import UserError
 
 log = logging.getLogger(__name__)

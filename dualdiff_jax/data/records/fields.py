@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dualdiff_jax.config import RootConfig, SourceConfig
-from dualdiff_jax.data.records import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, Record, Turn
+from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, Record, Turn
 
 
 @dataclasses.dataclass(frozen=True)

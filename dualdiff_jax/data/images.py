@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from dualdiff_jax.data.records import EMPTY, MISSING, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
+from dualdiff_jax.data.records.record import EMPTY, MISSING, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
 from dualdiff_jax.data.resample import resample
 from dualdiff_jax.errors import UserError, reason
 

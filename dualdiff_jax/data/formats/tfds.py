@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from dualdiff_jax.config import RootConfig, SourceConfig
-from dualdiff_jax.data.fields import FieldReader
-from dualdiff_jax.data.index import IndexCache
-from dualdiff_jax.data.records import UNREADABLE, DataError, Record
+from dualdiff_jax.data.records.fields import FieldReader
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.record import UNREADABLE, DataError, Record
 from dualdiff_jax.errors import UserError, reason
 
 
