@@ -8,8 +8,8 @@ import jax
 from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import barrier
-from dualdiff_jax.encoder import Encoder
-from dualdiff_jax.encoding import encode_sources
+from dualdiff_jax.encoding.frozen_encoder import Encoder
+from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, summary, survey

@@ -15,7 +15,7 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.encoded import LATENTS_AND_TEXT, Manifest, manifests
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.encoder import FROZEN, Encoder, different
+from dualdiff_jax.encoding.frozen_encoder import FROZEN, Encoder, different
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import network_of
 from dualdiff_jax.config.resolve import to_dict

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualdiff_jax import encoding
+from dualdiff_jax.encoding import writer
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.formats.registry import open_source
-from dualdiff_jax.encoder import Encoder
-from dualdiff_jax.encoding import encode_sources
+from dualdiff_jax.encoding.frozen_encoder import Encoder
+from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, corrupt, joint_loss
@@ -39,7 +39,7 @@ def setting(tmp_path_factory):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    monkeypatch.setattr(encoding, "RECORDS_PER_FILE", 16)
+    monkeypatch.setattr(writer, "RECORDS_PER_FILE", 16)
 
 
 def encode(setting, output, config: RunConfig | None = None, **options) -> dict[str, Path]:

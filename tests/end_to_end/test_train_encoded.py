@@ -10,8 +10,8 @@ import pytest
 
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.mixture import Batch, Mixture
-from dualdiff_jax.encoder import Encoder
-from dualdiff_jax.encoding import encode_sources
+from dualdiff_jax.encoding.frozen_encoder import Encoder
+from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import encode_and_corrupt, joint_loss

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config import MeshConfig
-from dualdiff_jax.encoder import Encoder, different
+from dualdiff_jax.encoding.frozen_encoder import Encoder, different
 from dualdiff_jax.sharding import make_mesh
 from tests.unit.tiny import CONFIG, MASK, random_weights
 

@@ -30,7 +30,7 @@ from dualdiff_jax.data.texts import caption_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.images import read_image
 from dualdiff_jax.distributed.process_group import first_goes_first
-from dualdiff_jax.encoder import Encoder, Fingerprints, different
+from dualdiff_jax.encoding.frozen_encoder import Encoder, Fingerprints, different
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.config.resolve import to_dict
