@@ -26,7 +26,7 @@ from benchmarks import agreement, jax_side, record
 from benchmarks.workload import Size, random_batch
 from configs import demo
 from dualdiff_jax.runtime import environment
-from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.config.resolve import resolve
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks import jax_side, record
 from benchmarks.h100_sizes import CardSize
 from benchmarks.workload import latent_shape, random_batch, random_weights
-from dualdiff_jax import programs
+from dualdiff_jax.pipeline import programs
 from dualdiff_jax.errors import reason
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.planning.cost import program_flops

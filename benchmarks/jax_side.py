@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.workload import Size, Vocabulary, random_weights
 from dualdiff_jax.data.batch import Batch
-from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.sharding import make_mesh, place_batch
 from dualdiff_jax.training.state import start
 from dualdiff_jax.training.step import make_step

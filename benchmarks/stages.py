@@ -24,7 +24,7 @@ from demo.digits import CAPTIONS, QUESTION, WORDS, Digits, load
 from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.evaluation.likelihood import Likelihood
-from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train

@@ -27,7 +27,7 @@ from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
-from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 
 
 def report(workdir: Path, started: float | None, seed: int, picture_file: Path | None) -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 
 from demo.digits import CAPTIONS, QUESTION, SIDE, WORDS, Digits, compose, pair_caption, split_pairs
 from dualdiff_jax.data.images import to_pil
-from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 
 REPEATS = 10  # drawings of each of the 30 captions of single digits
 SEEN_EACH, UNSEEN_EACH = 2, 8  # drawings, and images to caption, of each pair: 170 and 120 in all

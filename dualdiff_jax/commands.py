@@ -13,7 +13,7 @@ from dualdiff_jax.distributed.process_group import first_goes_first, first_says
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.likelihood import Likelihood
 from dualdiff_jax.evaluation.previews import Preview
-from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.planning import report
 from dualdiff_jax.progress import bar
 from dualdiff_jax.config.resolve import differences, resolve, to_dict

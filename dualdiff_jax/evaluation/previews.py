@@ -10,7 +10,7 @@ from PIL import Image
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig, PreviewConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 
 TILE = 64  # pixels; smaller images are enlarged to this height by whole factors
 GAP = 2

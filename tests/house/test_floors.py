@@ -23,12 +23,12 @@ FLOORS = {
     "dualdiff_jax.models": 2,
     "dualdiff_jax.data": 2,
     "dualdiff_jax.sampling": 2,
-    "dualdiff_jax.programs": 3,
+    "dualdiff_jax.pipeline.programs": 3,
     "dualdiff_jax.weights": 3,
     "dualdiff_jax.encoding.frozen_encoder": 3,
     "convert": 3,
     "dualdiff_jax.training": 4,
-    "dualdiff_jax.pipeline": 4,
+    "dualdiff_jax.pipeline.pipeline": 4,
     "dualdiff_jax": 4,  # the package itself: what a user imports
     "dualdiff_jax.evaluation": 5,
     "dualdiff_jax.planning": 5,
@@ -42,7 +42,7 @@ FLOORS = {
 }
 # Room -> rooms that it may not import although they lie below or beside it.
 STRANGERS = {
-    "dualdiff_jax.pipeline": ("dualdiff_jax.training",),
+    "dualdiff_jax.pipeline.pipeline": ("dualdiff_jax.training",),
     "dualdiff_jax.evaluation": ("dualdiff_jax.training",),
     "dualdiff_jax.objectives": ("dualdiff_jax.models",),
     "dualdiff_jax.sampling": ("dualdiff_jax.models",),
@@ -155,14 +155,14 @@ def test_no_file_has_a_name_that_says_nothing():
 
 
 TREE = {
-    "dualdiff_jax/__init__.py": "from dualdiff_jax.pipeline import Pipeline",
+    "dualdiff_jax/__init__.py": "from dualdiff_jax.pipeline.pipeline import Pipeline",
     "dualdiff_jax/config.py": "import dataclasses",
     "dualdiff_jax/sharding.py": "from dualdiff_jax import config",
     "dualdiff_jax/models/__init__.py": "",
     "dualdiff_jax/models/mmdit.py": "from dualdiff_jax.models import blocks\nfrom dualdiff_jax.sharding import RULES",
     "dualdiff_jax/models/blocks.py": "import jax",
     "dualdiff_jax/objectives/joint.py": "from dualdiff_jax.config import RunConfig",
-    "dualdiff_jax/pipeline.py": "import dualdiff_jax.models.mmdit",
+    "dualdiff_jax/pipeline/pipeline.py": "import dualdiff_jax.models.mmdit",
     "dualdiff_jax/training/loop.py": "from dualdiff_jax.models.mmdit import MMDiT",
     "convert/keys.py": "import torch\nfrom dualdiff_jax.models import mmdit",
     "configs/demo.py": "from dualdiff_jax.config import empty_config",
@@ -189,15 +189,15 @@ def test_a_tree_that_keeps_the_floors_has_no_faults(tmp_path):
     [
         ("sharding", "from dualdiff_jax.models.mmdit import MMDiT", "sharding on floor 1 imports"),
         ("sharding", "from dualdiff_jax import models", "sharding on floor 1 imports dualdiff_jax.models on floor 2"),
-        ("sharding", "from . import pipeline", "sharding on floor 1 imports dualdiff_jax.pipeline on floor 4"),
-        ("models__blocks", "from ..pipeline import P", "blocks on floor 2 imports dualdiff_jax.pipeline on floor 4"),
+        ("sharding", "from . import pipeline", "sharding on floor 1 imports dualdiff_jax.pipeline.pipeline on floor 4"),
+        ("models__blocks", "from ..pipeline import P", "blocks on floor 2 imports dualdiff_jax.pipeline.pipeline on floor 4"),
         ("models__blocks", "from .. import Pipeline", "blocks on floor 2 imports dualdiff_jax on floor 4"),
         ("config", "def f():\n    import dualdiff_jax.sharding", "config on floor 0 imports"),
         ("weights", "import main", "weights on floor 3 imports main on floor 6"),
         ("weights", "from demo.data import write", "weights on floor 3 imports demo.data on floor 7"),
         ("models__blocks", "from .mmdit import MMDiT", "ring: dualdiff_jax.models.blocks -> dualdiff_jax.models.mmdit"),
         ("config", "from dualdiff_jax.config import x\nfrom dualdiff_jax.errors import y", None),
-        ("pipeline", "from dualdiff_jax.training import loop", "which dualdiff_jax.pipeline may not know"),
+        ("pipeline", "from dualdiff_jax.training import loop", "which dualdiff_jax.pipeline.pipeline may not know"),
         ("evaluation__runner", "import dualdiff_jax.training", "which dualdiff_jax.evaluation may not know"),
         ("sampling__euler", "import dualdiff_jax.models.mmdit", "which dualdiff_jax.sampling may not know"),
         ("objectives__joint", "import dualdiff_jax.models.mmdit", "which dualdiff_jax.objectives may not know"),

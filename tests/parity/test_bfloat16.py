@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from dualdiff_jax import programs
+from dualdiff_jax.pipeline import programs
 from dualdiff_jax.models.attention import attention
 from tests.parity.comparison import relative_error
 from tests.parity.pair import random_pair, sized

@@ -14,7 +14,7 @@ from demo.data import write_tokenizer
 from demo.digits import QUESTION, pair_caption
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.pipeline import DualDiffusionPipeline
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.config.resolve import to_dict
 from tests.parity.comparison import OUTPUT_BOUND, assert_parity
 from tests.parity.pair import KL, Pair, random_pair, sized

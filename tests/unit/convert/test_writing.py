@@ -130,7 +130,7 @@ def _umask() -> int:
     return mask
 
 
-@pytest.mark.parametrize("first", ["convert.importer", "dualdiff_jax.pipeline"])
+@pytest.mark.parametrize("first", ["convert.importer", "dualdiff_jax.pipeline.pipeline"])
 def test_either_package_may_be_imported_first(first):
     assert run("-c", f"import {first}").wait() == 0
 

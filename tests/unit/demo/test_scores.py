@@ -15,7 +15,7 @@ from demo.picture import picture
 from demo.samples import Readings, sample
 from demo.scores import MEASURES, DigitClassifier, is_caption, is_right_answer, judge, missed
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.pipeline import Drawn
+from dualdiff_jax.pipeline.pipeline import Drawn
 from dualdiff_jax.sampling.masked_sampler import MaskedSample
 
 LENGTH, STEPS = 12, 3

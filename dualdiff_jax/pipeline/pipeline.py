@@ -20,7 +20,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding
 from PIL import Image
 
-from dualdiff_jax import programs
+from dualdiff_jax.pipeline import programs
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer

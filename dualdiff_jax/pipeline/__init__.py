@@ -1,0 +1,1 @@
+"""A loaded model and its jitted programs: images from text, text from images."""
