@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from benchmarks.workload import Size, Vocabulary, random_batch
-from convert.state_dict import to_torch
+from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.models.bundle import bind, leaf_specs, split_trainable
 from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, corrupt, joint_loss
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS

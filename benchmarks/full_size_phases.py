@@ -21,10 +21,10 @@ def phase_write(folder: Path) -> dict:
     import ml_dtypes
 
     from dualdiff_jax.config.published import D_DIT_2B
-    from convert.diffusers_folder import write_configs
-    from convert.exporter import Shards
-    from convert.layouts import LAYOUTS
-    from convert.plan import layout_rules
+    from dualdiff_jax.convert.diffusers_folder import write_configs
+    from dualdiff_jax.convert.exporter import Shards
+    from dualdiff_jax.convert.layouts import LAYOUTS
+    from dualdiff_jax.convert.plan import layout_rules
     from dualdiff_jax.config import ModelConfig
     from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
     from dualdiff_jax.config.resolve import resolve
@@ -78,7 +78,7 @@ def _random(rng: np.random.Generator, key: str, shape: tuple[int, ...], dtype: n
 
 
 def phase_import(folder: Path) -> dict:
-    from convert.importer import Import
+    from dualdiff_jax.convert.importer import Import
 
     started = time.monotonic()
     chosen = Import(folder / SOURCE)

@@ -4,8 +4,8 @@ import argparse
 import logging
 import sys
 
-from convert.exporter import export_model
-from convert.importer import Import, summary
+from dualdiff_jax.convert.exporter import export_model
+from dualdiff_jax.convert.importer import Import, summary
 from dualdiff_jax.runtime import environment
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS

@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from safetensors.numpy import save_file
 
-from convert.diffusers_folder import write_configs
-from convert.layouts import LAYOUTS
-from convert.plan import layout_rules
+from dualdiff_jax.convert.diffusers_folder import write_configs
+from dualdiff_jax.convert.layouts import LAYOUTS
+from dualdiff_jax.convert.plan import layout_rules
 from demo.data import write_tokenizer
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer

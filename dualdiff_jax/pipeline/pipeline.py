@@ -69,7 +69,7 @@ class DualDiffusionPipeline:
         mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
         path = Path(path)
         if path.is_dir() and not is_model_folder(path) and (path / "model_index.json").is_file():
-            from convert.importer import open_pipeline  # here, for convert stands on this package
+            from dualdiff_jax.convert.importer import open_pipeline  # here, for convert stands on this package
 
             return cls(*open_pipeline(path, mesh, dtype, cache))
         return cls(*load_model(path, mesh, dtype))

@@ -145,7 +145,7 @@ def test_imports_run_down_the_floors():
 
 def test_every_source_file_was_read():
     modules = read_imports(ROOT)
-    assert {"main", "dualdiff_jax.models.mmdit", "convert.state_dict", "configs.demo", "demo.data"} <= modules.keys()
+    assert {"main", "dualdiff_jax.models.mmdit", "dualdiff_jax.convert.state_dict", "configs.demo", "demo.data"} <= modules.keys()
     assert "dualdiff_jax.models.blocks" in modules["dualdiff_jax.models.mmdit"]
     assert any("torch" in others for others in modules.values())
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from torch import nn
 from transformers import T5EncoderModel
 
-from convert.state_dict import from_torch
+from dualdiff_jax.convert.state_dict import from_torch
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.resolve import resolve
 from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_autoencoder, reference_t5

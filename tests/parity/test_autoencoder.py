@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from convert.state_dict import from_torch
+from dualdiff_jax.convert.state_dict import from_torch
 from dualdiff_jax.models.autoencoder import LOG_VARIANCE
 from dualdiff_jax.models.bundle import bind
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity

@@ -13,8 +13,8 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors.numpy import load_file, save_file
 
-from convert.exporter import export_model
-from convert.importer import Import
+from dualdiff_jax.convert.exporter import export_model
+from dualdiff_jax.convert.importer import Import
 from dualdiff_jax import DualDiffusionPipeline
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.models.bundle import bind, leaf_specs

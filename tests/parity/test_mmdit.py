@@ -9,7 +9,7 @@ import pytest
 import torch
 from flax import nnx
 
-from convert.state_dict import to_torch
+from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.blocks import layer_norm, modulate
 from dualdiff_jax.models.bundle import bind

@@ -5,10 +5,10 @@ import re
 import numpy as np
 import pytest
 
-from convert.layouts import OWN
-from convert.plan import layout_rules
-from convert.rule import Rule
-from convert.state_dict import from_torch, present, to_torch
+from dualdiff_jax.convert.layouts import OWN
+from dualdiff_jax.convert.plan import layout_rules
+from dualdiff_jax.convert.rule import Rule
+from dualdiff_jax.convert.state_dict import from_torch, present, to_torch
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs

@@ -13,9 +13,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from convert.__main__ import main
-from convert.exporter import export_model
-from convert.importer import Import
-from convert.tensors import open_file
+from dualdiff_jax.convert.exporter import export_model
+from dualdiff_jax.convert.importer import Import
+from dualdiff_jax.convert.tensors import open_file
 from dualdiff_jax.errors import UserError
 from tests import checkpoints
 from tests.checkpoints import CONFIG

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from convert import torch_file
-from convert.torch_file import TorchFile, save_tensor
+from dualdiff_jax.convert import torch_file
+from dualdiff_jax.convert.torch_file import TorchFile, save_tensor
 from dualdiff_jax.errors import UserError
 
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]

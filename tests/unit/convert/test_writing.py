@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from convert.__main__ import main
-from convert.exporter import export_model
-from convert.importer import Import
-from convert.leaf_writer import CHUNK_BYTES, LeafWriter, chunk_shape
+from dualdiff_jax.convert.exporter import export_model
+from dualdiff_jax.convert.importer import Import
+from dualdiff_jax.convert.leaf_writer import CHUNK_BYTES, LeafWriter, chunk_shape
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.models.bundle import LeafSpec
 from dualdiff_jax.sharding import make_mesh
@@ -26,7 +26,7 @@ from tests.parity.reference import reference_t5
 SPEC = LeafSpec((3, 2048, 1024), np.dtype(np.float32), ("layers", "width", "mlp"), True)
 SLOW_IMPORT = """
 import sys, time
-from convert.importer import Import
+from dualdiff_jax.convert.importer import Import
 def slow(done, total):
     print(done, flush=True)
     time.sleep(0.2)
@@ -107,7 +107,7 @@ def test_memory_does_not_grow_with_the_model(tmp_path):
     checkpoints.write_shards(folder, "model", tensors)
     code = (
         "import resource, sys\n"
-        "from convert.importer import Import\n"
+        "from dualdiff_jax.convert.importer import Import\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "chosen = Import(sys.argv[1]); before = peak(); chosen.write(sys.argv[2]); print(peak() - before)\n"
     )
@@ -130,7 +130,7 @@ def _umask() -> int:
     return mask
 
 
-@pytest.mark.parametrize("first", ["convert.importer", "dualdiff_jax.pipeline.pipeline"])
+@pytest.mark.parametrize("first", ["dualdiff_jax.convert.importer", "dualdiff_jax.pipeline.pipeline"])
 def test_either_package_may_be_imported_first(first):
     assert run("-c", f"import {first}").wait() == 0
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from convert.layouts import OWN, Layout
-from convert.rule import Rule, expand, layers_of, part_shape
-from convert.sd3_keys import fresh_part
-from convert.source import Part
+from dualdiff_jax.convert.layouts import OWN, Layout
+from dualdiff_jax.convert.rule import Rule, expand, layers_of, part_shape
+from dualdiff_jax.convert.sd3_keys import fresh_part
+from dualdiff_jax.convert.source import Part
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import LeafSpec, leaf_specs, network_of

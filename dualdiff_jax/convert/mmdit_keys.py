@@ -6,7 +6,7 @@ head and the pooled text vector.
 
 from collections.abc import Iterator
 
-from convert.rule import Entry, linear, tensor, vector
+from dualdiff_jax.convert.rule import Entry, linear, tensor, vector
 from dualdiff_jax.config import ModelConfig
 
 LAYER = "transformer_blocks.{layer}"

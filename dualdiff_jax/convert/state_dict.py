@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.layouts import OWN
-from convert.plan import Plan, layout_rules
-from convert.rule import whole_leaf
-from convert.source import Part
-from convert.tensor_file import TensorInfo
+from dualdiff_jax.convert.layouts import OWN
+from dualdiff_jax.convert.plan import Plan, layout_rules
+from dualdiff_jax.convert.rule import whole_leaf
+from dualdiff_jax.convert.source import Part
+from dualdiff_jax.convert.tensor_file import TensorInfo
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.tensor_file import SafetensorsFile, TensorFile, TensorInfo
-from convert.torch_file import TorchFile
+from dualdiff_jax.convert.tensor_file import SafetensorsFile, TensorFile, TensorInfo
+from dualdiff_jax.convert.torch_file import TorchFile
 from dualdiff_jax.errors import UserError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from convert.layouts import Layout
+from dualdiff_jax.convert.layouts import Layout
 from dualdiff_jax.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]  # key without its prefix -> shape

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from convert.rule import Entry, linear, tensor, vector
+from dualdiff_jax.convert.rule import Entry, linear, tensor, vector
 from dualdiff_jax.config import ModelConfig
 
 ATTENTION, MLP = "encoder.block.{layer}.layer.0", "encoder.block.{layer}.layer.1"

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from convert.diffusers_folder import MASK_FILE, write_configs
-from convert.layouts import OWN
-from convert.output import check_output
-from convert.plan import layout_rules
-from convert.rule import Rule
-from convert.torch_file import save_tensor
+from dualdiff_jax.convert.diffusers_folder import MASK_FILE, write_configs
+from dualdiff_jax.convert.layouts import OWN
+from dualdiff_jax.convert.output import check_output
+from dualdiff_jax.convert.plan import layout_rules
+from dualdiff_jax.convert.rule import Rule
+from dualdiff_jax.convert.torch_file import save_tensor
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError

@@ -4,11 +4,11 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from convert.autoencoder_keys import autoencoder_entries, original_autoencoder_entries
-from convert.mmdit_keys import mmdit_entries
-from convert.rule import Entry
-from convert.sd3_keys import FRESH, sd3_entries, single_file_entries
-from convert.t5_keys import t5_entries
+from dualdiff_jax.convert.autoencoder_keys import autoencoder_entries, original_autoencoder_entries
+from dualdiff_jax.convert.mmdit_keys import mmdit_entries
+from dualdiff_jax.convert.rule import Entry
+from dualdiff_jax.convert.sd3_keys import FRESH, sd3_entries, single_file_entries
+from dualdiff_jax.convert.t5_keys import t5_entries
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from convert.rule import is_stacked, part_shape
+from dualdiff_jax.convert.rule import is_stacked, part_shape
 from dualdiff_jax.models.bundle import LeafSpec
 
 CHUNK_BYTES = 16 << 20  # a larger layer is cut

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from convert.tensor_file import TensorFile, TensorInfo
+from dualdiff_jax.convert.tensor_file import TensorFile, TensorInfo
 from dualdiff_jax.errors import UserError, reason
 
 STORAGES = {

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dualdiff_jax.config.published import D_DIT_2B
-from convert.diffusers_folder import MASK_FILE
-from convert.layouts import EXPECTED, STRANGERS, Layout, recognise
-from convert.sizes import read_sizes
-from convert.tensors import Tensors, open_file, open_folder, open_sharded
+from dualdiff_jax.convert.diffusers_folder import MASK_FILE
+from dualdiff_jax.convert.layouts import EXPECTED, STRANGERS, Layout, recognise
+from dualdiff_jax.convert.sizes import read_sizes
+from dualdiff_jax.convert.tensors import Tensors, open_file, open_folder, open_sharded
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import NETWORKS

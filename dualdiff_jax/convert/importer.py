@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from convert.leaf_writer import LeafWriter
-from convert.output import check_output
-from convert.plan import Plan
-from convert.rule import layers_of, whole_leaf
-from convert.source import Source, homeless, open_source
-from convert.tensors import open_file
+from dualdiff_jax.convert.leaf_writer import LeafWriter
+from dualdiff_jax.convert.output import check_output
+from dualdiff_jax.convert.plan import Plan
+from dualdiff_jax.convert.rule import layers_of, whole_leaf
+from dualdiff_jax.convert.source import Source, homeless, open_source
+from dualdiff_jax.convert.tensors import open_file
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from convert.mmdit_keys import LAYER, mmdit_entries, patches
-from convert.rule import Entry, linear, tensor
+from dualdiff_jax.convert.mmdit_keys import LAYER, mmdit_entries, patches
+from dualdiff_jax.convert.rule import Entry, linear, tensor
 from dualdiff_jax.config import ModelConfig
 
 REVERSED = slice(None, None, -1)

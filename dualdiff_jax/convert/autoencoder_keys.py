@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 
-from convert.rule import Entry, Layout, convolution, matrix, pointwise, vector
+from dualdiff_jax.convert.rule import Entry, Layout, convolution, matrix, pointwise, vector
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.bundle import leaf_specs
 

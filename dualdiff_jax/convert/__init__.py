@@ -1,0 +1,1 @@
+"""Torch checkpoints to our weights and back: strict, both ways, a layer at a time."""
