@@ -27,7 +27,7 @@ from dualdiff_jax.config import RunConfig
 from dualdiff_jax.distributed.process_group import barrier, wait_for_all
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.config.resolve import to_dict
-from dualdiff_jax.training.start import start_identity
+from dualdiff_jax.training.initial_weights import start_identity
 from dualdiff_jax.training.state import TrainState, abstract_state
 from dualdiff_jax.training.workdir import refuse_changes
 

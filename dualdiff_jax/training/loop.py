@@ -22,16 +22,16 @@ from dualdiff_jax.distributed.process_group import first_goes_first, first_says
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.sharding import check_batch, place_batch
 from dualdiff_jax.training.checkpoint import Checkpoints
-from dualdiff_jax.training.faults import SkippedSteps
+from dualdiff_jax.training.skipped_steps import SkippedSteps
 from dualdiff_jax.training.interruption import Interruption
-from dualdiff_jax.training.sinks import check_sinks
-from dualdiff_jax.training.stall import StallWatch
-from dualdiff_jax.training.start import RAW, check_start
+from dualdiff_jax.training.telemetry.sinks import check_sinks
+from dualdiff_jax.training.stall_watchdog import StallWatch
+from dualdiff_jax.training.initial_weights import RAW, check_start
 from dualdiff_jax.training.state import TrainState, first_params, start
 from dualdiff_jax.training.step import make_step
-from dualdiff_jax.training.stored import check_stored, null_text_embeddings
-from dualdiff_jax.training.telemetry import Telemetry
-from dualdiff_jax.training.trace import Trace
+from dualdiff_jax.training.encoded_data import check_stored, null_text_embeddings
+from dualdiff_jax.training.telemetry.recorder import Telemetry
+from dualdiff_jax.training.telemetry.trace import Trace
 from dualdiff_jax.training.trainable import assemble, changed_leaves, trained_specs
 from dualdiff_jax.training.workdir import claim_workdir
 from dualdiff_jax.weights import new_model_folder, save_arrays

@@ -11,7 +11,7 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.sharding import replicated
 from dualdiff_jax.training.optimizer import make_optimizer
-from dualdiff_jax.training.start import first_weights
+from dualdiff_jax.training.initial_weights import first_weights
 from dualdiff_jax.training.trainable import split, trained_shardings, trained_specs
 
 LORA_STREAM = 2  # apart from key(seed), which initialises the weights, and from the training stream

@@ -8,7 +8,7 @@ import pytest
 from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.convert.importer import Import
 from dualdiff_jax import DualDiffusionPipeline, UserError
-from dualdiff_jax.training.start import check_start
+from dualdiff_jax.training.initial_weights import check_start
 from dualdiff_jax.weights import load_config, load_networks
 from tests import checkpoints
 from tests.checkpoints import CONFIG

@@ -13,9 +13,9 @@ import pytest
 
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.training.faults import SkippedSteps
+from dualdiff_jax.training.skipped_steps import SkippedSteps
 from dualdiff_jax.training.interruption import SIGNALS, Interruption
-from dualdiff_jax.training.trace import Trace
+from dualdiff_jax.training.telemetry.trace import Trace
 
 ROOT = Path(__file__).parents[3]
 
@@ -53,7 +53,7 @@ def test_another_thread_may_train_without_listening():
 STALL = """
 import sys, time, threading
 from pathlib import Path
-from dualdiff_jax.training.stall import StallWatch
+from dualdiff_jax.training.stall_watchdog import StallWatch
 
 def hang():
     time.sleep(60)

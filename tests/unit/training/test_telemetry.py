@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.training import sinks
+from dualdiff_jax.training.telemetry import sinks
 from dualdiff_jax.training.flops import forward_flops, peak_flops
-from dualdiff_jax.training.telemetry import Telemetry, summary
+from dualdiff_jax.training.telemetry.recorder import Telemetry, summary
 from tests.small_run import small_run
 
 PLAIN = {"skipped": 0}
@@ -83,7 +83,7 @@ def test_a_mean_leaves_out_what_is_not_finite_and_a_bin_what_it_has_not():
 
 def test_waits_are_shares_of_the_time_and_rates_are_of_this_process(tmp_path, config, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("dualdiff_jax.training.telemetry.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("dualdiff_jax.training.telemetry.recorder.time.perf_counter", lambda: now[0])
     telemetry = Telemetry(tmp_path, config, 2, [metrics(1.0)])
     with telemetry.waiting("data"):
         now[0] += 1.0

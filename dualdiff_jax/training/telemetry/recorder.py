@@ -14,7 +14,7 @@ import numpy as np
 
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.training.flops import device_memory, peak_flops, step_flops, streams
-from dualdiff_jax.training.sinks import JsonLines, ProgressLine, Sink, open_sinks
+from dualdiff_jax.training.telemetry.sinks import JsonLines, ProgressLine, Sink, open_sinks
 
 COUNTERS = ("skipped",)  # metrics of which the last value counts, not the mean
 

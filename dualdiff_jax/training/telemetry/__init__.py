@@ -1,0 +1,1 @@
+"""What a run reports about itself: records, where they go, profiler traces."""
