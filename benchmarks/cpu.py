@@ -25,9 +25,9 @@ import numpy as np
 from benchmarks import agreement, jax_side, record
 from benchmarks.workload import Size, random_batch
 from configs import demo
-from dualdiff_jax.runtime import environment
-from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
+from dualdiff_jax.runtime import environment
 
 if TYPE_CHECKING:
     from benchmarks.torch_peer import TorchPeer

@@ -29,16 +29,15 @@ from PIL import Image
 
 from benchmarks import record
 from demo.data import write_tokenizer
-from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import DataConfig
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data import examples, mixture
-from dualdiff_jax.data import images
 from dualdiff_jax.data.formats.array_record import write_records
+from dualdiff_jax.data.images import fit, normalize
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.records.record import Record
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.images import fit, normalize
-from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.runtime import environment
 
 SIDE = 512
 BATCH = 8
@@ -163,7 +162,7 @@ def own_part(root: Path, form: str, count: int) -> float:
     with (
         spent(examples, "read_pixels") as pixels,
         spent(mixture, "normalize") as scaling,
-        spent(transforms, "_stream") as bytes_of_files,
+        spent(images, "_stream") as bytes_of_files,
     ):
         batches = our_batches(root, form, 1)
         for _ in range(WARM):

@@ -20,14 +20,14 @@ def phase_write(folder: Path) -> dict:
     """SD3-medium in half precision, T5-XXL in bfloat16 in shards, the autoencoder: random, of the true layout."""
     import ml_dtypes
 
+    from dualdiff_jax.config import ModelConfig
     from dualdiff_jax.config.published import D_DIT_2B
+    from dualdiff_jax.config.resolve import resolve
+    from dualdiff_jax.convert.checkpoint_formats import FORMATS
     from dualdiff_jax.convert.diffusers_folder import write_configs
     from dualdiff_jax.convert.exporter import Shards
-    from dualdiff_jax.convert.layouts import LAYOUTS
-    from dualdiff_jax.convert.plan import layout_rules
-    from dualdiff_jax.config import ModelConfig
+    from dualdiff_jax.convert.plan import format_rules
     from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
-    from dualdiff_jax.config.resolve import resolve
 
     source, config = folder / SOURCE, resolve(D_DIT_2B, ModelConfig)
     write_configs(source, config)
@@ -45,9 +45,9 @@ def phase_write(folder: Path) -> dict:
         ("SD3 autoencoder", "vae", "diffusion_pytorch_model", np.float16),
     )
     for name, part, stem, dtype in files:
-        layout = next(layout for layout in LAYOUTS if layout.name == name)
+        layout = next(layout for layout in FORMATS if layout.name == name)
         shards = Shards(source / part, stem, SHARD_BYTES)
-        shapes = [(r.key, r.shape) for group in layout_rules(layout, config).values() for r in group]
+        shapes = [(r.key, r.shape) for group in format_rules(layout, config).values() for r in group]
         if layout.network == "mmdit":
             width = config.mmdit.width
             for layer, inputs in (("1", 2048), ("2", width)):

@@ -16,12 +16,13 @@ import numpy as np
 from benchmarks import jax_side, record
 from benchmarks.h100_sizes import CardSize
 from benchmarks.workload import latent_shape, random_batch, random_weights
-from dualdiff_jax.pipeline import programs
 from dualdiff_jax.errors import reason
+from dualdiff_jax.hardware import peak_flops
 from dualdiff_jax.models.attention import attention
+from dualdiff_jax.pipeline import programs
 from dualdiff_jax.planning.cost import program_flops
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.training.flops import device_memory, peak_flops
+from dualdiff_jax.training.flops import device_memory
 
 Figure = dict[str, Any]  # name, side and what was found, or an error in its place
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"

@@ -24,11 +24,11 @@ from benchmarks import record
 from benchmarks.data import BATCH, add_member
 from demo.data import write_tokenizer
 from dualdiff_jax.config import DataConfig, SourceConfig
-from dualdiff_jax.data.records.index import IndexCache
-from dualdiff_jax.data.mixture import Mixture
-from dualdiff_jax.data.formats.registry import open_source
-from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.data.formats.registry import open_checkpoint
+from dualdiff_jax.data.mixture import Mixture
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.tokenizer import Tokenizer
 
 SHARD_SAMPLES = 100_000
 
@@ -101,7 +101,7 @@ def _most_resident() -> int:
 
 def _open_large(given: dict[str, Any]) -> dict[str, int]:
     """Opens the source and reads a thousand records anywhere in it."""
-    source = open_source(resolve(given, SourceConfig), IndexCache(f"{given['root']}/index"))
+    source = open_checkpoint(resolve(given, SourceConfig), IndexCache(f"{given['root']}/index"))
     for index in np.random.default_rng(0).integers(0, len(source), 1000).tolist():
         assert source[index].captions
     return {"records": len(source)}

@@ -10,7 +10,7 @@ from benchmarks.workload import Size, Vocabulary, random_weights
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.sharding import make_mesh, place_batch
-from dualdiff_jax.training.state import start
+from dualdiff_jax.training.state import init_state
 from dualdiff_jax.training.step import make_step
 from dualdiff_jax.training.trainable import split, trained_specs
 
@@ -46,7 +46,7 @@ class Training:
         config, model = self._config, self._config.model
         weights = random_weights(model, self._mesh, model.compute_dtype, kept=trained_specs(config))
         params, self._frozen = split(config, self._mesh, weights, jax.random.key(0))
-        self._state = start(config, self._mesh, params)
+        self._state = init_state(config, self._mesh, params)
 
 
 def prompts(size: Size, count: int) -> tuple[list[str], np.ndarray]:
@@ -76,7 +76,7 @@ def text_to_image(size: Size, pipeline: DualDiffusionPipeline, count: int) -> Ca
     texts, _ = prompts(size, count)
 
     def call(seed: int) -> None:
-        for latents, _ in pipeline.draw(texts, seed=seed):
+        for latents, _ in pipeline.generate_images(texts, seed=seed):
             pipeline.decode_latents(latents).block_until_ready()
 
     return call
@@ -90,7 +90,7 @@ def image_to_text(size: Size, pipeline: DualDiffusionPipeline, count: int) -> Ca
 
     def call(seed: int) -> int:
         length, steps = sampling.answer_length, sampling.answer_steps
-        sample = pipeline.read(images, starts, length=length, steps=steps, seed=seed, order="ancestral")
+        sample = pipeline.generate_text(images, starts, length=length, steps=steps, seed=seed, order="ancestral")
         return int(sample.revealed_in.max()) + 1
 
     return call

@@ -17,11 +17,11 @@ import jax
 from benchmarks.record import circumstances, write
 from configs import demo
 from demo.data import write as write_data
-from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import RunConfig, TrainConfig
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.runtime import environment
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.state import init_state

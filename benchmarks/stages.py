@@ -21,11 +21,11 @@ from PIL import Image
 from benchmarks.record import circumstances, write
 from demo.data import write as write_data
 from demo.digits import CAPTIONS, QUESTION, WORDS, Digits, load
-from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import MeshConfig, RunConfig
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.evaluation.likelihood import Likelihood
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
-from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.runtime import environment
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.training.trainable import EMBEDDING, mask_row

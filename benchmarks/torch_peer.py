@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.torch_draws import CorruptedTensors, Draws, ids, tensors
-from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.objectives.joint import Corrupted
 from dualdiff_jax.objectives.masked_diffusion import NEVER
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS

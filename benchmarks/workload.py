@@ -12,9 +12,9 @@ from jax.sharding import Mesh
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.batch import Batch
-from dualdiff_jax.models.bundle import LeafSpec, leaf_specs, weight_shardings
+from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
 from dualdiff_jax.models.embeddings import position_table
-from dualdiff_jax.training.kernels import is_kernel, kernel_dims
+from dualdiff_jax.models.leaves import LeafSpec, is_kernel, kernel_dims
 
 END_TOKEN = 1
 BLOCK = 4_194_301  # random numbers; a prime, so that the rows of a matrix differ

@@ -11,8 +11,7 @@ Hardware: one H100 or a v5e-8; the row is 4096 numbers, so there is no optimizer
 Data: captions of ShareGPT4V-pretrain, as the authors say they did (data/sharegpt4v/metadata.json).
 """
 
-from dualdiff_jax.config import published
-from dualdiff_jax.config import empty_config
+from dualdiff_jax.config import empty_config, published
 
 SIZE = dict(height=256, width=256)
 

@@ -7,8 +7,7 @@ Hardware: 32 H100 or a v5p-64. Optimizer, batch and lambda are the published run
 Data: recaptioned DataComp for images, OpenImages and ShareGPT4V captions for text, as JSON metadata under data/.
 """
 
-from dualdiff_jax.config import published
-from dualdiff_jax.config import empty_config
+from dualdiff_jax.config import empty_config, published
 
 SIZE = dict(height=256, width=256)
 RECAPTIONED = dict(caption_keys=("re_caption", "caption"), caption_weights=(0.9, 0.1))

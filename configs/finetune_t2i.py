@@ -11,8 +11,7 @@ Hardware: 8 H100 or a v5e-32; with factors one H100.
 Data: data/mine/metadata.json, a list of {"image_path", "height", "width", "ratio", "caption"}.
 """
 
-from dualdiff_jax.config import published
-from dualdiff_jax.config import empty_config
+from dualdiff_jax.config import empty_config, published
 
 SIZE = dict(height=512, width=512)
 DRAWS = ("blocks.*", "image_*", "patch_*", "timestep_*", "text_embedding.*")  # all of the MMDiT that images depend on

@@ -6,10 +6,10 @@ import sys
 
 from dualdiff_jax.convert.exporter import export_model
 from dualdiff_jax.convert.importer import Import, summary
-from dualdiff_jax.runtime import environment
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import NETWORKS
+from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.progress import bar
+from dualdiff_jax.runtime import environment
 
 GIGABYTE, MEGABYTE = 10**9, 10**6
 

@@ -23,11 +23,11 @@ from demo.page import page
 from demo.picture import picture
 from demo.samples import sample
 from demo.scores import MEASURES, DigitClassifier, judge, missed
-from dualdiff_jax.runtime import environment
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
+from dualdiff_jax.runtime import environment
 
 
 def report(workdir: Path, started: float | None, seed: int, picture_file: Path | None) -> dict:

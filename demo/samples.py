@@ -115,7 +115,9 @@ def draw(
 ) -> Drawings:
     """One drawing a caption; all show the same number of digits."""
     width = SIDE * len(labels[0])
-    batches = list(pipeline.draw(captions, seed=seed, height=SIDE, width=width, guidance_scale=guidance_scale))
+    batches = list(
+        pipeline.generate_images(captions, seed=seed, height=SIDE, width=width, guidance_scale=guidance_scale)
+    )
     estimates = np.asarray(batches[0].estimates)[:, :FILMS]
     films = _pixels(pipeline, estimates.reshape(-1, *estimates.shape[2:]))
     return Drawings(
@@ -142,7 +144,7 @@ def read(
     if question is not None:
         length, steps = default.answer_length, default.answer_steps
         prompt = tokenizer.question_ids(question, length)
-    sample = pipeline.read(
+    sample = pipeline.generate_text(
         list(images),
         [prompt] * len(images),
         length=length,

@@ -146,7 +146,7 @@ def leaf_sharding(mesh: Mesh, name: str, shape: Sequence[int], axes: Sequence[st
     return NamedSharding(mesh, PartitionSpec(*spec))
 
 
-def tell_whole(shardings: Mapping[str, NamedSharding], axes: Mapping[str, Sequence[str | None]]) -> None:
+def warn_unsharded(shardings: Mapping[str, NamedSharding], axes: Mapping[str, Sequence[str | None]]) -> None:
     """One warning, once, of the leaves that ``leaf_sharding`` could not shard as the table says."""
     names = [name for name, sharding in shardings.items() if sharding.spec != partition_spec(axes[name])]
     if names:
@@ -161,7 +161,7 @@ def _warn_once(message: str) -> None:
     log.warning("%s", message)
 
 
-def over(mesh: Mesh, program: Callable) -> Callable:
+def with_mesh(mesh: Mesh, program: Callable) -> Callable:
     """A jitted program that is always called, lowered and so traced with ``mesh`` in force."""
 
     def in_force(function: Callable) -> Callable:

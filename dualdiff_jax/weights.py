@@ -8,12 +8,8 @@ The folder appears under its name only when it is complete.
 
 import contextlib
 import dataclasses
-import errno
 import json
 import math
-import os
-import re
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,18 +19,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
-from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.distributed.process_group import barrier
-from dualdiff_jax.errors import UserError, reason
-from dualdiff_jax.models.bundle import NETWORKS, leaf_specs, weight_shardings
+from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.config.resolve import resolve, to_dict
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.files import new_folder
+from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
+from dualdiff_jax.models.leaves import NETWORKS
 
 FORMAT, VERSION = "dualdiff_jax model", 1
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 # What may be in flight while a model is read: its largest leaf, as float32 if it is stored so, and some more.
 WIDENED, SPARE_GB = 2, 1
@@ -65,53 +60,6 @@ def new_model_folder(
         description = {"format": FORMAT, "version": VERSION, "networks": list(networks)}
         description["config"] = _known(to_dict(config), networks)
         (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
-    """Gives an empty folder to write into; when that is done, it becomes ``folder``, in place of an older one.
-
-    Until then it has a name that begins with a dot, and what a killed process left there is removed first.
-    Of several processes, which all write ``weights/``, the first does the rest.
-    """
-    is_first = jax.process_index() == 0
-    folder = Path(folder).absolute()
-    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
-    try:
-        if is_first:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        barrier(f"{folder.name} begun")
-        yield partial
-        if is_first:
-            if folder.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                os.rename(folder, old)
-            os.rename(partial, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        barrier(f"{folder.name} done")
-    except UserError:
-        raise
-    except Exception as error:
-        number = _error_number(error)
-        if number in NO_ROOM:
-            raise UserError(f"{folder}: the disk is full; make room, or choose another folder") from error
-        if number in NO_RIGHT:
-            raise UserError(f"{folder}: may not be written ({os.strerror(number)}); choose another folder") from error
-        raise
-    finally:
-        if is_first:
-            shutil.rmtree(partial, ignore_errors=True)
-
-
-def _error_number(error: Exception) -> int | None:
-    """What the system has said, also where TensorStore or a library in Rust passes it on as an error of its own."""
-    if isinstance(error, OSError):
-        return error.errno
-    if "RESOURCE_EXHAUSTED" in str(error):
-        return errno.ENOSPC
-    number = re.search(r"\(os error (\d+)\)", str(error))
-    return int(number[1]) if number else None
 
 
 def is_model_folder(folder: str | Path) -> bool:

@@ -10,17 +10,17 @@ import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from safetensors.numpy import save_file
 
-from dualdiff_jax.convert.diffusers_folder import write_configs
-from dualdiff_jax.convert.layouts import LAYOUTS
-from dualdiff_jax.convert.plan import layout_rules
 from demo.data import write_tokenizer
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.convert.checkpoint_formats import FORMATS
+from dualdiff_jax.convert.diffusers_folder import write_configs
+from dualdiff_jax.convert.plan import format_rules
+from dualdiff_jax.data.tokenizer import Tokenizer
 from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_t5
 
-SINGLE_FILE = next(layout for layout in LAYOUTS if layout.mark.startswith("joint_blocks"))
-ORIGINAL_AUTOENCODER = next(layout for layout in LAYOUTS if layout.mark.startswith("decoder.up.0"))
+SINGLE_FILE = next(layout for layout in FORMATS if layout.mark.startswith("joint_blocks"))
+ORIGINAL_AUTOENCODER = next(layout for layout in FORMATS if layout.mark.startswith("decoder.up.0"))
 VOCABULARY = 33  # of the demo's tokenizer
 TIED = "encoder.embed_tokens.weight"
 POOLED = 20  # width of SD3's pooled text vector
@@ -144,7 +144,7 @@ def original_file(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     found = {}
     for layout, prefix in ((SINGLE_FILE, "model.diffusion_model."), (ORIGINAL_AUTOENCODER, "first_stage_model.")):
-        for rules in layout_rules(layout, CONFIG).values():
+        for rules in format_rules(layout, CONFIG).values():
             found |= {prefix + rule.key: _random(rng, rule.shape) for rule in rules}
     width = CONFIG.mmdit.width
     for layer, shape in ((0, (width, POOLED)), (2, (width, width))):

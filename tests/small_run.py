@@ -10,8 +10,8 @@ from configs import demo
 from demo.data import write_tokenizer
 from demo.digits import CAPTIONS, QUESTION, WORDS, load
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.data.tokenizer import Tokenizer
 
 RECORDS = 40
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Iterator
 
-from dualdiff_jax.convert.rule import Entry, Layout, convolution, matrix, pointwise, vector
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.convert.rule import Entry, TensorLayout, convolution, matrix, pointwise, vector
 from dualdiff_jax.models.bundle import leaf_specs
 
 PARTS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
@@ -56,7 +56,7 @@ def _rename(path: str, names: tuple[tuple[str, str], ...]) -> str:
 
 
 def _entries(
-    config: ModelConfig, rename: Callable[[str], str], qkv: tuple[str, ...], out: str, attention: Layout
+    config: ModelConfig, rename: Callable[[str], str], qkv: tuple[str, ...], out: str, attention: TensorLayout
 ) -> Iterator[Entry]:
     for leaf in leaf_specs(config, ("autoencoder",)):
         module, _, part = leaf.removeprefix("autoencoder.").rpartition(".")

@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.convert.checkpoint_formats import OWN
 from dualdiff_jax.convert.diffusers_folder import MASK_FILE, write_configs
-from dualdiff_jax.convert.layouts import OWN
 from dualdiff_jax.convert.output import check_output
-from dualdiff_jax.convert.plan import layout_rules
+from dualdiff_jax.convert.plan import format_rules
 from dualdiff_jax.convert.rule import Rule
 from dualdiff_jax.convert.torch_file import save_tensor
-from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import move, new_folder
 from dualdiff_jax.progress import Progress
-from dualdiff_jax.weights import load_config, load_networks, new_folder, read_leaf, stored_leaves
+from dualdiff_jax.weights import load_config, load_networks, read_leaf, stored_leaves
 
 SHARD_BYTES = 2_000_000_000  # of one file; a shard is held in memory while it is written
 FILES = {
@@ -74,7 +75,7 @@ def export_model(
 def _parts(folder: Path, config: ModelConfig, network: str, stored: dict) -> Iterator[tuple[Rule, np.ndarray]]:
     """Each tensor's rule and the part it is taken from, leaf after leaf: one leaf is in memory at a time."""
     held: tuple[str, np.ndarray] | None = None
-    for (leaf, layer), rules in layout_rules(OWN[network], config).items():
+    for (leaf, layer), rules in format_rules(OWN[network], config).items():
         if held is None or held[0] != leaf:
             held = None
             held = leaf, read_leaf(folder, leaf, stored[leaf])
@@ -112,12 +113,12 @@ class Shards:
         self._flush()
         count = len(self._files)
         if count == 1:
-            self._temporary(1).rename(self._folder / f"{self._stem}.safetensors")
+            move(self._temporary(1), self._folder / f"{self._stem}.safetensors")
             return
         places = {}
         for number, keys in enumerate(self._files, start=1):
             name = f"{self._stem}-{number:05d}-of-{count:05d}.safetensors"
-            self._temporary(number).rename(self._folder / name)
+            move(self._temporary(number), self._folder / name)
             places |= dict.fromkeys(keys, name)
         index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(places.items()))}
         file = self._folder / f"{self._stem}.safetensors.index.json"

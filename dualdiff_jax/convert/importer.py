@@ -8,17 +8,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dualdiff_jax.arrays import Weights
+from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.leaf_writer import LeafWriter
 from dualdiff_jax.convert.output import check_output
 from dualdiff_jax.convert.plan import Plan
-from dualdiff_jax.convert.rule import layers_of, whole_leaf
-from dualdiff_jax.convert.source import Source, homeless, open_source
+from dualdiff_jax.convert.rule import whole_leaf
 from dualdiff_jax.convert.tensors import open_file
-from dualdiff_jax.arrays import Weights
-from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.convert.torch_checkpoint import TorchCheckpoint, homeless, open_checkpoint
 from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import NETWORKS, network_of, weight_shardings
+from dualdiff_jax.models.bundle import weight_shardings
+from dualdiff_jax.models.leaves import NETWORKS, layers_of, network_of
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.weights import is_model_folder, load_model, new_model_folder, with_dtype
 
@@ -45,11 +46,11 @@ class Import:
         dtype: str | None = None,
         components: Sequence[str] | None = None,
     ):
-        self.source = open_source(source)
+        self.source = open_checkpoint(source)
         if t5 is not None:
-            self.source = self.source.with_parts(open_source(t5), "t5", "--t5")
+            self.source = self.source.with_parts(open_checkpoint(t5), "t5", "--t5")
         if autoencoder is not None:
-            self.source = self.source.with_parts(open_source(autoencoder), "autoencoder", "--autoencoder")
+            self.source = self.source.with_parts(open_checkpoint(autoencoder), "autoencoder", "--autoencoder")
         self.networks = _chosen(self.source, components)
         self.tokenizer = Tokenizer(tokenizer or self.source.tokenizer or T5_TOKENIZER)
         self.config: ModelConfig = with_dtype(self.source.model_config(self.tokenizer.vocab_size), dtype)
@@ -128,7 +129,7 @@ def _place(whole: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def _chosen(source: Source, components: Sequence[str] | None) -> tuple[str, ...]:
+def _chosen(source: TorchCheckpoint, components: Sequence[str] | None) -> tuple[str, ...]:
     if components is None:
         components = tuple(source.parts)
     for network in components:

@@ -5,7 +5,6 @@ TensorStore, which Orbax itself stands on, and filled layer by layer. A chunk is
 the dim that is sharded first (the width), so that a device that holds a shard reads little beside it.
 """
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from dualdiff_jax.convert.rule import is_stacked, part_shape
-from dualdiff_jax.models.bundle import LeafSpec
+from dualdiff_jax.files import remove
+from dualdiff_jax.models.leaves import LeafSpec, is_stacked, layer_shape
 
 CHUNK_BYTES = 16 << 20  # a larger layer is cut
 
@@ -38,7 +37,7 @@ class LeafWriter:
 
     def _lay_out(self, leaf: str) -> ts.TensorStore:
         spec, dtype = self._specs[leaf], self._dtypes[leaf]
-        shutil.rmtree(self._folder / leaf)
+        remove(self._folder / leaf)
         chunk = chunk_shape(spec, dtype)
         return ts.open(
             {
@@ -58,7 +57,7 @@ class LeafWriter:
 
 def chunk_shape(spec: LeafSpec, dtype: np.dtype) -> list[int]:
     """Of one layer of a stacked leaf, or of a whole one."""
-    chunk = list(part_shape(spec))
+    chunk = list(layer_shape(spec))
     axes = spec.axes[len(spec.axes) - len(chunk) :]
     cut = axes.index("width") if "width" in axes else int(np.argmax(chunk))
     while np.prod(chunk) * np.dtype(dtype).itemsize > CHUNK_BYTES and chunk[cut] > 1:

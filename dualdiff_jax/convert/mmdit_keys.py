@@ -6,8 +6,8 @@ head and the pooled text vector.
 
 from collections.abc import Iterator
 
-from dualdiff_jax.convert.rule import Entry, linear, tensor, vector
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.convert.rule import Entry, linear, tensor, vector
 
 LAYER = "transformer_blocks.{layer}"
 

@@ -1,17 +1,16 @@
 """Where a command writes to, looked at before anything is written."""
 
-import shutil
 from pathlib import Path
 
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import free_bytes
 
 
 def check_output(output: Path, size: int, overwrite: bool) -> None:
     """Raises ``UserError`` where ``output`` exists, without ``overwrite``, or ``size`` bytes have no room."""
     if output.exists() and not overwrite:
         raise UserError(f"{output}: exists already; choose another --output, or replace it with --overwrite")
-    existing = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
+    free = free_bytes(output)
     if free < size:
         raise UserError(
             f"{output}: needs {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left; make room, or choose "

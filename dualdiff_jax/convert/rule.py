@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from dualdiff_jax.models.bundle import LeafSpec
+from dualdiff_jax.models.leaves import LeafSpec, layer_shape, layers_of
 
 Shape = tuple[int, ...]
-Layout = Callable[[Shape], tuple[Shape, Shape]]  # shape of part[index] -> the tensor's (shape, order)
+TensorLayout = Callable[[Shape], tuple[Shape, Shape]]  # shape of part[index] -> the tensor's (shape, order)
 ALL = slice(None)
 
 
@@ -57,13 +57,13 @@ class Entry:
 
     leaf: str
     keys: tuple[str, ...]
-    layout: Layout
+    layout: TensorLayout
     tied: tuple[str, ...] = ()
     layers: slice | None = None
     projections: slice | None = None
 
 
-def matrix(inputs: int = 1) -> Layout:
+def matrix(inputs: int = 1) -> TensorLayout:
     """Torch's Linear weight (outputs, inputs); ours has the inputs first, as its first ``inputs`` dims."""
     return lambda part: ((math.prod(part[inputs:]), math.prod(part[:inputs])), (1, 0))
 
@@ -85,7 +85,7 @@ def pointwise(part: Shape) -> tuple[Shape, Shape]:
     return (math.prod(part[1:]), inputs, 1, 1), (1, 0, 2, 3)
 
 
-def tensor(*shape: int, order: Shape | None = None) -> Layout:
+def tensor(*shape: int, order: Shape | None = None) -> TensorLayout:
     """A tensor of exactly this shape."""
     return lambda part: (shape, order or tuple(range(len(shape))))
 
@@ -95,19 +95,6 @@ def linear(leaf: str, *keys: str, inputs: int = 1, bias: bool = True, **narrowed
     yield Entry(f"{leaf}.kernel", tuple(f"{key}.weight" for key in keys), matrix(inputs), **narrowed)
     if bias:
         yield Entry(f"{leaf}.bias", tuple(f"{key}.bias" for key in keys), vector, **narrowed)
-
-
-def is_stacked(spec: LeafSpec) -> bool:
-    return spec.axes[0] == "layers"
-
-
-def part_shape(spec: LeafSpec) -> Shape:
-    """The shape of one layer of a stacked leaf; of any other leaf, its own."""
-    return spec.shape[1:] if is_stacked(spec) else spec.shape
-
-
-def layers_of(spec: LeafSpec) -> tuple[int | None, ...]:
-    return tuple(range(spec.shape[0])) if is_stacked(spec) else (None,)
 
 
 def whole_leaf(spec: LeafSpec, dtype: np.dtype, read: Callable[[int | None], np.ndarray]) -> np.ndarray:
@@ -120,7 +107,7 @@ def whole_leaf(spec: LeafSpec, dtype: np.dtype, read: Callable[[int | None], np.
 
 def expand(entry: Entry, spec: LeafSpec) -> Iterator[Rule]:
     """One rule for each layer and each key of an entry."""
-    shape = part_shape(spec)
+    shape = layer_shape(spec)
     axes = spec.axes[len(spec.axes) - len(shape) :]
     for layer in layers_of(spec)[entry.layers or ALL]:
         for number, key in enumerate(entry.keys):

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.mmdit_keys import LAYER, mmdit_entries, patches
 from dualdiff_jax.convert.rule import Entry, linear, tensor
-from dualdiff_jax.config import ModelConfig
 
 REVERSED = slice(None, None, -1)
 SHIFT_SCALE = slice(0, 2)  # of the six modulation vectors

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dualdiff_jax.convert.layouts import Layout
+from dualdiff_jax.convert.checkpoint_formats import CheckpointFormat
 from dualdiff_jax.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]  # key without its prefix -> shape
@@ -23,7 +23,7 @@ def count(shapes: Shapes, pattern: str) -> int:
     return max(found, default=-1) + 1
 
 
-def read_sizes(layout: Layout, shapes: Shapes, given: Json, vocabulary: int) -> dict[str, dict[str, Any]]:
+def read_sizes(layout: CheckpointFormat, shapes: Shapes, given: Json, vocabulary: int) -> dict[str, dict[str, Any]]:
     """Section of ``ModelConfig`` -> fields, for the networks that this one determines.
 
     ``vocabulary`` is the number of outputs that a text head gets which the file has not.

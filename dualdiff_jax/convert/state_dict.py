@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dualdiff_jax.convert.layouts import OWN
-from dualdiff_jax.convert.plan import Plan, layout_rules
-from dualdiff_jax.convert.rule import whole_leaf
-from dualdiff_jax.convert.source import Part
-from dualdiff_jax.convert.tensor_file import TensorInfo
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.convert.checkpoint_formats import OWN
+from dualdiff_jax.convert.plan import Plan, format_rules
+from dualdiff_jax.convert.rule import whole_leaf
+from dualdiff_jax.convert.tensor_file import TensorInfo
+from dualdiff_jax.convert.torch_checkpoint import Component
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 
@@ -58,14 +58,14 @@ def from_torch(
     groups: dict[str, list[str]] = {network: [] for network in networks}
     for key in state_dict:  # a stranger is told by the network that comes first
         groups[owner.get(key, networks[0])].append(key)
-    parts = [Part(OWN[network], _Memory(state_dict, keys), "", {}) for network, keys in groups.items()]
+    parts = [Component(OWN[network], _Memory(state_dict, keys), "", {}) for network, keys in groups.items()]
     plan = Plan(config, parts)
     dtype = np.dtype(np.float32)
     return {leaf: whole_leaf(spec, dtype, partial(plan.read, leaf, dtype=dtype)) for leaf, spec in plan.specs.items()}
 
 
 def _keys(network: str, config: ModelConfig) -> set[str]:
-    rules = layout_rules(OWN[network], config).values()
+    rules = format_rules(OWN[network], config).values()
     return {name for group in rules for rule in group for name in (rule.key, *rule.tied)}
 
 
@@ -87,7 +87,7 @@ def to_torch(
         raise UserError("the weights have faults:\n" + "\n".join(f"  {fault}" for fault in faults))
     found = {}
     for network in OWN if networks is None else networks:
-        for (leaf, layer), rules in layout_rules(OWN[network], config).items():
+        for (leaf, layer), rules in format_rules(OWN[network], config).items():
             part = np.asarray(weights[leaf]) if layer is None else np.asarray(weights[leaf])[layer]
             found |= {rule.key: rule.take(part) for rule in rules}
     return found

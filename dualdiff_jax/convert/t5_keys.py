@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from dualdiff_jax.convert.rule import Entry, linear, tensor, vector
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.convert.rule import Entry, linear, tensor, vector
 
 ATTENTION, MLP = "encoder.block.{layer}.layer.0", "encoder.block.{layer}.layer.1"
 

@@ -16,9 +16,9 @@ from typing import TypeAlias
 import numpy as np
 
 from dualdiff_jax.config import SourceConfig
+from dualdiff_jax.data.images import image_size
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.record import DataError, Source
-from dualdiff_jax.data.images import image_size
 from dualdiff_jax.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -10,12 +10,12 @@ from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.data.bad_records import Fault, Origin
 from dualdiff_jax.data.batch import Example
 from dualdiff_jax.data.catalog import Shape
-from dualdiff_jax.data.records.record import ABSENT_KEY, UNREADABLE, DataError, Record, Source, Turn
 from dualdiff_jax.data.formats.registry import question_suffix
-from dualdiff_jax.data.texts import Tokens, caption_tokens, dialogue_tokens
-from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.images import read_pixels
 from dualdiff_jax.data.reader_watchdog import ReadingNotes
+from dualdiff_jax.data.records.record import ABSENT_KEY, UNREADABLE, DataError, Record, Source, Turn
+from dualdiff_jax.data.texts import Tokens, caption_tokens, dialogue_tokens
+from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 
 LONGEST_WALK = 1000  # bad records in a row, after which there is no use in going on

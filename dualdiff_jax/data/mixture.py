@@ -21,18 +21,19 @@ from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.data.bad_records import BadRecords, Origin
 from dualdiff_jax.data.batch import Batch, Example
 from dualdiff_jax.data.catalog import Shape, divide
-from dualdiff_jax.data.encoded import LATENTS_AND_TEXT, kind_of, refuse_mixed
+from dualdiff_jax.data.encoded import kind_of, refuse_mixed
 from dualdiff_jax.data.examples import ExampleMaker
-from dualdiff_jax.data.records.index import IndexCache
-from dualdiff_jax.data.records.record import Source
 from dualdiff_jax.data.formats.registry import open_source
-from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.images import normalize
 from dualdiff_jax.data.reader_watchdog import ReadingNotes, watched
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.manifest import LATENTS_AND_TEXT
+from dualdiff_jax.data.records.record import Source
+from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 
 
-class Part(NamedTuple):
+class ShapedRecords(NamedTuple):
     """The records of one source that have one shape."""
 
     source: SourceConfig
@@ -67,13 +68,13 @@ class Mixture:
         self._kinds = {source.name: kind_of(source, config, tokenizer) for source in config.sources}
         self._notes = ReadingNotes()
         self._sources = {source.name: open_source(source, cache) for source in config.sources}
-        parts: dict[bool, dict[Shape, list[Part]]] = {True: {}, False: {}}
+        parts: dict[bool, dict[Shape, list[ShapedRecords]]] = {True: {}, False: {}}
         for source in config.sources:
             division = divide(source, self._sources[source.name], cache)
             total = sum(map(len, division.values()))
             for shape, indexes in division.items():
                 examples = self._examples(source, self._sources[source.name], shape, indexes)
-                part = Part(source, examples, source.weight * len(indexes) / total)
+                part = ShapedRecords(source, examples, source.weight * len(indexes) / total)
                 parts[source.task == "image_generation"].setdefault(shape, []).append(part)
         for stream, of in (("image", parts[True]), ("text", parts[False])):
             sources = [part.source.name for shape in of if shape for part in of[shape]]
@@ -134,7 +135,7 @@ class Mixture:
         return grain.MapDataset.range(len(indexes)).seed(seed).shuffle().repeat(None).random_map(maker)
 
     def _streams(
-        self, image: Mapping[Shape, list[Part]], text: Mapping[Shape, list[Part]]
+        self, image: Mapping[Shape, list[ShapedRecords]], text: Mapping[Shape, list[ShapedRecords]]
     ) -> tuple[grain.MapDataset, grain.MapDataset]:
         """(batches to draw, batches to read), of the same size at every step."""
         if None in image:
@@ -157,7 +158,7 @@ class Mixture:
             readings.append(_mix(reading, [with_image, without][: len(reading)]))
         return _mix(images, weights), _mix(readings, weights)
 
-    def _batches_of(self, parts: Sequence[Part]) -> grain.MapDataset:
+    def _batches_of(self, parts: Sequence[ShapedRecords]) -> grain.MapDataset:
         mixed = _mix([part.records for part in parts], [part.weight for part in parts])
         batches = mixed.batch(self._per_host_batch_size, drop_remainder=True, batch_fn=_stack)
         return batches[self._host :: self._hosts]

@@ -6,7 +6,6 @@ Each thread of each reading process keeps one small file, with the record it has
 import io
 import os
 import queue
-import shutil
 import tempfile
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dualdiff_jax.errors import StuckError, UserError
+from dualdiff_jax.files import remove
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ class ReadingNotes:
         self.folder = folder or tempfile.mkdtemp(prefix="dualdiff_reading_")
         self._own = threading.local()
         if folder is None:
-            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+            weakref.finalize(self, remove, Path(self.folder))
 
     def __reduce__(self):
         return type(self), (self.folder,)

@@ -24,7 +24,7 @@ FLAGS = "--coordinator=HOST:PORT --num_processes=N --process_id=K"
 SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 
-class Place(NamedTuple):
+class ProcessSpec(NamedTuple):
     """Where a process stands among the others."""
 
     coordinator: str  # HOST:PORT of process 0
@@ -41,9 +41,9 @@ class Launcher(NamedTuple):
     has_machine: bool = True  # a process has all devices of its machine, not the one of its local number
 
 
-def find_place(
+def find_process(
     coordinator: str | None, num_processes: int | None, process_id: int | None, *, timeout: int
-) -> Place | None:
+) -> ProcessSpec | None:
     """This process's place by the flags, or by its launcher where there are none; None: it is alone.
 
     ``--num_processes=1`` is alone whatever has started it. Raises ``UserError`` where flags are missing or
@@ -54,11 +54,11 @@ def find_place(
     if coordinator or num_processes or process_id is not None:
         return _from_flags(coordinator, num_processes, process_id)
     launcher = find_launcher(os.environ)
-    place = launcher and _ask(launcher, timeout)
-    return place if place and place.num_processes > 1 else None
+    process = launcher and _ask(launcher, timeout)
+    return process if process and process.num_processes > 1 else None
 
 
-def _from_flags(coordinator: str | None, num_processes: int | None, process_id: int | None) -> Place:
+def _from_flags(coordinator: str | None, num_processes: int | None, process_id: int | None) -> ProcessSpec:
     given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
     missing = [flag for flag, value in given.items() if value is None]
     if missing:
@@ -70,7 +70,7 @@ def _from_flags(coordinator: str | None, num_processes: int | None, process_id: 
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
         raise UserError(f"--coordinator={coordinator} must be HOST:PORT of process 0, such as node0:8476")
-    return Place(coordinator, num_processes, process_id)
+    return ProcessSpec(coordinator, num_processes, process_id)
 
 
 def find_launcher(environ: Mapping[str, str]) -> Launcher | None:
@@ -109,7 +109,7 @@ def _need(package: str, why: str) -> None:
         )
 
 
-def _ask(launcher: Launcher, timeout: int) -> Place:
+def _ask(launcher: Launcher, timeout: int) -> ProcessSpec:
     try:
         coordinator, num_processes, process_id, devices = ClusterEnv.auto_detect_unset_distributed_params(
             os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, launcher.method, timeout
@@ -124,4 +124,4 @@ def _ask(launcher: Launcher, timeout: int) -> Place:
         )
     if launcher.has_machine or "JAX_LOCAL_DEVICE_IDS" in os.environ:
         devices = None
-    return Place(coordinator, num_processes, process_id, devices and tuple(devices))
+    return ProcessSpec(coordinator, num_processes, process_id, devices and tuple(devices))

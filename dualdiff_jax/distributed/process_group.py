@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 import jax
 from jax._src import distributed as jax_distributed  # its key-value store has no public door; Orbax goes in here too
 
-from dualdiff_jax.distributed.launchers import find_place
-from dualdiff_jax.distributed.rendezvous import bind_address, meet
+from dualdiff_jax.distributed.launchers import find_process
+from dualdiff_jax.distributed.rendezvous import bind_address, rendezvous
 from dualdiff_jax.errors import UserError, reason
 
 BEAT = 2.0  # seconds
@@ -35,31 +35,31 @@ SPACE = "dualdiff_jax"
 
 
 @contextlib.contextmanager
-def together(
+def distributed_run(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int
 ) -> Iterator[None]:
-    """Inside, jax knows the devices of all processes; alone (``launchers.find_place``) nothing happens.
+    """Inside, jax knows the devices of all processes; alone (``launchers.find_process``) nothing happens.
 
     To be entered before any device is used. Raises ``UserError`` where they do not find each other within
     ``timeout`` seconds. Inside nothing is raised: what would be ends this process, and all others.
     """
-    place = find_place(coordinator, num_processes, process_id, timeout=timeout)
-    if place is None:
+    process = find_process(coordinator, num_processes, process_id, timeout=timeout)
+    if process is None:
         yield
         return
-    meet(place, timeout)
+    rendezvous(process, timeout)
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM, which training.interruption hears
     jax.distributed.initialize(
-        place.coordinator,
-        place.num_processes,
-        place.process_id,
-        place.local_device_ids,
+        process.coordinator,
+        process.num_processes,
+        process.process_id,
+        process.local_device_ids,
         cluster_detection_method="deactivate",
         initialization_timeout=timeout,
-        coordinator_bind_address=bind_address(place),
+        coordinator_bind_address=bind_address(process),
     )
-    watch = _Watch(place.process_id, place.num_processes)
-    if place.process_id and not logging.getLogger().isEnabledFor(logging.DEBUG):
+    watch = _Watch(process.process_id, process.num_processes)
+    if process.process_id and not logging.getLogger().isEnabledFor(logging.DEBUG):
         logging.getLogger().setLevel(logging.ERROR)  # warnings are process 0's to tell
     try:
         yield
@@ -81,7 +81,7 @@ def wait_for_all(key: str, milliseconds: int) -> None:
     _store().wait_at_barrier(key, milliseconds)
 
 
-def first_says(what: str, text: str) -> str:
+def broadcast_from_first(what: str, text: str) -> str:
     """The ``text`` of process 0, on all of them."""
     if jax.process_count() == 1:
         return text
@@ -92,7 +92,7 @@ def first_says(what: str, text: str) -> str:
 
 
 @contextlib.contextmanager
-def first_goes_first(what: str) -> Iterator[None]:
+def first_host_first(what: str) -> Iterator[None]:
     """Process 0 is through with what is inside before the others begin it: they find the files that it has made."""
     if jax.process_index():
         barrier(what)

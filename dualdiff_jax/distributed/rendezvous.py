@@ -12,7 +12,7 @@ import os
 import socket
 import time
 
-from dualdiff_jax.distributed.launchers import Place
+from dualdiff_jax.distributed.launchers import ProcessSpec
 from dualdiff_jax.errors import UserError
 
 RETRY = 0.3  # seconds
@@ -20,21 +20,21 @@ PATIENCE = 5.0  # seconds, for the line of somebody who has connected
 LINE = 4096  # bytes
 
 
-def meet(place: Place, timeout: float) -> None:
+def rendezvous(process: ProcessSpec, timeout: float) -> None:
     """Returns when all processes are there; ``UserError`` on each of them if one is missing, or contradicts."""
-    if place.process_id == 0:
-        _wait_for_all(place, time.monotonic() + timeout, timeout)
+    if process.process_id == 0:
+        _wait_for_all(process, time.monotonic() + timeout, timeout)
     else:
-        _go_there(place, time.monotonic() + timeout, timeout)
+        _go_there(process, time.monotonic() + timeout, timeout)
 
 
-def bind_address(place: Place) -> str:
+def bind_address(process: ProcessSpec) -> str:
     """Where process 0 listens: on all addresses, but a loopback coordinator is for this machine alone."""
-    host, port = _split(place.coordinator)
+    host, port = _split(process.coordinator)
     is_loopback = host == "localhost"
     with contextlib.suppress(ValueError):
         is_loopback |= ipaddress.ip_address(host).is_loopback
-    default = place.coordinator if is_loopback else f"[::]:{port}"
+    default = process.coordinator if is_loopback else f"[::]:{port}"
     return os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", default)
 
 
@@ -43,9 +43,9 @@ def _split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def _wait_for_all(place: Place, deadline: float, timeout: float) -> None:
-    missing, fault = set(range(1, place.num_processes)), ""
-    with _listen(place) as server, contextlib.ExitStack() as connections:
+def _wait_for_all(process: ProcessSpec, deadline: float, timeout: float) -> None:
+    missing, fault = set(range(1, process.num_processes)), ""
+    with _listen(process) as server, contextlib.ExitStack() as connections:
         came: list[socket.socket] = []
         while missing and not fault:
             server.settimeout(max(0.01, deadline - time.monotonic()))
@@ -53,7 +53,7 @@ def _wait_for_all(place: Place, deadline: float, timeout: float) -> None:
                 connection, (address, *_) = server.accept()
             except TimeoutError:
                 names = ", ".join(map(str, sorted(missing)))
-                fault = f"of {place.num_processes} processes these have not come within {timeout:g} s: {names}"
+                fault = f"of {process.num_processes} processes these have not come within {timeout:g} s: {names}"
                 break
             connections.enter_context(connection)
             try:
@@ -63,7 +63,7 @@ def _wait_for_all(place: Place, deadline: float, timeout: float) -> None:
             except (OSError, ValueError, KeyError, TypeError):  # none of ours: somebody looks for open ports
                 continue
             came.append(connection)
-            fault = _fault(place, number, count, address, missing)
+            fault = _fault(process, number, count, address, missing)
             missing.discard(number)
         for connection in came:
             with contextlib.suppress(OSError):
@@ -72,13 +72,13 @@ def _wait_for_all(place: Place, deadline: float, timeout: float) -> None:
             with contextlib.suppress(OSError):
                 connection.recv(1)
     if fault:
-        raise UserError(f"{place.coordinator}: {fault}")
+        raise UserError(f"{process.coordinator}: {fault}")
 
 
-def _fault(place: Place, number: int, count: int, address: str, missing: set[int]) -> str:
-    if count != place.num_processes:
+def _fault(process: ProcessSpec, number: int, count: int, address: str, missing: set[int]) -> str:
+    if count != process.num_processes:
         return (
-            f"process {number} on {address} was told of {count} processes, process 0 of {place.num_processes}; "
+            f"process {number} on {address} was told of {count} processes, process 0 of {process.num_processes}; "
             "give all the same --num_processes"
         )
     if number not in missing:
@@ -86,8 +86,8 @@ def _fault(place: Place, number: int, count: int, address: str, missing: set[int
     return ""
 
 
-def _listen(place: Place) -> socket.socket:
-    host, port = _split(bind_address(place))
+def _listen(process: ProcessSpec) -> socket.socket:
+    host, port = _split(bind_address(process))
     is_any = host in ("::", "0.0.0.0", "")
     try:
         if is_any and socket.has_dualstack_ipv6():
@@ -96,17 +96,17 @@ def _listen(place: Place) -> socket.socket:
         return socket.create_server(("" if is_any else host, port), family=family)
     except OSError as error:
         raise UserError(
-            f"{place.coordinator}: process 0 cannot listen there ({error.strerror}); another program, or an earlier "
+            f"{process.coordinator}: process 0 cannot listen there ({error.strerror}); another program, or an earlier "
             "run, may hold the port, or the address is not of this machine; choose another --coordinator"
         ) from error
 
 
-def _go_there(place: Place, deadline: float, timeout: float) -> None:
-    line = json.dumps({"process_id": place.process_id, "num_processes": place.num_processes})
+def _go_there(process: ProcessSpec, deadline: float, timeout: float) -> None:
+    line = json.dumps({"process_id": process.process_id, "num_processes": process.num_processes})
     why: Exception | str = "no answer"
     while time.monotonic() < deadline:
         try:
-            with socket.create_connection(_split(place.coordinator), deadline - time.monotonic()) as connection:
+            with socket.create_connection(_split(process.coordinator), deadline - time.monotonic()) as connection:
                 connection.sendall(f"{line}\n".encode())
                 connection.settimeout(max(0.01, deadline + PATIENCE - time.monotonic()))
                 fault = _line(connection).strip()
@@ -115,10 +115,10 @@ def _go_there(place: Place, deadline: float, timeout: float) -> None:
             time.sleep(RETRY)
             continue
         if fault:
-            raise UserError(f"{place.coordinator}: {fault}")
+            raise UserError(f"{process.coordinator}: {fault}")
         return
     raise UserError(
-        f"{place.coordinator}: process 0 was not reached within {timeout:g} s ({why}); see whether it runs, and "
+        f"{process.coordinator}: process 0 was not reached within {timeout:g} s ({why}); see whether it runs, and "
         "whether this machine may connect to that port"
     )
 

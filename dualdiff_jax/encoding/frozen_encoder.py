@@ -18,7 +18,8 @@ from jax.sharding import Mesh, NamedSharding
 from dualdiff_jax.arrays import Images, Latents, Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.autoencoder import IdentityAutoencoder
-from dualdiff_jax.models.bundle import bind, network_of
+from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.models.leaves import network_of
 from dualdiff_jax.sharding import batch_sharding, replicated
 
 BATCH_PER_DEVICE = 8
@@ -36,7 +37,7 @@ def posterior(autoencoder: Any, images: Images) -> tuple[Latents, Latents | None
     return autoencoder.sample(mean, log_variance, None), log_variance + 2.0 * math.log(autoencoder.scale)
 
 
-class Encoder:
+class FrozenEncoder:
     """The frozen networks of ``config`` with ``weights``, over the devices of ``mesh``."""
 
     def __init__(self, config: ModelConfig, weights: Weights, mesh: Mesh):

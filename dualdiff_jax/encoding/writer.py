@@ -11,7 +11,6 @@ embeddings are stored at their full length, because their padding is text that t
 import concurrent.futures
 import dataclasses
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,21 +18,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dualdiff_jax.config import DataConfig, SourceConfig
-from dualdiff_jax.data.formats.array_record import write_records
+from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.bad_records import BadRecords, Fault, Origin
 from dualdiff_jax.data.catalog import Shape, divide
-from dualdiff_jax.data.encoded import MANIFEST, TEXT_ONLY
-from dualdiff_jax.data.records.index import IndexCache
-from dualdiff_jax.data.records.record import DataError, Record, Source
+from dualdiff_jax.data.formats.array_record import write_records
 from dualdiff_jax.data.formats.registry import open_source
+from dualdiff_jax.data.images import read_image
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.manifest import MANIFEST, TEXT_ONLY
+from dualdiff_jax.data.records.record import DataError, Record, Source
 from dualdiff_jax.data.texts import caption_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.images import read_image
-from dualdiff_jax.distributed.process_group import first_goes_first
-from dualdiff_jax.encoding.frozen_encoder import Encoder, Fingerprints, different
+from dualdiff_jax.distributed.process_group import first_host_first
+from dualdiff_jax.encoding.frozen_encoder import Fingerprints, FrozenEncoder, different
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import new_file
 from dualdiff_jax.progress import Progress
-from dualdiff_jax.config.resolve import to_dict
 
 RECORDS_PER_FILE = 1024
 
@@ -49,7 +49,7 @@ class Lot(NamedTuple):
 
 def encode_sources(
     config: DataConfig,
-    encoder: Encoder,
+    encoder: FrozenEncoder,
     tokenizer: Tokenizer,
     output: str | Path,
     *,
@@ -67,7 +67,7 @@ def encode_sources(
     cache, folders, sources, lots = IndexCache(config.index_cache), {}, {}, []
     common = {"text_length": config.text_length, "tokenizer": tokenizer.fingerprint(), "made_by": made_by}
     fingerprints = encoder.fingerprints(tokenizer.mask_token_id)
-    with first_goes_first("sources"):
+    with first_host_first("sources"):
         for source in config.sources:
             folders[source.name] = Path(output) / source.name
             sources[source.name] = open_source(source, cache)
@@ -83,9 +83,8 @@ def encode_sources(
     for lot in todo:
         name = lot.source.name
         records = _encoded(lot, sources[name], encoder, tokenizer, config.text_length, bad[name])
-        partial = lot.file.with_name(f".{lot.file.name}.{host}.partial")
-        write_records(partial, records)
-        os.replace(partial, lot.file)
+        with new_file(lot.file, owner=str(host)) as partial:
+            write_records(partial, records)
         done += len(lot.indexes)
         if progress is not None:
             progress(done, total)
@@ -107,9 +106,8 @@ def _claim(folder: Path, description: dict[str, Any], fingerprints: Fingerprints
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            partial = folder / f".{MANIFEST}.{host}"  # hosts may have the same process numbers
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, file)
+            with new_file(file, owner=str(host)) as partial:  # hosts may have the same process numbers
+                partial.write_text(text, encoding="utf-8")
         there = json.loads(file.read_text(encoding="utf-8"))
         is_same = not different(there.pop("fingerprints"), fingerprints) and there == json.loads(
             json.dumps(description)
@@ -123,7 +121,7 @@ def _claim(folder: Path, description: dict[str, Any], fingerprints: Fingerprints
 
 
 def _encoded(
-    lot: Lot, source: Source, encoder: Encoder, tokenizer: Tokenizer, text_length: int, bad: BadRecords
+    lot: Lot, source: Source, encoder: FrozenEncoder, tokenizer: Tokenizer, text_length: int, bad: BadRecords
 ) -> Iterator[Record]:
     """The good records of a lot with their arrays in place of their images."""
 
@@ -155,7 +153,7 @@ def _encoded(
 def _with_arrays(
     lot: Lot,
     good: Sequence[tuple[Record, np.ndarray]],
-    encoder: Encoder,
+    encoder: FrozenEncoder,
     tokenizer: Tokenizer,
     text_length: int,
 ) -> Iterator[Record]:

@@ -8,9 +8,9 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from dualdiff_jax.data.images import open_image
 from dualdiff_jax.data.records.record import DataError
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.data.images import open_image
 from dualdiff_jax.inspection.survey import Shown, Survey, shape_name, summary
 
 TILE = 192  # pixels of the longer side of a picture

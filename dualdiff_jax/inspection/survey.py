@@ -11,14 +11,15 @@ import numpy as np
 from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.data.batch import Example
 from dualdiff_jax.data.catalog import Shape, nearest, passes
-from dualdiff_jax.data.encoded import IMAGES, LATENTS_AND_TEXT, kind_of
+from dualdiff_jax.data.encoded import kind_of
 from dualdiff_jax.data.examples import ExampleMaker
-from dualdiff_jax.data.records.index import IndexCache
-from dualdiff_jax.data.records.record import DataError, Record, Source
 from dualdiff_jax.data.formats.registry import open_source
-from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.images import image_size
 from dualdiff_jax.data.reader_watchdog import ReadingNotes
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.manifest import IMAGES, LATENTS_AND_TEXT
+from dualdiff_jax.data.records.record import DataError, Record, Source
+from dualdiff_jax.data.tokenizer import Tokenizer
 
 SHOWN = 12  # examples of a source that are kept for the page
 

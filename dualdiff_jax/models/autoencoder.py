@@ -2,9 +2,9 @@
 
 The KL autoencoder is Stable Diffusion's (arXiv 2112.10752, appendix E; SD3's sizes: 2403.03206): levels of
 residual blocks, each level at half the side of the one before, and one attention at the smallest.
-(1)  mean, log_variance = Encoder(images),   log_variance clipped to [-30, 20]
+(1)  mean, log_variance = ConvEncoder(images),   log_variance clipped to [-30, 20]
 (2)  latents = (mean + exp(log_variance / 2) noise - shift) * scale
-(3)  images = Decoder(latents / scale + shift)
+(3)  images = ConvDecoder(latents / scale + shift)
 """
 
 from typing import Protocol
@@ -17,8 +17,9 @@ from dualdiff_jax.arrays import Images, Key, Latents
 from dualdiff_jax.config import AutoencoderConfig
 from dualdiff_jax.models.activations import silu
 from dualdiff_jax.models.attention import attention
-from dualdiff_jax.models.convolution import Convolution, GroupNorm
+from dualdiff_jax.models.convolution import Convolution
 from dualdiff_jax.models.linear import Linear
+from dualdiff_jax.models.norms import GroupNorm
 
 LOG_VARIANCE = (-30.0, 20.0)
 
@@ -117,7 +118,7 @@ class Level(nnx.Module):
         return x if self.resample is None else self.resample(x)
 
 
-class Encoder(nnx.Module):
+class ConvEncoder(nnx.Module):
     """(b, h, w, 3) -> moments (b, h', w', 2 c): mean, then log-variance."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
@@ -145,7 +146,7 @@ class Encoder(nnx.Module):
         return self.conv_out(silu(self.norm_out(self.middle(x))))
 
 
-class Decoder(nnx.Module):
+class ConvDecoder(nnx.Module):
     """(b, h', w', c) -> (b, h, w, 3)."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
@@ -179,8 +180,8 @@ class KLAutoencoder(nnx.Module):
     def __init__(self, config: AutoencoderConfig, *, dtype: str, rngs: nnx.Rngs):
         self.shift, self.scale, self.dtype = config.shift, config.scale, jnp.dtype(dtype)
         self.downscale = config.downscale
-        self.encoder = Encoder(config, rngs=rngs)
-        self.decoder = Decoder(config, rngs=rngs)
+        self.encoder = ConvEncoder(config, rngs=rngs)
+        self.decoder = ConvDecoder(config, rngs=rngs)
 
     def posterior(self, images: Images) -> tuple[Latents, Latents]:
         """(b, h, w, 3) in [-1, 1] -> mean and log-variance (b, h', w', c) fp32, before shift and scale. Equation (1).

@@ -16,31 +16,10 @@ from dualdiff_jax.config import MMDiTConfig
 from dualdiff_jax.models.activations import gelu
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear, zeros
+from dualdiff_jax.models.norms import modulate
 from dualdiff_jax.sharding import STREAM_AXES, constrain
 
-LAYER_NORM_EPSILON = 1e-6
 QKV_AXES = ("batch", "sequence", "projection", "heads", "head_dim")
-
-
-def layer_norm(x: jax.Array) -> jax.Array:
-    """LayerNorm over the last dim without affine parameters, computed in fp32, returned in x's dtype."""
-    return _layer_norm(x).astype(x.dtype)
-
-
-def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """LN(x) (1 + scale) + shift in fp32, returned in x's dtype.
-
-    shift and scale (b, d) act on every token of x (b, s, d).
-    """
-    shift, scale = (vector.astype(jnp.float32)[:, None] for vector in (shift, scale))
-    return (_layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
-
-
-def _layer_norm(x: jax.Array) -> jax.Array:
-    x = x.astype(jnp.float32)
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
 
 
 class Stream(nnx.Module):

@@ -5,13 +5,11 @@ about a leaf (shape, dtype, logical axes, whether it can be trained) is read off
 declared once.
 """
 
-import dataclasses
 import fnmatch
 import functools
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
@@ -20,14 +18,13 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.autoencoder import build_autoencoder
-from dualdiff_jax.models.embeddings import Constant
+from dualdiff_jax.models.leaves import NETWORKS, Constant, LeafSpec, network_of
 from dualdiff_jax.models.mmdit import MMDiT
 from dualdiff_jax.models.stack import RunBlocks, scan_blocks
 from dualdiff_jax.models.t5_encoder import T5Encoder
-from dualdiff_jax.sharding import leaf_sharding, tell_whole
+from dualdiff_jax.sharding import leaf_sharding, warn_unsharded
 
 NO_MESH = AbstractMesh((), ())
-NETWORKS = ("mmdit", "t5", "autoencoder")  # the first part of a leaf's name
 
 
 class DualDiffusionModel(nnx.Module):
@@ -71,19 +68,6 @@ class DualDiffusionModel(nnx.Module):
         return self.denoise(latents, timestep, self.encode_text(token_ids))
 
 
-@dataclasses.dataclass(frozen=True)
-class LeafSpec:
-    """What is known of one array before it exists."""
-
-    shape: tuple[int, ...]
-    dtype: jnp.dtype
-    axes: tuple[str | None, ...]  # logical names, one a dim
-    trainable: bool  # False for constants such as the position table
-
-    def abstract(self, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
-
-
 @functools.lru_cache(maxsize=16)
 def _blueprint(config: ModelConfig, networks: tuple[str, ...] = NETWORKS) -> tuple[nnx.GraphDef, dict[str, LeafSpec]]:
     with jax.sharding.use_abstract_mesh(NO_MESH):  # else flax takes the names of dims for mesh axes
@@ -105,15 +89,10 @@ def leaf_specs(config: ModelConfig, networks: Sequence[str] = NETWORKS) -> dict[
     return {name: spec for name, spec in _blueprint(config)[1].items() if network_of(name) in networks}
 
 
-def network_of(name: str) -> str:
-    """The network that a leaf belongs to."""
-    return name.partition(".")[0]
-
-
 def weight_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding]:
     specs = leaf_specs(config)
     shardings = {name: leaf_sharding(mesh, name, spec.shape, spec.axes) for name, spec in specs.items()}
-    tell_whole(shardings, {name: spec.axes for name, spec in specs.items()})
+    warn_unsharded(shardings, {name: spec.axes for name, spec in specs.items()})
     return shardings
 
 

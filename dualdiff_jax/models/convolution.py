@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-GROUP_NORM_EPSILON = 1e-6
-
 
 class Convolution(nnx.Module):
     """A ``size`` x ``size`` convolution with bias: (b, h, w, in) -> (b, h', w', out).
@@ -37,20 +35,3 @@ class Convolution(nnx.Module):
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return y + self.bias[...].astype(x.dtype)
-
-
-class GroupNorm(nnx.Module):
-    """Normalises each group of channels over its pixels (arXiv 1803.08494), in fp32; returned in x's dtype."""
-
-    def __init__(self, channels: int, groups: int):
-        self.groups = groups
-        self.scale = nnx.Param(jnp.ones((channels,)), out_sharding=("width",))
-        self.bias = nnx.Param(jnp.zeros((channels,)), out_sharding=("width",))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        b, h, w, c = x.shape
-        x32 = x.astype(jnp.float32).reshape(b, h * w, self.groups, c // self.groups)
-        centred = x32 - x32.mean(axis=(1, 3), keepdims=True)
-        variance = jnp.square(centred).mean(axis=(1, 3), keepdims=True)
-        normed = (centred * jax.lax.rsqrt(variance + GROUP_NORM_EPSILON)).reshape(b, h, w, c)
-        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)

@@ -18,10 +18,6 @@ from dualdiff_jax.models.linear import Linear
 FREQUENCIES = 256  # channels of a timestep's sinusoids
 
 
-class Constant(nnx.Variable):
-    """An array that is stored with the weights and never trained."""
-
-
 def timestep_sinusoids(timestep: PerExample) -> jax.Array:
     """(b,) in [0, 1000] -> (b, 256) fp32, cosines first. Equation (1)."""
     half = FREQUENCIES // 2

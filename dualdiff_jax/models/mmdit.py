@@ -17,16 +17,11 @@ from flax import nnx
 from dualdiff_jax.arrays import DenoiserOutput, Latents, PerExample, TextEmbeddings
 from dualdiff_jax.config import MMDiTConfig
 from dualdiff_jax.models.activations import silu
-from dualdiff_jax.models.blocks import JointBlock, layer_norm, modulate
-from dualdiff_jax.models.embeddings import (
-    Constant,
-    TimestepEmbedding,
-    centre_crop,
-    patchify,
-    position_table,
-    unpatchify,
-)
+from dualdiff_jax.models.blocks import JointBlock
+from dualdiff_jax.models.embeddings import TimestepEmbedding, centre_crop, patchify, position_table, unpatchify
+from dualdiff_jax.models.leaves import Constant
 from dualdiff_jax.models.linear import Linear, zeros
+from dualdiff_jax.models.norms import layer_norm, modulate
 from dualdiff_jax.models.stack import scan_blocks, stacked
 from dualdiff_jax.sharding import STREAM_AXES, constrain
 

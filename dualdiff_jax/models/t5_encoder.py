@@ -19,26 +19,13 @@ from dualdiff_jax.config import T5Config
 from dualdiff_jax.models.activations import gelu
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear
+from dualdiff_jax.models.norms import RMSNorm
 from dualdiff_jax.models.stack import scan_blocks, stacked
 from dualdiff_jax.sharding import STREAM_AXES, constrain
-
-RMS_EPSILON = 1e-6
 
 # A fresh relative bias is large: each head then looks at distances of its own from the first step. Starting
 # near zero, as pretrained T5 did, Adam needs thousands of steps before position tells tokens apart.
 RELATIVE_BIAS_INIT = 4.0
-
-
-class RMSNorm(nnx.Module):
-    """Scales by the root mean square, in fp32."""
-
-    def __init__(self, width: int):
-        self.scale = nnx.Param(jnp.ones((width,)), out_sharding=("width",))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        normed = x32 * jax.lax.rsqrt(jnp.square(x32).mean(axis=-1, keepdims=True) + RMS_EPSILON)
-        return (normed * self.scale[...]).astype(x.dtype)
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:

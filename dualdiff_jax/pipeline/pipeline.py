@@ -20,12 +20,12 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding
 from PIL import Image
 
-from dualdiff_jax.pipeline import programs
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import MeshConfig, ModelConfig
-from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.data.images import read_image, to_pil
+from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.pipeline import programs
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
 from dualdiff_jax.sampling.masked_sampler import MaskedSample
@@ -87,7 +87,7 @@ class DualDiffusionPipeline:
         """``images_per_prompt`` images a prompt, those of one prompt side by side.
 
         ``output``: "pil" gives a list of images; "numpy" (n, h, w, 3) fp32 in [-1, 1]; "latents" (n, h', w', c) fp32.
-        The other options are ``draw``'s.
+        The other options are ``generate_images``'s.
         """
         if output not in get_args(Output):
             raise UserError(f"output is {output!r}; give one of {', '.join(get_args(Output))}")
@@ -95,14 +95,14 @@ class DualDiffusionPipeline:
         repeats = _given("images_per_prompt", images_per_prompt, 1)
         prompts = [prompt for prompt in prompts for _ in range(repeats)]
         done: list[np.ndarray] = []
-        for latents, _ in self.draw(prompts, negative_prompt, **options):
+        for latents, _ in self.generate_images(prompts, negative_prompt, **options):
             done += list(_whole(latents if output == "latents" else self.decode_latents(latents)))
             _tell(progress, len(done), len(prompts))
         if output == "pil":
             return [to_pil(image) for image in done]
         return np.stack(done) if output == "latents" else np.clip(np.stack(done), -1.0, 1.0)
 
-    def draw(
+    def generate_images(
         self,
         prompts: Sequence[str],
         negative_prompt: str = "",
@@ -135,7 +135,7 @@ class DualDiffusionPipeline:
         for rows, count, rngs in self._batches(len(prompts), seed):
             noise = programs.noise(rngs, shape) if latents is None else jnp.asarray(latents, jnp.float32)[rows]
             drawn, estimates = self._run(
-                programs.draw,
+                programs.generate_images,
                 self._place(token_ids[rows]),
                 null,
                 self._place(noise),
@@ -158,7 +158,7 @@ class DualDiffusionPipeline:
         """One caption an image, without ``prompt`` (a beginning that stays fixed), up to the first ``</s>``.
 
         ``like_original`` does as the PyTorch pipeline: the prompt keeps its own ``</s>``, and all ``length`` tokens
-        come back, prompt in front, with every ``</s>`` left out. The other options are ``read``'s.
+        come back, prompt in front, with every ``</s>`` left out. The other options are ``generate_text``'s.
         """
         images, default = _listed(images), self.config.sampling
         length = _given("length", length, default.caption_length)
@@ -168,7 +168,7 @@ class DualDiffusionPipeline:
         if len(start) >= length:
             raise UserError(f"the prompt takes {len(start)} of {length} tokens and leaves no room; shorten it")
         steps = _given("steps", steps, default.caption_steps)
-        sample = self.read(images, [start] * len(images), length=length, steps=steps, **options)
+        sample = self.generate_text(images, [start] * len(images), length=length, steps=steps, **options)
         if like_original:
             return [self.tokenizer.decode_all(row) for row in sample.token_ids]
         return [self.tokenizer.decode(row[len(start) :]) for row in sample.token_ids]
@@ -184,7 +184,7 @@ class DualDiffusionPipeline:
     ) -> list[str]:
         """One answer to each (image, question), without the question, up to the first ``</s>``.
 
-        The other options are ``read``'s.
+        The other options are ``generate_text``'s.
         """
         images, questions = _listed(images), [questions] if isinstance(questions, str) else questions
         if len(images) != len(questions):
@@ -192,11 +192,11 @@ class DualDiffusionPipeline:
         length = _given("length", length, self.config.sampling.answer_length)
         steps = _given("steps", steps, self.config.sampling.answer_steps)
         prompts = [self.tokenizer.question_ids(question, length) for question in questions]
-        sample = self.read(images, prompts, length=length, steps=steps, **options)
+        sample = self.generate_text(images, prompts, length=length, steps=steps, **options)
         rows = zip(sample.token_ids, prompts, strict=True)
         return [self.tokenizer.decode(row[len(prompt) :]) for row, prompt in rows]
 
-    def read(
+    def generate_text(
         self,
         images: Sequence[ImageSource],
         prompts: Sequence[np.ndarray],
@@ -224,7 +224,7 @@ class DualDiffusionPipeline:
         done: list[MaskedSample] = []
         for rows, count, rngs in self._batches(len(pixels), seed):
             sample = self._run(
-                programs.read,
+                programs.generate_text,
                 self._place(np.stack([pixels[i] for i in rows])),
                 self._place(np.stack([token_ids[i] for i in rows])),
                 jax.random.wrap_key_data(self._place(jax.random.key_data(rngs))),  # keys themselves stay on one host

@@ -25,7 +25,7 @@ def noise(rngs: Key, shape: tuple[int, ...]) -> Latents:
 
 
 @partial(jax.jit, static_argnames=("config", "is_guided"))
-def draw(
+def generate_images(
     config: ModelConfig,
     weights: Weights,
     token_ids: TokenIds,
@@ -48,7 +48,7 @@ def draw(
 
 
 @partial(jax.jit, static_argnames=("config", "mask_token_id", "steps", "order"))
-def read(
+def generate_text(
     config: ModelConfig,
     weights: Weights,
     images: Images,

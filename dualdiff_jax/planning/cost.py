@@ -5,7 +5,7 @@ transformers; the autoencoder is counted here, convolution by convolution.
 """
 
 from dualdiff_jax.config import AutoencoderConfig, ModelConfig, RunConfig
-from dualdiff_jax.planning.topology import Chip
+from dualdiff_jax.hardware import Chip
 from dualdiff_jax.training.flops import forward_flops
 
 Flops = dict[str, float]  # part -> operations of one call, on all devices
@@ -93,6 +93,6 @@ def roofline(chip: Chip, flops: float, moved: float, sent: float, across: float)
     seconds = {
         "compute": flops / chip.flops,
         "memory": moved / chip.bandwidth,
-        "network": (sent - across) / chip.network + across / chip.across,
+        "network": (sent - across) / chip.network.within + across / chip.network.across,
     }
     return {**seconds, "bound": max(seconds, key=seconds.get)}

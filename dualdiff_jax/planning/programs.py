@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dualdiff_jax.pipeline import programs
-from dualdiff_jax.runtime import compiler_flags
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
+from dualdiff_jax.pipeline import programs
+from dualdiff_jax.runtime import compiler_flags
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
 from dualdiff_jax.sharding import batch_parts, batch_sharding, check_batch, make_mesh
 from dualdiff_jax.training.state import abstract_state
@@ -131,7 +131,7 @@ def _text_to_image(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
     weights = _weights(model, mesh)
     sigmas = sigma_grid(sampling.image_steps, sampling.sigma_shift)
     scale = np.float32(sampling.guidance_scale)
-    lowered = programs.draw.lower(
+    lowered = programs.generate_images.lower(
         model,
         weights,
         *batch.values(),
@@ -151,7 +151,7 @@ def _image_to_text(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
         "token_ids": Abstract((count, sampling.answer_length), jnp.int32, sharding=rows),
     }
     weights = _weights(model, mesh)
-    lowered = programs.read.lower(
+    lowered = programs.generate_text.lower(
         model,
         weights,
         *batch.values(),

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.hardware import GIB
 from dualdiff_jax.planning.collectives import collectives
 from dualdiff_jax.planning.cost import program_flops, roofline
 from dualdiff_jax.planning.programs import Program, bytes_of, compile_program
-from dualdiff_jax.planning.topology import GIB, Topology, open_topology, quiet_backends
+from dualdiff_jax.planning.topology import Topology, open_topology, quiet_backends
 from dualdiff_jax.sharding import batch_parts, make_mesh, nodes_of
 
 log = logging.getLogger(__name__)

@@ -1,10 +1,7 @@
 """Devices that are not here: their names, their facts, and a compiler's view of them.
 
-    v5p:4x4x4  v6e:8x8     a TPU slice by its shape (needs the package libtpu)
-    h100:8  h100:4x8       GPUs of one node; nodes x GPUs of each (needs JAX's CUDA plugin)
-Figures are the vendors' data sheets': dense bfloat16 operations, memory and its bandwidth of one device, and what
-one device sends to its neighbours inside a slice or node, and to other nodes. Of a TPU's memory it is what the compiler
-leaves to a program.
+v5p:4x4x4  v6e:8x8     a TPU slice by its shape (needs the package libtpu)
+h100:8  h100:4x8       GPUs of one node; nodes x GPUs of each (needs JAX's CUDA plugin)
 """
 
 import contextlib
@@ -18,30 +15,8 @@ import jax
 from jax.experimental import topologies
 
 from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.hardware import CHIPS, Chip
 
-GIB = 1 << 30
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """One device. flops: bf16 a second; bytes; bytes a second."""
-
-    name: str
-    platform: str  # as attention kernels are chosen by
-    flops: float
-    memory: int
-    bandwidth: float
-    network: float  # to the devices of the same slice or node
-    across: float  # to other nodes
-
-
-CHIPS = {
-    "v4": Chip("TPU v4", "tpu", 275e12, int(30.75 * GIB), 1.23e12, 3.0e11, 6.25e9),
-    "v5e": Chip("TPU v5e", "tpu", 197e12, int(15.75 * GIB), 8.19e11, 2.0e11, 6.25e9),
-    "v5p": Chip("TPU v5p", "tpu", 459e12, int(95.73 * GIB), 2.765e12, 6.0e11, 6.25e9),
-    "v6e": Chip("TPU v6e", "tpu", 918e12, int(31.24 * GIB), 1.638e12, 4.48e11, 1.25e10),
-    "h100": Chip("NVIDIA H100 SXM", "gpu", 989e12, 80 * 10**9, 3.35e12, 4.5e11, 5.0e10),
-}
 KNOWN = "v4:2x2x2, v5e:4x4, v5e:8x8, v5e:16x16, v5p:2x2x2, v5p:4x4x4, v6e:4x4, v6e:8x8, v6e:16x16, h100:8, h100:4x8"
 TPU_OPTIONS = {"v4": {"chip_config_name": "megacore"}}  # a chip's two cores are one device, as they are for JAX there
 
@@ -84,7 +59,7 @@ class Topology:
 def open_topology(name: str) -> Topology:
     """The devices of ``name``; ``UserError`` for a name that is not known, and where a compiler is missing."""
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
-    if not match or match[1] not in CHIPS:
+    if not match or match[1] not in CHIPS or not CHIPS[match[1]].memory:
         raise UserError(f"--topology={name}: is not known; names look like {KNOWN}")
     chip, shape = CHIPS[match[1]], [int(size) for size in match[2].split("x")]
     if chip.platform == "gpu":

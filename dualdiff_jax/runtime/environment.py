@@ -21,10 +21,14 @@ def prepare() -> None:
     """Call once, before JAX starts. What the user's environment already says is left as it is."""
     compiler_flags.set_flags()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualdiff_jax"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
     if os.environ.get("JAX_PLATFORMS") == "cpu" and sys.platform == "linux":
         keep_memory()
+
+
+def cache_folder() -> Path:
+    """The user's folder for what this package keeps between runs: compiled programs, indexes of data."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualdiff_jax"
 
 
 def keep_memory() -> None:

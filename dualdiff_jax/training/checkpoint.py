@@ -10,7 +10,6 @@ import contextlib
 import importlib.metadata
 import logging
 import platform
-import shutil
 import sys
 import uuid
 from collections.abc import Sequence
@@ -24,12 +23,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.distributed.process_group import barrier, wait_for_all
 from dualdiff_jax.errors import UserError, reason
-from dualdiff_jax.config.resolve import to_dict
+from dualdiff_jax.files import free_bytes, move, remove
 from dualdiff_jax.training.initial_weights import start_identity
 from dualdiff_jax.training.state import TrainState, abstract_state
-from dualdiff_jax.training.workdir import refuse_changes
+from dualdiff_jax.training.workdir import check_same_config
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Checkpoints:
         """Removes what a kill, or a save that failed, has left half written."""
         if jax.process_index() == 0:
             for partial in (self._workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(partial, ignore_errors=True)  # threads of the save that failed may still write there
+                remove(partial)  # threads of the save that failed may still write there
         barrier("half written checkpoints are gone")
 
     def _open(self) -> None:
@@ -128,7 +128,7 @@ class Checkpoints:
 
     def _has_room(self, state: TrainState) -> bool:
         """Whether the first host sees room for ``state``: what several hosts agree on before any of them writes."""
-        free = shutil.disk_usage(self._workdir).free
+        free = free_bytes(self._workdir)
         is_enough = free > sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         return bool(multihost_utils.broadcast_one_to_all(np.array(is_enough)))
 
@@ -193,7 +193,7 @@ class Checkpoints:
         return found
 
     def _check(self, step: int, run: dict[str, Any], records: dict[str, int]) -> None:
-        refuse_changes(self._workdir, f"checkpoint of step {step}", run["config"], self._config)
+        check_same_config(self._workdir, f"checkpoint of step {step}", run["config"], self._config)
         if run["records"] != records:
             raise UserError(
                 f"the data changed since step {step}: it had {run['records']} records, now {records}; "
@@ -212,9 +212,8 @@ class Checkpoints:
             log.warning("checkpoint of step %d is damaged (%s) and moved to damaged_checkpoints/", step, why)
             if jax.process_index() == 0:
                 aside = self._workdir / "damaged_checkpoints"
-                aside.mkdir(exist_ok=True)
                 name = f"{step}-{uuid.uuid4().hex[:8]}"  # the same step may be damaged twice
-                (self._workdir / "checkpoints" / str(step)).rename(aside / name)
+                move(self._workdir / "checkpoints" / str(step), aside / name)
         if damaged:
             log.warning("going on from the checkpoint of step %d", used)
             barrier("damaged checkpoints are set aside")

@@ -13,12 +13,13 @@ from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.data.encoded import LATENTS_AND_TEXT, Manifest, manifests
-from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.encoding.frozen_encoder import FROZEN, Encoder, different
-from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import network_of
 from dualdiff_jax.config.resolve import to_dict
+from dualdiff_jax.data.encoded import manifests
+from dualdiff_jax.data.records.manifest import LATENTS_AND_TEXT, Manifest
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.encoding.frozen_encoder import FROZEN, FrozenEncoder, different
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.models.leaves import network_of
 from dualdiff_jax.training.trainable import MASK_ROW, part_of, trained_specs
 
 
@@ -51,7 +52,7 @@ def null_text_embeddings(config: RunConfig, mesh: Mesh, frozen: Weights, tokeniz
     if not used:
         return None
     weights = {name: value for name, value in frozen.items() if network_of(name) in FROZEN}
-    encoder = Encoder(config.model, weights, mesh)
+    encoder = FrozenEncoder(config.model, weights, mesh)
     fingerprints = encoder.fingerprints(tokenizer.mask_token_id)
     for manifest, networks in used:
         strange = [network for network in different(manifest.fingerprints, fingerprints) if network in networks]

@@ -12,28 +12,10 @@ import jax
 
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.models.bundle import leaf_specs
-from dualdiff_jax.training.kernels import is_kernel
+from dualdiff_jax.models.leaves import is_kernel
 from dualdiff_jax.training.trainable import trained_specs
 
-# Dense bfloat16 operations a second of one device, by the start of its kind, from the vendors' data sheets.
-PEAK = {
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
-    "TPU7x": 2307e12,
-}
 PER_IMAGE = ("modulation", "timestep_embedding")  # maps that see one vector an example instead of its tokens
-
-
-def peak_flops(kind: str) -> float | None:
-    """Of a ``jax.Device.device_kind``; None where it is not known."""
-    return next((peak for name, peak in PEAK.items() if kind.startswith(name)), None)
 
 
 def streams(config: RunConfig) -> int:

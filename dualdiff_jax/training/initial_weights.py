@@ -13,16 +13,17 @@ from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig, RunConfig
+from dualdiff_jax.config.resolve import differences
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import NETWORKS, init_weights, leaf_specs, weight_shardings
-from dualdiff_jax.config.resolve import differences
+from dualdiff_jax.models.bundle import init_weights, leaf_specs, weight_shardings
+from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.weights import load_config, load_model, load_networks, restore, stored_leaves
 
 RAW = "raw"
 
 
-def first_weights(config: RunConfig, mesh: Mesh) -> Weights:
+def initial_weights(config: RunConfig, mesh: Mesh) -> Weights:
     """On the mesh: those of ``config.init_from``, or fresh ones by the seed."""
     if not config.init_from:
         return init_weights(config.model, mesh, jax.random.key(config.seed))

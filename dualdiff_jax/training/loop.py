@@ -18,22 +18,22 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.distributed.process_group import first_goes_first, first_says
+from dualdiff_jax.distributed.process_group import broadcast_from_first, first_host_first
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.sharding import check_batch, place_batch
 from dualdiff_jax.training.checkpoint import Checkpoints
-from dualdiff_jax.training.skipped_steps import SkippedSteps
-from dualdiff_jax.training.interruption import Interruption
-from dualdiff_jax.training.telemetry.sinks import check_sinks
-from dualdiff_jax.training.stall_watchdog import StallWatch
-from dualdiff_jax.training.initial_weights import RAW, check_start
-from dualdiff_jax.training.state import TrainState, first_params, start
-from dualdiff_jax.training.step import make_step
 from dualdiff_jax.training.encoded_data import check_stored, null_text_embeddings
+from dualdiff_jax.training.initial_weights import RAW, check_start
+from dualdiff_jax.training.interruption import Interruption
+from dualdiff_jax.training.skipped_steps import SkippedSteps
+from dualdiff_jax.training.stall_watchdog import StallWatch
+from dualdiff_jax.training.state import TrainState, init_params, init_state
+from dualdiff_jax.training.step import make_step
 from dualdiff_jax.training.telemetry.recorder import Telemetry
+from dualdiff_jax.training.telemetry.sinks import check_sinks
 from dualdiff_jax.training.telemetry.trace import Trace
 from dualdiff_jax.training.trainable import assemble, changed_leaves, trained_specs
-from dualdiff_jax.training.workdir import claim_workdir
+from dualdiff_jax.training.workdir import prepare_workdir
 from dualdiff_jax.weights import new_model_folder, save_arrays
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
     tokenizer = Tokenizer(config.data.tokenizer)
     check(config, tokenizer, mesh)
     data = _open_data(config, tokenizer)
-    claim_workdir(workdir, config)
+    prepare_workdir(workdir, config)
     data.report_to(workdir)
     checkpoints = Checkpoints(workdir, config, mesh)
     with Interruption(mesh) as interruption, StallWatch(config.train.stall_seconds, workdir) as stall:
@@ -81,7 +81,7 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
 
 def _open_data(config: RunConfig, tokenizer: Tokenizer) -> Mixture:
     """This host's part. The first host makes the index; each has to find the same records."""
-    with first_goes_first("data"):
+    with first_host_first("data"):
         data = Mixture(
             config.data,
             tokenizer,
@@ -90,7 +90,7 @@ def _open_data(config: RunConfig, tokenizer: Tokenizer) -> Mixture:
             host=jax.process_index(),
             hosts=jax.process_count(),
         )
-    first, found = json.loads(first_says("data", json.dumps(data.fingerprint()))), data.fingerprint()
+    first, found = json.loads(broadcast_from_first("data", json.dumps(data.fingerprint()))), data.fingerprint()
     if found != first:
         raise UserError(
             f"the data of this host has {found} records, that of the first host {first}; give all the same data"
@@ -130,9 +130,9 @@ def _begin(
     config: RunConfig, mesh: Mesh, checkpoints: Checkpoints, records: dict[str, int]
 ) -> tuple[TrainState, Weights, list]:
     """(state, frozen weights, metrics that are not told yet): of the newest checkpoint, or of the start."""
-    params, frozen = first_params(config, mesh)
+    params, frozen = init_params(config, mesh)
     if not checkpoints.steps():
-        return start(config, mesh, params), frozen, []
+        return init_state(config, mesh, params), frozen, []
     del params  # the memory is the restored state's
     state, pending = checkpoints.restore(records)
     return state, frozen, pending
@@ -205,7 +205,7 @@ class _Loop:
         for every, hook in hooks:
             if step % every == 0 or step == self._config.train.steps:
                 try:
-                    values = hook(step, whole(self._config, state.ema_params, frozen))
+                    values = hook(step, full_weights(self._config, state.ema_params, frozen))
                 except OSError as error:
                     log.warning("step %d: what a hook makes cannot be written (%s); training goes on", step, error)
                 else:
@@ -214,7 +214,7 @@ class _Loop:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def whole(config: RunConfig, params: Weights, frozen: Weights) -> Weights:
+def full_weights(config: RunConfig, params: Weights, frozen: Weights) -> Weights:
     """The model's weights."""
     return assemble(config, params, frozen)
 
@@ -223,8 +223,8 @@ def _export(config: RunConfig, folder: Path, state: TrainState, frozen: Weights,
     """Writes the model folder: averages, and beside them what the last update left."""
     try:
         with new_model_folder(folder, config.model, tokenizer) as partial:
-            save_arrays(partial / "weights", whole(config, state.ema_params, frozen))
-            raw = whole(config, state.params, frozen)
+            save_arrays(partial / "weights", full_weights(config, state.ema_params, frozen))
+            raw = full_weights(config, state.params, frozen)
             save_arrays(partial / RAW, {name: raw[name] for name in changed_leaves(config)})
     except UserError:
         raise

@@ -13,8 +13,7 @@ import jax.numpy as jnp
 
 from dualdiff_jax.arrays import Key, Weights
 from dualdiff_jax.config import LoraConfig
-from dualdiff_jax.models.bundle import LeafSpec
-from dualdiff_jax.training.kernels import kernel_dims
+from dualdiff_jax.models.leaves import LeafSpec, kernel_dims
 
 IN, OUT = "lora_in", "lora_out"  # ends of the factors' names, after their kernel's
 

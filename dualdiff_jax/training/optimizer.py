@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from dualdiff_jax.config import OptimizerConfig
-from dualdiff_jax.models.bundle import LeafSpec
-from dualdiff_jax.training.kernels import is_kernel, kernel_dims
+from dualdiff_jax.models.leaves import LeafSpec, is_kernel, kernel_dims
 
 # Last part of a leaf's name, without a row's brackets.
 NEVER_DECAYED = ("bias", "scale", "embedding", "relative_bias", "null_image")

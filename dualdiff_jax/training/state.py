@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.sharding import replicated
+from dualdiff_jax.training.initial_weights import initial_weights
 from dualdiff_jax.training.optimizer import make_optimizer
-from dualdiff_jax.training.initial_weights import first_weights
 from dualdiff_jax.training.trainable import split, trained_shardings, trained_specs
 
 LORA_STREAM = 2  # apart from key(seed), which initialises the weights, and from the training stream
@@ -34,19 +34,13 @@ def build_optimizer(config: RunConfig) -> optax.GradientTransformation:
     return make_optimizer(config.optimizer, config.train.steps, trained_specs(config))
 
 
-def init_state(config: RunConfig, mesh: Mesh) -> tuple[TrainState, Weights]:
-    """(state before the first update, frozen weights), every leaf made in place on the mesh."""
-    params, frozen = first_params(config, mesh)
-    return start(config, mesh, params), frozen
-
-
-def first_params(config: RunConfig, mesh: Mesh) -> tuple[Weights, Weights]:
+def init_params(config: RunConfig, mesh: Mesh) -> tuple[Weights, Weights]:
     """(params before the first update, frozen weights)."""
     rng = jax.random.fold_in(jax.random.key(config.seed), LORA_STREAM)
-    return split(config, mesh, first_weights(config, mesh), rng)
+    return split(config, mesh, initial_weights(config, mesh), rng)
 
 
-def start(config: RunConfig, mesh: Mesh, params: Weights) -> TrainState:
+def init_state(config: RunConfig, mesh: Mesh, params: Weights) -> TrainState:
     """The state before the first update."""
     return jax.jit(lambda params: _start(config, params), out_shardings=state_shardings(config, mesh))(params)
 

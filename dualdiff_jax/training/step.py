@@ -21,7 +21,7 @@ from dualdiff_jax.config import RunConfig
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.stack import rematerialised
 from dualdiff_jax.objectives.joint import Corrupted, encode_and_corrupt, joint_loss
-from dualdiff_jax.sharding import batch_sharding, over, replicated
+from dualdiff_jax.sharding import batch_sharding, replicated, with_mesh
 from dualdiff_jax.training.optimizer import ema_decay, learning_rate
 from dualdiff_jax.training.state import TrainState, build_optimizer, state_shardings
 from dualdiff_jax.training.trainable import assemble, part_of
@@ -68,23 +68,25 @@ def make_step(
         with jax.named_scope("update"):
             updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            done = state.step - state.skipped
-            ema_params = optax.incremental_update(params, state.ema_params, 1.0 - ema_decay(config.optimizer, done))
+            updates_applied = state.step - state.skipped
+            ema_params = optax.incremental_update(
+                params, state.ema_params, 1.0 - ema_decay(config.optimizer, updates_applied)
+            )
         metrics |= {
             **_norms("gradient_norm", gradients),
             **_norms("update_norm", updates),
-            "learning_rate": schedule(done),
+            "learning_rate": schedule(updates_applied),
         }
-        is_fit = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
         new, old = (params, ema_params, opt_state), (state.params, state.ema_params, state.opt_state)
-        params, ema_params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_fit, new, old), new, old)
-        skipped = state.skipped + ~is_fit
-        skipped_in_row = jnp.where(is_fit, 0, state.skipped_in_row + 1)
+        params, ema_params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new, old)
+        skipped = state.skipped + ~is_finite
+        skipped_in_row = jnp.where(is_finite, 0, state.skipped_in_row + 1)
         metrics |= {"skipped": skipped, "skipped_in_row": skipped_in_row}
         return TrainState(state.step + 1, skipped, skipped_in_row, params, ema_params, opt_state), metrics
 
     shardings = state_shardings(config, mesh)
-    return over(
+    return with_mesh(
         mesh,
         jax.jit(
             step,

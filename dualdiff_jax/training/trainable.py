@@ -18,9 +18,9 @@ from jax.sharding import Mesh, NamedSharding
 from dualdiff_jax.arrays import Key, Weights
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import LeafSpec, leaf_specs, split_trainable
+from dualdiff_jax.models.bundle import leaf_specs, split_trainable
+from dualdiff_jax.models.leaves import LeafSpec, is_kernel
 from dualdiff_jax.sharding import leaf_sharding
-from dualdiff_jax.training.kernels import is_kernel
 from dualdiff_jax.training.lora import factor_specs, init_factors, merged
 
 EMBEDDING = "t5.embedding"

@@ -1,7 +1,6 @@
 """Whose a workdir is: it belongs to the first config that ran in it."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 import jax
 
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config.resolve import differences, resolve, to_dict
 from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.config.resolve import differences, resolve, to_dict
+from dualdiff_jax.files import make_folder, write_text
 
 # Fields that may differ when a run goes on: none of them changes what is learned.
 FREE_TO_CHANGE = (
@@ -38,7 +38,7 @@ FREE_TO_CHANGE = (
 VISIBLE_AFTER = 60.0  # seconds, at most, until a network file system shows a host what another has written
 
 
-def claim_workdir(workdir: Path, config: RunConfig) -> None:
+def prepare_workdir(workdir: Path, config: RunConfig) -> None:
     """Makes ``workdir`` this config's own, or raises ``UserError`` with the differences if it is another's.
 
     The first host does; the others look at what it has made.
@@ -59,26 +59,21 @@ def claim_workdir(workdir: Path, config: RunConfig) -> None:
         ) from None
     except ValueError as error:
         raise UserError(f"{file}: is not JSON ({error}); start in another --workdir") from error
-    refuse_changes(workdir, str(file), stored, config)
+    check_same_config(workdir, str(file), stored, config)
 
 
 def _claim(workdir: Path, config: RunConfig) -> None:
-    file = workdir / "config.json"
+    file = make_folder(workdir, "--workdir") / "config.json"
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not os.access(workdir, os.W_OK):
-            raise PermissionError(13, "Permission denied")
         if not file.exists():
-            write_whole(file, json.dumps(to_dict(config), indent=2) + "\n")
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise UserError(f"{workdir}: may not be written ({error.strerror}); choose another --workdir") from error
+            write_text(file, json.dumps(to_dict(config), indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"{file}: cannot be written ({error.strerror}); make room, or choose another --workdir"
         ) from error
 
 
-def refuse_changes(workdir: Path, where: str, stored: Mapping[str, Any], config: RunConfig) -> None:
+def check_same_config(workdir: Path, where: str, stored: Mapping[str, Any], config: RunConfig) -> None:
     """Raises ``UserError`` with the differences unless the config ``stored`` in ``where`` may go on as ``config``."""
     try:
         old = resolve(stored, what=f"config in {where}")
@@ -92,10 +87,3 @@ def refuse_changes(workdir: Path, where: str, stored: Mapping[str, Any], config:
             f"{workdir}: belongs to a run with another config; name another --workdir, or undo\n  "
             + "\n  ".join(changed)
         )
-
-
-def write_whole(file: Path, text: str) -> None:
-    """The file is there with all of ``text``, or as it was."""
-    partial = file.with_name(f".{file.name}-partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)

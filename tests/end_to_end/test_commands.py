@@ -112,7 +112,7 @@ def test_more_prompts_than_a_batch_keep_their_order(pipe):
 
 def test_a_prompt_stays_and_is_not_returned(pipe, trained):
     start = pipe.tokenizer.tokens("a handwritten")
-    sample = pipe.read([trained[1] / "images/0.png"], [np.asarray(start)], length=12, steps=4)
+    sample = pipe.generate_text([trained[1] / "images/0.png"], [np.asarray(start)], length=12, steps=4)
     assert tuple(sample.token_ids[0, : len(start)]) == start
     assert (sample.revealed_in[0, : len(start)] == -1).all() and (sample.revealed_in[0, len(start) :] >= 0).all()
     text = pipe.image_to_text([trained[1] / "images/0.png"], prompt="a handwritten", steps=4)[0]

@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualdiff_jax.encoding import writer
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.data.batch import Batch
-from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.formats.registry import open_source
-from dualdiff_jax.encoding.frozen_encoder import Encoder
+from dualdiff_jax.data.mixture import Mixture
+from dualdiff_jax.encoding import writer
+from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
 from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, corrupt, joint_loss
 from dualdiff_jax.objectives.latents import clean_latents
-from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.sharding import make_mesh
 from tests.end_to_end.command import refused, run
 from tests.small_run import RECORDS, small_config, small_run, write_config, write_data
@@ -34,7 +34,13 @@ def setting(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encode")
     config, tokenizer = small_run(folder / "data")
     weights = random_weights(config.model)
-    return config, tokenizer, Encoder(config.model, weights, make_mesh(config.mesh, jax.devices()[:1])), weights, folder
+    return (
+        config,
+        tokenizer,
+        FrozenEncoder(config.model, weights, make_mesh(config.mesh, jax.devices()[:1])),
+        weights,
+        folder,
+    )
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import json
 import re
 import runpy
 
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.inspection.survey import survey
-from dualdiff_jax.config.resolve import resolve
 from tests.end_to_end.command import refused, run
 from tests.small_run import RECORDS, write_config, write_data
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config import MeshConfig, RunConfig
+from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
-from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.training.trainable import EMBEDDING, changed_leaves, mask_row

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.data.mixture import Batch, Mixture
-from dualdiff_jax.encoding.frozen_encoder import Encoder
+from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
 from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import encode_and_corrupt, joint_loss
-from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.weights import save_model
@@ -55,7 +55,7 @@ def changed(config: RunConfig, **values) -> RunConfig:
 
 def encode(config: RunConfig, tokenizer, output, seed=0) -> RunConfig:
     """Encodes every source; the same config over what was encoded."""
-    encoder = Encoder(config.model, random_weights(config.model, seed), make_mesh(config.mesh, jax.devices()[:1]))
+    encoder = FrozenEncoder(config.model, random_weights(config.model, seed), make_mesh(config.mesh, jax.devices()[:1]))
     made_by = {name: to_dict(getattr(config.model, name)) for name in PARTS}
     folders = encode_sources(config.data, encoder, tokenizer, output, made_by=made_by)
     sources = [

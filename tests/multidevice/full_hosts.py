@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import jax
 
-from dualdiff_jax.distributed.process_group import together
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.distributed.process_group import distributed_run
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from tests.full_disk import full_disk
@@ -22,7 +22,7 @@ from tests.full_disk import full_disk
 def main(file: Path, number: int, port: str, what: str) -> None:
     config = resolve(runpy.run_path(str(file))["get_config"]())
     seen = shutil.disk_usage
-    with together(f"127.0.0.1:{port}", 2, number, 60), full_disk() as fill:
+    with distributed_run(f"127.0.0.1:{port}", 2, number, 60), full_disk() as fill:
 
         def hook(step: int, weights: dict) -> None:
             if what == "room":

@@ -11,8 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from dualdiff_jax.config import MeshConfig
-from dualdiff_jax.models import stack
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.models import stack
 from dualdiff_jax.sharding import batch_sharding, make_mesh
 from dualdiff_jax.training.step import make_step
 from tests.multidevice.two_steps import draw_batch, flat, start

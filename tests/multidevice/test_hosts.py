@@ -14,10 +14,10 @@ import pytest
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from dualdiff_jax.config import MeshConfig
-from dualdiff_jax.data.formats.array_record import unpack
-from dualdiff_jax.data.encoded import MANIFEST
-from dualdiff_jax.encoding.frozen_encoder import different
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.data.formats.array_record import unpack
+from dualdiff_jax.data.records.manifest import MANIFEST
+from dualdiff_jax.encoding.frozen_encoder import different
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.weights import load_model

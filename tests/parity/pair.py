@@ -8,9 +8,9 @@ from diffusers import AutoencoderKL
 from torch import nn
 from transformers import T5EncoderModel
 
-from dualdiff_jax.convert.state_dict import from_torch
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.convert.state_dict import from_torch
 from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_autoencoder, reference_t5
 
 _SIZES = {

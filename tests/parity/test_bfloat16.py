@@ -16,8 +16,8 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from dualdiff_jax.pipeline import programs
 from dualdiff_jax.models.attention import attention
+from dualdiff_jax.pipeline import programs
 from tests.parity.comparison import relative_error
 from tests.parity.pair import random_pair, sized
 from tests.parity.reference import channels_first, channels_last, decode_as_sd3, encode_as_sd3

@@ -13,10 +13,10 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors.numpy import load_file, save_file
 
-from dualdiff_jax.convert.exporter import export_model
-from dualdiff_jax.convert.importer import Import
 from dualdiff_jax import DualDiffusionPipeline
 from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.convert.exporter import export_model
+from dualdiff_jax.convert.importer import Import
 from dualdiff_jax.models.bundle import bind, leaf_specs
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.weights import load_model

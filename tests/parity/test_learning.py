@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.config import ObjectiveConfig
+from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, encode_and_corrupt
@@ -63,7 +63,7 @@ def our_run(tmp_path, monkeypatch, pair: Pair, batches: list[Batch], objective: 
     )
     config = dataclasses.replace(config, model=CONFIG, objective=objective)
     weights = {name: jax.numpy.asarray(weight) for name, weight in pair.weights.items()}
-    monkeypatch.setattr(state_module, "first_weights", lambda *_: dict(weights))
+    monkeypatch.setattr(state_module, "initial_weights", lambda *_: dict(weights))
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     state, frozen = init_state(config, mesh)
     step = make_step(config, mesh, null_token_ids=NULL_TOKEN_IDS, mask_token_id=MASK)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from flax import nnx
 
-from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.models.blocks import layer_norm, modulate
+from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.embeddings import centre_crop, patchify, position_table, timestep_sinusoids, unpatchify
-from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.models.norms import layer_norm, modulate
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
 from tests.parity.pair import CONFIG, UNPATCHED, random_pair
 from tests.parity.reference import ReferenceMMDiT, channels_first, channels_last, gradients, recorded

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.config import ModelConfig, ObjectiveConfig
+from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, TextExamples, corrupt, joint_loss
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity

@@ -13,9 +13,9 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from demo.data import write_tokenizer
 from demo.digits import QUESTION, pair_caption
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
-from dualdiff_jax.config.resolve import to_dict
 from tests.parity.comparison import OUTPUT_BOUND, assert_parity
 from tests.parity.pair import KL, Pair, random_pair, sized
 from tests.parity.reference import channels_first, channels_last, decode_as_sd3, encode_as_sd3
@@ -157,7 +157,7 @@ def test_a_reading_takes_what_the_reference_is_surest_of(seed, grey_pair, tokeni
     rng, mask, pipe = np.random.default_rng(seed), tokenizer.mask_token_id, pipeline(grey_pair, tokenizer)
     images = rng.integers(0, 256, (3, 8, 12, 3), np.uint8)
     prompt = tokenizer.question_ids(QUESTION, 20)
-    sample = pipe.read(
+    sample = pipe.generate_text(
         list(images),
         [prompt] * 3,
         length=len(prompt) + TEXT_LENGTH,

@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pytest
 
-from dualdiff_jax.convert.layouts import OWN
-from dualdiff_jax.convert.plan import layout_rules
+from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.convert.checkpoint_formats import OWN
+from dualdiff_jax.convert.plan import format_rules
 from dualdiff_jax.convert.rule import Rule
 from dualdiff_jax.convert.state_dict import from_torch, present, to_torch
-from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from tests.parity.pair import CONFIG, KL, UNPATCHED, random_pair
@@ -37,7 +37,7 @@ def assert_faults(message: str, *patterns: str) -> None:
 
 
 def all_rules(config: ModelConfig) -> list[Rule]:
-    return [rule for n in present(config) for group in layout_rules(OWN[n], config).values() for rule in group]
+    return [rule for n in present(config) for group in format_rules(OWN[n], config).values() for rule in group]
 
 
 @pytest.mark.parametrize("config", [CONFIG, UNPATCHED, KL], ids=["patch2", "patch1", "kl"])

@@ -9,8 +9,8 @@ import torch
 from flax import nnx
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.t5_encoder import relative_buckets
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity

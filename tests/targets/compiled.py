@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from configs import dual_diff_pretrain
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.planning import report
 from dualdiff_jax.planning.programs import Program, compile_program
-from dualdiff_jax.config.resolve import resolve
 
 DEPTH, WIDTH, HEADS, VOCABULARY = 5, 512, 8, 32100
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")

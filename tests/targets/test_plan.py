@@ -12,10 +12,11 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.hardware import GIB
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.planning import programs, report
 from dualdiff_jax.planning.programs import bytes_needed
-from dualdiff_jax.planning.topology import GIB, open_topology
+from dualdiff_jax.planning.topology import open_topology
 from dualdiff_jax.sharding import MESH_AXES, make_mesh, nodes_of
 from tests.targets.compiled import small_config
 

@@ -6,8 +6,8 @@ import pytest
 
 from configs import demo
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.errors import UserError
 from dualdiff_jax.config.resolve import differences, resolve, to_dict
+from dualdiff_jax.errors import UserError
 
 
 def faults(config) -> str:

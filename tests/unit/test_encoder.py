@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config import MeshConfig
-from dualdiff_jax.encoding.frozen_encoder import Encoder, different
+from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder, different
 from dualdiff_jax.sharding import make_mesh
 from tests.unit.tiny import CONFIG, MASK, random_weights
 
@@ -13,7 +13,7 @@ MESH = make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 def fingerprints(weights):
-    return Encoder(CONFIG, weights, MESH).fingerprints(MASK)
+    return FrozenEncoder(CONFIG, weights, MESH).fingerprints(MASK)
 
 
 @pytest.fixture(scope="module")

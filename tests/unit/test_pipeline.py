@@ -12,8 +12,8 @@ import pytest
 from demo.data import write_tokenizer
 from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.config.resolve import resolve, to_dict
+from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.weights import save_model
 from tests.unit.tiny import CONFIG as TINY
 from tests.unit.tiny import random_weights
@@ -90,7 +90,7 @@ def test_like_original_keeps_the_prompt_its_end_and_all_tokens(pipe, pictures):
     prompt, ends = "a handwritten", pipe.tokenizer.end_token_id
     texts = pipe.image_to_text(pictures, prompt=prompt, length=9, like_original=True)
     start = [*pipe.tokenizer.tokens(prompt), ends]
-    sample = pipe.read(pictures, [np.array(start)] * 3, length=9, steps=3)
+    sample = pipe.generate_text(pictures, [np.array(start)] * 3, length=9, steps=3)
     for text, row in zip(texts, sample.token_ids, strict=True):
         assert list(row[: len(start)]) == start
         assert text == pipe.tokenizer.decode_all(row) and text.startswith(prompt) and "</s>" not in text
@@ -146,7 +146,7 @@ for name, devices in (("one", 1), ("eight", 8)):
     leaf = pipe.weights["mmdit.blocks.image.mlp_in.kernel"]
     assert leaf.addressable_shards[0].data.size == leaf.size // devices
     found[name] = pipe.text_to_image(["a handwritten three"] * 3, output="latents")
-    found[name + "_text"] = pipe.read(list(pictures), [np.zeros(0, int)] * 3, length=7, steps=3).token_ids
+    found[name + "_text"] = pipe.generate_text(list(pictures), [np.zeros(0, int)] * 3, length=7, steps=3).token_ids
 np.savez(sys.argv[2], **found)
 """
 

@@ -22,7 +22,12 @@ before = faults()
 work()
 print(faults() - before)
 """
-CACHE = "import jax; from dualdiff_jax.runtime import environment; environment.prepare(); print(jax.config.jax_compilation_cache_dir)"
+CACHE = """
+import jax
+from dualdiff_jax.runtime import environment
+environment.prepare()
+print(jax.config.jax_compilation_cache_dir)
+"""
 
 
 def said(program: str, **changes: str | None) -> str:

@@ -21,7 +21,7 @@ from dualdiff_jax.sharding import (
     nodes_of,
     partition_spec,
     replicated,
-    tell_whole,
+    warn_unsharded,
 )
 
 ONE_DEVICE = jax.devices()[:1]
@@ -75,7 +75,7 @@ def test_what_stays_whole_is_one_warning_said_once(caplog):
     shapes = {"a.kernel": (16,), "b.bias": (12,), "c.bias": (4, 3)}
     shardings = {name: leaf_sharding(mesh, name, shapes[name], axes[name]) for name in axes}
     for _ in range(2):
-        tell_whole(shardings, axes)
+        warn_unsharded(shardings, axes)
     [record] = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert record.getMessage().startswith("2 of 3 leaves")
     assert "b.bias, c.bias (" in record.getMessage() and "a.kernel" not in record.getMessage()

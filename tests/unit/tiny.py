@@ -8,9 +8,9 @@ import numpy as np
 
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.embeddings import position_table
-from dualdiff_jax.config.resolve import resolve
 
 CONFIG: ModelConfig = resolve(
     {

@@ -18,8 +18,8 @@ from array_record.python import array_record_module
 from grain.sources import ArrayRecordDataSource
 
 from dualdiff_jax.config import RootConfig, SourceConfig
-from dualdiff_jax.data.encoded import TEXT_ONLY, read_manifest
 from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.manifest import TEXT_ONLY, read_manifest
 from dualdiff_jax.data.records.patterns import expand
 from dualdiff_jax.data.records.record import ABSENT_KEY, UNREADABLE, DataError, Record, Turn
 from dualdiff_jax.errors import UserError

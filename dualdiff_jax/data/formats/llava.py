@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from dualdiff_jax.config import RootConfig, SourceConfig
-from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.formats.json_list import JsonTable
+from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.patterns import expand
 from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, Record, Turn
 

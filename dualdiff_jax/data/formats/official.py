@@ -15,23 +15,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dualdiff_jax.config import RootConfig, SourceConfig
-from dualdiff_jax.data.records.index import IndexCache, elements
 from dualdiff_jax.data.formats.json_list import JsonTable
+from dualdiff_jax.data.records.index import IndexCache, elements
 from dualdiff_jax.data.records.patterns import expand
 from dualdiff_jax.data.records.record import ABSENT_KEY, DataError, Record, Turn
 from dualdiff_jax.errors import UserError
 
-Rows = Iterator[dict[str, Any]]
+OfficialRows = Iterator[dict[str, Any]]
 
 SHORT_ANSWER = " Answer the question using a single word or phrase."
 UNANSWERABLE = " Reply unanswerable if information is not present in the image."
 
 
-class Layout(NamedTuple):
+class OfficialFormat(NamedTuple):
     """How a publisher names and fills files. ``files`` and ``read`` take the split."""
 
     files: Callable[[str], Sequence[str]]  # relative to the root
-    read: Callable[[str, Sequence[Path]], Rows]
+    read: Callable[[str, Sequence[Path]], OfficialRows]
     suffix: str = SHORT_ANSWER
     splits: Mapping[str, str] = {}  # short names
 
@@ -48,7 +48,7 @@ def _vqa_files(prefix: str) -> Callable[[str], Sequence[str]]:
     return files
 
 
-def _vqa(split: str, files: Sequence[Path]) -> Rows:
+def _vqa(split: str, files: Sequence[Path]) -> OfficialRows:
     """VQAv2 and OKVQA: questions in one file, answers in another, both with a question_id."""
     folder = "test2015" if split.startswith("test") else f"{split}2014"
     annotations = {a["question_id"]: a for a in _load(files[1])["annotations"]} if len(files) > 1 else {}
@@ -64,7 +64,7 @@ def _vqa(split: str, files: Sequence[Path]) -> Rows:
         }
 
 
-def _gqa(split: str, files: Sequence[Path]) -> Rows:
+def _gqa(split: str, files: Sequence[Path]) -> OfficialRows:
     """One object: question id -> question. Over a GB for training, so it is read piece by piece."""
     with files[0].open("rb") as stream:
         for key, _, start, stop in elements(files[0], "{"):
@@ -80,7 +80,7 @@ def _gqa(split: str, files: Sequence[Path]) -> Rows:
             }
 
 
-def _textvqa(split: str, files: Sequence[Path]) -> Rows:
+def _textvqa(split: str, files: Sequence[Path]) -> OfficialRows:
     folder = "test_images" if split == "test" else "train_images"  # validation images lie among those of training
     for question in _load(files[0])["data"]:
         answers = question.get("answers", [])
@@ -93,7 +93,7 @@ def _textvqa(split: str, files: Sequence[Path]) -> Rows:
         }
 
 
-def _vizwiz(split: str, files: Sequence[Path]) -> Rows:
+def _vizwiz(split: str, files: Sequence[Path]) -> OfficialRows:
     for question in _load(files[0]):
         answers = [answer["answer"] for answer in question.get("answers", ())]
         yield {
@@ -105,7 +105,7 @@ def _vizwiz(split: str, files: Sequence[Path]) -> Rows:
         }
 
 
-def _pope(split: str, files: Sequence[Path]) -> Rows:
+def _pope(split: str, files: Sequence[Path]) -> OfficialRows:
     """JSON Lines, though the file is called .json."""
     for line in files[0].read_text(encoding="utf-8").splitlines():
         if line.strip():
@@ -119,7 +119,7 @@ def _pope(split: str, files: Sequence[Path]) -> Rows:
             }
 
 
-def _coco_captions(split: str, files: Sequence[Path]) -> Rows:
+def _coco_captions(split: str, files: Sequence[Path]) -> OfficialRows:
     found = _load(files[0])
     captions = collections.defaultdict(list)
     for annotation in found.get("annotations", ()):
@@ -133,18 +133,18 @@ def _coco_captions(split: str, files: Sequence[Path]) -> Rows:
         }
 
 
-LAYOUTS = {
-    "vqa_v2": Layout(_vqa_files("v2_"), _vqa),
-    "okvqa": Layout(_vqa_files(""), _vqa),
-    "gqa": Layout(
+OFFICIAL_FORMATS = {
+    "vqa_v2": OfficialFormat(_vqa_files("v2_"), _vqa),
+    "okvqa": OfficialFormat(_vqa_files(""), _vqa),
+    "gqa": OfficialFormat(
         lambda split: (f"{split}_questions.json",),
         _gqa,
         splits={name: f"{name}_balanced" for name in ("train", "val", "testdev", "test")},
     ),
-    "textvqa": Layout(lambda split: (f"TextVQA_0.5.1_{split}.json",), _textvqa),
-    "vizwiz": Layout(lambda split: (f"Annotations/{split}.json",), _vizwiz, suffix=SHORT_ANSWER + UNANSWERABLE),
-    "pope": Layout(lambda split: (f"coco_pope_{split}.json",), _pope),
-    "coco_captions": Layout(
+    "textvqa": OfficialFormat(lambda split: (f"TextVQA_0.5.1_{split}.json",), _textvqa),
+    "vizwiz": OfficialFormat(lambda split: (f"Annotations/{split}.json",), _vizwiz, suffix=SHORT_ANSWER + UNANSWERABLE),
+    "pope": OfficialFormat(lambda split: (f"coco_pope_{split}.json",), _pope),
+    "coco_captions": OfficialFormat(
         lambda split: (f"annotations/captions_{split}.json",),
         _coco_captions,
         suffix="",
@@ -166,11 +166,11 @@ def _load(file: Path) -> Any:
 
 
 class OfficialSource:
-    """One split of one of ``LAYOUTS``. Without published answers a question's turn has an empty one."""
+    """One split of one of ``OFFICIAL_FORMATS``. Without published answers a question's turn has an empty one."""
 
     def __init__(self, source: SourceConfig, root: RootConfig, cache: IndexCache):
         self._arguments = (source, root, cache)
-        layout = LAYOUTS[source.format]
+        layout = OFFICIAL_FORMATS[source.format]
         split = layout.splits.get(source.split, source.split)
         names = layout.files(split)
         files = expand(root.root, root.files or (names[0] if len(names) == 1 else "{" + ",".join(names) + "}"))
@@ -214,7 +214,7 @@ class OfficialSource:
         return self._files
 
 
-def _write(rows: Rows, files: Sequence[Path], output: Path) -> None:
+def _write(rows: OfficialRows, files: Sequence[Path], output: Path) -> None:
     try:
         with output.open("w", encoding="utf-8") as stream:
             for row in rows:

@@ -16,14 +16,14 @@ import numpy as np
 
 from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.formats.array_record import open_array_record
-from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.formats.json_list import open_json
 from dualdiff_jax.data.formats.llava import open_llava
-from dualdiff_jax.data.formats.official import LAYOUTS, open_official
+from dualdiff_jax.data.formats.official import OFFICIAL_FORMATS, open_official
 from dualdiff_jax.data.formats.parquet import open_parquet
-from dualdiff_jax.data.records.record import MISSING, DataError, Joined, Source
 from dualdiff_jax.data.formats.tar import open_tar
 from dualdiff_jax.data.formats.tfds import open_tfds
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.record import MISSING, DataError, Joined, Source
 from dualdiff_jax.errors import UserError
 
 FORMATS: dict[str, Callable[[SourceConfig, RootConfig, IndexCache], Sequence[Source]]] = {
@@ -33,7 +33,7 @@ FORMATS: dict[str, Callable[[SourceConfig, RootConfig, IndexCache], Sequence[Sou
     "parquet": open_parquet,
     "tfds": open_tfds,
     "llava": open_llava,
-} | {name: open_official for name in LAYOUTS}
+} | {name: open_official for name in OFFICIAL_FORMATS}
 
 PROBED = 16  # records that are looked at when a source is opened
 
@@ -56,7 +56,7 @@ def question_suffix(config: SourceConfig) -> str:
     """What follows each question of this source: the config's word, or the recipe's."""
     if config.question_suffix is not None:
         return config.question_suffix
-    return LAYOUTS[config.format].suffix if config.format in LAYOUTS else ""
+    return OFFICIAL_FORMATS[config.format].suffix if config.format in OFFICIAL_FORMATS else ""
 
 
 def _probe(config: SourceConfig, source: Source) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import is_writable, new_file, remove
+from dualdiff_jax.runtime.environment import cache_folder
 
 FOLDER = ".dualdiff_index"  # beside the data
 SMALL = 1 << 20  # bytes
@@ -58,20 +60,13 @@ class IndexCache:
             if (folder / name).is_file():
                 return folder / name
         for folder in folders:
-            partial = folder / f"{name}.{os.getpid()}-{threading.get_ident()}.partial"
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                partial.touch()
-            except OSError:
+            if not is_writable(folder):
                 continue
-            try:
+            with new_file(folder / name, f"{os.getpid()}-{threading.get_ident()}") as partial:
                 write(partial)
-                os.replace(partial, folder / name)
-            finally:
-                partial.unlink(missing_ok=True)
             for stale in folder.glob(f"{glob.escape(f'{files[0].name}.{kind}.{where}.')}*.{ending}"):
                 if stale.name != name:  # that one may be another process', which reads it by now
-                    stale.unlink(missing_ok=True)
+                    remove(stale)
             return folder / name
         raise UserError(f"{folders[0]}: an index cannot be written there; name a folder with data.index_cache")
 
@@ -82,7 +77,7 @@ def _beside(file: Path) -> Path:
 
 
 def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualdiff_jax" / "index"
+    return cache_folder() / "index"
 
 
 class RangeReader:

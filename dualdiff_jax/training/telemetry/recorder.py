@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.training.flops import device_memory, peak_flops, step_flops, streams
+from dualdiff_jax.hardware import peak_flops
+from dualdiff_jax.training.flops import device_memory, step_flops, streams
 from dualdiff_jax.training.telemetry.sinks import JsonLines, ProgressLine, Sink, open_sinks
 
 COUNTERS = ("skipped",)  # metrics of which the last value counts, not the mean

@@ -6,7 +6,6 @@ A sink takes ``write(step, record)``, a record being a dict of numbers, of lists
 import importlib
 import json
 import logging
-import os
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.errors import UserError
 from dualdiff_jax.config.resolve import to_dict
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,7 @@ class JsonLines:
         if not file.exists():
             return
         kept = [record for record in _records(file) if record["step"] <= first_step]
-        partial = file.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
-        os.replace(partial, file)
+        write_text(file, "".join(json.dumps(record) + "\n" for record in kept))
 
     def last(self) -> dict[str, Any]:
         """The newest record, empty where there is none."""

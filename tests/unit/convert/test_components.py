@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.convert.importer import Import
-from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.training.initial_weights import check_start
 from dualdiff_jax.weights import load_config, load_networks
 from tests import checkpoints

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from convert.__main__ import main
+from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.convert.exporter import export_model
 from dualdiff_jax.convert.importer import Import
 from dualdiff_jax.convert.leaf_writer import CHUNK_BYTES, LeafWriter, chunk_shape
-from dualdiff_jax.config import MeshConfig
-from dualdiff_jax.models.bundle import LeafSpec
+from dualdiff_jax.models.leaves import LeafSpec
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.weights import load_model, restore, stored_leaves
 from tests import checkpoints

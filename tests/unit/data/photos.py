@@ -13,9 +13,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dualdiff_jax.config import SourceConfig
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.formats.array_record import write_records
 from dualdiff_jax.data.records.record import Record, Turn
-from dualdiff_jax.config.resolve import resolve
 
 NAMES = ("china", "flower")
 COUNT = 6
@@ -30,7 +30,7 @@ def photo(which: int) -> np.ndarray:
 
 @functools.cache
 def jpeg(index: int) -> bytes:
-    """Part ``index`` of the photos; each has another size."""
+    """ShapedRecords ``index`` of the photos; each has another size."""
     part = photo(index % 2)[20 * index : 20 * index + 80 + 8 * index, 60 * index : 60 * index + 120]
     stream = io.BytesIO()
     Image.fromarray(part).save(stream, "JPEG", quality=90)

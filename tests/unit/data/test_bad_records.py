@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data import images
-from dualdiff_jax.data.records import record
 from dualdiff_jax.data.bad_records import BadRecords, Fault, Origin
 from dualdiff_jax.data.mixture import Mixture
+from dualdiff_jax.data.records import record
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.config.resolve import resolve
 from tests.small_run import small_config, write_data
 from tests.unit.data import photos
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from dualdiff_jax.data import catalog
 from dualdiff_jax.data.catalog import divide
-from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.formats.registry import open_source
+from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.errors import UserError
 from tests.unit.data import photos
 from tests.unit.data.photos import source

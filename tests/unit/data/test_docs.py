@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config import SourceConfig
-from dualdiff_jax.data.formats.official import LAYOUTS
+from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.data.formats.official import OFFICIAL_FORMATS
 from dualdiff_jax.data.formats.registry import FORMATS, open_source
 from dualdiff_jax.data.images import read_image
-from dualdiff_jax.config.resolve import resolve
 
 TEXT = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
@@ -45,6 +45,6 @@ def test_a_snippet_is_a_valid_config(number):
 
 def test_every_format_has_its_place():
     shown = {re.search(r'format="(\w+)"|$', block)[1] or "json" for block in EXAMPLES} | {"tfds"}
-    assert shown - {"gqa"} == FORMATS.keys() - LAYOUTS.keys()
-    for name in LAYOUTS:
+    assert shown - {"gqa"} == FORMATS.keys() - OFFICIAL_FORMATS.keys()
+    for name in OFFICIAL_FORMATS:
         assert f"`{name}`" in TEXT

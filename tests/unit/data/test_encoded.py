@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config import DataConfig, SourceConfig
-from dualdiff_jax.data.formats.array_record import write_records
-from dualdiff_jax.data.bad_records import Origin
-from dualdiff_jax.data.encoded import IMAGES, LATENTS, LATENTS_AND_TEXT, MANIFEST, kind_of, read_manifest
-from dualdiff_jax.data.examples import ExampleMaker
-from dualdiff_jax.data.records.record import Record
-from dualdiff_jax.data.formats.registry import open_source
-from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
-from dualdiff_jax.data.reader_watchdog import ReadingNotes
-from dualdiff_jax.errors import UserError
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.data.bad_records import Origin
+from dualdiff_jax.data.encoded import kind_of
+from dualdiff_jax.data.examples import ExampleMaker
+from dualdiff_jax.data.formats.array_record import write_records
+from dualdiff_jax.data.formats.registry import open_source
+from dualdiff_jax.data.reader_watchdog import ReadingNotes
+from dualdiff_jax.data.records.manifest import IMAGES, LATENTS, LATENTS_AND_TEXT, MANIFEST, read_manifest
+from dualdiff_jax.data.records.record import Record
+from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
+from dualdiff_jax.errors import UserError
 
 LENGTH = 8
 

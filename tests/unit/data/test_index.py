@@ -25,7 +25,7 @@ VALUES = [
     True,
 ]
 VALUES += range(95, 130)  # a number may be cut anywhere and still be one
-LAYOUTS = [dict(), dict(indent=2), dict(ensure_ascii=False), dict(separators=(",", ":"))]
+OFFICIAL_FORMATS = [dict(), dict(indent=2), dict(ensure_ascii=False), dict(separators=(",", ":"))]
 
 
 def slices(file, rows):
@@ -34,7 +34,7 @@ def slices(file, rows):
 
 
 @pytest.mark.parametrize("chunk", [4, 5, 7, 64, 1 << 20])
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("layout", OFFICIAL_FORMATS, ids=str)
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
 def test_every_element_of_a_list_is_found(tmp_path, monkeypatch, chunk, layout, mark):
     file = tmp_path / "list.json"

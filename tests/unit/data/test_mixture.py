@@ -6,10 +6,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.config.resolve import resolve
 from tests.small_run import RECORDS, small_config, small_run, write_data
 
 

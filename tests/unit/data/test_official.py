@@ -6,10 +6,10 @@ import random
 import pytest
 
 from configs import demo
-from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, Turn
-from dualdiff_jax.data.formats.registry import open_source
-from dualdiff_jax.errors import UserError
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.data.formats.registry import open_source
+from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, Turn
+from dualdiff_jax.errors import UserError
 from tests.unit.data import photos
 from tests.unit.data.photos import source
 

@@ -10,10 +10,10 @@ import pytest
 
 from dualdiff_jax.data.formats import parquet
 from dualdiff_jax.data.formats.array_record import pack, unpack
+from dualdiff_jax.data.formats.registry import open_source, question_suffix
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.patterns import expand
 from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, UNREADABLE, WRONG_TYPE, DataError, Record, Turn
-from dualdiff_jax.data.formats.registry import open_source, question_suffix
 from dualdiff_jax.errors import UserError
 from tests.unit.data import photos
 from tests.unit.data.photos import COUNT, WRITERS, content, fields, jpeg, source

@@ -7,13 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.bad_records import Origin
 from dualdiff_jax.data.examples import ExampleMaker
-from dualdiff_jax.data.mixture import Mixture, Part
+from dualdiff_jax.data.mixture import Mixture, ShapedRecords
 from dualdiff_jax.data.records.record import Record, Turn
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.config.resolve import resolve
 from tests.small_run import RECORDS, small_config, write_data
 from tests.unit.data import photos
 
@@ -193,7 +193,7 @@ def test_texts_without_an_image_have_batches_of_their_own_by_their_share(root, t
 
 
 def part(data):
-    return Part(next(source for source in data._config.sources if source.name == "talk"), None, 1.0)
+    return ShapedRecords(next(source for source in data._config.sources if source.name == "talk"), None, 1.0)
 
 
 def test_a_question_can_be_asked_of_every_caption(root):

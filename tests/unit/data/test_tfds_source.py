@@ -6,8 +6,8 @@ import sys
 import pytest
 import tensorflow_datasets as tfds
 
-from dualdiff_jax.data.records.record import Turn
 from dualdiff_jax.data.formats.registry import open_source
+from dualdiff_jax.data.records.record import Turn
 from dualdiff_jax.errors import UserError
 from tests.unit.data import photos
 from tests.unit.data.photos import content, source

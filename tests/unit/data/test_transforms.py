@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from dualdiff_jax.data import images
-from dualdiff_jax.data.records.record import EMPTY, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
 from dualdiff_jax.data.images import fit, image_size, open_image, read_image, to_pil
+from dualdiff_jax.data.records.record import EMPTY, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
 from dualdiff_jax.errors import UserError
 from tests.unit.data import photos
 

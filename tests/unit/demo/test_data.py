@@ -23,9 +23,9 @@ from demo.digits import (
     split_pairs,
 )
 from demo.scores import DigitClassifier
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.config.resolve import resolve
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dualdiff_jax.distributed.launchers import find_launcher, find_place
+from dualdiff_jax.distributed.launchers import find_launcher, find_process
 from dualdiff_jax.errors import UserError
 from tests.multidevice.hosts import free_port
 
@@ -21,8 +21,8 @@ JOIN = """
 import jax, jax.numpy as jnp
 from jax._src.xla_bridge import CUDA_VISIBLE_DEVICES
 from jax.experimental.multihost_utils import process_allgather
-from dualdiff_jax.distributed.process_group import together
-with together(None, None, None, 60):
+from dualdiff_jax.distributed.process_group import distributed_run
+with distributed_run(None, None, None, 60):
     found = process_allgather(jnp.asarray([jax.process_index()])).ravel().tolist()
     print(jax.process_index(), found, CUDA_VISIBLE_DEVICES.value)
 """
@@ -155,8 +155,8 @@ def test_a_launcher_that_cannot_be_asked_is_told(monkeypatch):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
     monkeypatch.setenv("MEGASCALE_COORDINATOR_ADDRESS", "no-such-host.invalid")
     with pytest.raises(UserError, match="GKE started this process, but does not say which it is: .*no-such-host"):
-        find_place(None, None, None, timeout=0)
-    assert find_place(None, 1, None, timeout=1) is None
+        find_process(None, None, None, timeout=0)
+    assert find_process(None, 1, None, timeout=1) is None
 
 
 @pytest.mark.parametrize(
@@ -173,16 +173,16 @@ def test_a_launcher_that_cannot_be_asked_is_told(monkeypatch):
 )
 def test_flags_that_do_not_fit_are_told(flags, told):
     with pytest.raises(UserError, match=told):
-        find_place(*flags, timeout=1)
+        find_process(*flags, timeout=1)
 
 
 def test_flags_come_before_the_launcher(monkeypatch):
     for name, value in (SLURM | {"SLURM_PROCID": "0"}).items():
         monkeypatch.setenv(name, value)
-    assert find_place("a:1", 4, 3, timeout=1) == ("a:1", 4, 3, None)
+    assert find_process("a:1", 4, 3, timeout=1) == ("a:1", 4, 3, None)
 
 
 def test_alone_is_found_out_at_once():
     start = time.monotonic()
-    assert find_place(None, None, None, timeout=300) is None
+    assert find_process(None, None, None, timeout=300) is None
     assert time.monotonic() - start < 0.1

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from dualdiff_jax import commands
+from dualdiff_jax.cli import train
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.likelihood import Likelihood
@@ -46,9 +46,9 @@ def test_a_fresh_model_knows_nothing_and_the_figures_say_it(tmp_path):
 
 def test_a_run_writes_what_it_validates_and_traces(tmp_path, monkeypatch):
     """Every two steps and at the end, with the averages, to TensorBoard too; and a trace of the two steps asked for."""
-    monkeypatch.setattr(commands, "make_mesh", lambda _: MESH)
+    monkeypatch.setattr(train, "make_mesh", lambda _: MESH)
     config, _ = held_out(tmp_path / "data", telemetry={"tensorboard": True})
-    commands.run_training(dataclasses.replace(config, profile=(2, 2)), str(tmp_path / "run"))
+    train.run_training(dataclasses.replace(config, profile=(2, 2)), str(tmp_path / "run"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "validation.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert all(np.isfinite(line["text_loss"]) and "text_loss_by_t/0" in line for line in lines)
@@ -64,10 +64,10 @@ def test_nothing_to_validate_on_is_refused(tmp_path):
 
 
 def test_records_that_are_not_there_are_told_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "make_mesh", lambda _: MESH)
+    monkeypatch.setattr(train, "make_mesh", lambda _: MESH)
     config, _ = held_out(tmp_path / "data")
     gone = tuple(dataclasses.replace(s, files="gone.json") for s in config.validation.sources)
     config = dataclasses.replace(config, validation=dataclasses.replace(config.validation, sources=gone))
     with pytest.raises(UserError, match="gone.json: there is no such file"):
-        commands.run_training(config, str(tmp_path / "run"))
+        train.run_training(config, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()

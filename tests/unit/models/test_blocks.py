@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from dualdiff_jax.models.blocks import JointBlock, layer_norm, modulate
+from dualdiff_jax.models.blocks import JointBlock
+from dualdiff_jax.models.norms import layer_norm, modulate
 from tests.unit.tiny import CONFIG
 
 WIDTH, HEADS = CONFIG.mmdit.width, CONFIG.mmdit.heads

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.models.t5_encoder import RMSNorm, relative_buckets
+from dualdiff_jax.models.norms import RMSNorm
+from dualdiff_jax.models.t5_encoder import relative_buckets
 from tests.unit.tiny import CONFIG, END, QUICK, draw_tokens, random_weights, with_dtype
 
 LENGTH = 6

@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from configs import dual_diff_pretrain
 from dualdiff_jax.config import AutoencoderConfig
-from dualdiff_jax.planning.cost import autoencoder_flops, program_flops, roofline
-from dualdiff_jax.planning.topology import CHIPS
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.hardware import CHIPS
+from dualdiff_jax.planning.cost import autoencoder_flops, program_flops, roofline
 from tests import checkpoints
 
 CONFIG = resolve(dual_diff_pretrain.get_config())

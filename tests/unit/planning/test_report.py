@@ -8,8 +8,9 @@ import jax
 import pytest
 
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.hardware import CHIPS, GIB
 from dualdiff_jax.planning import programs, report, topology
-from dualdiff_jax.planning.topology import CHIPS, GIB, Topology, open_topology
+from dualdiff_jax.planning.topology import Topology, open_topology
 from tests.small_run import small_run
 
 CHIP = dataclasses.replace(CHIPS["h100"], name="a CPU", platform="cpu", memory=1 << 28)

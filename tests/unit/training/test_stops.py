@@ -13,8 +13,8 @@ import pytest
 
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.training.skipped_steps import SkippedSteps
 from dualdiff_jax.training.interruption import SIGNALS, Interruption
+from dualdiff_jax.training.skipped_steps import SkippedSteps
 from dualdiff_jax.training.telemetry.trace import Trace
 
 ROOT = Path(__file__).parents[3]

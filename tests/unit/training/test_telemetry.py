@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.hardware import peak_flops
+from dualdiff_jax.training.flops import forward_flops
 from dualdiff_jax.training.telemetry import sinks
-from dualdiff_jax.training.flops import forward_flops, peak_flops
 from dualdiff_jax.training.telemetry.recorder import Telemetry, summary
 from tests.small_run import small_run
 
@@ -209,8 +210,8 @@ def test_memory_is_that_of_the_fullest_device(tmp_path, config, monkeypatch):
 
 def test_operations_are_those_of_the_published_sizes():
     """SD3-medium's MMDiT at 512 px with 256 tokens: 2.011e12, T5-XXL: 2.397e12 (counted on the PyTorch modules)."""
-    from dualdiff_jax.config.published import MMDIT, T5_XXL
     from dualdiff_jax.config import ModelConfig
+    from dualdiff_jax.config.published import MMDIT, T5_XXL
     from dualdiff_jax.config.resolve import resolve
 
     sampling = {"height": 512, "width": 512}

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
-from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.models.leaves import kernel_dims
 from dualdiff_jax.training import state
-from dualdiff_jax.training.kernels import kernel_dims
 from dualdiff_jax.training.optimizer import is_decayed
 from dualdiff_jax.training.state import init_state
 from dualdiff_jax.training.trainable import (
@@ -43,14 +43,14 @@ def root(tmp_path_factory):
 def alive(monkeypatch):
     """Starts with weights that leave no gate and no head at zero, so that what is frozen lets gradients through."""
 
-    def first_weights(config, mesh):
+    def initial_weights(config, mesh):
         rng = np.random.default_rng(0)
         return {
             name: jnp.asarray(0.3 * rng.standard_normal(spec.shape), spec.dtype)
             for name, spec in sorted(leaf_specs(config.model).items())
         }
 
-    monkeypatch.setattr(state, "first_weights", first_weights)
+    monkeypatch.setattr(state, "initial_weights", initial_weights)
 
 
 def settings(root, **sections):

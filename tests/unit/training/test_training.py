@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.models.bundle import leaf_specs
-from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import step as step_module
 from dualdiff_jax.training.optimizer import ema_decay, is_decayed, learning_rate, make_optimizer

@@ -5,7 +5,7 @@ import pytest
 
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.training import workdir as module
-from dualdiff_jax.training.workdir import claim_workdir
+from dualdiff_jax.training.workdir import prepare_workdir
 from tests.small_run import small_run
 
 
@@ -18,12 +18,12 @@ def second_host(monkeypatch):
 def test_another_host_writes_nothing_and_finds_what_the_first_has_written(tmp_path, second_host, monkeypatch):
     config, _ = small_run(tmp_path / "data")
     with pytest.raises(UserError, match="does not see what the first one has written there; name a folder of a file"):
-        claim_workdir(tmp_path / "run", config)
+        prepare_workdir(tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(jax, "process_index", lambda: 0)
-    claim_workdir(tmp_path / "run", config)
+    prepare_workdir(tmp_path / "run", config)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    claim_workdir(tmp_path / "run", config)
+    prepare_workdir(tmp_path / "run", config)
     other, _ = small_run(tmp_path / "data", optimizer={"learning_rate": 1e-4})
     with pytest.raises(UserError, match="belongs to a run with another config"):
-        claim_workdir(tmp_path / "run", other)
+        prepare_workdir(tmp_path / "run", other)

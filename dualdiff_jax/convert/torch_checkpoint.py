@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.published import D_DIT_2B
+from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.convert.checkpoint_formats import EXPECTED, STRANGERS, CheckpointFormat, recognise
 from dualdiff_jax.convert.diffusers_folder import MASK_FILE
-from dualdiff_jax.convert.layouts import EXPECTED, STRANGERS, Layout, recognise
 from dualdiff_jax.convert.sizes import read_sizes
 from dualdiff_jax.convert.tensors import Tensors, open_file, open_folder, open_sharded
-from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import NETWORKS
-from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.weights import is_model_folder
 
 Json = Mapping[str, Any]
@@ -25,10 +25,10 @@ FOLDERS = ("transformer", "text_encoder_3", "text_encoder", "vae")  # of a diffu
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Component:
     """One network in a set of tensors. Its keys there begin with ``prefix``."""
 
-    layout: Layout
+    layout: CheckpointFormat
     tensors: Tensors
     prefix: str
     config: Json  # config.json beside the tensors; empty where there is none
@@ -48,16 +48,16 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class TorchCheckpoint:
     """``parts`` by network, none twice."""
 
     path: Path
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Component]
     tokenizer: Path | None
     scheduler: Json
     mask_embedding: Path | None = None  # a file with the row of T5's embedding that stands for the mask
 
-    def with_parts(self, other: "Source", network: str, flag: str) -> "Source":
+    def with_parts(self, other: "TorchCheckpoint", network: str, flag: str) -> "TorchCheckpoint":
         """This source with a network of another one, and its tokenizer where this one has none.
 
         A T5 comes with its mask embedding.
@@ -92,7 +92,7 @@ class Source:
         return resolve({**sections, "sampling": sampling}, ModelConfig, what=f"model in {self.path}")
 
 
-def open_source(path: str | Path) -> Source:
+def open_checkpoint(path: str | Path) -> TorchCheckpoint:
     """Recognises a diffusers pipeline, a component's folder or a single file; ``UserError`` says what it is not."""
     path = Path(path)
     if path.is_dir() and (path / "model_index.json").is_file():
@@ -108,16 +108,16 @@ def open_source(path: str | Path) -> Source:
     else:
         tensors = Tensors(path, [open_file(path)])
     tokenizer = path if (path / "tokenizer.json").is_file() else None
-    return Source(path, _parts(tensors, _json(path / "config.json")), tokenizer, {})
+    return TorchCheckpoint(path, _parts(tensors, _json(path / "config.json")), tokenizer, {})
 
 
-def _pipeline(path: Path) -> Source:
+def _pipeline(path: Path) -> TorchCheckpoint:
     """A diffusers folder; the parts that D-DiT does not have (CLIP) are not looked at."""
     index = _json(path / "model_index.json")
     kind = index.get("_class_name", "nothing")
     if kind not in PIPELINES:
         raise UserError(f"{path}: is a {kind}, expected a folder of {' or '.join(PIPELINES)}")
-    parts: dict[str, Part] = {}
+    parts: dict[str, Component] = {}
     for name in FOLDERS:
         listed = index.get(name)
         if not listed or listed[1] is None or (name == "text_encoder" and "text_encoder_3" in index):
@@ -131,7 +131,7 @@ def _pipeline(path: Path) -> Source:
     tokenizer = next((folder for folder in tokenizers if (folder / "tokenizer.json").is_file()), None)
     row = path / MASK_FILE
     scheduler = _json(path / "scheduler" / "scheduler_config.json")
-    return Source(path, parts, tokenizer, scheduler, row if row.is_file() else None)
+    return TorchCheckpoint(path, parts, tokenizer, scheduler, row if row.is_file() else None)
 
 
 def _json(file: Path) -> Json:
@@ -146,7 +146,7 @@ def _json(file: Path) -> Json:
     return content
 
 
-def _parts(tensors: Tensors, config: Json) -> dict[str, Part]:
+def _parts(tensors: Tensors, config: Json) -> dict[str, Component]:
     try:
         found = recognise(tensors)
     except UserError as error:
@@ -156,17 +156,17 @@ def _parts(tensors: Tensors, config: Json) -> dict[str, Part]:
         raise UserError(f"{tensors.path}: holds no network that is known (a key: {example}); expected {EXPECTED}")
     if config.get("qk_norm") or config.get("dual_attention_layers"):
         raise UserError(f"{tensors.path}: this is Stable Diffusion 3.5, expected {EXPECTED}")
-    parts: dict[str, Part] = {}
+    parts: dict[str, Component] = {}
     for prefix, layout in found.items():
         if layout.network in parts:
             raise UserError(
                 f"{tensors.path}: holds two of {layout.network}: under {parts[layout.network].prefix!r} and {prefix!r}"
             )
-        parts[layout.network] = Part(layout, tensors, prefix, config)
+        parts[layout.network] = Component(layout, tensors, prefix, config)
     return parts
 
 
-def homeless(source: Source) -> Iterator[tuple[Path, str]]:
+def homeless(source: TorchCheckpoint) -> Iterator[tuple[Path, str]]:
     """(file, key) of every key that lies under no part's prefix and belongs to no known stranger."""
     for tensors in {id(part.tensors): part.tensors for part in source.parts.values()}.values():
         prefixes = tuple(part.prefix for part in source.parts.values() if part.tensors is tensors)

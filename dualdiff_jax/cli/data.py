@@ -6,15 +6,15 @@ from pathlib import Path
 import jax
 
 from dualdiff_jax.config import MeshConfig, RunConfig
+from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import barrier
-from dualdiff_jax.encoding.frozen_encoder import Encoder
+from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
 from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, summary, survey
 from dualdiff_jax.models.bundle import init_weights
-from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.weights import load_model
 
@@ -61,7 +61,7 @@ def encode_data(config: RunConfig, output: str, model: str | None, progress: Cal
     }
     folders = encode_sources(
         config.data,
-        Encoder(model_config, weights, mesh),
+        FrozenEncoder(model_config, weights, mesh),
         tokenizer,
         output,
         made_by=made_by,

@@ -4,17 +4,17 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
 
+from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.autoencoder_keys import autoencoder_entries, original_autoencoder_entries
 from dualdiff_jax.convert.mmdit_keys import mmdit_entries
 from dualdiff_jax.convert.rule import Entry
 from dualdiff_jax.convert.sd3_keys import FRESH, sd3_entries, single_file_entries
 from dualdiff_jax.convert.t5_keys import t5_entries
-from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class CheckpointFormat:
     """How one kind of file names one network."""
 
     network: str
@@ -28,20 +28,20 @@ class Layout:
         return any(re.fullmatch(pattern, key) for pattern in self.dropped)
 
 
-MMDIT = Layout("mmdit", "D-DiT transformer", "text_proj_out.weight", mmdit_entries)
-T5 = Layout(
+MMDIT = CheckpointFormat("mmdit", "D-DiT transformer", "text_proj_out.weight", mmdit_entries)
+T5 = CheckpointFormat(
     "t5",
     "T5 v1.1 encoder",
     "encoder.block.0.layer.0.SelfAttention.q.weight",
     t5_entries,
     dropped=(r"decoder\..*", r"lm_head\.weight"),  # of the whole T5
 )
-AUTOENCODER = Layout(
+AUTOENCODER = CheckpointFormat(
     "autoencoder", "SD3 autoencoder", "decoder.up_blocks.0.resnets.0.conv1.weight", autoencoder_entries
 )
-LAYOUTS = (
+FORMATS = (
     MMDIT,
-    Layout(
+    CheckpointFormat(
         "mmdit",
         "SD3 transformer",
         "time_text_embed.text_embedder.linear_1.weight",
@@ -49,7 +49,7 @@ LAYOUTS = (
         dropped=(r"time_text_embed\.text_embedder\..*",),
         fresh=FRESH,
     ),
-    Layout(
+    CheckpointFormat(
         "mmdit",
         "SD3 transformer of the original file",
         "joint_blocks.0.x_block.attn.qkv.weight",
@@ -59,7 +59,7 @@ LAYOUTS = (
     ),
     T5,
     AUTOENCODER,
-    Layout(
+    CheckpointFormat(
         "autoencoder",
         "SD3 autoencoder of the original file",
         "decoder.up.0.block.0.conv1.weight",
@@ -84,7 +84,7 @@ OTHER_MODELS = (
 EXPECTED = "SD3-medium, D-DiT, a T5 v1.1 encoder or SD3's autoencoder"
 
 
-def recognise(keys: Iterable[str]) -> dict[str, Layout]:
+def recognise(keys: Iterable[str]) -> dict[str, CheckpointFormat]:
     """Prefix -> layout, for every network among the keys of a file; empty where there is none.
 
     Raises ``UserError`` with the name of another model whose keys these are.
@@ -94,7 +94,7 @@ def recognise(keys: Iterable[str]) -> dict[str, Layout]:
         if any(re.search(pattern, key) for key in keys):
             raise UserError(f"this is {model}, expected {EXPECTED}")
     found = {}
-    for layout in LAYOUTS:
+    for layout in FORMATS:
         for key in keys:
             if key.endswith(layout.mark) and key.removesuffix(layout.mark)[-1:] in ("", "."):
                 found.setdefault(key.removesuffix(layout.mark), layout)

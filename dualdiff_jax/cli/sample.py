@@ -1,60 +1,14 @@
-"""The commands behind ``main.py --mode=...``: files in, files and lines out."""
+"""``--mode=generate``, ``caption`` and ``answer``: a model folder, prompts and images in; images and texts out."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
-from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.distributed.process_group import first_goes_first, first_says
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.evaluation.likelihood import Likelihood
-from dualdiff_jax.evaluation.previews import Preview
+from dualdiff_jax.files import make_folder
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
-from dualdiff_jax.planning import report
 from dualdiff_jax.progress import bar
-from dualdiff_jax.config.resolve import differences, resolve, to_dict
-from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.training.loop import train
-
-
-def run_training(config: RunConfig, workdir: str) -> None:
-    """Trains, with previews and validation where the config asks for them."""
-    _check_same(config)
-    mesh, tokenizer, hooks = make_mesh(config.mesh), Tokenizer(config.data.tokenizer), []
-    if config.preview.every:
-        preview = Preview(config.preview, config.model, tokenizer, Path(workdir) / "samples")
-        hooks.append((config.preview.every, preview))
-    if config.validation.every:
-        with first_goes_first("validation"):
-            hooks.append((config.validation.every, Likelihood(config, tokenizer, mesh)))
-    folder = train(config, workdir, mesh, hooks)
-    if folder is not None and jax.process_index() == 0:
-        print(folder)
-
-
-def _check_same(config: RunConfig) -> None:
-    """Raises ``UserError`` where the processes were started with different configs: one would wait for another."""
-    first = resolve(json.loads(first_says("config", json.dumps(to_dict(config)))))
-    changed = list(differences(first, config))
-    if changed:
-        raise UserError(
-            "this process was started with another config than process 0; start all with the same command. "
-            "Process 0 -> this one:\n  " + "\n  ".join(changed)
-        )
-
-
-def plan(config: RunConfig, topology: str, of: str, *, is_search: bool, as_json: bool) -> None:
-    """What ``of`` needs of a topology that is not here; with ``is_search``, the largest batch of each remat policy."""
-    reports = report.search(config, topology) if is_search else [report.plan(config, topology, of)]
-    print(json.dumps(reports if is_search else reports[0], indent=2) if as_json else _pages(reports))
-
-
-def _pages(reports: Sequence[report.Report]) -> str:
-    return "\n\n".join(report.table(page) for page in reports)
 
 
 def generate(
@@ -66,7 +20,7 @@ def generate(
     for prompt in prompts:
         if not prompt.strip():
             raise UserError("a prompt is empty; say what the image should show")
-    folder = _writable(output)
+    folder = make_folder(Path(output), "--output")
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     for prompt in prompts:
         _check_words(pipeline.tokenizer, prompt)
@@ -85,7 +39,7 @@ def caption(
     """One caption an image, on stdout and, with ``output``, in ``captions.json`` there."""
     if not images:
         raise UserError("there is nothing to read; give --image=FILE")
-    folder = _writable(output) if output else None
+    folder = make_folder(Path(output), "--output") if output else None
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     captions = pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
     rows = [{"image": i, "caption": c, "seed": seed} for i, c in zip(images, captions, strict=True)]
@@ -110,7 +64,7 @@ def answer(
         questions = list(questions) * len(images)
     elif len(images) == 1:
         images = list(images) * len(questions)
-    folder = _writable(output) if output else None
+    folder = make_folder(Path(output), "--output") if output else None
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     for question in questions:
         if not question.strip():
@@ -130,17 +84,6 @@ def _check_words(tokenizer: Tokenizer, text: str) -> None:
         raise UserError(
             f"this model's tokenizer does not know {', '.join(map(repr, unknown))}; use other words in {text!r}"
         )
-
-
-def _writable(folder: str) -> Path:
-    path = Path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be made ({error.strerror}); choose another --output") from error
-    if not os.access(path, os.W_OK):
-        raise UserError(f"{path}: may not be written; choose another --output")
-    return path
 
 
 def _tell(rows: list[dict], file: Path | None, as_json: bool, line: str) -> None:

@@ -1,0 +1,1 @@
+"""The commands: flags and files in, files and lines out."""

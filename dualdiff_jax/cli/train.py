@@ -1,0 +1,42 @@
+"""``--mode=train``: a run with the previews and the validation that its config asks for."""
+
+import json
+from pathlib import Path
+
+import jax
+
+from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config.resolve import differences, resolve, to_dict
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.distributed.process_group import broadcast_from_first, first_host_first
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.likelihood import Likelihood
+from dualdiff_jax.evaluation.previews import Preview
+from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training.loop import train
+
+
+def run_training(config: RunConfig, workdir: str) -> None:
+    """Trains, with previews and validation where the config asks for them."""
+    _check_same(config)
+    mesh, tokenizer, hooks = make_mesh(config.mesh), Tokenizer(config.data.tokenizer), []
+    if config.preview.every:
+        preview = Preview(config.preview, config.model, tokenizer, Path(workdir) / "samples")
+        hooks.append((config.preview.every, preview))
+    if config.validation.every:
+        with first_host_first("validation"):
+            hooks.append((config.validation.every, Likelihood(config, tokenizer, mesh)))
+    folder = train(config, workdir, mesh, hooks)
+    if folder is not None and jax.process_index() == 0:
+        print(folder)
+
+
+def _check_same(config: RunConfig) -> None:
+    """Raises ``UserError`` where the processes were started with different configs: one would wait for another."""
+    first = resolve(json.loads(broadcast_from_first("config", json.dumps(to_dict(config)))))
+    changed = list(differences(first, config))
+    if changed:
+        raise UserError(
+            "this process was started with another config than process 0; start all with the same command. "
+            "Process 0 -> this one:\n  " + "\n  ".join(changed)
+        )
