@@ -1,0 +1,135 @@
+"""The tests that belong to each module of the core: those that are about it first, the long ones last."""
+
+UNIT, PARITY, RUNS = "tests/unit", "tests/parity", "tests/end_to_end"
+OBJECTIVES, MODELS, SAMPLING = f"{UNIT}/objectives", f"{UNIT}/models", f"{UNIT}/sampling"
+DATA, TRAINING, CONVERT = f"{UNIT}/data", f"{UNIT}/training", f"{UNIT}/convert"
+
+JOINT = (
+    f"{OBJECTIVES}/test_joint.py",
+    f"{OBJECTIVES}/test_latents.py",
+    f"{OBJECTIVES}/test_stored_text.py",
+    f"{PARITY}/test_objectives.py",
+)
+WHOLE_MODEL = (f"{MODELS}/test_mmdit.py", f"{MODELS}/test_bundle.py", f"{PARITY}/test_mmdit.py")
+LAYERS = (f"{MODELS}/test_blocks.py", *WHOLE_MODEL)
+MANY_DEVICES = ("tests/multidevice/test_layouts.py", "tests/multidevice/test_fsdp.py")
+SHARDING = (f"{UNIT}/test_sharding.py", f"{MODELS}/test_bundle.py", *MANY_DEVICES)
+UPDATES = (f"{TRAINING}/test_training.py", f"{TRAINING}/test_trainable.py", f"{PARITY}/test_learning.py")
+STREAMS = (
+    f"{DATA}/test_streams.py",
+    f"{DATA}/test_mixture.py",
+    f"{DATA}/test_encoded.py",
+    f"{DATA}/test_bad_records.py",
+)
+IMPORTS = (
+    f"{PARITY}/test_state_dict.py",
+    f"{CONVERT}/test_refusals.py",
+    f"{CONVERT}/test_components.py",
+    f"{CONVERT}/test_writing.py",
+)
+
+TESTS = {
+    "objectives/flow_matching.py": (f"{OBJECTIVES}/test_flow_matching.py", *JOINT),
+    "objectives/joint.py": JOINT,
+    "objectives/latents.py": (f"{OBJECTIVES}/test_latents.py", *JOINT),
+    "objectives/masked_diffusion.py": (
+        f"{OBJECTIVES}/test_masked_diffusion.py",
+        *JOINT,
+        f"{SAMPLING}/test_masked_sampler.py",
+    ),
+    "objectives/time_sampling.py": (
+        f"{OBJECTIVES}/test_time_sampling.py",
+        *JOINT,
+        f"{SAMPLING}/test_flow_sampler.py",
+    ),
+    "models/activations.py": (f"{MODELS}/test_t5_encoder.py", *LAYERS, f"{PARITY}/test_t5.py"),
+    "models/attention.py": (
+        f"{MODELS}/test_attention.py",
+        *LAYERS,
+        f"{MODELS}/test_t5_encoder.py",
+        *MANY_DEVICES[:1],
+        f"{PARITY}/test_bfloat16.py",
+    ),
+    "models/autoencoder.py": (f"{MODELS}/test_autoencoder.py", f"{PARITY}/test_autoencoder.py"),
+    "models/blocks.py": LAYERS,
+    "models/bundle.py": (
+        f"{MODELS}/test_bundle.py",
+        *WHOLE_MODEL,
+        f"{MODELS}/test_t5_encoder.py",
+        f"{UNIT}/test_pipeline.py",
+    ),
+    "models/convolution.py": (f"{MODELS}/test_autoencoder.py", f"{PARITY}/test_autoencoder.py"),
+    "models/embeddings.py": (f"{MODELS}/test_embeddings.py", *WHOLE_MODEL),
+    "models/leaves.py": (*WHOLE_MODEL, f"{TRAINING}/test_trainable.py"),
+    "models/linear.py": (
+        f"{MODELS}/test_linear.py",
+        *LAYERS,
+        f"{MODELS}/test_t5_encoder.py",
+        f"{PARITY}/test_bfloat16.py",
+    ),
+    "models/mmdit.py": WHOLE_MODEL,
+    "models/norms.py": (
+        *LAYERS,
+        f"{MODELS}/test_t5_encoder.py",
+        f"{MODELS}/test_autoencoder.py",
+        f"{PARITY}/test_t5.py",
+        f"{PARITY}/test_autoencoder.py",
+    ),
+    "models/stack.py": (f"{MODELS}/test_stack.py", *LAYERS),
+    "models/t5_encoder.py": (f"{MODELS}/test_t5_encoder.py", f"{MODELS}/test_bundle.py", f"{PARITY}/test_t5.py"),
+    "sampling/flow_sampler.py": (
+        f"{SAMPLING}/test_flow_sampler.py",
+        f"{UNIT}/test_pipeline.py",
+        f"{PARITY}/test_samplers.py",
+    ),
+    "sampling/guidance.py": (
+        f"{SAMPLING}/test_guidance.py",
+        f"{UNIT}/test_pipeline.py",
+        f"{PARITY}/test_samplers.py",
+    ),
+    "sampling/masked_sampler.py": (
+        f"{SAMPLING}/test_masked_sampler.py",
+        f"{UNIT}/test_pipeline.py",
+        f"{PARITY}/test_samplers.py",
+    ),
+    "training/step.py": (*UPDATES, f"{MANY_DEVICES[1]}"),
+    "training/trainable.py": (
+        f"{TRAINING}/test_trainable.py",
+        f"{TRAINING}/test_training.py",
+        f"{RUNS}/test_stages.py",
+    ),
+    "training/optimizer.py": UPDATES,
+    "training/lora.py": (f"{TRAINING}/test_trainable.py", f"{RUNS}/test_stages.py"),
+    "training/state.py": (*UPDATES, f"{TRAINING}/test_checkpoint.py"),
+    "training/checkpoint.py": (
+        f"{TRAINING}/test_checkpoint.py",
+        f"{RUNS}/test_faults.py",
+        f"{RUNS}/test_resume.py",
+    ),
+    "training/initial_weights.py": (f"{CONVERT}/test_components.py", f"{RUNS}/test_stages.py"),
+    "data/mixture.py": STREAMS,
+    "data/images.py": (f"{DATA}/test_transforms.py", *STREAMS),
+    "data/texts.py": (f"{DATA}/test_texts.py", f"{PARITY}/test_tokenizer.py", *STREAMS),
+    "data/resample.py": (f"{DATA}/test_resample.py", f"{DATA}/test_transforms.py"),
+    "sharding/mesh.py": SHARDING,
+    "sharding/placement.py": SHARDING,
+    "sharding/rules.py": SHARDING,
+    "weights.py": (
+        f"{UNIT}/test_pipeline.py",
+        f"{CONVERT}/test_writing.py",
+        f"{CONVERT}/test_components.py",
+        f"{RUNS}/test_stages.py",
+        f"{RUNS}/test_resume.py",
+    ),
+    "convert/rule.py": IMPORTS,
+    "convert/plan.py": IMPORTS,
+    "convert/sd3_keys.py": (*IMPORTS, f"{PARITY}/test_mmdit.py", f"{PARITY}/test_import.py"),
+    "convert/mmdit_keys.py": (*IMPORTS, f"{PARITY}/test_mmdit.py"),
+    "convert/t5_keys.py": (*IMPORTS, f"{PARITY}/test_t5.py"),
+    "convert/autoencoder_keys.py": (*IMPORTS, f"{PARITY}/test_autoencoder.py"),
+}
+
+
+def belonging_to(module: str) -> list[str]:
+    """The test files of ``module``, a path inside the package, each once."""
+    return list(dict.fromkeys(TESTS[module]))
