@@ -70,6 +70,11 @@ class SourceConfig(RootConfig):
             if len(bucket) != 2 or min(bucket) < 1:
                 yield f"buckets has {bucket}; give pairs (height, width) in pixels"
 
+    @property
+    def stream(self) -> str:
+        """The stream that reads it: ``image`` or ``text``."""
+        return "image" if self.task == "image_generation" else "text"
+
     def sizes(self) -> tuple[tuple[int, int], ...]:
         """All (height, width) that its images may take."""
         return tuple(dict.fromkeys(((self.height, self.width), *((b[0], b[1]) for b in self.buckets if len(b) == 2))))

@@ -25,6 +25,12 @@ class ObjectiveConfig:
     caption_dropout: float = bounded(0.1, low=0.0, high=1.0)
     single_forward: bool = True  # both batches of a step in one pass of the model
 
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that have weight, out of ``image`` and ``text``; the others are not read."""
+        weights = {"image": self.image_weight, "text": self.text_weight}
+        return tuple(stream for stream, weight in weights.items() if weight)
+
     def contradictions(self) -> Iterator[str]:
         if not self.image_weight and not self.text_weight:
             yield "image_weight and text_weight are both 0, so there is nothing to learn"
@@ -148,6 +154,11 @@ class RunConfig:
     init_from: str = ""  # model folder that the run starts from; "" is fresh weights
     init_weights: Literal["ema", "raw"] = "ema"  # of that folder: the averages, or what the last update left
     profile: tuple[int, ...] = bounded((), low=1)  # (first step, number of steps) of which a trace is written
+
+    @property
+    def read_sources(self) -> tuple[SourceConfig, ...]:
+        """The sources of the streams that have weight."""
+        return tuple(source for source in self.data.sources if source.stream in self.objective.streams)
 
     def contradictions(self) -> Iterator[str]:
         if len(self.profile) not in (0, 2):
