@@ -77,8 +77,8 @@ def explanation(mutant: Mutant, entries: list[dict[str, str]]) -> str | None:
 class Session:
     """One run over many mutants: the copies of the tree, what is known of the tests, and the results."""
 
-    def __init__(self, trees: list[Tree], calls: Calls):
-        self.calls = calls
+    def __init__(self, trees: list[Tree], calls: Calls, quick: bool):
+        self.calls, self.quick = calls, quick
         self.free: queue.Queue[Tree] = queue.Queue()
         for tree in trees:
             self.free.put(tree)
@@ -103,7 +103,7 @@ class Session:
     def _run(self, tree: Tree, mutant: Mutant) -> dict[str, Any]:
         files = belonging_to(mutant.file.removeprefix(PACKAGE))
         answer: dict[str, Any] = {}
-        for tests in self.calls.stages(files, f"{mutant.file}::{mutant.function}"):
+        for tests in self.calls.stages(files, f"{mutant.file}::{mutant.function}", callers_only=self.quick):
             while tests := [test for test in tests if self._may_run(test)]:
                 with tree.mutated(mutant):
                     answer = self._run_tests(tree, tests)
@@ -186,6 +186,11 @@ def parse() -> argparse.Namespace:
         help="only this one, such as models/norms.py, or all on a line, models/norms.py:31; may be given several times",
     )
     parser.add_argument("--jobs", type=int, default=1, help="copies of the tree that run side by side; default 1")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="run only tests that call the mutated function themselves; others might still notice a survivor",
+    )
     parser.add_argument("--output", type=Path, default=CACHE / "report.json", help="the JSON report")
     parser.add_argument("--list", action="store_true", help="print the chosen mutants and stop")
     arguments = parser.parse_args()
@@ -221,7 +226,7 @@ def main() -> int:
         chosen = chosen_mutants(arguments, trees[0].folder)  # the tree may be edited while this runs
         calls = Calls(CACHE / "calls.json", trees[0])
         calls.record(file for mutant in chosen for file in belonging_to(mutant.file.removeprefix(PACKAGE)))
-        session = Session(trees, calls)
+        session = Session(trees, calls, arguments.quick)
         pool = stack.enter_context(ThreadPoolExecutor(arguments.jobs))
         for mutant, row in zip(chosen, pool.map(session.examine, chosen), strict=True):
             row["explanation"] = explanation(mutant, entries) if row["outcome"] == "survived" else None

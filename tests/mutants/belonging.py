@@ -6,6 +6,7 @@ DATA, TRAINING, CONVERT = f"{UNIT}/data", f"{UNIT}/training", f"{UNIT}/convert"
 
 JOINT = (
     f"{OBJECTIVES}/test_joint.py",
+    f"{OBJECTIVES}/test_by_clock.py",
     f"{OBJECTIVES}/test_latents.py",
     f"{OBJECTIVES}/test_stored_text.py",
     f"{PARITY}/test_objectives.py",
@@ -106,7 +107,11 @@ TESTS = {
         f"{RUNS}/test_faults.py",
         f"{RUNS}/test_resume.py",
     ),
-    "training/initial_weights.py": (f"{CONVERT}/test_components.py", f"{RUNS}/test_stages.py"),
+    "training/initial_weights.py": (
+        f"{TRAINING}/test_initial_weights.py",
+        f"{CONVERT}/test_components.py",
+        f"{RUNS}/test_stages.py",
+    ),
     "data/mixture.py": STREAMS,
     "data/images.py": (f"{DATA}/test_transforms.py", *STREAMS),
     "data/texts.py": (f"{DATA}/test_texts.py", f"{PARITY}/test_tokenizer.py", *STREAMS),

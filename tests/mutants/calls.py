@@ -47,11 +47,12 @@ class Calls:
         """The test files that have been recorded."""
         return list(self.files)
 
-    def stages(self, test_files: Sequence[str], function: str) -> Iterator[list[str]]:
+    def stages(self, test_files: Sequence[str], function: str, callers_only: bool = False) -> Iterator[list[str]]:
         """All passing tests of the files, in three parts, the likeliest first.
 
-        Those of the first file that call ``function`` ("file::qualified name"); those of the other files; the rest.
-        At a module's top level every function of its file counts.
+        Those of the first file that call ``function`` ("file::qualified name"); those of the other files; the rest,
+        unless ``callers_only``, since a test may also read what another has made that called the function, a fixture
+        or a compiled program. At a module's top level every function of its file counts.
         """
         file, name = function.split("::")
         first, second, rest = [], [], []
@@ -64,7 +65,7 @@ class Calls:
                 )
                 part = rest if not is_caller else first if test_file == test_files[0] else second
                 part.append(row["finished"])
-        yield from filter(None, (first, second, rest))
+        yield from filter(None, (first, second, [] if callers_only else rest))
 
     def limits(self, tests: Iterable[str]) -> dict[str, float]:
         """Seconds that each test may take: many times the longest of its file, whose fixtures it may have to make."""

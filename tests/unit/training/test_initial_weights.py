@@ -1,0 +1,119 @@
+"""What a run may start from: a folder of the same architecture and tokens, whatever else its config says."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualdiff_jax.config import MeshConfig, RunConfig
+from dualdiff_jax.config.resolve import resolve, to_dict
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.models.bundle import leaf_specs
+from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training.initial_weights import check_init_from, init_from_fingerprint, initial_weights
+from dualdiff_jax.weights import save_arrays, save_model
+from tests.small_run import small_run
+
+MESH = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> tuple[RunConfig, Tokenizer]:
+    """A run that starts from a model folder, and its tokenizer; no test writes to the folder."""
+    root = tmp_path_factory.mktemp("initial")
+    config, tokenizer = small_run(root)
+    rng = np.random.default_rng(0)
+    drawn = {
+        name: jnp.asarray(rng.standard_normal(spec.shape), spec.dtype)
+        for name, spec in sorted(leaf_specs(config.model).items())
+    }
+    save_model(root / "model", config.model, drawn, tokenizer)
+    return dataclasses.replace(config, init_from=str(root / "model")), tokenizer
+
+
+def changed(config: RunConfig, path: str, value: object) -> RunConfig:
+    """The config with one field, named with dots, of another value."""
+    sections = to_dict(config)
+    *parents, name = path.split(".")
+    section = sections
+    for parent in parents:
+        section = section[parent]
+    assert section[name] != value
+    section[name] = value
+    return resolve(sections)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.attention", "xla"),
+        ("model.compute_dtype", "bfloat16"),
+        ("model.sampling.image_steps", 9),
+        ("model.sampling.text_order", "ancestral"),
+        ("train.steps", 9),
+    ],
+)
+def test_a_start_may_differ_in_what_changes_no_weight(run, path, value):
+    config, tokenizer = run
+    check_init_from(changed(config, path, value), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.mmdit.mlp_ratio", 3),
+        ("model.mmdit.position_base", 3),
+        ("model.t5.relative_max_distance", 99),
+        ("model.autoencoder.scale", 2.0),
+    ],
+)
+def test_a_start_of_another_architecture_is_refused_with_the_field(run, path, value):
+    config, tokenizer = run
+    with pytest.raises(UserError, match=f"holds another model .*\n  {path}: .* -> {value}"):
+        check_init_from(changed(config, path, value), tokenizer)
+
+
+def test_a_start_with_other_tokens_is_refused(run, tmp_path):
+    config, tokenizer = run
+    shutil.copytree(tokenizer.folder, tmp_path / "tokenizer")
+    file = tmp_path / "tokenizer" / "tokenizer.json"
+    content = json.loads(file.read_text())
+    words = content["model"]["vocab"]
+    words[-1][0] = "another"
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="was trained with other tokens"):
+        check_init_from(config, Tokenizer(tmp_path / "tokenizer"))
+
+
+def test_raw_weights_replace_the_averages_of_their_leaves(run, tmp_path):
+    config, tokenizer = run
+    shutil.copytree(config.init_from, tmp_path / "model")
+    config = dataclasses.replace(config, init_from=str(tmp_path / "model"), init_weights="raw")
+    with pytest.raises(UserError, match="holds averages only, no raw/"):
+        check_init_from(config, tokenizer)
+    name = "mmdit.text_out.kernel"
+    save_arrays(tmp_path / "model" / "raw", {name: jnp.full(leaf_specs(config.model)[name].shape, 7.0)})
+    check_init_from(config, tokenizer)
+    averages = initial_weights(dataclasses.replace(config, init_weights="ema"), MESH)
+    raw = initial_weights(config, MESH)
+    assert raw.keys() == averages.keys()
+    assert {leaf for leaf in raw if not np.array_equal(raw[leaf], averages[leaf])} == {name}
+    assert (np.asarray(raw[name]) == 7.0).all()
+
+
+def test_the_fingerprint_follows_names_and_sizes(run, tmp_path):
+    config, _ = run
+    shutil.copytree(config.init_from, tmp_path / "model")
+    copy = dataclasses.replace(config, init_from=str(tmp_path / "model"))
+    before = init_from_fingerprint(copy)
+    assert before == init_from_fingerprint(config) != init_from_fingerprint(dataclasses.replace(config, init_from=""))
+    with (tmp_path / "model" / "model.json").open("a") as file:
+        file.write("\n")
+    longer = init_from_fingerprint(copy)
+    (tmp_path / "model" / "model.json").rename(tmp_path / "model" / "other.json")
+    assert len({before, longer, init_from_fingerprint(copy)}) == 3
