@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.workload import Size, Vocabulary, random_batch
 from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.models.bundle import bind, leaf_specs, split_trainable
-from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, corrupt, joint_loss
+from dualdiff_jax.objectives.joint import ImageExamples, Objective, TextExamples
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS
 
 if TYPE_CHECKING:
@@ -22,20 +22,20 @@ def differences(size: Size, weights: Mapping[str, Any], peer: "TorchPeer") -> di
     """Relative differences of velocity, logits, loss and gradient, of the same weights and draws, in fp32."""
     config = size.config
     batch, tokenizer = random_batch(size, config.train.global_batch_size), Vocabulary(config.model.mmdit.vocab_size)
+    null = tokenizer.null_ids(config.data.text_length)
+    objective = Objective(config.objective, null_token_ids=null, mask_token_id=tokenizer.mask_token_id)
 
     @jax.jit
     def corrupted(weights: dict[str, jax.Array]) -> Any:
         encode = bind(config.model, weights).autoencoder.encode
         image = ImageExamples(encode(batch.image["image"]), batch.image["token_ids"])
         text = TextExamples(encode(batch.text["image"]), batch.text["token_ids"], batch.text["is_answer"])
-        null = tokenizer.null_ids(config.data.text_length)
-        rng, mask = jax.random.key(2), tokenizer.mask_token_id
-        return corrupt(rng, image, text, config.objective, null_token_ids=null, mask_token_id=mask)
+        return objective.corrupt(jax.random.key(2), image, text)
 
     def loss(params: dict[str, jax.Array], part: Any) -> tuple[jax.Array, Any]:
         model = bind(config.model, params | frozen)
-        output = model(part.noisy_latents, TIMESTEPS * part.sigma, part.image_token_ids)
-        return joint_loss(model, part, config.objective, mask_token_id=tokenizer.mask_token_id)[0], output
+        output = model(part.image.noisy_latents, TIMESTEPS * part.image.sigma, part.image.token_ids)
+        return objective.loss(model, part)[0], output
 
     params, frozen = split_trainable(config.model, jax.device_put(dict(weights)), config.train.trainable)
     with jax.default_matmul_precision("highest"):

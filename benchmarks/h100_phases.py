@@ -22,7 +22,7 @@ from dualdiff_jax.models.attention import attention
 from dualdiff_jax.pipeline import programs
 from dualdiff_jax.planning.cost import program_flops
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.training.flops import device_memory
+from dualdiff_jax.training.telemetry.recorder import device_memory
 
 Figure = dict[str, Any]  # name, side and what was found, or an error in its place
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"

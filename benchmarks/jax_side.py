@@ -8,11 +8,11 @@ import numpy as np
 
 from benchmarks.workload import Size, Vocabulary, random_weights
 from dualdiff_jax.data.batch import Batch
+from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.sharding import make_mesh, place_batch
-from dualdiff_jax.training.state import init_state
+from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.step import make_step
-from dualdiff_jax.training.trainable import split, trained_specs
 
 Call = Callable[[int], int | None]  # a number to draw from -> how often the network ran, where that varies
 
@@ -22,12 +22,14 @@ class Training:
 
     def __init__(self, size: Size):
         self._config, self._mesh = size.config, make_mesh(size.config.mesh)
+        self._setup = TrainSetup(self._config, self._mesh)
         tokenizer = Vocabulary(size.config.model.mmdit.vocab_size)
         null, mask = tokenizer.null_ids(size.config.data.text_length), tokenizer.mask_token_id
         stored = np.zeros((len(null), size.config.model.t5.width), jnp.bfloat16)  # what it is costs the same
-        self._step = make_step(
-            self._config, self._mesh, null_token_ids=null, mask_token_id=mask, null_text_embeddings=stored
+        objective = Objective(
+            self._config.objective, null_token_ids=null, mask_token_id=mask, null_text_embeddings=stored
         )
+        self._step = make_step(self._setup, objective)
         self._begin()
 
     def on(self, batch: Batch) -> Call:
@@ -43,10 +45,10 @@ class Training:
 
     def _begin(self) -> None:
         self._state = self._frozen = None  # before there is another
-        config, model = self._config, self._config.model
-        weights = random_weights(model, self._mesh, model.compute_dtype, kept=trained_specs(config))
-        params, self._frozen = split(config, self._mesh, weights, jax.random.key(0))
-        self._state = init_state(config, self._mesh, params)
+        model, trainable = self._config.model, self._setup.trainable
+        weights = random_weights(model, self._mesh, model.compute_dtype, kept=trainable.specs)
+        params, self._frozen = trainable.split(weights, self._mesh, jax.random.key(0))
+        self._state = self._setup.init_state(params)
 
 
 def prompts(size: Size, count: int) -> tuple[list[str], np.ndarray]:

@@ -21,10 +21,11 @@ from dualdiff_jax.config import RunConfig, TrainConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.runtime import environment
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
-from dualdiff_jax.training.state import init_state
+from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.step import make_step
 
 STEPS = 40  # in which a save is over
@@ -44,10 +45,13 @@ def measure(root: Path, pairs: int) -> dict[str, float]:
     tokenizer, mesh = Tokenizer(config.data.tokenizer), make_mesh(config.mesh)
     data = Mixture(config.data, tokenizer, seed=0, global_batch_size=config.train.global_batch_size)
     batches = [data.batch(number) for number in range(8)]
-    state, frozen = init_state(config, mesh)
-    length = config.data.text_length
-    step = make_step(config, mesh, null_token_ids=tokenizer.null_ids(length), mask_token_id=tokenizer.mask_token_id)
-    checkpoints = Checkpoints(root, config, mesh)
+    setup = TrainSetup(config, mesh)
+    params, frozen = setup.init_params()
+    state = setup.init_state(params)
+    null = tokenizer.null_ids(config.data.text_length)
+    objective = Objective(config.objective, null_token_ids=null, mask_token_id=tokenizer.mask_token_id)
+    step = make_step(setup, objective)
+    checkpoints = Checkpoints(root, setup)
     waits, with_save, without = [], [], []
     for number in range(2 * pairs + 2):
         is_saving = number % 2 == 1

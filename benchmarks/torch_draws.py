@@ -11,7 +11,7 @@ from dualdiff_jax.objectives.joint import Corrupted
 from dualdiff_jax.objectives.time_sampling import LEVELS, T_MIN
 from tests.parity.reference import encode_as_sd3
 
-CorruptedTensors = dict[str, torch.Tensor | None]  # the fields of ``Corrupted``, latents channels first
+CorruptedTensors = dict[str, torch.Tensor | None]  # ``Corrupted`` flat, latents channels first
 
 
 class Draws:
@@ -92,8 +92,13 @@ class Draws:
 
 def tensors(batch: Corrupted, device: torch.device) -> CorruptedTensors:
     """Our corrupted batch as torch has it."""
-    fields = {}
-    for name, value in batch._asdict().items():
+    image, text = batch.image._asdict(), batch.text._asdict()
+    flat = {name: image[name] for name in ("noisy_latents", "velocity", "sigma")}
+    flat |= {f"image_{name}": image[name] for name in ("token_ids", "share", "text_embeddings")}
+    flat |= {name: text[name] for name in ("clean_token_ids", "noisy_token_ids", "is_masked", "t")}
+    flat |= {f"text_{name}": text[name] for name in ("latents", "share")}
+    fields: CorruptedTensors = {}
+    for name, value in flat.items():
         if value is None:
             fields[name] = None
             continue

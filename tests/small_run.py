@@ -1,17 +1,23 @@
-"""A training run small enough for a test, on real digits: its data, its tokenizer, its config."""
+"""A training run small enough for a test, on real digits: its data, its tokenizer, its config, its step."""
 
 import json
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import demo
 from demo.data import write_tokenizer
 from demo.digits import CAPTIONS, QUESTION, WORDS, load
+from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.objectives.joint import Objective
+from dualdiff_jax.training.setup import TrainSetup
+from dualdiff_jax.training.state import TrainState
+from dualdiff_jax.training.step import Step, make_step
 
 RECORDS = 40
 
@@ -60,6 +66,28 @@ def small_run(root: Path, **sections: dict) -> tuple[RunConfig, Tokenizer]:
     for name, fields in sections.items():
         config[name].update(fields)
     return resolve(config), Tokenizer(root / "tokenizer")
+
+
+def objective_of(config: RunConfig, tokenizer: Tokenizer, null_text_embeddings=None) -> Objective:
+    """The objective of a run."""
+    return Objective(
+        config.objective,
+        null_token_ids=tokenizer.null_ids(config.data.text_length),
+        mask_token_id=tokenizer.mask_token_id,
+        null_text_embeddings=null_text_embeddings,
+    )
+
+
+def step_of(config: RunConfig, tokenizer: Tokenizer, mesh: jax.sharding.Mesh) -> Step:
+    """The update of a run on ``mesh``."""
+    return make_step(TrainSetup(config, mesh), objective_of(config, tokenizer))
+
+
+def first_state(config: RunConfig, mesh: jax.sharding.Mesh) -> tuple[TrainState, Weights]:
+    """The state before the first update, and the frozen weights."""
+    setup = TrainSetup(config, mesh)
+    params, frozen = setup.init_params()
+    return setup.init_state(params), frozen
 
 
 def write_config(file: Path, root: Path, **train) -> None:

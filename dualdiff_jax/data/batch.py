@@ -1,4 +1,4 @@
-"""What a training step is given: needs no reader of any format."""
+"""The input of a training step."""
 
 from typing import NamedTuple, TypedDict
 
@@ -17,7 +17,7 @@ class Example(TypedDict, total=False):
 
 
 class Batch(NamedTuple):
-    """One step's two batches on the host; each field of an Example with a leading batch dim."""
+    """One step's batches on the host; each field of an Example has a leading batch dim. None: a stream that is not read."""
 
-    image: Example
-    text: Example
+    image: Example | None = None
+    text: Example | None = None

@@ -3,9 +3,10 @@
 image stream: the ``image_generation`` sources; text stream: ``captioning`` and ``instruction``. In each
     numbers of a source's records of one shape -> shuffled anew every epoch -> example
             -> mixed by weight -> cut into batches -> shapes mixed batch by batch
-so batch n needs no history: resuming is starting at n, on any number of hosts and with any number of readers.
+so batch n needs no history: a resumed run starts at n, on any number of hosts and with any number of readers.
 At every step both streams have the same image size, since both mix the sizes by the weights of the image
-stream; only texts without an image have text batches of their own, in which there is no image.
+stream; only texts without an image have text batches of their own, in which there is no image. A stream that is
+not asked for is not read, and its sources are not opened.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ from dualdiff_jax.data.encoded import kind_of, refuse_mixed
 from dualdiff_jax.data.examples import ExampleMaker
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.images import normalize
-from dualdiff_jax.data.reader_watchdog import ReadingNotes, watched
+from dualdiff_jax.data.reader_watchdog import ReadingNotes, with_watchdog
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.manifest import LATENTS_AND_TEXT
 from dualdiff_jax.data.records.record import Source
@@ -41,11 +42,27 @@ class ShapedRecords(NamedTuple):
     weight: float  # the source's, by the share of its records
 
 
-class Mixture:
-    """The streams of ``config``. Opens and checks every source, and raises their ``UserError``.
+ByShape = Mapping[Shape, Sequence[ShapedRecords]]
 
-    ``global_batch_size`` examples of each stream make a step; this host reads rows
-    [host * B / hosts, (host + 1) * B / hosts) of each.
+
+STREAMS = ("image", "text")
+
+
+class Mixture:
+    """The streams of a data config. Opens and checks every source that they read.
+
+    Args:
+        config: sources and how to read them.
+        tokenizer: makes tokens of their texts.
+        streams: which of ``STREAMS`` to read.
+        seed: of the order, and of the choices among captions and turns.
+        global_batch_size: examples of each stream in a step, B.
+        host: this host; it reads rows [host * B / hosts, (host + 1) * B / hosts) of each batch.
+        hosts: how many there are.
+
+    Raises:
+        UserError: a source cannot be used, the streams cannot have the same image sizes, or B does not divide over the
+            hosts.
     """
 
     def __init__(
@@ -53,6 +70,7 @@ class Mixture:
         config: DataConfig,
         tokenizer: Tokenizer,
         *,
+        streams: Sequence[str] = STREAMS,
         seed: int,
         global_batch_size: int,
         host: int = 0,
@@ -62,24 +80,25 @@ class Mixture:
             raise UserError(
                 f"train.global_batch_size {global_batch_size} does not divide over {hosts} hosts; give a multiple"
             )
-        self._config, self._tokenizer, self._seed = config, tokenizer, seed
+        self._config, self._tokenizer, self._seed, self._streams = config, tokenizer, seed, tuple(streams)
         self._host, self._hosts, self._per_host_batch_size = host, hosts, global_batch_size // hosts
         cache = IndexCache(config.index_cache)
-        self._kinds = {source.name: kind_of(source, config, tokenizer) for source in config.sources}
+        read = [source for source in config.sources if source.stream in streams]
+        self._kinds = {source.name: kind_of(source, config, tokenizer) for source in read}
         self._notes = ReadingNotes()
-        self._sources = {source.name: open_source(source, cache) for source in config.sources}
-        parts: dict[bool, dict[Shape, list[ShapedRecords]]] = {True: {}, False: {}}
-        for source in config.sources:
+        self._sources = {source.name: open_source(source, cache) for source in read}
+        by_stream: dict[str, dict[Shape, list[ShapedRecords]]] = {stream: {} for stream in streams}
+        for source in read:
             division = divide(source, self._sources[source.name], cache)
             total = sum(map(len, division.values()))
             for shape, indexes in division.items():
                 examples = self._examples(source, self._sources[source.name], shape, indexes)
-                part = ShapedRecords(source, examples, source.weight * len(indexes) / total)
-                parts[source.task == "image_generation"].setdefault(shape, []).append(part)
-        for stream, of in (("image", parts[True]), ("text", parts[False])):
-            sources = [part.source.name for shape in of if shape for part in of[shape]]
-            refuse_mixed(stream, [(name, self._kinds[name]) for name in sources])
-        self._steps = _Steps(*self._streams(parts[True], parts[False]))
+                records = ShapedRecords(source, examples, source.weight * len(indexes) / total)
+                by_stream[source.stream].setdefault(shape, []).append(records)
+        for stream, shapes in by_stream.items():
+            names = [records.source.name for shape in shapes if shape for records in shapes[shape]]
+            refuse_mixed(stream, [(name, self._kinds[name]) for name in names])
+        self._steps = _Steps(self._batches_by_stream(by_stream))
         self.bad_records = BadRecords(config.max_bad_share)
 
     def fingerprint(self) -> dict[str, int]:
@@ -87,9 +106,10 @@ class Mixture:
         return {name: len(source) for name, source in self._sources.items()}
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
-        """Batches first_step, first_step + 1, ..., read ahead by threads, in worker processes where there are some.
+        """Yields batches first_step, first_step + 1, ..., read ahead by threads, in worker processes if there are any.
 
-        Raises ``UserError`` where too many records are bad, or where a reader dies or hangs, with what it read.
+        Raises:
+            UserError: too many records are bad, or a reader dies or hangs; the message names its records.
         """
         options = grain.ReadOptions(
             num_threads=self._config.read_threads, prefetch_buffer_size=self._config.prefetch_batches
@@ -99,89 +119,102 @@ class Mixture:
             if not flags.FLAGS.is_parsed():  # Grain's worker processes want to read them
                 flags.FLAGS.mark_as_parsed()
             steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._config.workers))
-        for rows in watched(iter(steps), self._notes, self._config.patience):
+        for rows in with_watchdog(iter(steps), self._notes, self._config.patience):
             yield self._count(rows)
 
     def batch(self, step: int) -> Batch:
         """The batch of one step, read now."""
         return self._count(self._steps[step])
 
-    def origins(self, step: int) -> tuple[Sequence[Origin], Sequence[Origin]]:
-        """Which records the rows of a step's two batches come from."""
-        return tuple(origins for _, origins in self._steps[step])
+    def origins(self, step: int) -> dict[str, Sequence[Origin]]:
+        """The records that the rows of a step's batches come from, by stream."""
+        return {stream: origins for stream, (_, origins) in self._steps[step].items()}
 
     def record_ids(self, step: int) -> dict[str, list[str]]:
-        """The ids of the records in this host's part of a step's batches, by stream."""
-        names = ("image_stream", "text_stream")
-        return {name: [o.record_id for o in of] for name, of in zip(names, self.origins(step), strict=True)}
+        """The ids of the records in this host's part of a step's batches, by ``image_stream`` and ``text_stream``."""
+        return {f"{stream}_stream": [o.record_id for o in found] for stream, found in self.origins(step).items()}
 
     def report_to(self, workdir: str | Path) -> None:
-        """From now on the bad records are named in ``bad_records.jsonl`` there, with the host's number beyond 0."""
+        """Names bad records in ``bad_records.jsonl`` there from now on, with the host's number in the name beyond 0."""
         self.bad_records.write_to(Path(workdir) / f"bad_records{f'.{self._host}' if self._host else ''}.jsonl")
 
     def _count(self, rows: "Rows") -> Batch:
-        for _, origins in rows:
+        for _, origins in rows.values():
             for origin in origins:
                 self.bad_records.note(origin)
-        return Batch(*(arrays for arrays, _ in rows))
+        return Batch(**{stream: arrays for stream, (arrays, _) in rows.items()})
 
     def _examples(
         self, config: SourceConfig, source: Source, shape: Shape, indexes: Sequence[int] | np.ndarray
     ) -> grain.MapDataset:
-        is_stored = self._kinds[config.name] == LATENTS_AND_TEXT
-        maker = ExampleMaker(config, self._config, self._tokenizer, source, shape, indexes, self._notes, is_stored)
+        has_text_embeddings = self._kinds[config.name] == LATENTS_AND_TEXT
+        maker = ExampleMaker(
+            config, self._config, self._tokenizer, source, shape, indexes, self._notes, has_text_embeddings
+        )
         name = f"{self._seed}/{config.name}" + (f"/{shape}" if shape != (config.height, config.width) else "")
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         return grain.MapDataset.range(len(indexes)).seed(seed).shuffle().repeat(None).random_map(maker)
 
-    def _streams(
-        self, image: Mapping[Shape, list[ShapedRecords]], text: Mapping[Shape, list[ShapedRecords]]
-    ) -> tuple[grain.MapDataset, grain.MapDataset]:
-        """(batches to draw, batches to read), of the same size at every step."""
-        if None in image:
-            names = ", ".join(part.source.name for part in image[None])
+    def _batches_by_stream(self, by_stream: Mapping[str, ByShape]) -> dict[str, grain.MapDataset]:
+        """Batches by stream, of the same image size at every step."""
+        image, text = by_stream.get("image"), by_stream.get("text")
+        if image is not None and None in image:
+            names = ", ".join(records.source.name for records in image[None])
             raise UserError(f"data.sources {names}: has texts without an image, which cannot be drawn from")
-        texts = text.get(None, [])
-        for shape in image:
-            if shape not in text:
-                raise UserError(
-                    f"no captioning or instruction source has an image for {shape[0]} x {shape[1]}, to which "
-                    "image_generation sources have some; leave that size out of buckets"
-                )
-        with_image = sum(part.weight for shape in image for part in text[shape])
-        without = sum(part.weight for part in texts)
-        weights = [sum(part.weight for part in parts) for parts in image.values()]
-        images, readings = [], []
-        for shape in image:
-            images.append(self._batches_of(image[shape]))
-            reading = [self._batches_of(text[shape])] + ([self._batches_of(texts)] if texts else [])
-            readings.append(_mix(reading, [with_image, without][: len(reading)]))
-        return _mix(images, weights), _mix(readings, weights)
+        sizes = [shape for shape in (image if image is not None else text or {}) if shape is not None]
+        found = {}
+        if image is not None:
+            found["image"] = _mix([self._batches_of(image[size]) for size in sizes], _weights(image, sizes))
+        if text is not None:
+            without_image = text.get(None, [])
+            if not sizes:
+                return found | {"text": self._batches_of(without_image)}
+            _check_sizes(text, sizes)
+            shares = [sum(_weights(text, sizes)), sum(records.weight for records in without_image)]
+            batches = [
+                _mix([self._batches_of(records) for records in (text[size], without_image) if records], shares)
+                for size in sizes
+            ]
+            found["text"] = _mix(batches, _weights(image if image is not None else text, sizes))
+        return found
 
-    def _batches_of(self, parts: Sequence[ShapedRecords]) -> grain.MapDataset:
-        mixed = _mix([part.records for part in parts], [part.weight for part in parts])
+    def _batches_of(self, sources: Sequence[ShapedRecords]) -> grain.MapDataset:
+        mixed = _mix([source.records for source in sources], [source.weight for source in sources])
         batches = mixed.batch(self._per_host_batch_size, drop_remainder=True, batch_fn=_stack)
         return batches[self._host :: self._hosts]
 
 
-Rows = tuple[tuple[Example, Sequence[Origin]], tuple[Example, Sequence[Origin]]]
+Rows = dict[str, tuple[Example, Sequence[Origin]]]  # stream -> its batch of one step, and where each row comes from
 
 
 class _Steps:
-    """Both streams side by side, so that one set of readers serves both."""
+    """All streams at once, so that one set of readers serves them."""
 
-    def __init__(self, image: grain.MapDataset, text: grain.MapDataset):
-        self._image, self._text = image, text
+    def __init__(self, streams: Mapping[str, grain.MapDataset]):
+        self._streams = streams
 
     def __len__(self) -> int:
-        return min(len(self._image), len(self._text))
+        return min(len(stream) for stream in self._streams.values())
 
     def __getitem__(self, step: int) -> Rows:
-        return self._image[step], self._text[step]
+        return {name: stream[step] for name, stream in self._streams.items()}
+
+
+def _weights(by_shape: ByShape, sizes: Sequence[Shape]) -> list[float]:
+    return [sum(records.weight for records in by_shape[size]) for size in sizes]
+
+
+def _check_sizes(text: ByShape, sizes: Sequence[Shape]) -> None:
+    for size in sizes:
+        if size is not None and size not in text:
+            raise UserError(
+                f"no captioning or instruction source has an image for {size[0]} x {size[1]}, to which "
+                "image_generation sources have some; leave that size out of buckets"
+            )
 
 
 def _mix(datasets: Sequence[grain.MapDataset], weights: Sequence[float]) -> grain.MapDataset:
-    return grain.MapDataset.mix(datasets, weights) if len(datasets) > 1 else datasets[0]
+    return grain.MapDataset.mix(datasets, weights[: len(datasets)]) if len(datasets) > 1 else datasets[0]
 
 
 def _stack(examples: Sequence[tuple[Example, Origin]]) -> tuple[Example, list[Origin]]:

@@ -3,32 +3,48 @@
 (1)  L = w * mean over image batch of the flow loss + lambda * sum over text batch of the NELBO / N,  w = 1
 (2)  N = b * l                 ``all_positions``, the released normalization
      N = number of answer tokens  ``answer_tokens``
-The two terms have batches of their own: noisy latents beside clean text (a caption is replaced by the
-empty one with probability 0.1), and masked text beside clean latents at timestep 0. One modality is
-corrupted at a time, never both. A term of weight 0 is not computed: aligning the mask's embedding needs the text
-alone (lambda = 1, w = 0), tuning on images the images alone.
+The two terms have batches of their own: noisy latents with clean text (a caption is replaced by the empty one with
+probability 0.1), and masked text with clean latents at timestep 0. One modality is corrupted at a time, never both.
+A term of weight 0 is not computed, and its batch is not needed: aligning the mask's embedding takes the text alone
+(lambda = 1, w = 0), tuning on images the images alone.
 
-``corrupt`` draws everything random; ``joint_loss`` is then a function of the network alone. So a batch
-can be cut into parts after it was corrupted, and their losses and gradients add up to the whole's.
+``corrupt`` makes every random draw; ``loss`` is then a function of the network alone. A batch can therefore be cut
+into parts after it was corrupted, and the losses and gradients of the parts add up to those of the whole.
 
-Captions are clean, so their embeddings may have been computed ahead; then the text encoder reads the masked texts
-alone. Both batches still make one pass of the model.
+Captions are clean, so their embeddings may be known already; then the text encoder reads the masked texts alone. Both
+batches still make one pass of the model.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from dualdiff_jax.arrays import Denoiser, Images, Key, Latents, PerExample, PerToken, TextEmbeddings, TokenIds
+from dualdiff_jax.arrays import (
+    Denoiser,
+    DenoiserOutput,
+    Images,
+    Key,
+    Latents,
+    PerExample,
+    PerToken,
+    TextEmbeddings,
+    TokenIds,
+)
 from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.objectives.flow_matching import add_noise, flow_loss, velocity_target
 from dualdiff_jax.objectives.latents import clean_latents
 from dualdiff_jax.objectives.masked_diffusion import mask_tokens, masked_nelbo
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS, sample_sigma, sample_t
 
-CLOCK_BINS = 4  # parts of [0, 1] that losses are told by
+CLOCK_BINS = 4  # equal parts of the clock's [0, 1] by which losses are reported
+
+# Name -> the denominator of the text loss, equation (2), of the answer positions (b, l).
+NORMALIZATIONS: Mapping[str, Callable[[PerToken], jax.Array | int]] = {
+    "all_positions": lambda is_answer: is_answer.size,
+    "answer_tokens": lambda is_answer: jnp.maximum(is_answer.sum(), 1),
+}
 
 
 class ImageExamples(NamedTuple):
@@ -47,162 +63,222 @@ class TextExamples(NamedTuple):
     is_answer: PerToken  # (b, l), True where a token may be masked
 
 
+class CorruptedImages(NamedTuple):
+    """The image batch after the draws."""
+
+    noisy_latents: Latents  # (b, h, w, c)
+    velocity: Latents  # (b, h, w, c), the target
+    sigma: PerExample  # (b,)
+    token_ids: TokenIds  # (b, l), clean or the empty caption's
+    share: PerExample  # (b,), 1 / b: an example's share in the image loss
+    text_embeddings: TextEmbeddings | None = None  # (b, l, d), of token_ids, where they are known
+
+
+class CorruptedTexts(NamedTuple):
+    """The text batch after the draws."""
+
+    latents: Latents | None  # (b, h, w, c), clean
+    clean_token_ids: TokenIds  # (b, l)
+    noisy_token_ids: TokenIds  # (b, l)
+    is_masked: PerToken  # (b, l)
+    t: PerExample  # (b,)
+    share: PerExample  # (b,), 1 / N: an example's share in the text loss
+
+
 class Corrupted(NamedTuple):
-    """A step's two batches after the draws; every field has the batch as its leading dim."""
+    """A step's two batches after the draws, all fields with the batch as leading dim; None for a stream left out."""
 
-    noisy_latents: Latents
-    velocity: Latents  # the target
-    sigma: PerExample
-    image_token_ids: TokenIds
-    image_share: PerExample  # 1 / b: an example's share in the image loss
-    text_latents: Latents | None
-    clean_token_ids: TokenIds
-    noisy_token_ids: TokenIds
-    is_masked: PerToken
-    t: PerExample
-    text_share: PerExample  # 1 / N: an example's share in the text loss
-    image_text_embeddings: TextEmbeddings | None = None  # of image_token_ids, where they are known
+    image: CorruptedImages | None
+    text: CorruptedTexts | None
 
 
-def encode_and_corrupt(
-    encode: Callable[[Images, Key], Latents],
-    batch: Any,
-    rng: Key,
-    config: ObjectiveConfig,
-    *,
-    null_token_ids: jax.Array,
-    mask_token_id: int,
-    null_text_embeddings: jax.Array | None = None,
-) -> Corrupted:
-    """``corrupt`` of a batch as the data gives it: ``image`` and ``text``, each with ``token_ids`` and images.
+class BatchPair(Protocol):
+    """A step's data: arrays by name for each stream, None for a stream that is not read (``data/batch.py``)."""
 
-    Images come as ``clean_latents`` reads them, ``encode`` makes latents of pixels; ``image`` may have
-    ``text_embeddings``, and ``text`` also has ``is_answer``.
+    @property
+    def image(self) -> Mapping[str, jax.Array] | None: ...
+
+    @property
+    def text(self) -> Mapping[str, jax.Array] | None: ...
+
+
+class Objective:
+    """Equation (1), with all that stays fixed while a run trains.
+
+    Args:
+        config: weights and choices by name.
+        null_token_ids: (l,) the empty caption at the captions' length.
+        mask_token_id: the absorbing state.
+        null_text_embeddings: (l, d) T5's output for ``null_token_ids``; needed where the captions' embeddings are
+            known and some captions are dropped.
+
+    Raises:
+        ValueError: ``config`` names a normalization that does not exist.
     """
-    rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
-    return corrupt(
-        rng_corrupt,
-        ImageExamples(
-            clean_latents(batch.image, encode, rng_image),
-            batch.image["token_ids"],
-            batch.image.get("text_embeddings"),
-        ),
-        TextExamples(
-            clean_latents(batch.text, encode, rng_text),
-            batch.text["token_ids"],
-            batch.text["is_answer"],
-        ),
-        config,
-        null_token_ids=null_token_ids,
-        mask_token_id=mask_token_id,
-        null_text_embeddings=null_text_embeddings,
-    )
 
+    def __init__(
+        self,
+        config: ObjectiveConfig,
+        *,
+        null_token_ids: jax.typing.ArrayLike,
+        mask_token_id: int,
+        null_text_embeddings: jax.typing.ArrayLike | None = None,
+    ):
+        if config.text_normalization not in NORMALIZATIONS:
+            raise ValueError(f"text_normalization is {config.text_normalization!r}; give one of {list(NORMALIZATIONS)}")
+        self.config = config
+        self.mask_token_id = mask_token_id
+        self._null_token_ids = null_token_ids
+        self._null_text_embeddings = null_text_embeddings
 
-def corrupt(
-    rng: Key,
-    image: ImageExamples,
-    text: TextExamples,
-    config: ObjectiveConfig,
-    *,
-    null_token_ids: jax.Array,
-    mask_token_id: int,
-    null_text_embeddings: jax.Array | None = None,
-) -> Corrupted:
-    """All draws of one step. ``null_token_ids`` (l,) is the empty caption at the captions' length.
+    def corrupt_batch(self, rng: Key, batch: BatchPair, encode: Callable[[Images, Key], Latents]) -> Corrupted:
+        """``corrupt`` of a batch as the data gives it.
 
-    ``null_text_embeddings`` (l, d) are needed where the captions' are known and some captions are dropped.
-    """
-    rng_noise, rng_sigma, rng_drop, rng_t, rng_mask = jax.random.split(rng, 5)
-    b_image, b_text = image.latents.shape[0], text.token_ids.shape[0]
-    noise = jax.random.normal(rng_noise, image.latents.shape)
-    sigma = sample_sigma(rng_sigma, b_image, config.sigma_distribution)
-    dropped = jax.random.bernoulli(rng_drop, config.caption_dropout, (b_image, 1))
-    t = sample_t(rng_t, b_text)
-    noisy_token_ids, is_masked = mask_tokens(rng_mask, text.token_ids, t, text.is_answer, mask_token_id)
-    embeddings = image.text_embeddings
-    if embeddings is not None and config.caption_dropout:
-        embeddings = jnp.where(dropped[..., None], null_text_embeddings.astype(embeddings.dtype), embeddings)
-    every_token = config.text_normalization == "all_positions"
-    tokens = text.token_ids.size if every_token else jnp.maximum(text.is_answer.sum(), 1)
-    return Corrupted(
-        noisy_latents=add_noise(image.latents, noise, sigma),
-        velocity=velocity_target(image.latents, noise),
-        sigma=sigma,
-        image_token_ids=jnp.where(dropped, null_token_ids, image.token_ids),
-        image_share=jnp.full((b_image,), 1.0 / b_image),
-        text_latents=text.latents,
-        clean_token_ids=text.token_ids,
-        noisy_token_ids=noisy_token_ids,
-        is_masked=is_masked,
-        t=t,
-        text_share=jnp.full((b_text,), 1.0 / tokens),
-        image_text_embeddings=embeddings,
-    )
+        Args:
+            rng: one key; it is split by purpose.
+            batch: ``image`` and ``text``, each with ``token_ids`` and images as ``clean_latents`` reads them;
+                ``image`` may have ``text_embeddings``, ``text`` has ``is_answer``. A stream without weight may be None.
+            encode: makes latents of images; the key draws from the posterior.
+        """
+        rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
+        image = text = None
+        if batch.image is not None:
+            latents = clean_latents(batch.image, encode, rng_image)
+            if latents is None:
+                raise ValueError("an image batch needs images or latents")
+            image = ImageExamples(latents, batch.image["token_ids"], batch.image.get("text_embeddings"))
+        if batch.text is not None:
+            latents = clean_latents(batch.text, encode, rng_text)
+            text = TextExamples(latents, batch.text["token_ids"], batch.text["is_answer"])
+        return self.corrupt(rng_corrupt, image, text)
 
+    def corrupt(self, rng: Key, image: ImageExamples | None, text: TextExamples | None) -> Corrupted:
+        """Makes all draws of one step; None for a stream that has no weight."""
+        rng_noise, rng_sigma, rng_drop, rng_t, rng_mask = jax.random.split(rng, 5)
+        return Corrupted(
+            None if image is None else self._corrupt_images(rng_noise, rng_sigma, rng_drop, image),
+            None if text is None else self._corrupt_texts(rng_t, rng_mask, text),
+        )
 
-def joint_loss(
-    denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig, *, mask_token_id: int
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Equation (1), and what it is made of, by name: each entry adds up over parts of a batch, like the loss.
+    def _corrupt_images(self, rng_noise: Key, rng_sigma: Key, rng_drop: Key, image: ImageExamples) -> CorruptedImages:
+        batch, dropout = image.latents.shape[0], self.config.caption_dropout
+        noise = jax.random.normal(rng_noise, image.latents.shape)
+        sigma = sample_sigma(rng_sigma, batch, self.config.sigma_distribution)
+        is_dropped = jax.random.bernoulli(rng_drop, dropout, (batch, 1))
+        embeddings = image.text_embeddings
+        if embeddings is not None and dropout:
+            if self._null_text_embeddings is None:
+                raise ValueError("captions with known embeddings can be dropped only with null_text_embeddings")
+            null = jnp.asarray(self._null_text_embeddings).astype(embeddings.dtype)
+            embeddings = jnp.where(is_dropped[..., None], null, embeddings)
+        return CorruptedImages(
+            noisy_latents=add_noise(image.latents, noise, sigma),
+            velocity=velocity_target(image.latents, noise),
+            sigma=sigma,
+            token_ids=jnp.where(is_dropped, jnp.asarray(self._null_token_ids), image.token_ids),
+            share=jnp.full((batch,), 1.0 / batch),
+            text_embeddings=embeddings,
+        )
 
-    ``image_loss``, and ``text_loss`` before lambda, of the terms that count; both also by the clock, as the
-    ``by_clock`` of their examples: ``image_loss_by_sigma`` and ``text_loss_by_t``.
-    """
-    velocity, logits = _predict(denoiser, batch, config)
-    terms, told = [], {}
-    if velocity is not None:
-        image_losses = flow_loss(velocity, batch.velocity, batch.sigma, config.image_weighting)
-        told["image_loss"] = (batch.image_share * image_losses).sum()
-        told["image_loss_by_sigma"] = by_clock(batch.image_share * image_losses, batch.sigma)
-        terms.append(config.image_weight * told["image_loss"])
-    if logits is not None:
-        nelbo = masked_nelbo(logits, batch.clean_token_ids, batch.is_masked, batch.t, mask_token_id)
-        told["text_loss"] = (batch.text_share * nelbo).sum()
-        told["text_loss_by_t"] = by_clock(batch.text_share * nelbo, batch.t)
-        terms.append(config.text_weight * told["text_loss"])
-    loss = terms[0] if len(terms) == 1 else terms[0] + terms[1]
-    return loss, {"loss": loss, **told}
+    def _corrupt_texts(self, rng_t: Key, rng_mask: Key, text: TextExamples) -> CorruptedTexts:
+        batch = text.token_ids.shape[0]
+        t = sample_t(rng_t, batch)
+        noisy_token_ids, is_masked = mask_tokens(rng_mask, text.token_ids, t, text.is_answer, self.mask_token_id)
+        tokens = NORMALIZATIONS[self.config.text_normalization](text.is_answer)
+        return CorruptedTexts(
+            latents=text.latents,
+            clean_token_ids=text.token_ids,
+            noisy_token_ids=noisy_token_ids,
+            is_masked=is_masked,
+            t=t,
+            share=jnp.full((batch,), 1.0 / tokens),
+        )
 
+    def loss(self, denoiser: Denoiser, batch: Corrupted) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Equation (1).
 
-def by_clock(losses: PerExample, clock: PerExample) -> jax.Array:
-    """(2, CLOCK_BINS): the sum of the losses, and the number of examples, in equal parts of the clock's [0, 1]."""
-    index = jnp.minimum((CLOCK_BINS * clock).astype(jnp.int32), CLOCK_BINS - 1)
-    inside = index[:, None] == jnp.arange(CLOCK_BINS)
-    return jnp.stack([jnp.where(inside, losses[:, None], 0.0).sum(0), inside.sum(0).astype(losses.dtype)])
+        Args:
+            denoiser: the network.
+            batch: of ``corrupt``, or a part of one.
 
+        Returns:
+            The loss () and its metrics by name, each of which adds up over the parts of a batch: ``loss``,
+            ``image_loss``, and ``text_loss`` before lambda, of the terms with weight; both also by the clock, as
+            ``by_clock`` gives them: ``image_loss_by_sigma`` and ``text_loss_by_t``.
+        """
+        velocity, logits = self._predict(denoiser, batch)
+        terms, metrics = [], {}
+        if velocity is not None and batch.image is not None:
+            image_losses = flow_loss(velocity, batch.image.velocity, batch.image.sigma, self.config.image_weighting)
+            metrics["image_loss"] = (batch.image.share * image_losses).sum()
+            metrics["image_loss_by_sigma"] = by_clock(batch.image.share * image_losses, batch.image.sigma)
+            terms.append(self.config.image_weight * metrics["image_loss"])
+        if logits is not None and batch.text is not None:
+            text = batch.text
+            nelbo = masked_nelbo(logits, text.clean_token_ids, text.is_masked, text.t, self.mask_token_id)
+            metrics["text_loss"] = (text.share * nelbo).sum()
+            metrics["text_loss_by_t"] = by_clock(text.share * nelbo, text.t)
+            terms.append(self.config.text_weight * metrics["text_loss"])
+        loss = terms[0] if len(terms) == 1 else terms[0] + terms[1]
+        return loss, {"loss": loss, **metrics}
 
-def _predict(denoiser: Denoiser, batch: Corrupted, config: ObjectiveConfig) -> tuple[Latents | None, jax.Array | None]:
-    """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
+    def _predict(self, denoiser: Denoiser, batch: Corrupted) -> tuple[Latents | None, jax.Array | None]:
+        """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
 
-    One pass needs both batches in one shape, so text without images takes two. It wastes the unused head of each
-    half, but runs every matrix once over twice the tokens. A half without weight is None.
-    """
-    timestep = TIMESTEPS * batch.sigma
-    clean = jnp.zeros_like(batch.t)
-    known = batch.image_text_embeddings
-    is_joint = config.single_forward and config.image_weight and config.text_weight
-    if not is_joint or batch.text_latents is None:
+        One pass needs both batches in one shape, so text without images takes two. It wastes the unused head of each
+        half, but runs every matrix once over twice the tokens. A stream without weight gives None.
+        """
+        image = batch.image if self.config.image_weight else None
+        text = batch.text if self.config.text_weight else None
+        if self.config.single_forward and image is not None and text is not None and text.latents is not None:
+            return _predict_both(denoiser, image, text, text.latents)
         velocity = logits = None
-        if config.image_weight:
-            run, text = (denoiser, batch.image_token_ids) if known is None else (denoiser.denoise, known)
-            velocity = run(batch.noisy_latents, timestep, text).velocity
-        if config.text_weight:
-            logits = denoiser(batch.text_latents, clean, batch.noisy_token_ids).logits
+        if image is not None:
+            velocity = _predict_images(denoiser, image).velocity
+        if text is not None:
+            logits = denoiser(text.latents, jnp.zeros_like(text.t), text.noisy_token_ids).logits
         return velocity, logits
-    latents, timestep = _interleaved(batch.noisy_latents, batch.text_latents), _interleaved(timestep, clean)
-    if known is None:
-        output = denoiser(latents, timestep, _interleaved(batch.image_token_ids, batch.noisy_token_ids))
+
+
+def _predict_images(denoiser: Denoiser, image: CorruptedImages) -> DenoiserOutput:
+    timestep = TIMESTEPS * image.sigma
+    if image.text_embeddings is None:
+        return denoiser(image.noisy_latents, timestep, image.token_ids)
+    return denoiser.denoise(image.noisy_latents, timestep, image.text_embeddings)
+
+
+def _predict_both(
+    denoiser: Denoiser, image: CorruptedImages, text: CorruptedTexts, text_latents: Latents
+) -> tuple[Latents | None, jax.Array]:
+    latents = _interleaved(image.noisy_latents, text_latents)
+    timestep = _interleaved(TIMESTEPS * image.sigma, jnp.zeros_like(text.t))
+    if image.text_embeddings is None:
+        output = denoiser(latents, timestep, _interleaved(image.token_ids, text.noisy_token_ids))
     else:
-        text = denoiser.encode_text(batch.noisy_token_ids)
-        output = denoiser.denoise(latents, timestep, _interleaved(known.astype(text.dtype), text))
-    return output.velocity[::2], output.logits[1::2]
+        masked = denoiser.encode_text(text.noisy_token_ids)
+        output = denoiser.denoise(latents, timestep, _interleaved(image.text_embeddings.astype(masked.dtype), masked))
+    return None if output.velocity is None else output.velocity[::2], output.logits[1::2]
 
 
 def _interleaved(image: jax.Array, text: jax.Array) -> jax.Array:
     """(b, ...) and (b, ...) -> (2b, ...), image, text, image, ...
 
-    So both halves of a pair lie on the device that has them. One half behind the other would send every example, and
-    every logit back, to another device.
+    Both halves of a pair then lie on the device that holds them. One half after the other would send every example,
+    and every logit back, to another device.
     """
     return jnp.stack([image, text], axis=1).reshape(-1, *image.shape[1:])
+
+
+def by_clock(losses: PerExample, clock: PerExample) -> jax.Array:
+    """Losses by equal parts of the clock.
+
+    Args:
+        losses: (b,).
+        clock: (b,) in [0, 1]; 1 belongs to the last part.
+
+    Returns:
+        (2, CLOCK_BINS): the sum of the losses in each part, and the number of examples.
+    """
+    index = jnp.minimum((CLOCK_BINS * clock).astype(jnp.int32), CLOCK_BINS - 1)
+    is_inside = index[:, None] == jnp.arange(CLOCK_BINS)
+    return jnp.stack([jnp.where(is_inside, losses[:, None], 0.0).sum(0), is_inside.sum(0).astype(losses.dtype)])

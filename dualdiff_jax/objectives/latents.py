@@ -1,9 +1,9 @@
-"""The clean latents of a batch, whatever the batch holds of its images.
+"""The clean latents of a batch, from whatever the batch holds of its images.
 
 image                               encoded now
-latent_mean, latent_log_variance    mean + exp(log variance / 2) noise, a draw from the posterior that was stored
+latent_mean, latent_log_variance    mean + exp(log variance / 2) noise, a draw from the stored posterior
 latent_mean                         itself: the posterior is a point
-nothing                             None: texts without an image, for which the model has its null image
+none of them                        None: texts without an image, for which the model has its null image
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,16 @@ from dualdiff_jax.arrays import Images, Key, Latents
 def clean_latents(
     examples: Mapping[str, jax.Array], encode: Callable[[Images, Key], Latents], rng: Key
 ) -> Latents | None:
-    """(b, h, w, c) fp32. ``encode`` takes (b, h, w, 3) and ``rng``, with which the posterior is drawn from."""
+    """The latents that a loss is computed on.
+
+    Args:
+        examples: arrays by name, each with the batch as leading dim.
+        encode: images (b, h, w, 3) and a key -> latents (b, h', w', c).
+        rng: draws from the posterior.
+
+    Returns:
+        (b, h', w', c) fp32, or None for texts without images.
+    """
     if "image" in examples:
         return encode(examples["image"], rng)
     if "latent_mean" not in examples:

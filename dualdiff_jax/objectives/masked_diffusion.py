@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from dualdiff_jax.arrays import Key, PerExample, PerToken, TokenIds
 from dualdiff_jax.objectives.time_sampling import T_MIN
 
-PIECE = 64  # tokens whose log-probabilities over the vocabulary are in memory together
+PIECE = 64  # tokens whose log-probabilities over the vocabulary are in memory at once
 NEVER = -1e30  # a log-probability that no softmax and no draw survives, and that stays finite in a product
 
 
@@ -33,7 +33,18 @@ def keep_probability(t: PerExample) -> PerExample:
 def mask_tokens(
     rng: Key, clean_token_ids: TokenIds, t: PerExample, is_answer: PerToken, mask_token_id: int
 ) -> tuple[TokenIds, PerToken]:
-    """(noisy_token_ids, is_masked), both (b, l). Only tokens with ``is_answer`` can be masked. Equation (1)."""
+    """Equation (1).
+
+    Args:
+        rng: one key.
+        clean_token_ids: (b, l).
+        t: (b,) in [eps, 1].
+        is_answer: (b, l); only these tokens can be masked.
+        mask_token_id: the absorbing state.
+
+    Returns:
+        noisy_token_ids and is_masked, both (b, l).
+    """
     u = jax.random.uniform(rng, clean_token_ids.shape)
     is_masked = is_answer & (u < mask_rate(t)[:, None])
     return jnp.where(is_masked, mask_token_id, clean_token_ids), is_masked
@@ -46,9 +57,17 @@ def masked_log_probs(logits: jax.Array, mask_token_id: int) -> jax.Array:
 
 
 def token_log_probs(logits: jax.Array, token_ids: TokenIds, mask_token_id: int) -> jax.Array:
-    """(b, l) fp32: ``masked_log_probs`` of one token at each place.
+    """``masked_log_probs`` of one token at each position.
 
-    A long text is done in pieces, each computed again in the backward pass, so that (b, l, v) is never held in fp32.
+    A long text is cut into pieces, each recomputed in the backward pass, so that (b, l, v) is never held in fp32.
+
+    Args:
+        logits: (b, l, v).
+        token_ids: (b, l), the tokens to look up.
+        mask_token_id: has probability 0.
+
+    Returns:
+        (b, l) fp32.
     """
 
     def piece(logits: jax.Array, token_ids: TokenIds) -> jax.Array:
@@ -63,7 +82,16 @@ def token_log_probs(logits: jax.Array, token_ids: TokenIds, mask_token_id: int) 
 
 
 def subs_log_probs(logits: jax.Array, noisy_token_ids: TokenIds, mask_token_id: int) -> jax.Array:
-    """(b, l, v) fp32 log-probabilities of each clean token, visible tokens carried over. Equation (2)."""
+    """Log-probabilities of the clean token at each position; a visible token keeps its value. Equation (2).
+
+    Args:
+        logits: (b, l, v).
+        noisy_token_ids: (b, l), some of them masks.
+        mask_token_id: the absorbing state.
+
+    Returns:
+        (b, l, v) fp32.
+    """
     is_masked = (noisy_token_ids == mask_token_id)[..., None]
     carried = jnp.where(jax.nn.one_hot(noisy_token_ids, logits.shape[-1], dtype=bool), 0.0, NEVER)
     return jnp.where(is_masked, masked_log_probs(logits, mask_token_id), carried)
@@ -72,9 +100,17 @@ def subs_log_probs(logits: jax.Array, noisy_token_ids: TokenIds, mask_token_id: 
 def masked_nelbo(
     logits: jax.Array, clean_token_ids: TokenIds, is_masked: PerToken, t: PerExample, mask_token_id: int
 ) -> PerExample:
-    """(b,) NELBO in nats, summed over the tokens of each example. Equation (3); logits (b, l, v).
+    """Equation (3). A clean token that is itself the mask token has no finite NELBO and counts as zero.
 
-    A clean token that is itself the mask token has no finite NELBO and counts as zero.
+    Args:
+        logits: (b, l, v).
+        clean_token_ids: (b, l).
+        is_masked: (b, l), where the network saw a mask.
+        t: (b,) in [eps, 1].
+        mask_token_id: the absorbing state.
+
+    Returns:
+        (b,) nats, summed over the tokens of each example.
     """
     log_p = token_log_probs(logits, clean_token_ids, mask_token_id)
     counted = is_masked & (clean_token_ids != mask_token_id)

@@ -10,6 +10,8 @@ Text (arXiv 2406.07524, appendix): one u ~ U(0, 1) spread antithetically over th
 so that any batch covers the clock evenly; each t_i alone is uniform.
 """
 
+from collections.abc import Callable, Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -19,13 +21,30 @@ T_MIN = 1e-3
 LEVELS = 1000
 TIMESTEPS = 1000.0  # timestep of sigma = 1
 
+# Name -> sigma of u = sigmoid(N(0, 1)), (b,) -> (b,).
+SIGMA_DISTRIBUTIONS: Mapping[str, Callable[[jax.Array], PerExample]] = {
+    "logit_normal": lambda u: u,
+    "logit_normal_1000": lambda u: 1.0 - jnp.minimum(jnp.floor(LEVELS * u), LEVELS - 1) / LEVELS,
+}
+
 
 def sample_sigma(rng: Key, batch: int, distribution: str) -> PerExample:
-    """(b,) noise levels in (0, 1]; ``distribution`` is equation (1) or (2)."""
-    u = jax.nn.sigmoid(jax.random.normal(rng, (batch,)))
-    if distribution == "logit_normal":
-        return u
-    return 1.0 - jnp.minimum(jnp.floor(LEVELS * u), LEVELS - 1) / LEVELS
+    """Draws noise levels.
+
+    Args:
+        rng: one key for all of them.
+        batch: how many, b.
+        distribution: a name of ``SIGMA_DISTRIBUTIONS``: equation (1) or (2).
+
+    Returns:
+        (b,) in (0, 1].
+
+    Raises:
+        ValueError: there is no such distribution.
+    """
+    if distribution not in SIGMA_DISTRIBUTIONS:
+        raise ValueError(f"distribution is {distribution!r}; give one of {list(SIGMA_DISTRIBUTIONS)}")
+    return SIGMA_DISTRIBUTIONS[distribution](jax.nn.sigmoid(jax.random.normal(rng, (batch,))))
 
 
 def sample_t(rng: Key, batch: int) -> PerExample:

@@ -1,11 +1,11 @@
-"""What a run from encoded data makes sure of before its first step: the data was made by the networks that it has.
+"""The checks of a run from encoded data: the networks that made the data are the networks of the run.
 
-What they are is compared before any device is used, their weights once they are there. The empty caption's
-embeddings, which a dropped caption gives way to, are computed then and kept: they are not among the data.
+Their kinds are compared before any device is used, their weights once the run has them. The empty caption's
+embeddings, which replace those of a dropped caption, are computed then and kept: they are not in the data.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,60 +20,78 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.encoding.frozen_encoder import FROZEN, FrozenEncoder, different
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.leaves import network_of
-from dualdiff_jax.training.trainable import MASK_ROW, part_of, trained_specs
+from dualdiff_jax.training.trainable import MASK_ROW, part_of
 
 
-def check_stored(config: RunConfig) -> None:
-    """Raises ``UserError`` where a source was encoded by networks of another kind, or by one that this run trains."""
-    trained = {part_of(name) for name in trained_specs(config) if name != MASK_ROW}  # clean captions have no mask
-    for manifest, networks in _used(config):
+def check_encoded_data(config: RunConfig, trained: Collection[str]) -> None:
+    """Compares the networks that encoded each source with those of the run.
+
+    Args:
+        config: the run's.
+        trained: names of the leaves that are trained.
+
+    Raises:
+        UserError: a source was encoded by networks of another kind, or by one that this run trains.
+    """
+    parts = {part_of(name) for name in trained if name != MASK_ROW}  # clean captions have no mask
+    for manifest, networks in _manifests(config):
         for network in networks:
-            if network in trained:
+            if network in parts:
                 raise UserError(
-                    f"{manifest.folder}: holds what {network} says, but train.trainable has parts of {network}; "
+                    f"{manifest.folder}: holds outputs of {network}, but train.trainable has parts of {network}; "
                     "train from the images"
                 )
-            made_by, ours = manifest.made_by.get(network), _plain(to_dict(getattr(config.model, network)))
+            made_by, ours = manifest.made_by.get(network), _as_json(to_dict(getattr(config.model, network)))
             if made_by is not None and made_by != ours:
                 names = [name for name in ours if made_by.get(name) != ours[name]]
-                told = ", ".join(f"{name} {made_by.get(name)} -> {ours[name]}" for name in names)
+                changed = ", ".join(f"{name} {made_by.get(name)} -> {ours[name]}" for name in names)
                 raise UserError(
-                    f"{manifest.folder}: was encoded by another {network} than model.{network} (it -> config): {told}; "
-                    "encode it anew with this model"
+                    f"{manifest.folder}: was encoded by another {network} than model.{network} (it -> config): "
+                    f"{changed}; encode it anew with this model"
                 )
 
 
 def null_text_embeddings(config: RunConfig, mesh: Mesh, frozen: Weights, tokenizer: Tokenizer) -> np.ndarray | None:
-    """(l, d) bf16, or None where no embeddings are stored.
+    """The empty caption's embeddings, and a check of the weights that encoded the data.
 
-    Raises ``UserError`` where a source was encoded with other weights of the same networks.
+    Args:
+        config: the run's.
+        mesh: where ``frozen`` lies.
+        frozen: the run's frozen weights.
+        tokenizer: the run's.
+
+    Returns:
+        (l, d) bf16, or None where no embeddings are stored.
+
+    Raises:
+        UserError: a source was encoded with other weights of the same networks.
     """
-    used = list(_used(config))
+    used = list(_manifests(config))
     if not used:
         return None
     weights = {name: value for name, value in frozen.items() if network_of(name) in FROZEN}
     encoder = FrozenEncoder(config.model, weights, mesh)
     fingerprints = encoder.fingerprints(tokenizer.mask_token_id)
     for manifest, networks in used:
-        strange = [network for network in different(manifest.fingerprints, fingerprints) if network in networks]
-        if strange:
+        changed = [network for network in different(manifest.fingerprints, fingerprints) if network in networks]
+        if changed:
             raise UserError(
-                f"{manifest.folder}: was encoded with other weights of {' and '.join(strange)} than this run has; "
+                f"{manifest.folder}: was encoded with other weights of {' and '.join(changed)} than this run has; "
                 "encode it anew with --model=MODEL_DIR, the folder that this run starts from"
             )
     has_text = any("t5" in networks for _, networks in used)
     return encoder.texts([tokenizer.null_ids(config.data.text_length)])[0] if has_text else None
 
 
-def _used(config: RunConfig) -> Iterator[tuple[Manifest, tuple[str, ...]]]:
-    """(manifest, networks whose results are read from there)."""
-    for source in (*config.data.sources, *config.validation.sources):
+def _manifests(config: RunConfig) -> Iterator[tuple[Manifest, tuple[str, ...]]]:
+    """Yields (manifest, networks whose outputs are read from its folder)."""
+    for source in (*config.read_sources, *config.validation.sources):
         for manifest in manifests(source):
             if manifest is not None:
                 has_text = source.task == "image_generation" and manifest.kind == LATENTS_AND_TEXT
                 yield manifest, ("autoencoder", "t5") if has_text else ("autoencoder",)
 
 
-def _plain(value: Any) -> Any:
-    """As it is after a while in JSON."""
+def _as_json(value: Any) -> Any:
+    """``value`` as JSON gives it back: tuples become lists."""
     return json.loads(json.dumps(value))

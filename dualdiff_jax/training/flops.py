@@ -1,4 +1,4 @@
-"""The floating-point operations of one step, counted from the shapes of the weights, and what the devices could do.
+"""The floating-point operations of one step, counted from the shapes of the weights.
 
 Matrix products only, a multiplication and an addition each; two transformers, no autoencoder, nothing twice:
 (1)  forward      2 * kernel entries * tokens that meet the kernel, and 4 s^2 d a layer in attention over s tokens
@@ -7,62 +7,59 @@ T5 has a backward pass only where something in it is trained.
 """
 
 import math
-
-import jax
+from collections.abc import Collection
 
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.models.bundle import leaf_specs
-from dualdiff_jax.models.leaves import is_kernel
-from dualdiff_jax.training.trainable import trained_specs
+from dualdiff_jax.models.leaves import is_kernel, network_of
 
 PER_IMAGE = ("modulation", "timestep_embedding")  # maps that see one vector an example instead of its tokens
 
 
-def streams(config: RunConfig) -> int:
-    """How many of the two halves of a step are computed."""
-    return bool(config.objective.image_weight) + bool(config.objective.text_weight)
+def step_flops(config: RunConfig, trained: Collection[str]) -> float:
+    """Operations of one update, on average over the image sizes of the data.
 
-
-def step_flops(config: RunConfig) -> float:
-    """Of one update, on average over the image sizes of the data."""
-    sources = [source for source in config.data.sources if source.task == "image_generation"]
+    Args:
+        config: the run's.
+        trained: names of the leaves that are trained.
+    """
+    streams = config.objective.streams
+    sources = [source for source in config.data.sources if source.stream == streams[0]]
     weights = sum(source.weight for source in sources)
-    each = (source.weight / weights * example_flops(config, source.height, source.width) for source in sources)
-    return streams(config) * config.train.global_batch_size * sum(each)
+    each = (source.weight / weights * example_flops(config, source.height, source.width, trained) for source in sources)
+    return len(streams) * config.train.global_batch_size * sum(each)
 
 
-def example_flops(config: RunConfig, height: int, width: int) -> float:
-    """Of one example in training, forward and backward."""
-    trained = set(trained_specs(config))
+def example_flops(config: RunConfig, height: int, width: int, trained: Collection[str]) -> float:
+    """Operations of one example in training, forward and backward; height and width in pixels."""
     forward = forward_flops(config.model, height, width, config.data.text_length)
     has_backward = {"mmdit": True, "t5": any(name.startswith("t5.") for name in trained)}
     total = 0.0
     for name, flops in forward.items():
-        network = name.split(".")[0]
-        is_trained = not is_kernel(name) or name in trained  # attention has an operand more instead of a kernel
-        total += flops * (1 + has_backward[network] * (1 + is_trained))
+        is_trained = not is_kernel(name) or name in trained  # attention has one operand more in place of a kernel
+        total += flops * (1 + has_backward[network_of(name)] * (1 + is_trained))
     return total
 
 
 def forward_flops(config: ModelConfig, height: int, width: int, length: int) -> dict[str, float]:
-    """Of one example by kernel, and by network for attention. Equation (1)."""
+    """Operations of one example by kernel, and by network for attention. Equation (1).
+
+    Args:
+        config: the model's.
+        height: of the image, pixels.
+        width: of the image, pixels.
+        length: of the text, tokens.
+    """
     patch = config.mmdit.patch_size * config.autoencoder.downscale
     image = (height // patch) * (width // patch)
     flops: dict[str, float] = {}
     for name, spec in leaf_specs(config).items():
         if not is_kernel(name) or name.startswith("autoencoder."):
             continue
-        of_image = ".image" in name or "patch_embedding" in name
-        tokens = 1 if any(part in name for part in PER_IMAGE) else image if of_image else length
+        is_image = ".image" in name or "patch_embedding" in name
+        tokens = 1 if any(part in name for part in PER_IMAGE) else image if is_image else length
         flops[name] = 2.0 * math.prod(spec.shape) * tokens
     mmdit, t5 = config.mmdit, config.t5
     flops["mmdit.attention"] = 4.0 * mmdit.depth * (image + length) ** 2 * mmdit.width
     flops["t5.attention"] = 4.0 * t5.depth * length**2 * t5.heads * t5.head_dim
     return flops
-
-
-def device_memory() -> float | None:
-    """Peak bytes in use on the fullest device of this host; None where it does not tell."""
-    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
-    known = [peak for peak in peaks if peak is not None]
-    return max(known) if known else None

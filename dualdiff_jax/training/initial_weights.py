@@ -1,11 +1,11 @@
-"""The weights that a run starts from: fresh ones, or those of a model folder that another run left.
+"""The weights that a run starts from: fresh ones, or those of a model folder that another run wrote.
 
 MODEL_DIR/weights/   averages of the parameters (weights.py)
-MODEL_DIR/raw/       what the last update left of the leaves that were trained
+MODEL_DIR/raw/       the trained leaves as the last update left them
 """
 
-import dataclasses
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -22,9 +22,12 @@ from dualdiff_jax.weights import load_config, load_model, load_networks, restore
 
 RAW = "raw"
 
+# Fields of a model's config that change no leaf and no meaning of one, so that two stages may differ in them.
+FREE_TO_DIFFER = ("model.sampling.", "model.compute_dtype", "model.attention")
+
 
 def initial_weights(config: RunConfig, mesh: Mesh) -> Weights:
-    """On the mesh: those of ``config.init_from``, or fresh ones by the seed."""
+    """All leaves of the model on ``mesh``: those of ``config.init_from``, or fresh ones by the seed."""
     if not config.init_from:
         return init_weights(config.model, mesh, jax.random.key(config.seed))
     folder = Path(config.init_from)
@@ -36,8 +39,8 @@ def initial_weights(config: RunConfig, mesh: Mesh) -> Weights:
     return weights
 
 
-def check_start(config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Raises ``UserError`` unless ``config.init_from`` is a model folder that this run can go on from."""
+def check_init_from(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raises ``UserError`` unless ``config.init_from`` is empty, or a model folder that this run can start from."""
     if not config.init_from:
         return
     folder = Path(config.init_from)
@@ -46,7 +49,7 @@ def check_start(config: RunConfig, tokenizer: Tokenizer) -> None:
         raise UserError(
             f"{folder}: holds no {' and no '.join(missing)}; training needs a complete model, import all of it"
         )
-    changed = list(differences(_architecture(load_config(folder)), _architecture(config.model), "model"))
+    changed = list(architecture_differences(load_config(folder), config.model))
     if changed:
         raise UserError(
             f"{folder}: holds another model than this config trains (it -> config):\n  " + "\n  ".join(changed)
@@ -61,8 +64,13 @@ def check_start(config: RunConfig, tokenizer: Tokenizer) -> None:
         _raw_names(folder)
 
 
-def start_identity(config: RunConfig) -> str:
-    """Changes when the files under ``config.init_from`` do: their names, some of them random, and sizes."""
+def architecture_differences(old: ModelConfig, new: ModelConfig) -> Iterator[str]:
+    """``field: old -> new`` for each difference because of which weights of one model do not fit the other."""
+    return (line for line in differences(old, new, "model") if not line.startswith(FREE_TO_DIFFER))
+
+
+def init_from_fingerprint(config: RunConfig) -> str:
+    """Changes when the files under ``config.init_from`` do: their names, some of them random, and their sizes."""
     folder = Path(config.init_from)
     files = sorted(folder.rglob("*")) if config.init_from else []
     listing = "\n".join(f"{file.relative_to(folder)} {file.stat().st_size}" for file in files if file.is_file())
@@ -73,8 +81,3 @@ def _raw_names(folder: Path) -> list[str]:
     if not (folder / RAW).is_dir():
         raise UserError(f"{folder}: holds averages only, no {RAW}/; give --config.init_weights=ema")
     return sorted(stored_leaves(folder / RAW))
-
-
-def _architecture(config: ModelConfig) -> ModelConfig:
-    """The config without what may differ between stages."""
-    return dataclasses.replace(config, sampling=None, compute_dtype="float32")

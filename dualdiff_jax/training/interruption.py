@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, which is also how machines that are taken away say so, Ctrl-C, and SLURM's SIGUSR1."""
+"""Requests to stop: SIGTERM, which preempted machines get, Ctrl-C, and SLURM's SIGUSR1."""
 
 import signal
 import threading
@@ -15,10 +15,16 @@ ECHO = 1.0  # seconds
 
 
 class Interruption:
-    """Notes the first of ``SIGNALS``; a second one ends the process at once, as if nobody listened.
+    """A context manager that notes the first of ``SIGNALS``; a second one ends the process at once, as by default.
 
-    What comes within ``ECHO`` seconds is the first once more: launchers send a signal to the whole group and pass it
-    on besides. A context manager: outside of it, and in other threads than the main one, signals do what they did.
+    A signal within ``ECHO`` seconds counts as the first once more: launchers send a signal to the whole process group
+    and also pass it on. Outside the context, and in other threads than the main one, signals keep their handlers.
+
+    Args:
+        mesh: all devices; with several hosts it carries the request of one to all.
+
+    Attributes:
+        signal: name of the signal that this host received.
     """
 
     def __init__(self, mesh: Mesh):
@@ -43,14 +49,14 @@ class Interruption:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
-    def is_asked(self) -> bool:
-        """Whether to stop after this step. To be called once a step by every host: all get the same answer."""
-        asked = self.signal is not None
-        return self._agreement.any(asked) if self._agreement else asked
+    def is_requested(self) -> bool:
+        """Whether to stop after this step. Every host must call it once a step; all get the same answer."""
+        is_requested = self.signal is not None
+        return self._agreement.any(is_requested) if self._agreement else is_requested
 
 
 class _Agreement:
-    """Tells all hosts what one has heard, a step later, so that no step waits for the network."""
+    """Gathers a flag from all hosts, one step late, so that no step waits for the network."""
 
     def __init__(self, mesh: Mesh):
         self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
@@ -58,8 +64,8 @@ class _Agreement:
         self._count = len(mesh.local_devices)
         self._earlier: jax.Array | None = None
 
-    def any(self, heard: bool) -> bool:
-        """Whether at the call before this one any host had heard something."""
-        flags = jax.make_array_from_process_local_data(self._sharding, np.full(self._count, heard))
+    def any(self, flag: bool) -> bool:
+        """Whether any host passed True at the call before this one."""
+        flags = jax.make_array_from_process_local_data(self._sharding, np.full(self._count, flag))
         earlier, self._earlier = self._earlier, self._any(flags)
         return earlier is not None and bool(earlier)

@@ -1,8 +1,8 @@
-"""Low-rank factors beside frozen kernels (LoRA, arXiv 2106.09685).
+"""Low-rank factors added to frozen kernels (LoRA, arXiv 2106.09685).
 
 (1)  W' = W + alpha / rank * A B,  A: inputs x rank, B: rank x outputs, one pair for each layer of a stack
-A starts as normal noise of variance 1 / inputs and B as zero, so that W' starts as W. A step computes W' and works
-with that: the targeted kernels and their gradients are there once more while it runs, but not between steps.
+A starts as normal noise of variance 1 / inputs and B as zero, so that W' starts as W. A step computes W' and uses it
+in place of W: while it runs, the targeted kernels and their gradients take memory once more, but not between steps.
 """
 
 import math
@@ -15,26 +15,28 @@ from dualdiff_jax.arrays import Key, Weights
 from dualdiff_jax.config import LoraConfig
 from dualdiff_jax.models.leaves import LeafSpec, kernel_dims
 
-IN, OUT = "lora_in", "lora_out"  # ends of the factors' names, after their kernel's
+IN, OUT = "lora_in", "lora_out"  # follow the kernel's name in the names of its factors
 
 
 def factor_specs(name: str, kernel: LeafSpec, rank: int) -> dict[str, LeafSpec]:
-    """Specs of A and B for the kernel ``name``; the rank is a dim that is never sharded."""
+    """Specs of A and B for the kernel ``name``, by their names; the rank is a dim that is never sharded."""
     dims = kernel_dims(kernel)
 
-    def of(chosen: tuple[int, ...], before: bool) -> LeafSpec:
-        shape, axes = (tuple(of[dim] for dim in chosen) for of in (kernel.shape, kernel.axes))
-        at = len(dims.stack) if before else len(chosen)
-        return LeafSpec((*shape[:at], rank, *shape[at:]), kernel.dtype, (*axes[:at], None, *axes[at:]), True)
+    def factor(kept: tuple[int, ...], rank_at: int) -> LeafSpec:
+        shape, axes = [kernel.shape[dim] for dim in kept], [kernel.axes[dim] for dim in kept]
+        shape.insert(rank_at, rank)
+        axes.insert(rank_at, None)
+        return LeafSpec(tuple(shape), kernel.dtype, tuple(axes), True)
 
+    stack, inputs, outputs = dims
     return {
-        f"{name}.{IN}": of((*dims.stack, *dims.inputs), before=False),
-        f"{name}.{OUT}": of((*dims.stack, *dims.outputs), before=True),
+        f"{name}.{IN}": factor((*stack, *inputs), rank_at=len(stack) + len(inputs)),
+        f"{name}.{OUT}": factor((*stack, *outputs), rank_at=len(stack)),
     }
 
 
 def init_factors(specs: Mapping[str, LeafSpec], rng: Key) -> Weights:
-    """The factors before the first update; each kernel's A is drawn with a key of its own."""
+    """The factors before the first update, by name; each kernel's A is drawn with a key of its own."""
     factors = {}
     for number, (name, spec) in enumerate(sorted(specs.items())):
         if name.endswith(IN):
@@ -47,7 +49,18 @@ def init_factors(specs: Mapping[str, LeafSpec], rng: Key) -> Weights:
 
 
 def merged(name: str, kernel: jax.Array, spec: LeafSpec, params: Weights, config: LoraConfig) -> jax.Array:
-    """W' of equation (1), in W's dtype."""
+    """W' of equation (1).
+
+    Args:
+        name: of the kernel.
+        kernel: W.
+        spec: of W.
+        params: holds the kernel's A and B.
+        config: alpha and rank.
+
+    Returns:
+        W' in W's shape and dtype.
+    """
     dims = kernel_dims(spec)
     stack = tuple(kernel.shape[dim] for dim in dims.stack)
     a = params[f"{name}.{IN}"].reshape(*stack, -1, config.rank)

@@ -1,6 +1,6 @@
-"""One of Optax's optimizers behind a clip by the global norm, with warm-up; weight decay on matrices only."""
+"""Optax's optimizers, with a clip by the global norm and a warm-up; weight decay acts on matrices only."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +9,37 @@ import optax
 from dualdiff_jax.config import OptimizerConfig
 from dualdiff_jax.models.leaves import LeafSpec, is_kernel, kernel_dims
 
+# Name -> (rate after the warm-up, updates after the warm-up) -> schedule.
+SCHEDULES: Mapping[str, Callable[[float, int], optax.Schedule]] = {
+    "constant": lambda rate, steps: optax.constant_schedule(rate),
+    "cosine": optax.cosine_decay_schedule,
+}
 # Last part of a leaf's name, without a row's brackets.
 NEVER_DECAYED = ("bias", "scale", "embedding", "relative_bias", "null_image")
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Update -> rate: linear from 0 over the warm-up, then constant, or a half cosine to 0 at ``steps``."""
+    """The learning rate by update: linear from 0 over the warm-up, then by a schedule of ``SCHEDULES``.
+
+    Args:
+        config: rate, warm-up and schedule.
+        steps: updates in all; a half cosine ends there at 0.
+
+    Returns:
+        update, counted from 0 -> rate.
+
+    Raises:
+        ValueError: there is no such schedule.
+    """
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"schedule is {config.schedule!r}; give one of {list(SCHEDULES)}")
     warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
-    if config.schedule == "cosine":
-        rest = optax.cosine_decay_schedule(config.learning_rate, steps - config.warmup_steps)
-    else:
-        rest = optax.constant_schedule(config.learning_rate)
+    rest = SCHEDULES[config.schedule](config.learning_rate, steps - config.warmup_steps)
     return optax.join_schedules([warmup, rest], [config.warmup_steps]) if config.warmup_steps else rest
 
 
 def ema_decay(config: OptimizerConfig, updates: jax.Array) -> float | jax.Array:
-    """How much of the average stays at update number ``updates``, counted from 0."""
+    """The weight of the old average at update number ``updates``, counted from 0."""
     if not config.ema_warmup:
         return config.ema_decay
     n = updates.astype(jnp.float32)
@@ -32,12 +47,23 @@ def ema_decay(config: OptimizerConfig, updates: jax.Array) -> float | jax.Array:
 
 
 def is_decayed(name: str) -> bool:
-    """Norms, biases, embeddings and the null image are never decayed."""
+    """Whether weight decay acts on the leaf ``name``: not on norms, biases, embeddings and the null image."""
     return name.rsplit(".", 1)[-1].partition("[")[0] not in NEVER_DECAYED
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, specs: Mapping[str, LeafSpec]) -> optax.GradientTransformation:
-    """For parameters that are a dict of the leaves in ``specs``."""
+    """A clip by the global norm, then the optimizer.
+
+    Args:
+        config: its name and settings.
+        steps: updates in all.
+        specs: the leaves of the parameters, which are a dict.
+
+    Raises:
+        ValueError: there is no such optimizer or schedule.
+    """
+    if config.name not in OPTIMIZERS:
+        raise ValueError(f"optimizer is {config.name!r}; give one of {list(OPTIMIZERS)}")
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.chain(clip, OPTIMIZERS[config.name](config, learning_rate(config, steps), specs))
 
@@ -57,9 +83,9 @@ def _lion(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, Lea
 
 
 def _adafactor(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, LeafSpec]):
-    """arXiv 1804.04235, with the rate as it is, not scaled by the parameters. beta2 rises by itself; no momentum.
+    """arXiv 1804.04235, with the rate not scaled by the parameters. beta2 rises with the updates; no momentum.
 
-    Optax decays by the bare number at each update; times the rate is what the other optimizers do.
+    Optax multiplies the decay by nothing; here the rate multiplies it, as in the other optimizers.
     """
     return optax.chain(
         optax.adafactor(None, multiply_by_parameter_scale=False),
@@ -70,15 +96,15 @@ def _adafactor(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str
 
 
 def _muon(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, LeafSpec]):
-    """Momentum orthogonalised, for kernels; AdamW for what is no matrix (K. Jordan et al., 2024).
+    """Orthogonalised momentum for kernels, AdamW for all other leaves (K. Jordan et al., 2024).
 
-    Each layer is a matrix of its own, and so are q, k and v, which lie in one kernel.
+    Each layer is a matrix of its own, and so are q, k and v, which share one kernel.
     """
     matrices = {name: _matrix(spec) if is_kernel(name) else None for name, spec in specs.items()}
     return optax.contrib.muon(
         rate,
         beta=config.beta1,
-        weight_decay=config.weight_decay,  # of the kernels, all of which are decayed
+        weight_decay=config.weight_decay,  # acts on the kernels, all of which are decayed
         adam_b1=config.beta1,
         adam_b2=config.beta2,
         muon_weight_dimension_numbers=matrices,

@@ -1,4 +1,4 @@
-"""Steps that moved nothing, since a loss or a gradient was not finite: told with their records, and counted."""
+"""Steps that changed nothing, because a loss or a gradient was not finite: reported with their records, and counted."""
 
 import json
 import logging
@@ -14,12 +14,19 @@ SHOWN = 4  # ids of each stream in a warning; the file has all
 
 
 class SkippedSteps:
-    """Reads the count of steps skipped in a row, one step late, so that the device always has the next one to do.
+    """Reads the count of steps skipped in a row, one step late, so that the device always has the next one to run.
 
-    Each skipped step is warned of, and goes to ``WORKDIR/skipped_steps.jsonl`` with the ids of its records: of those
-    that this host has read, with the host's number in the file's name beyond 0.
-    ``interval`` is (first, last) of those in a row, as soon as there are ``limit`` of them, or a multiple of it: a
-    run that is started again after it was stopped has as many tries once more.
+    Each skipped step is a warning and a line of ``WORKDIR/skipped_steps.jsonl`` with the ids of its records: those
+    that this host has read, with the host's number in the file's name beyond host 0.
+
+    Args:
+        workdir: the run's folder.
+        limit: skipped steps in a row after which ``interval`` is set.
+        record_ids: batches before a step -> the ids of its records by stream.
+
+    Attributes:
+        interval: (first, last) of the steps skipped in a row, once there are ``limit`` of them or a multiple of it: a
+            run that is started again after it was stopped has as many tries once more.
     """
 
     def __init__(self, workdir: Path, limit: int, record_ids: RecordIds):
@@ -35,20 +42,21 @@ class SkippedSteps:
         self._unread = step, skipped_in_row
 
     def flush(self) -> None:
-        """Reads what was noted last."""
+        """Reads the count that was noted last."""
         if self._unread is None:
             return
         (step, count), self._unread = self._unread, None
         in_row = int(count)
         if in_row:
-            self._tell(step)
+            self._report(step)
             if in_row % self._limit == 0:
                 self.interval = step - in_row + 1, step
 
-    def _tell(self, step: int) -> None:
-        ids = {stream: list(of) for stream, of in self._record_ids(step - 1).items()}
+    def _report(self, step: int) -> None:
+        ids = {stream: list(found) for stream, found in self._record_ids(step - 1).items()}
         shown = "; ".join(
-            f"{stream}: {', '.join(of[:SHOWN])}{' ...' if len(of) > SHOWN else ''}" for stream, of in ids.items()
+            f"{stream}: {', '.join(found[:SHOWN])}{' ...' if len(found) > SHOWN else ''}"
+            for stream, found in ids.items()
         )
         log.warning("step %d: loss or gradient not finite, so nothing was updated; its records are %s", step, shown)
         try:

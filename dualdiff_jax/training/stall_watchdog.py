@@ -1,4 +1,4 @@
-"""A run that does not get on says where it hangs, and ends."""
+"""Ends a run that makes no progress, and reports where every thread stands."""
 
 import faulthandler
 import logging
@@ -16,45 +16,49 @@ from dualdiff_jax.distributed.process_group import LINGER
 log = logging.getLogger(__name__)
 
 
-class StallWatch:
-    """Ends the process where ``progress`` is not called for ``seconds``; 0 never does. A context manager.
+class StallWatchdog:
+    """A context manager that ends the process when ``progress`` is not called for some time.
 
     The stacks of all threads go to stderr and to ``WORKDIR/stall_host_N.txt``. Each host watches itself: where one
-    hangs, the others wait for it in a collective, and tell that too. Compiling counts as a part of its step.
+    hangs, the others wait for it in a collective and report that. Compiling counts as part of its step.
+
+    Args:
+        seconds: without progress, until the process ends; 0 is never.
+        workdir: the run's folder.
     """
 
     def __init__(self, seconds: float, workdir: Path):
         self._seconds = seconds
         self._file = workdir / f"stall_host_{jax.process_index()}.txt"
         self._alive = threading.Event()
-        self._is_over = False
+        self._is_stopped = False
         self._last: int | None = None
 
-    def __enter__(self) -> "StallWatch":
+    def __enter__(self) -> "StallWatchdog":
         if self._seconds:
-            threading.Thread(target=self._watch, name="stall watch", daemon=True).start()
+            threading.Thread(target=self._watch, name="stall watchdog", daemon=True).start()
         return self
 
     def progress(self, step: int) -> None:
-        """``step`` is finished."""
+        """Notes that ``step`` has finished."""
         self._last = step
         self._alive.set()
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._is_over = True
+        self._is_stopped = True
         self._alive.set()
 
     def _watch(self) -> None:
         while self._alive.wait(self._seconds):
-            if self._is_over:
+            if self._is_stopped:
                 return
             self._alive.clear()
         self._end()
 
     def _end(self) -> None:
         message = (
-            f"error: no step was finished for {self._seconds:g} seconds, the last was {self._last}; where every thread "
-            f"stands follows and is in {self._file}; the same command goes on from the last checkpoint"
+            f"error: no step has finished for {self._seconds:g} seconds, the last was {self._last}; the stacks of all "
+            f"threads follow and are in {self._file}; the same command continues from the last checkpoint"
         )
         print(f"\n{message}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
@@ -64,5 +68,5 @@ class StallWatch:
                 faulthandler.dump_traceback(file, all_threads=True)
         finally:
             if jax.process_count() > 1 and jax.process_index() == 0:
-                time.sleep(LINGER)  # the end of this process ends the others, who have something to tell too
-            os._exit(1)  # exit handlers would wait for what hangs
+                time.sleep(LINGER)  # the end of this process ends the others, which report first
+            os._exit(1)  # exit handlers would wait for the thread that hangs

@@ -2,7 +2,7 @@
 
 (1)  randomness of step n = fold(fold(seed), n), split by purpose
 (2)  latents = autoencoder(images); both batches are corrupted whole
-(3)  gradient = sum over microbatches of grad joint_loss (their shares already add up to the batch's), in fp32
+(3)  gradient = sum over microbatches of grad loss (their shares already add up to the batch's), in fp32
 (4)  clip, optimizer;  ema <- d ema + (1 - d) params
 (5)  where the loss or the gradient is not finite, (4) is undone: the step is counted, and nothing else changes
 """
@@ -12,19 +12,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Key, Weights
-from dualdiff_jax.config import RunConfig
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.stack import rematerialised
-from dualdiff_jax.objectives.joint import Corrupted, encode_and_corrupt, joint_loss
+from dualdiff_jax.objectives.joint import Corrupted, Objective
 from dualdiff_jax.sharding import batch_sharding, replicated, with_mesh
-from dualdiff_jax.training.optimizer import ema_decay, learning_rate
-from dualdiff_jax.training.state import TrainState, build_optimizer, state_shardings
-from dualdiff_jax.training.trainable import assemble, part_of
+from dualdiff_jax.training.optimizer import ema_decay
+from dualdiff_jax.training.setup import TrainSetup
+from dualdiff_jax.training.state import TrainState
+from dualdiff_jax.training.trainable import part_of
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Weights, Any], tuple[TrainState, Metrics]]
@@ -32,50 +30,39 @@ Step = Callable[[TrainState, Weights, Any], tuple[TrainState, Metrics]]
 TRAINING_STREAM = 1  # apart from key(seed), which initialises the weights
 
 
-def step_key(seed: int, step: jax.Array) -> Key:
+def step_key(seed: int, step: jax.typing.ArrayLike) -> Key:
     """Equation (1)."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), TRAINING_STREAM), step)
 
 
-def make_step(
-    config: RunConfig,
-    mesh: Mesh,
-    *,
-    null_token_ids: np.ndarray,
-    mask_token_id: int,
-    null_text_embeddings: np.ndarray | None = None,
-) -> Step:
-    """(state, frozen weights, Batch) -> (next state, metrics); metrics are small arrays on the device.
+def make_step(setup: TrainSetup, objective: Objective) -> Step:
+    """Builds the update.
 
-    ``null_text_embeddings`` (l, d) are needed where the batches have embeddings of their captions.
+    Args:
+        setup: the run on its mesh.
+        objective: its two losses.
 
-    They are those of ``joint_loss``, the norms of gradient and update, whole and by part of the model, the learning
-    rate, and the two counters of steps that were skipped.
+    Returns:
+        (state, frozen weights, Batch) -> (next state, metrics). Metrics are small arrays on the device: those of
+        ``Objective.loss``, the norms of gradient and update, whole and by part of the model, the learning rate, and
+        the two counters of skipped steps.
     """
-    optimizer, schedule = build_optimizer(config), learning_rate(config.optimizer, config.train.steps)
+    config, trainable = setup.config, setup.trainable
 
     def step(state: TrainState, frozen: Weights, batch: Any) -> tuple[TrainState, Metrics]:
-        corrupted = encode_and_corrupt(
-            bind(config.model, assemble(config, state.params, frozen)).autoencoder.encode,
-            batch,
-            step_key(config.seed, state.step),
-            config.objective,
-            null_token_ids=jnp.asarray(null_token_ids),
-            mask_token_id=mask_token_id,
-            null_text_embeddings=None if null_text_embeddings is None else jnp.asarray(null_text_embeddings),
-        )
-        gradients, metrics = _gradients(config, state.params, frozen, corrupted, mask_token_id)
+        autoencoder = bind(config.model, trainable.assemble(state.params, frozen)).autoencoder
+        corrupted = objective.corrupt_batch(step_key(config.seed, state.step), batch, autoencoder.encode)
+        gradients, metrics = _gradients(setup, objective, state.params, frozen, corrupted)
         with jax.named_scope("update"):
-            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            updates, opt_state = setup.optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             updates_applied = state.step - state.skipped
-            ema_params = optax.incremental_update(
-                params, state.ema_params, 1.0 - ema_decay(config.optimizer, updates_applied)
-            )
+            kept = ema_decay(config.optimizer, updates_applied)
+            ema_params = optax.incremental_update(params, state.ema_params, 1.0 - kept)
         metrics |= {
             **_norms("gradient_norm", gradients),
             **_norms("update_norm", updates),
-            "learning_rate": schedule(updates_applied),
+            "learning_rate": setup.schedule(updates_applied),
         }
         is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
         new, old = (params, ema_params, opt_state), (state.params, state.ema_params, state.opt_state)
@@ -85,26 +72,24 @@ def make_step(
         metrics |= {"skipped": skipped, "skipped_in_row": skipped_in_row}
         return TrainState(state.step + 1, skipped, skipped_in_row, params, ema_params, opt_state), metrics
 
-    shardings = state_shardings(config, mesh)
-    return with_mesh(
-        mesh,
-        jax.jit(
-            step,
-            in_shardings=(shardings, None, batch_sharding(mesh)),
-            out_shardings=(shardings, replicated(mesh)),
-            donate_argnums=0,
-        ),
+    program = jax.jit(
+        step,
+        in_shardings=(setup.shardings, None, batch_sharding(setup.mesh)),
+        out_shardings=(setup.shardings, replicated(setup.mesh)),
+        donate_argnums=0,
     )
+    return with_mesh(setup.mesh, program)
 
 
 def _gradients(
-    config: RunConfig, params: Weights, frozen: Weights, corrupted: Corrupted, mask_token_id: int
+    setup: TrainSetup, objective: Objective, params: Weights, frozen: Weights, corrupted: Corrupted
 ) -> tuple[Weights, Metrics]:
     """Equation (3)."""
+    config = setup.config
 
     def loss(params: Weights, part: Corrupted) -> tuple[jax.Array, Metrics]:
-        model = bind(config.model, assemble(config, params, frozen), rematerialised(config.train.remat))
-        return joint_loss(model, part, config.objective, mask_token_id=mask_token_id)
+        weights = setup.trainable.assemble(params, frozen)
+        return objective.loss(bind(config.model, weights, rematerialised(config.train.remat)), part)
 
     gradient = jax.grad(loss, has_aux=True)
     parts = config.train.microbatches
@@ -124,4 +109,5 @@ def _norms(name: str, tree: Weights) -> Metrics:
     parts: dict[str, Weights] = {}
     for leaf, value in tree.items():
         parts.setdefault(part_of(leaf), {})[leaf] = value
-    return {name: optax.tree.norm(tree)} | {f"{name}/{part}": optax.tree.norm(of) for part, of in parts.items()}
+    norms = {f"{name}/{part}": optax.tree.norm(leaves) for part, leaves in parts.items()}
+    return {name: optax.tree.norm(tree), **norms}

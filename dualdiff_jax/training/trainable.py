@@ -1,15 +1,16 @@
 """What a run trains, as a flat dict of its own, and how the model's weights come out of it.
 
-    weights = assemble(config, params, frozen)
+    weights = trainable.assemble(params, frozen)
 (1)  a whole leaf       weights[name] = params[name]
 (2)  the mask's row     weights["t5.embedding"] = the frozen one with params["t5.embedding[mask]"] as a row of it
 (3)  low-rank factors   weights[name] = frozen[name] + alpha / rank * A B   (lora.py)
 Gradients, moments and averages are of ``params`` and exist for nothing else. ``assemble`` is the first operation
-of a step, and what fills the model folder at the end. Frozen leaves are kept in the dtype that the model computes
-in, and (2) and (3) come out in it: what is exported is what was trained.
+of a step, and fills the model folder at the end. Frozen leaves are kept in the dtype that the model computes in, and
+(2) and (3) come out in it: what is exported is what was trained.
 """
 
 import fnmatch
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -45,80 +46,100 @@ def mask_row(config: ModelConfig) -> int:
     return config.mmdit.vocab_size - 1
 
 
-def trained_specs(config: RunConfig) -> dict[str, LeafSpec]:
-    """Every leaf of ``params``. Raises ``UserError`` for a pattern that names nothing, or one thing twice."""
-    specs = leaf_specs(config.model)
+class Trainable:
+    """The part of a model that a run trains, derived once from its config.
+
+    Attributes:
+        specs: every leaf of ``params``, by name.
+        lora_targets: names of the kernels that have low-rank factors.
+        changed_leaves: names of the model's leaves that training changes, whole or in part.
+
+    Raises:
+        UserError: a pattern names nothing, one leaf is named twice, or nothing would be trained.
+    """
+
+    def __init__(self, config: RunConfig):
+        self._config = config
+        self._model_specs = leaf_specs(config.model)
+        self.lora_targets = _lora_targets(config, self._model_specs)
+        self.specs = _specs(config, self._model_specs, self.lora_targets)
+        row = [EMBEDDING] if MASK_ROW in self.specs else []
+        self.changed_leaves = [name for name in self.specs if name in self._model_specs] + row + self.lora_targets
+
+    def shardings(self, mesh: Mesh) -> dict[str, NamedSharding]:
+        """Where each leaf of ``params`` lies on ``mesh``."""
+        return {name: leaf_sharding(mesh, name, spec.shape, spec.axes) for name, spec in self.specs.items()}
+
+    def split(self, weights: Weights, mesh: Mesh, rng: Key) -> tuple[Weights, Weights]:
+        """Takes a model's weights apart.
+
+        Args:
+            weights: all leaves of the model on ``mesh``. The dict is emptied, so that no more than one leaf is there in
+                two dtypes.
+            mesh: where ``params`` will lie.
+            rng: draws the low-rank factors, which the model itself does not have.
+
+        Returns:
+            params and frozen weights.
+        """
+        specs = self._model_specs
+        params = {name: weights[name].astype(specs[name].dtype) for name in self.specs if name in specs}
+        added = {name: spec for name, spec in self.specs.items() if name not in specs}
+        dtype = jnp.dtype(self._config.model.compute_dtype)
+
+        def init_added(embedding: jax.Array) -> Weights:
+            row = {MASK_ROW: embedding[mask_row(self._config.model)]} if MASK_ROW in added else {}
+            return row | init_factors({name: spec for name, spec in added.items() if name != MASK_ROW}, rng)
+
+        if added:
+            shardings = self.shardings(mesh)
+            run = jax.jit(init_added, out_shardings={name: shardings[name] for name in added})
+            params |= run(weights[EMBEDDING])
+        frozen = {}
+        for name in [name for name in weights if name not in params]:
+            value = weights.pop(name)
+            frozen[name] = value.astype(dtype) if specs[name].trainable else value
+        return params, frozen
+
+    def assemble(self, params: Weights, frozen: Weights) -> Weights:
+        """The model's weights. Equations (1) to (3)."""
+        weights = frozen | {name: value for name, value in params.items() if name in self._model_specs}
+        if MASK_ROW in params:
+            embedding = frozen[EMBEDDING]
+            row = params[MASK_ROW].astype(embedding.dtype)
+            weights[EMBEDDING] = embedding.at[mask_row(self._config.model)].set(row)
+        for name in self.lora_targets:
+            weights[name] = merged(name, frozen[name], self._model_specs[name], params, self._config.lora)
+        return weights
+
+
+def _specs(config: RunConfig, model: Mapping[str, LeafSpec], lora_targets: list[str]) -> dict[str, LeafSpec]:
     patterns = [pattern for pattern in config.train.trainable if pattern != MASK_ROW]
-    found, _ = split_trainable(config.model, specs, patterns)
+    found, _ = split_trainable(config.model, model, patterns)
     if MASK_ROW in config.train.trainable:
         _refuse_twice(EMBEDDING, found)
-        embedding = specs[EMBEDDING]
+        embedding = model[EMBEDDING]
         found[MASK_ROW] = LeafSpec(embedding.shape[1:], embedding.dtype, embedding.axes[1:], True)
-    for name in lora_targets(config):
+    for name in lora_targets:
         _refuse_twice(name, found)
-        found |= factor_specs(name, specs[name], config.lora.rank)
+        found |= factor_specs(name, model[name], config.lora.rank)
     if not found:
         raise UserError("train.trainable is empty and lora.rank is 0, so nothing would be trained; name a part")
     return found
 
 
-def _refuse_twice(name: str, found: dict[str, LeafSpec]) -> None:
+def _refuse_twice(name: str, found: Mapping[str, LeafSpec]) -> None:
     if name in found:
         raise UserError(
             f"train.trainable names {name} whole, which is also trained in part; take it out, as in train.trainable=()"
         )
 
 
-def lora_targets(config: RunConfig) -> list[str]:
-    """Names of the kernels that have factors beside them."""
+def _lora_targets(config: RunConfig, model: Mapping[str, LeafSpec]) -> list[str]:
     if not config.lora.rank:
         return []
-    names = [name for name in leaf_specs(config.model) if name.startswith("mmdit.") and is_kernel(name)]
+    names = [name for name in model if name.startswith("mmdit.") and is_kernel(name)]
     for pattern in config.lora.targets:
         if not fnmatch.filter(names, pattern):
             raise UserError(f"lora.targets has {pattern!r}, which is no kernel of the MMDiT; they look like {names[0]}")
     return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in config.lora.targets)]
-
-
-def trained_shardings(config: RunConfig, mesh: Mesh) -> dict[str, NamedSharding]:
-    return {name: leaf_sharding(mesh, name, s.shape, s.axes) for name, s in trained_specs(config).items()}
-
-
-def split(config: RunConfig, mesh: Mesh, weights: Weights, rng: Key) -> tuple[Weights, Weights]:
-    """(params, frozen) of a model's weights, which are given up. ``rng`` draws what the model itself does not have."""
-    specs = leaf_specs(config.model)
-    trained = trained_specs(config)
-    params = {name: weights[name].astype(specs[name].dtype) for name in trained if name in specs}
-    others = {name: spec for name, spec in trained.items() if name not in specs}
-    dtype = jnp.dtype(config.model.compute_dtype)
-
-    def rest(embedding: jax.Array) -> Weights:
-        row = {MASK_ROW: embedding[mask_row(config.model)]} if MASK_ROW in others else {}
-        return row | init_factors({name: spec for name, spec in others.items() if name != MASK_ROW}, rng)
-
-    if others:
-        shardings = trained_shardings(config, mesh)
-        params |= jax.jit(rest, out_shardings={name: shardings[name] for name in others})(weights[EMBEDDING])
-    frozen = {}
-    for name in [name for name in weights if name not in params]:
-        value = weights.pop(name)  # so that no more than one leaf is there in both dtypes
-        frozen[name] = value.astype(dtype) if specs[name].trainable else value
-    return params, frozen
-
-
-def changed_leaves(config: RunConfig) -> list[str]:
-    """Names of the model's leaves that training changes, whole or in part."""
-    row = [EMBEDDING] if MASK_ROW in config.train.trainable else []
-    return [name for name in trained_specs(config) if name in leaf_specs(config.model)] + row + lora_targets(config)
-
-
-def assemble(config: RunConfig, params: Weights, frozen: Weights) -> Weights:
-    """The model's weights. Equations (1) to (3)."""
-    specs = leaf_specs(config.model)
-    weights = frozen | {name: value for name, value in params.items() if name in specs}
-    if MASK_ROW in params:
-        embedding = frozen[EMBEDDING]
-        weights[EMBEDDING] = embedding.at[mask_row(config.model)].set(params[MASK_ROW].astype(embedding.dtype))
-    for name in lora_targets(config):
-        weights[name] = merged(name, frozen[name], specs[name], params, config.lora)
-    return weights

@@ -1,4 +1,4 @@
-"""Whose a workdir is: it belongs to the first config that ran in it."""
+"""The folder of a run. It belongs to the first config that ran in it."""
 
 import json
 import time
@@ -14,7 +14,7 @@ from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import make_folder, write_text
 
-# Fields that may differ when a run goes on: none of them changes what is learned.
+# Fields that may differ when a run resumes: none of them changes the result.
 FREE_TO_CHANGE = (
     "train.log_every",
     "train.save_every",
@@ -35,16 +35,24 @@ FREE_TO_CHANGE = (
     "data.max_bad_share",
     "data.patience",
 )
-VISIBLE_AFTER = 60.0  # seconds, at most, until a network file system shows a host what another has written
+VISIBLE_AFTER = 60.0  # seconds, at most, until a network file system shows a host the files of another
 
 
 def prepare_workdir(workdir: Path, config: RunConfig) -> None:
-    """Makes ``workdir`` this config's own, or raises ``UserError`` with the differences if it is another's.
+    """Makes ``workdir`` and writes the config into it, unless a run is there already.
 
-    The first host does; the others look at what it has made.
+    The first host writes; the others wait and read.
+
+    Args:
+        workdir: the run's folder.
+        config: the run's.
+
+    Raises:
+        UserError: the folder cannot be written, is not seen by all hosts, or belongs to a run of another config, with
+            the differences.
     """
     if jax.process_index() == 0:
-        _claim(workdir, config)
+        _write_config(workdir, config)
     barrier("workdir")
     file = workdir / "config.json"
     seen_by = time.monotonic() + VISIBLE_AFTER
@@ -54,15 +62,15 @@ def prepare_workdir(workdir: Path, config: RunConfig) -> None:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{workdir}: this host does not see what the first one has written there; name a folder of a file system "
-            "that all of them have mounted"
+            f"{workdir}: this host does not see the files of the first host there; name a folder of a file system that "
+            "all hosts have mounted"
         ) from None
     except ValueError as error:
         raise UserError(f"{file}: is not JSON ({error}); start in another --workdir") from error
     check_same_config(workdir, str(file), stored, config)
 
 
-def _claim(workdir: Path, config: RunConfig) -> None:
+def _write_config(workdir: Path, config: RunConfig) -> None:
     file = make_folder(workdir, "--workdir") / "config.json"
     try:
         if not file.exists():
@@ -74,7 +82,17 @@ def _claim(workdir: Path, config: RunConfig) -> None:
 
 
 def check_same_config(workdir: Path, where: str, stored: Mapping[str, Any], config: RunConfig) -> None:
-    """Raises ``UserError`` with the differences unless the config ``stored`` in ``where`` may go on as ``config``."""
+    """Compares a stored config with the run's, except for fields that are free to change.
+
+    Args:
+        workdir: the run's folder, for the message.
+        where: the file or checkpoint that holds ``stored``, for the message.
+        stored: a config as plain dicts.
+        config: the run's.
+
+    Raises:
+        UserError: ``stored`` cannot be read, or differs; with the differences.
+    """
     try:
         old = resolve(stored, what=f"config in {where}")
     except UserError as error:

@@ -19,11 +19,11 @@ from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
 from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, corrupt, joint_loss
+from dualdiff_jax.objectives.joint import ImageExamples, TextExamples
 from dualdiff_jax.objectives.latents import clean_latents
 from dualdiff_jax.sharding import make_mesh
 from tests.end_to_end.command import refused, run
-from tests.small_run import RECORDS, small_config, small_run, write_config, write_data
+from tests.small_run import RECORDS, objective_of, small_config, small_run, write_config, write_data
 from tests.unit.data import photos
 from tests.unit.tiny import random_weights
 
@@ -75,15 +75,13 @@ def losses(setting, batch: Batch) -> dict[str, jax.Array]:
         clean_latents(part, model.autoencoder.encode, key)
         for part, key in zip(batch, (rng_image, rng_text), strict=True)
     ]
-    corrupted = corrupt(
+    objective = objective_of(config, tokenizer)
+    corrupted = objective.corrupt(
         rng,
         ImageExamples(latents[0], jnp.asarray(batch.image["token_ids"])),
         TextExamples(latents[1], jnp.asarray(batch.text["token_ids"]), jnp.asarray(batch.text["is_answer"])),
-        config.objective,
-        null_token_ids=jnp.asarray(tokenizer.null_ids(config.data.text_length)),
-        mask_token_id=tokenizer.mask_token_id,
     )
-    return joint_loss(model, corrupted, config.objective, mask_token_id=tokenizer.mask_token_id)[1]
+    return objective.loss(model, corrupted)[1]
 
 
 def test_training_from_what_was_encoded_has_the_losses_of_training_from_images(setting):
@@ -92,8 +90,8 @@ def test_training_from_what_was_encoded_has_the_losses_of_training_from_images(s
     images, latents = mixture(config, tokenizer), mixture(encoded, tokenizer)
     assert images.fingerprint() == latents.fingerprint()
     for step in (0, 7):
-        assert [[o.record_id for o in part] for part in images.origins(step)] == [
-            [o.record_id for o in part] for part in latents.origins(step)
+        assert [[o.record_id for o in part] for part in images.origins(step).values()] == [
+            [o.record_id for o in part] for part in latents.origins(step).values()
         ]
         one, other = images.batch(step), latents.batch(step)
         assert "image" not in other.image and other.image["latent_mean"].dtype == jnp.bfloat16

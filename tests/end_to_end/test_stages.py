@@ -15,13 +15,13 @@ from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
-from dualdiff_jax.training.trainable import EMBEDDING, changed_leaves, mask_row
+from dualdiff_jax.training.trainable import EMBEDDING, Trainable, mask_row
 from dualdiff_jax.weights import load_model, save_model
 from tests.small_run import write_data
 
 STAGES = ("align_mask_embedding", "dual_diff_pretrain_256", "dual_diff_pretrain", "dual_diff_sft", "finetune_t2i")
 STEPS = 3
-MESH = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+MESH = make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def chain(data, start, tmp_path_factory) -> dict[str, Path]:
 def test_a_stage_changes_what_it_trains_and_nothing_else(chain, data, name):
     names = list(chain)
     before, after = (weights(chain[one]) for one in (names[names.index(name) - 1], name))
-    allowed = set(changed_leaves(stage(name, data)))
+    allowed = set(Trainable(stage(name, data)).changed_leaves)
     changed = {leaf for leaf in before if not np.array_equal(before[leaf], after[leaf])}
     assert changed <= allowed
     if name == "align_mask_embedding":

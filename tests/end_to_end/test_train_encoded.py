@@ -15,11 +15,10 @@ from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
 from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.objectives.joint import encode_and_corrupt, joint_loss
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.weights import save_model
-from tests.small_run import small_run
+from tests.small_run import objective_of, small_run
 from tests.unit.data import photos
 from tests.unit.tiny import random_weights
 
@@ -79,15 +78,8 @@ def losses(config: RunConfig, tokenizer, batch: Batch, read: list | None = None)
     """Of one step; ``read`` is told the shapes of the texts that T5 reads in it."""
     model = bind(config.model, random_weights(config.model))
     null_token_ids = jnp.asarray(tokenizer.null_ids(config.data.text_length))
-    corrupted = encode_and_corrupt(
-        model.autoencoder.encode,
-        batch,
-        jax.random.key(5),
-        config.objective,
-        null_token_ids=null_token_ids,
-        mask_token_id=tokenizer.mask_token_id,
-        null_text_embeddings=model.encode_text(null_token_ids[None])[0],
-    )
+    objective = objective_of(config, tokenizer, model.encode_text(null_token_ids[None])[0])
+    corrupted = objective.corrupt_batch(jax.random.key(5), batch, model.autoencoder.encode)
     t5 = model.t5
 
     def note(token_ids):
@@ -96,7 +88,7 @@ def losses(config: RunConfig, tokenizer, batch: Batch, read: list | None = None)
         return t5(token_ids)
 
     object.__setattr__(model, "t5", note)
-    return joint_loss(model, corrupted, config.objective, mask_token_id=tokenizer.mask_token_id)[1]
+    return objective.loss(model, corrupted)[1]
 
 
 @pytest.mark.parametrize("form", [*photos.WRITERS, "drawn from a posterior"])

@@ -14,9 +14,8 @@ from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.models import stack
 from dualdiff_jax.sharding import batch_sharding, make_mesh
-from dualdiff_jax.training.step import make_step
 from tests.multidevice.two_steps import draw_batch, flat, start
-from tests.small_run import small_run
+from tests.small_run import small_run, step_of
 
 REFERENCE = "one device"
 MANY = 8
@@ -56,12 +55,7 @@ def run(folder: Path, case: Case) -> dict[str, np.ndarray]:
     config, tokenizer = small_run(folder / "data", model=model, train=train, optimizer=optimizer)
     mesh = make_mesh(resolve(ConfigDict(fields), MeshConfig), jax.devices()[:devices])
     state, frozen = start(config, mesh)
-    step = make_step(
-        config,
-        mesh,
-        null_token_ids=tokenizer.null_ids(config.data.text_length),
-        mask_token_id=tokenizer.mask_token_id,
-    )
+    step = step_of(config, tokenizer, mesh)
     batch = jax.device_put(draw_batch(config, tokenizer, 1), batch_sharding(mesh))
     state, metrics = step(state, frozen, batch)
     return flat(state) | {f"metrics {name}": np.asarray(value) for name, value in metrics.items()}

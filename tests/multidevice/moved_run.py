@@ -33,7 +33,7 @@ def settings(folder: Path) -> RunConfig:
 
 
 def mesh_of(devices: int) -> jax.sharding.Mesh:
-    return make_mesh(MeshConfig(fsdp=devices), jax.devices()[:devices])
+    return make_mesh(MeshConfig(), jax.devices()[:devices])
 
 
 def until(config: RunConfig, workdir: Path, mesh: jax.sharding.Mesh, step: int, host: int = 0) -> None:

@@ -18,10 +18,10 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.sharding import batch_sharding, make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
-from dualdiff_jax.training.state import TrainState, init_state
-from dualdiff_jax.training.step import make_step
+from dualdiff_jax.training.setup import TrainSetup
+from dualdiff_jax.training.state import TrainState
 from dualdiff_jax.weights import load_model, save_model
-from tests.small_run import small_run
+from tests.small_run import first_state, small_run, step_of
 
 MANY = 8
 STEPS = 2
@@ -55,7 +55,7 @@ def draw_batch(config: RunConfig, tokenizer: Tokenizer, step: int) -> Batch:
 
 def start(config: RunConfig, mesh: jax.sharding.Mesh) -> tuple[TrainState, Arrays]:
     """A state whose parameters are all random, so that no gate or head is zero; and the frozen weights."""
-    state, frozen = init_state(config, mesh)
+    state, frozen = first_state(config, mesh)
     rng = np.random.default_rng(0)
     specs = leaf_specs(config.model)
     drawn = {name: 0.1 * rng.standard_normal(specs[name].shape).astype(np.float32) for name in sorted(state.params)}
@@ -73,12 +73,7 @@ def run(folder: Path, devices: int) -> tuple[Arrays, dict[str, tuple[int, int]]]
     config, tokenizer = settings(folder)
     mesh = mesh_of(devices)
     state, frozen = start(config, mesh)
-    step_function = make_step(
-        config,
-        mesh,
-        null_token_ids=tokenizer.null_ids(config.data.text_length),
-        mask_token_id=tokenizer.mask_token_id,
-    )
+    step_function = step_of(config, tokenizer, mesh)
     found = {}
     for step in range(1, STEPS + 1):
         batch = jax.device_put(draw_batch(config, tokenizer, step), batch_sharding(mesh))
@@ -90,7 +85,7 @@ def run(folder: Path, devices: int) -> tuple[Arrays, dict[str, tuple[int, int]]]
         name: (leaf.size, max(shard.data.size for shard in leaf.addressable_shards))
         for name, leaf in leaves(state).items()
     }
-    checkpoints = Checkpoints(folder / str(devices), config, mesh)
+    checkpoints = Checkpoints(folder / str(devices), TrainSetup(config, mesh))
     checkpoints.save(STEPS, state, RECORDS)
     assert checkpoints.close(STEPS)
     save_model(folder / str(devices) / "model", config.model, state.ema_params | frozen, tokenizer)
@@ -101,7 +96,7 @@ def load(folder: Path, saved_on: int, devices: int) -> Arrays:
     """What a run on ``saved_on`` devices saved, onto ``devices``."""
     config, _ = settings(folder)
     mesh = mesh_of(devices)
-    checkpoints = Checkpoints(folder / str(saved_on), config, mesh)
+    checkpoints = Checkpoints(folder / str(saved_on), TrainSetup(config, mesh))
     state, _ = checkpoints.restore(RECORDS)
     checkpoints.close(STEPS)
     _, weights, _ = load_model(folder / str(saved_on) / "model", mesh)

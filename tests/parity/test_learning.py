@@ -15,10 +15,10 @@ from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.objectives.joint import ImageExamples, TextExamples, encode_and_corrupt
+from dualdiff_jax.objectives.joint import ImageExamples, Objective, TextExamples
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.training import state as state_module
-from dualdiff_jax.training.state import init_state
+from dualdiff_jax.training import setup as setup_module
+from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.step import make_step, step_key
 from tests.parity.comparison import relative_error
 from tests.parity.pair import CONFIG, Pair, random_pair
@@ -63,13 +63,14 @@ def our_run(tmp_path, monkeypatch, pair: Pair, batches: list[Batch], objective: 
     )
     config = dataclasses.replace(config, model=CONFIG, objective=objective)
     weights = {name: jax.numpy.asarray(weight) for name, weight in pair.weights.items()}
-    monkeypatch.setattr(state_module, "initial_weights", lambda *_: dict(weights))
-    mesh = make_mesh(config.mesh, jax.devices()[:1])
-    state, frozen = init_state(config, mesh)
-    step = make_step(config, mesh, null_token_ids=NULL_TOKEN_IDS, mask_token_id=MASK)
+    monkeypatch.setattr(setup_module, "initial_weights", lambda *_: dict(weights))
+    setup = TrainSetup(config, make_mesh(config.mesh, jax.devices()[:1]))
+    params, frozen = setup.init_params()
+    state = setup.init_state(params)
+    losses_of = Objective(objective, null_token_ids=NULL_TOKEN_IDS, mask_token_id=MASK)
+    step = make_step(setup, losses_of)
     encode = bind(CONFIG, weights).autoencoder.encode
-    tokens = {"null_token_ids": NULL_TOKEN_IDS, "mask_token_id": MASK}
-    draws = jax.jit(lambda batch, rng: encode_and_corrupt(encode, batch, rng, objective, **tokens))
+    draws = jax.jit(lambda batch, rng: losses_of.corrupt_batch(rng, batch, encode))
     losses, corrupted = [], []
     for n in range(STEPS):
         batch = batches[n % BATCHES]

@@ -14,7 +14,7 @@ import torch
 from dualdiff_jax.config import ModelConfig, ObjectiveConfig
 from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, TextExamples, corrupt, joint_loss
+from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, Objective, TextExamples
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
 from tests.parity.pair import CONFIG, KL, Pair, random_pair
 from tests.parity.reference import channels_first, encode_as_sd3, gradients
@@ -74,6 +74,10 @@ class Draws(NamedTuple):
     torch_latents: tuple[torch.Tensor, torch.Tensor]  # of both kinds, clean
 
 
+def objective_of(config: ObjectiveConfig) -> Objective:
+    return Objective(config, null_token_ids=np.ones(LENGTH, np.int32), mask_token_id=MASK)
+
+
 def draw_batch(pair: Pair, seed: int, config: ObjectiveConfig) -> Draws:
     """A token is always masked."""
     rng = np.random.default_rng(seed)
@@ -81,10 +85,10 @@ def draw_batch(pair: Pair, seed: int, config: ObjectiveConfig) -> Draws:
     image = ImageExamples(pictures.ours, rng.integers(2, MASK, (BATCH, LENGTH), np.int32))
     is_answer = np.arange(LENGTH) >= rng.integers(0, LENGTH - 2, (BATCH, 1))
     text = TextExamples(read.ours, rng.integers(2, MASK, (BATCH, LENGTH), np.int32), is_answer)
-    arguments = {"null_token_ids": np.ones(LENGTH, np.int32), "mask_token_id": MASK}
-    batch = corrupt(jax.random.key(seed), image, text, config, **arguments)
-    noisy_token_ids = batch.noisy_token_ids.at[0, -1].set(MASK)
-    batch = batch._replace(is_masked=batch.is_masked.at[0, -1].set(True), noisy_token_ids=noisy_token_ids)
+    batch = objective_of(config).corrupt(jax.random.key(seed), image, text)
+    noisy_token_ids = batch.text.noisy_token_ids.at[0, -1].set(MASK)
+    is_masked = batch.text.is_masked.at[0, -1].set(True)
+    batch = batch._replace(text=batch.text._replace(is_masked=is_masked, noisy_token_ids=noisy_token_ids))
     return Draws(image, text, batch, (pictures.torchs, read.torchs))
 
 
@@ -93,7 +97,7 @@ def our_loss(model: ModelConfig, config: ObjectiveConfig, trained: dict, constan
     """(losses by name, gradients by leaf)."""
 
     def loss(trained):
-        return joint_loss(bind(model, trained | constants), batch, config, mask_token_id=MASK)
+        return objective_of(config).loss(bind(model, trained | constants), batch)
 
     (_, losses), gradients = jax.value_and_grad(loss, has_aux=True)(trained)
     return losses, gradients
@@ -102,9 +106,9 @@ def our_loss(model: ModelConfig, config: ObjectiveConfig, trained: dict, constan
 def reference_loss(pair: Pair, config: ObjectiveConfig, draws: Draws) -> dict[str, torch.Tensor]:
     """The flow and the masked loss, each from a pass of its own, and their weighted sum."""
     image, text, batch, (x, latents) = draws
-    e = channels_first(np.asarray(batch.velocity) + image.latents)  # the noise
-    sigma, t = torch.tensor(np.asarray(batch.sigma)), torch.tensor(np.asarray(batch.t))
-    captions = torch.tensor(np.asarray(batch.image_token_ids)).long()
+    e = channels_first(np.asarray(batch.image.velocity) + image.latents)  # the noise
+    sigma, t = torch.tensor(np.asarray(batch.image.sigma)), torch.tensor(np.asarray(batch.text.t))
+    captions = torch.tensor(np.asarray(batch.image.token_ids)).long()
 
     level = sigma.reshape(-1, 1, 1, 1)
     noisy = x * (1 - level) + e * level
@@ -114,7 +118,7 @@ def reference_loss(pair: Pair, config: ObjectiveConfig, draws: Draws) -> dict[st
     else:
         image_loss = torch.nn.functional.mse_loss(velocity, e - x)
 
-    clean, is_masked = torch.tensor(text.token_ids).long(), torch.tensor(np.asarray(batch.is_masked))
+    clean, is_masked = torch.tensor(text.token_ids).long(), torch.tensor(np.asarray(batch.text.is_masked))
     embeddings = pair.t5(input_ids=clean.masked_fill(is_masked, MASK)).last_hidden_state
     _, logits = pair.mmdit(latents, torch.zeros(BATCH), embeddings)
     logits[..., MASK] += IMPOSSIBLE
@@ -151,9 +155,9 @@ def test_corruption_keeps_what_it_may_not_touch(seed, objective):
     """The draws that both sides are given are ones that the equations allow."""
     model, config = OBJECTIVES[objective]
     image, text, batch, _ = draw_batch(random_pair(model, seed), seed, config)
-    dropped = (np.asarray(batch.image_token_ids) == 1).all(axis=1)
-    np.testing.assert_array_equal(np.asarray(batch.image_token_ids)[~dropped], image.token_ids[~dropped])
-    assert not (np.asarray(batch.is_masked) & ~text.is_answer).any()
-    np.testing.assert_array_equal(batch.noisy_token_ids, np.where(batch.is_masked, MASK, text.token_ids))
-    for clock in (np.asarray(batch.sigma), np.asarray(batch.t)):
+    dropped = (np.asarray(batch.image.token_ids) == 1).all(axis=1)
+    np.testing.assert_array_equal(np.asarray(batch.image.token_ids)[~dropped], image.token_ids[~dropped])
+    assert not (np.asarray(batch.text.is_masked) & ~text.is_answer).any()
+    np.testing.assert_array_equal(batch.text.noisy_token_ids, np.where(batch.text.is_masked, MASK, text.token_ids))
+    for clock in (np.asarray(batch.image.sigma), np.asarray(batch.text.t)):
         assert (clock > 0).all() and (clock <= 1).all()

@@ -1,6 +1,6 @@
-"""What a run says about itself: figures of many steps in one record, to ``metrics.jsonl`` and to people.
+"""Metrics of a run: those of many steps become one record, in ``metrics.jsonl`` and on the terminal.
 
-A step's metrics are noted as they are, on the device, and read when a record is due: nothing waits for them.
+A step's metrics stay on the device until a record is due, so that nothing waits for them.
 """
 
 import contextlib
@@ -14,21 +14,36 @@ import numpy as np
 
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.hardware import peak_flops
-from dualdiff_jax.training.flops import device_memory, step_flops, streams
 from dualdiff_jax.training.telemetry.sinks import JsonLines, ProgressLine, Sink, open_sinks
 
-COUNTERS = ("skipped",)  # metrics of which the last value counts, not the mean
+COUNTERS = ("skipped",)  # metrics whose last value counts, not the mean
 
 
 class Telemetry:
-    """Figures since the last record: means of the losses (by bin too), rates, and shares of the time.
+    """Collects metrics between records: means of the losses (also by bin), rates, and shares of the time.
 
-    ``metrics.jsonl`` has training, ``validation.jsonl`` what hooks return. Only the first host writes.
+    ``metrics.jsonl`` holds training's, ``validation.jsonl`` those that hooks return. Only the first host writes.
+
+    Args:
+        workdir: the run's folder.
+        config: the run's.
+        first_step: steps that are behind this process's first; later records are dropped from the files.
+        unlogged_metrics: of steps before it that are in no record yet.
+        step_flops: operations of one step on all devices.
     """
 
-    def __init__(self, workdir: Path, config: RunConfig, first_step: int, pending: Sequence[Mapping[str, Any]] = ()):
-        self._steps, self._examples = config.train.steps, streams(config) * config.train.global_batch_size
-        self._flops, self._devices = step_flops(config), jax.device_count()
+    def __init__(
+        self,
+        workdir: Path,
+        config: RunConfig,
+        first_step: int,
+        unlogged_metrics: Sequence[Mapping[str, Any]] = (),
+        *,
+        step_flops: float,
+    ):
+        self._steps = config.train.steps
+        self._examples = len(config.objective.streams) * config.train.global_batch_size
+        self._flops, self._devices = step_flops, jax.device_count()
         self._peak = peak_flops(jax.devices()[0].device_kind)
         self._is_writer = jax.process_index() == 0
         if self._is_writer:
@@ -37,24 +52,24 @@ class Telemetry:
             self._earlier_seconds = self._metrics.last().get("seconds", 0.0)
             self._line = ProgressLine(config.train.steps)
             self._sinks: list[Sink] = open_sinks(workdir, config, first_step)
-        self._pending: list[Mapping[str, Any]] = list(pending)
-        self._taken = 0  # steps of this process since the last record
+        self._unlogged: list[Mapping[str, Any]] = list(unlogged_metrics)
+        self._steps_taken = 0  # by this process since the last record
         self._waited: dict[str, float] = {}
         self._start = self._since = time.perf_counter()
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
         """Notes one step's metrics; nothing is read from the device yet."""
-        self._pending.append(metrics)
-        self._taken += 1
+        self._unlogged.append(metrics)
+        self._steps_taken += 1
 
-    def pending(self) -> list[dict[str, Any]]:
-        """What was noted since the last record, for a run that goes on from here: plain numbers and lists."""
-        self._pending = jax.device_get(self._pending)
-        return [{name: np.asarray(value).tolist() for name, value in metrics.items()} for metrics in self._pending]
+    def unlogged_metrics(self) -> list[dict[str, Any]]:
+        """Metrics since the last record, as plain numbers and lists, for a run that resumes here."""
+        self._unlogged = jax.device_get(self._unlogged)
+        return [{name: np.asarray(value).tolist() for name, value in metrics.items()} for metrics in self._unlogged]
 
     @contextlib.contextmanager
     def waiting(self, what: str) -> Iterator[None]:
-        """Counts the time inside as the loop's waiting for ``what``."""
+        """Counts the time inside as time that the loop waits for ``what``."""
         before = time.perf_counter()
         try:
             yield
@@ -62,17 +77,17 @@ class Telemetry:
             self._waited[what] = self._waited.get(what, 0.0) + time.perf_counter() - before
 
     def write(self, step: int) -> None:
-        """Reads what was noted, up to step ``step``, and tells it."""
-        if not self._pending:
+        """Writes one record of all metrics since the last, up to step ``step``."""
+        if not self._unlogged:
             return
-        pending, self._pending = jax.device_get(self._pending), []
+        metrics_of_steps, self._unlogged = jax.device_get(self._unlogged), []
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         waited, self._waited = self._waited, {}
-        rate, self._taken = self._taken / seconds, 0
+        rate, self._steps_taken = self._steps_taken / seconds, 0
         if not self._is_writer:
             return
-        record = {name: summary(name, [metrics[name] for metrics in pending]) for name in pending[0]}
+        record = {name: summary(name, [metrics[name] for metrics in metrics_of_steps]) for name in metrics_of_steps[0]}
         record |= {
             "examples_per_second": rate * self._examples,
             **{f"{what}_wait_share": time_spent / seconds for what, time_spent in waited.items()},
@@ -84,19 +99,20 @@ class Telemetry:
             sink.write(step, record)
 
     def validated(self, step: int, values: Mapping[str, float]) -> None:
-        """Tells what a hook has measured."""
+        """Writes one record of the figures that a hook returned after ``step``."""
         if self._is_writer:
             self._validation.write(step, values)
             for sink in self._sinks:
                 sink.write(step, {f"validation/{name}": value for name, value in values.items()})
 
     def close(self) -> None:
+        """Closes the sinks."""
         if self._is_writer:
             for sink in (self._line, *self._sinks):
                 sink.close()
 
     def _efficiency(self, rate: float) -> dict[str, float]:
-        """Of each device: model operations a second, their share of what it could do, and memory, where known."""
+        """For each device: model operations a second, their share of its peak, and memory, where known."""
         per_device = rate * self._flops / self._devices
         memory = device_memory()
         return {
@@ -107,9 +123,14 @@ class Telemetry:
 
 
 def summary(name: str, values: Sequence[np.ndarray]) -> Any:
-    """One figure for many steps: the mean over those where it is finite, None where it never is.
+    """One figure for many steps.
 
-    (2, bins) of sums and counts (``objectives.joint.by_clock``) become the list of the bins' mean losses.
+    Args:
+        name: of the metric.
+        values: one a step; () or, from ``objectives.joint.by_clock``, (2, bins) of sums and counts.
+
+    Returns:
+        The mean over the steps where it is finite, None where it never is; for bins a list of their mean losses.
     """
     if name in COUNTERS:
         return int(values[-1])
@@ -121,3 +142,10 @@ def summary(name: str, values: Sequence[np.ndarray]) -> Any:
         return float(mean)
     sums, counts = mean
     return [float(s / c * counts.sum()) if c else None for s, c in zip(sums, counts, strict=True)]
+
+
+def device_memory() -> float | None:
+    """Peak bytes in use on the fullest device of this host; None where devices do not report it."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    known = [peak for peak in peaks if peak is not None]
+    return max(known) if known else None

@@ -1,6 +1,6 @@
-"""Where a run's figures go: JSON lines and the terminal always, TensorBoard and Weights & Biases by config.
+"""Where a run's metrics go: JSON lines and the terminal always, TensorBoard and Weights & Biases by config.
 
-A sink takes ``write(step, record)``, a record being a dict of numbers, of lists of numbers (by bin), or of None.
+A sink takes ``write(step, record)``; the values of a record are numbers, lists of numbers (by bin), or None.
 """
 
 import importlib
@@ -29,7 +29,7 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """One record a line. A resumed run drops what was written after its checkpoint, so that no step stands twice."""
+    """One record a line. A resumed run drops the records after its checkpoint, so that no step appears twice."""
 
     def __init__(self, file: Path, first_step: int):
         self._file = file
@@ -44,13 +44,13 @@ class JsonLines:
         return ([{}] if not self._file.exists() else [{}, *_records(self._file)])[-1]
 
     def write(self, step: int, record: Record) -> None:
-        """A record that the disk has no room for is kept and written with the next."""
+        """Appends a record; one that finds no room on the disk is kept and written with the next."""
         self._unwritten.append(json.dumps({"step": step, **record}) + "\n")
         try:
             with self._file.open("a", encoding="utf-8") as file:
                 file.write("".join(self._unwritten))
         except OSError as error:
-            log.warning("%s: cannot be written (%s); training goes on", self._file, error.strerror)
+            log.warning("%s: cannot be written (%s); training continues", self._file, error.strerror)
         else:
             self._unwritten.clear()
 
@@ -59,7 +59,7 @@ class JsonLines:
 
 
 def _records(file: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines; one that was cut by a kill is left out."""
+    """The complete lines; a line that a kill cut off is left out."""
     for line in file.read_text(encoding="utf-8").splitlines():
         try:
             yield json.loads(line)
@@ -68,7 +68,7 @@ def _records(file: Path) -> Iterator[dict[str, Any]]:
 
 
 class ProgressLine:
-    """One line, redrawn in place on a terminal and printed anew where it is piped."""
+    """One line, redrawn in place on a terminal, printed as a new line elsewhere."""
 
     def __init__(self, steps: int):
         self._steps = steps
@@ -110,7 +110,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of the project; the workdir's name is the run's, and starting again goes on with it."""
+    """A run of the project; its name is the workdir's, and a resumed run continues it."""
 
     def __init__(self, workdir: Path, config: RunConfig):
         wandb = needed("wandb", "telemetry.wandb_project")
@@ -129,7 +129,7 @@ class WeightsAndBiases:
         except wandb.Error as error:  # nobody is logged in, or the server does not answer
             raise UserError(
                 f"telemetry.wandb_project is set, but Weights & Biases does not start ({error}); log in with: wandb "
-                "login, or keep the figures here with WANDB_MODE=offline"
+                "login, or keep the metrics here with WANDB_MODE=offline"
             ) from error
 
     def write(self, step: int, record: Record) -> None:
@@ -140,7 +140,7 @@ class WeightsAndBiases:
 
 
 def open_sinks(workdir: Path, config: RunConfig, first_step: int) -> list[Sink]:
-    """Those that the config asks for."""
+    """The sinks that the config asks for."""
     sinks: list[Sink] = []
     if config.telemetry.tensorboard:
         sinks.append(TensorBoard(workdir, first_step))
@@ -150,14 +150,14 @@ def open_sinks(workdir: Path, config: RunConfig, first_step: int) -> list[Sink]:
 
 
 def check_sinks(config: RunConfig) -> None:
-    """Raises one ``UserError`` for all packages that the config asks for and that are missing."""
+    """Raises one ``UserError`` with every missing package that the config asks for."""
     faults = []
-    for package, field, is_asked in (
+    for package, field, is_wanted in (
         ("tensorboardX", "telemetry.tensorboard", config.telemetry.tensorboard),
         ("wandb", "telemetry.wandb_project", config.telemetry.wandb_project),
     ):
         try:
-            if is_asked:
+            if is_wanted:
                 needed(package, field)
         except UserError as error:
             faults.append(str(error))
@@ -166,7 +166,7 @@ def check_sinks(config: RunConfig) -> None:
 
 
 def needed(package: str, field: str) -> Any:
-    """The module, or a ``UserError`` that says how to get it."""
+    """Imports a package; ``UserError`` with the command that installs it where it is missing."""
     try:
         return importlib.import_module(package)
     except ImportError:
@@ -174,7 +174,7 @@ def needed(package: str, field: str) -> Any:
 
 
 def flat(record: Record) -> Iterator[tuple[str, float]]:
-    """A list's entries under names of their own, ``name/0``, ``name/1``, ...; what is None is left out."""
+    """(name, number) pairs: entries of a list are named ``name/0``, ``name/1``, ...; None is left out."""
     for name, value in record.items():
         if isinstance(value, list):
             yield from ((f"{name}/{index}", entry) for index, entry in enumerate(value) if entry is not None)

@@ -8,7 +8,12 @@ import jax
 
 
 class Trace:
-    """Traces ``steps`` = (first, how many) of the first host into ``folder``; () traces nothing."""
+    """A trace of the first host.
+
+    Args:
+        steps: (first, how many); () traces nothing.
+        folder: where the trace is written.
+    """
 
     def __init__(self, steps: tuple[int, ...], folder: Path):
         self._window = range(steps[0], sum(steps)) if steps and not jax.process_index() else range(0)
@@ -17,7 +22,7 @@ class Trace:
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around the dispatch of a step; the trace begins before its first."""
+        """Wraps the dispatch of step ``number``; the trace begins before the first of its steps."""
         if number in self._window and not self._is_on:
             jax.profiler.start_trace(str(self._folder))
             self._is_on = True
@@ -25,12 +30,13 @@ class Trace:
             yield
 
     def finished(self, number: int, result: object) -> None:
-        """After the dispatch of step ``number``: the last one is waited for, and the trace written."""
+        """Call after the dispatch of step ``number``: waits for the last step of the trace and writes it."""
         if self._is_on and number + 1 not in self._window:
             jax.block_until_ready(result)
             self.close()
 
     def close(self) -> None:
+        """Writes the trace, if one is being taken."""
         if self._is_on:
             jax.profiler.stop_trace()
             self._is_on = False

@@ -106,7 +106,7 @@ def test_a_bad_record_is_replaced_by_the_next_good_one(hostile):
     data = mixture(hostile, max_bad_share=1.0)
     good = [index for index in range(COUNT) if index not in HOSTILE]
     for step in range(5):
-        for origin in data.origins(step)[0]:
+        for origin in data.origins(step)["image"]:
             index = number(origin.record_id)
             assert index in good
             before = [number(fault.record_id) for fault in origin.faults]

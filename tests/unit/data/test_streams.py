@@ -39,7 +39,7 @@ def mixture(root, *, seed=0, batch=BATCH, host=0, hosts=1, sources=None, **data)
 
 
 def ids(data: Mixture, step: int) -> list[str]:
-    return [f"{origin.source}/{origin.record_id}" for origins in data.origins(step) for origin in origins]
+    return [f"{origin.source}/{origin.record_id}" for origins in data.origins(step).values() for origin in origins]
 
 
 def rows(batches) -> list[bytes]:
@@ -84,7 +84,7 @@ def test_stopped_and_restored_anywhere_on_other_hosts_and_workers_the_examples_a
 def test_an_epoch_over_four_hosts_loses_no_record_and_shows_none_twice(root):
     parts = [mixture(root, host=host, hosts=4) for host in range(4)]
     epochs = [
-        Counter(o.record_id for part in parts for step in range(first, first + 5) for o in part.origins(step)[0])
+        Counter(o.record_id for part in parts for step in range(first, first + 5) for o in part.origins(step)["image"])
         for first in (0, 5)
     ]
     assert epochs[0] == epochs[1] == Counter({f"captions.json[{i}]": 1 for i in range(RECORDS)})
@@ -97,8 +97,11 @@ def test_two_runs_with_one_seed_are_equal_and_with_two_are_not(root):
 
 def test_sources_in_the_streams_have_orders_of_their_own(root):
     data = mixture(root)
-    image, text = ([o.record_id for step in range(5) for o in data.origins(step)[stream]] for stream in range(2))
-    assert image != text
+    orders = {
+        stream: [origin.record_id for step in range(5) for origin in data.origins(step)[stream]]
+        for stream in ("image", "text")
+    }
+    assert orders["image"] != orders["text"]
 
 
 def test_a_batch_that_hosts_cannot_share_is_told(root):
@@ -149,7 +152,7 @@ def test_each_batch_has_one_bucket_the_same_in_both_streams(root, tmp_path):
         batch = data.batch(step)
         assert batch.image["image"].shape == batch.text["image"].shape
         seen[batch.image["image"].shape[1:3]] += 1
-        for origin in data.origins(step)[0]:
+        for origin in data.origins(step)["image"]:
             height, width = photos.size(int(origin.record_id[len("list.json[") : -1]))
             is_wide = width / height > (40 / 24) ** 0.5
             assert batch.image["image"].shape[1:3] == ((24, 40) if is_wide else (32, 32))
@@ -180,7 +183,7 @@ def test_texts_without_an_image_have_batches_of_their_own_by_their_share(root, t
     for step in range(30):
         batch = data.batch(step)
         assert batch.image["image"].shape == (4, 32, 32, 3)
-        numbers = {int(origin.record_id.split()[-1]) for origin in data.origins(step)[1]}
+        numbers = {int(origin.record_id.split()[-1]) for origin in data.origins(step)["text"]}
         if "image" in batch.text:
             assert numbers <= {0, 1, 2, 3}
         else:
@@ -189,7 +192,7 @@ def test_texts_without_an_image_have_batches_of_their_own_by_their_share(root, t
     assert without == 10
     with pytest.raises(UserError, match="talk: has texts without an image, which cannot be drawn from"):
         # A dialogue cannot be a task to draw from by the config; a source that says otherwise is caught all the same.
-        data._streams({None: [part(data)]}, {})
+        data._batches_by_stream({"image": {None: [part(data)]}, "text": {}})
 
 
 def part(data):

@@ -12,7 +12,7 @@ from dualdiff_jax.arrays import DenoiserOutput
 from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.flow_matching import flow_loss
-from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, TextExamples, corrupt, joint_loss
+from dualdiff_jax.objectives.joint import Corrupted, ImageExamples, Objective, TextExamples
 from dualdiff_jax.objectives.masked_diffusion import masked_nelbo
 from tests.unit.tiny import CONFIG, END, MASK, QUICK, draw_latents, draw_tokens, random_weights
 
@@ -21,7 +21,6 @@ VOCABULARY = CONFIG.mmdit.vocab_size
 NULL = jnp.full(LENGTH, END, jnp.int32)
 ANSWERS = jnp.arange(LENGTH) >= jnp.array([[0], [1], [3], [4]])  # 5 + 4 + 2 + 1 tokens
 OBJECTIVE = ObjectiveConfig(text_weight=0.7)
-IMAGE_FIELDS = ("noisy_latents", "velocity", "sigma", "image_token_ids", "image_share")
 BOTH_NORMALIZATIONS = pytest.mark.parametrize("normalization", ["all_positions", "answer_tokens"])
 
 
@@ -33,16 +32,20 @@ def examples(batch: int = BATCH) -> tuple[ImageExamples, TextExamples]:
     )
 
 
+def objective_of(config: ObjectiveConfig = OBJECTIVE, null_text_embeddings=None) -> Objective:
+    return Objective(config, null_token_ids=NULL, mask_token_id=MASK, null_text_embeddings=null_text_embeddings)
+
+
 def draw(config: ObjectiveConfig = OBJECTIVE, seed: int = 0, batch: int = BATCH) -> Corrupted:
     image, text = examples(batch)
-    return corrupt(jax.random.key(seed), image, text, config, null_token_ids=NULL, mask_token_id=MASK)
+    return objective_of(config).corrupt(jax.random.key(seed), image, text)
 
 
 def sighted(batch: Corrupted) -> Corrupted:
     """The same with a mask in every text example, so that each has a loss."""
-    return batch._replace(
-        is_masked=batch.is_masked.at[:, -1].set(True), noisy_token_ids=batch.noisy_token_ids.at[:, -1].set(MASK)
-    )
+    text = batch.text
+    is_masked, noisy_token_ids = text.is_masked.at[:, -1].set(True), text.noisy_token_ids.at[:, -1].set(MASK)
+    return batch._replace(text=text._replace(is_masked=is_masked, noisy_token_ids=noisy_token_ids))
 
 
 def linear_denoiser(params: dict[str, jax.Array]):
@@ -68,7 +71,7 @@ def linear_loss(config: ObjectiveConfig, params: dict[str, jax.Array], batch: Co
     """((loss, losses by name), gradient) of the two matrices."""
 
     def loss(params):
-        return joint_loss(linear_denoiser(params), batch, config, mask_token_id=MASK)
+        return objective_of(config).loss(linear_denoiser(params), batch)
 
     return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -76,7 +79,7 @@ def linear_loss(config: ObjectiveConfig, params: dict[str, jax.Array], batch: Co
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def model_loss(config: ObjectiveConfig, weights: dict[str, jax.Array], batch: Corrupted):
     def loss(weights):
-        return joint_loss(bind(CONFIG, weights), batch, config, mask_token_id=MASK)
+        return objective_of(config).loss(bind(CONFIG, weights), batch)
 
     return jax.value_and_grad(loss, has_aux=True)(weights)
 
@@ -109,20 +112,13 @@ def test_known_text_embeddings_give_the_losses_and_gradients_of_the_captions(sin
     config = dataclasses.replace(config, caption_dropout=0.5)
     known = image._replace(text_embeddings=encode(image.token_ids))
     batches = [
-        corrupt(
-            jax.random.key(1),
-            images,
-            text,
-            config,
-            null_token_ids=NULL,
-            mask_token_id=MASK,
-            null_text_embeddings=encode(NULL[None])[0],
-        )
+        objective_of(config, encode(NULL[None])[0]).corrupt(jax.random.key(1), images, text)
         for images in (image, known)
     ]
-    dropped = np.asarray((batches[0].image_token_ids == NULL).all(axis=1))
+    dropped = np.asarray((batches[0].image.token_ids == NULL).all(axis=1))
     assert dropped.any() and not dropped.all()
-    forgotten = batches[1]._replace(image_token_ids=jnp.zeros_like(batches[1].image_token_ids))  # they are not read
+    unread = batches[1].image._replace(token_ids=jnp.zeros_like(batches[1].image.token_ids))
+    forgotten = batches[1]._replace(image=unread)
     expected, found = (model_loss(config, weights, sighted(batch)) for batch in (batches[0], forgotten))
     assert_close(found[0][1], expected[0][1], 1e-5)
     of_mmdit = {name: value for name, value in expected[1].items() if name.startswith("mmdit.")}
@@ -131,9 +127,9 @@ def test_known_text_embeddings_give_the_losses_and_gradients_of_the_captions(sin
 
 def test_two_passes_take_batches_of_different_sizes():
     batch = sighted(draw())
-    fewer = {name: value[:2] for name, value in batch._asdict().items() if name in IMAGE_FIELDS}
+    fewer = batch._replace(image=jax.tree.map(lambda x: x[:2], batch.image))
     config = dataclasses.replace(OBJECTIVE, single_forward=False)
-    losses = linear_loss(config, PARAMS, batch._replace(**fewer))[0][1]
+    losses = linear_loss(config, PARAMS, fewer)[0][1]
     whole = linear_loss(config, PARAMS, batch)[0][1]
     np.testing.assert_allclose(losses["text_loss"], whole["text_loss"], rtol=1e-6)
 
@@ -152,23 +148,23 @@ def test_one_modality_is_corrupted_at_a_time(single_forward):
         seen.append(inputs)
         return linear_denoiser(PARAMS)(*inputs)
 
-    joint_loss(record, batch, config, mask_token_id=MASK)
+    objective_of(config).loss(record, batch)
     assert len(seen) == (1 if single_forward else 2)
     if single_forward:
         seen = [[x[half::2] for x in seen[0]] for half in (0, 1)]
     latents, timestep, token_ids = (jnp.concatenate(inputs) for inputs in zip(*seen, strict=True))
-    np.testing.assert_array_equal(latents, jnp.concatenate([batch.noisy_latents, text.latents]))
-    np.testing.assert_allclose(timestep, jnp.concatenate([1000 * batch.sigma, jnp.zeros(BATCH)]), rtol=1e-6)
-    np.testing.assert_array_equal(token_ids, jnp.concatenate([image.token_ids, batch.noisy_token_ids]))
-    assert (np.asarray(batch.noisy_latents) != np.asarray(image.latents)).all()
+    np.testing.assert_array_equal(latents, jnp.concatenate([batch.image.noisy_latents, text.latents]))
+    np.testing.assert_allclose(timestep, jnp.concatenate([1000 * batch.image.sigma, jnp.zeros(BATCH)]), rtol=1e-6)
+    np.testing.assert_array_equal(token_ids, jnp.concatenate([image.token_ids, batch.text.noisy_token_ids]))
+    assert (np.asarray(batch.image.noisy_latents) != np.asarray(image.latents)).all()
 
 
 def test_losses_are_those_of_the_two_objectives():
     batch = sighted(draw())
-    output = linear_denoiser(PARAMS)(batch.noisy_latents, 1000 * batch.sigma, batch.image_token_ids)
-    image_loss = flow_loss(output.velocity, batch.velocity, batch.sigma, "sigma_squared").mean()
-    output = linear_denoiser(PARAMS)(batch.text_latents, jnp.zeros(BATCH), batch.noisy_token_ids)
-    nelbo = masked_nelbo(output.logits, batch.clean_token_ids, batch.is_masked, batch.t, MASK)
+    output = linear_denoiser(PARAMS)(batch.image.noisy_latents, 1000 * batch.image.sigma, batch.image.token_ids)
+    image_loss = flow_loss(output.velocity, batch.image.velocity, batch.image.sigma, "sigma_squared").mean()
+    output = linear_denoiser(PARAMS)(batch.text.latents, jnp.zeros(BATCH), batch.text.noisy_token_ids)
+    nelbo = masked_nelbo(output.logits, batch.text.clean_token_ids, batch.text.is_masked, batch.text.t, MASK)
     losses = linear_loss(dataclasses.replace(OBJECTIVE, image_weighting="sigma_squared"), PARAMS, batch)[0][1]
     np.testing.assert_allclose(losses["image_loss"], image_loss, rtol=1e-5)
     np.testing.assert_allclose(losses["text_loss"], nelbo.sum() / (BATCH * LENGTH), rtol=1e-5)
@@ -177,9 +173,9 @@ def test_losses_are_those_of_the_two_objectives():
 def test_noisy_latents_and_velocity_come_from_one_noise():
     image, _ = examples()
     batch = draw()
-    noise = batch.velocity + image.latents
-    sigma = batch.sigma[:, None, None, None]
-    np.testing.assert_allclose(batch.noisy_latents, (1 - sigma) * image.latents + sigma * noise, atol=1e-5)
+    noise = batch.image.velocity + image.latents
+    sigma = batch.image.sigma[:, None, None, None]
+    np.testing.assert_allclose(batch.image.noisy_latents, (1 - sigma) * image.latents + sigma * noise, atol=1e-5)
 
 
 @BOTH_NORMALIZATIONS
@@ -188,10 +184,10 @@ def test_denominator_of_the_text_loss(normalization):
     tokens = {"all_positions": BATCH * LENGTH, "answer_tokens": 12}[normalization]
     config = dataclasses.replace(OBJECTIVE, text_normalization=normalization)
     batch = sighted(draw(config))
-    np.testing.assert_allclose(batch.text_share, np.full(BATCH, 1 / tokens), rtol=1e-6)
-    np.testing.assert_allclose(batch.image_share, np.full(BATCH, 1 / BATCH), rtol=1e-6)
-    output = linear_denoiser(PARAMS)(batch.text_latents, jnp.zeros(BATCH), batch.noisy_token_ids)
-    nelbo = masked_nelbo(output.logits, batch.clean_token_ids, batch.is_masked, batch.t, MASK)
+    np.testing.assert_allclose(batch.text.share, np.full(BATCH, 1 / tokens), rtol=1e-6)
+    np.testing.assert_allclose(batch.image.share, np.full(BATCH, 1 / BATCH), rtol=1e-6)
+    output = linear_denoiser(PARAMS)(batch.text.latents, jnp.zeros(BATCH), batch.text.noisy_token_ids)
+    nelbo = masked_nelbo(output.logits, batch.text.clean_token_ids, batch.text.is_masked, batch.text.t, MASK)
     losses = linear_loss(config, PARAMS, batch)[0][1]
     np.testing.assert_allclose(losses["text_loss"], nelbo.sum() / tokens, rtol=1e-5)
 
@@ -201,7 +197,7 @@ def test_a_batch_without_answers_has_no_text_loss(normalization):
     image, text = examples()
     config = dataclasses.replace(OBJECTIVE, text_normalization=normalization)
     nothing = text._replace(is_answer=jnp.zeros_like(text.is_answer))
-    batch = corrupt(jax.random.key(0), image, nothing, config, null_token_ids=NULL, mask_token_id=MASK)
+    batch = objective_of(config).corrupt(jax.random.key(0), image, nothing)
     assert linear_loss(config, PARAMS, batch)[0][1]["text_loss"] == 0.0
 
 
@@ -209,12 +205,12 @@ def test_a_batch_without_answers_has_no_text_loss(normalization):
 def test_caption_dropout_puts_the_empty_prompt_and_only_that(rate):
     rows, image = 2000, examples(2000)[0]
     found = draw(dataclasses.replace(OBJECTIVE, caption_dropout=rate), batch=rows)
-    dropped = (np.asarray(found.image_token_ids) == END).all(axis=1)
-    np.testing.assert_array_equal(found.image_token_ids, np.where(dropped[:, None], END, image.token_ids))
+    dropped = (np.asarray(found.image.token_ids) == END).all(axis=1)
+    np.testing.assert_array_equal(found.image.token_ids, np.where(dropped[:, None], END, image.token_ids))
     assert abs(dropped.mean() - rate) <= 4.5 * np.sqrt(rate * (1 - rate) / rows)
     never = draw(dataclasses.replace(OBJECTIVE, caption_dropout=0.0), batch=rows)
-    for name in set(Corrupted._fields) - {"image_token_ids"}:
-        np.testing.assert_array_equal(getattr(found, name), getattr(never, name), err_msg=name)
+    captions = found.image.token_ids
+    jax.tree.map(np.testing.assert_array_equal, found, never._replace(image=never.image._replace(token_ids=captions)))
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -240,9 +236,9 @@ def test_the_text_weight_multiplies_the_text_loss(weight):
 def test_draws_are_a_function_of_the_key_and_differ_by_purpose():
     first, again, other = draw(seed=0), draw(seed=0), draw(seed=1)
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    assert (np.asarray(first.sigma) != np.asarray(other.sigma)).any()
-    assert (np.asarray(first.velocity) != np.asarray(other.velocity)).all()
-    assert (np.asarray(first.t) != np.asarray(other.t)).all()
+    assert (np.asarray(first.image.sigma) != np.asarray(other.image.sigma)).any()
+    assert (np.asarray(first.image.velocity) != np.asarray(other.image.velocity)).all()
+    assert (np.asarray(first.text.t) != np.asarray(other.text.t)).all()
 
 
 @functools.cache
@@ -261,16 +257,17 @@ def gradients_by_loss() -> dict[str, dict[str, jax.Array]]:
             added = jnp.stack([inputs["captions"], inputs["texts"]], axis=1).reshape(embeddings.shape)
             return model.denoise(latents, timestep, embeddings + added)
 
-        cut = batch._replace(noisy_latents=inputs["noisy_latents"], text_latents=inputs["text_latents"])
-        found = joint_loss(denoise, cut, OBJECTIVE, mask_token_id=MASK)[1]
+        image = batch.image._replace(noisy_latents=inputs["noisy_latents"])
+        text = batch.text._replace(latents=inputs["text_latents"])
+        found = objective_of().loss(denoise, Corrupted(image, text))[1]
         return jnp.stack([found["image_loss"], found["text_loss"]])
 
     nothing = jnp.zeros((BATCH, LENGTH, CONFIG.t5.width))
     inputs = {
         "weights": random_weights(),
-        "noisy_latents": batch.noisy_latents,
+        "noisy_latents": batch.image.noisy_latents,
         "captions": nothing,
-        "text_latents": batch.text_latents,
+        "text_latents": batch.text.latents,
         "texts": nothing,
     }
     rows = jax.jit(jax.jacrev(losses), compiler_options=QUICK)(inputs)
@@ -304,3 +301,29 @@ def test_each_loss_trains_its_own_head_and_both_train_both_streams():
     text_only = {"mmdit.text_out.kernel", "mmdit.text_out.bias"}
     assert {name for name in image if is_zero(image[name])} == text_only | {"mmdit.null_image"}
     assert {name for name in text if is_zero(text[name])} == image_only | {"mmdit.null_image"}
+
+
+@pytest.mark.parametrize("stream", ["image", "text"])
+def test_a_stream_without_weight_needs_no_batch(stream):
+    """Its term is absent, and the other one's draws and loss are those of a step with both."""
+    other = {"image": "text", "text": "image"}[stream]
+    config = dataclasses.replace(OBJECTIVE, **{f"{stream}_weight": 0.0})
+    image, text = examples()
+    alone = objective_of(config).corrupt(
+        jax.random.key(0), image if other == "image" else None, text if other == "text" else None
+    )
+    both = draw()
+    assert getattr(alone, stream) is None
+    jax.tree.map(np.testing.assert_array_equal, getattr(alone, other), getattr(both, other))
+    losses = linear_loss(config, PARAMS, alone)[0][1]
+    assert f"{stream}_loss" not in losses
+    apart = linear_loss(dataclasses.replace(OBJECTIVE, single_forward=False), PARAMS, both)[0][1]
+    np.testing.assert_array_equal(losses[f"{other}_loss"], apart[f"{other}_loss"])
+
+
+def test_a_name_that_is_no_normalization_is_refused():
+    class Config:
+        text_normalization = "answers"
+
+    with pytest.raises(ValueError, match="'answers'; give one of"):
+        Objective(Config(), null_token_ids=NULL, mask_token_id=MASK)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dualdiff_jax.arrays import DenoiserOutput
-from dualdiff_jax.objectives.joint import TextExamples, corrupt, joint_loss
+from dualdiff_jax.objectives.joint import TextExamples
 from dualdiff_jax.objectives.latents import clean_latents
-from tests.unit.objectives.test_joint import MASK, NULL, OBJECTIVE, examples
+from tests.unit.objectives.test_joint import OBJECTIVE, examples, objective_of
 from tests.unit.tiny import draw_latents
 
 RNG = jax.random.key(3)
@@ -58,8 +58,8 @@ def test_texts_without_an_image_are_read_beside_the_null_image():
         return DenoiserOutput(None if latents is None else latents, logits * jnp.arange(11))
 
     def losses(text, **changes):
-        batch = corrupt(RNG, image, text, OBJECTIVE, null_token_ids=NULL, mask_token_id=MASK)
-        return joint_loss(denoiser, batch, dataclasses.replace(OBJECTIVE, **changes), mask_token_id=MASK)[1]
+        objective = objective_of(dataclasses.replace(OBJECTIVE, **changes))
+        return objective.loss(denoiser, objective.corrupt(RNG, image, text))[1]
 
     without = TextExamples(None, text.token_ids, text.is_answer)
     found = losses(without)

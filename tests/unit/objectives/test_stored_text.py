@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.arrays import DenoiserOutput
-from dualdiff_jax.objectives.joint import TextExamples, corrupt, joint_loss
-from tests.unit.objectives.test_joint import LENGTH, MASK, NULL, OBJECTIVE, PARAMS, VOCABULARY, examples, sighted
+from dualdiff_jax.objectives.joint import TextExamples
+from tests.unit.objectives.test_joint import (
+    LENGTH,
+    NULL,
+    OBJECTIVE,
+    PARAMS,
+    VOCABULARY,
+    examples,
+    objective_of,
+    sighted,
+)
 
 RNG = jax.random.key(1)
 DROPPING = dataclasses.replace(OBJECTIVE, caption_dropout=0.5)
@@ -42,9 +51,9 @@ class Denoiser:
 
 
 def losses(image, text, config, read):
-    null = encode_text(NULL)
-    found = corrupt(RNG, image, text, config, null_token_ids=NULL, mask_token_id=MASK, null_text_embeddings=null)
-    return joint_loss(Denoiser(read), sighted(found), config, mask_token_id=MASK)[1], found
+    objective = objective_of(config, encode_text(NULL))
+    found = objective.corrupt(RNG, image, text)
+    return objective.loss(Denoiser(read), sighted(found))[1], found
 
 
 @pytest.mark.parametrize("single_forward", [True, False])
@@ -56,22 +65,21 @@ def test_a_step_is_the_one_from_the_captions(single_forward, with_images):
         text = TextExamples(None, text.token_ids, text.is_answer)
     config = dataclasses.replace(DROPPING, single_forward=single_forward)
     expected, drawn = losses(image, text, config, [])
-    dropped = (np.asarray(drawn.image_token_ids) == np.asarray(NULL)).all(axis=1)
+    dropped = (np.asarray(drawn.image.token_ids) == np.asarray(NULL)).all(axis=1)
     assert 0 < dropped.sum() < len(dropped)
     read: list = []
     known = image._replace(text_embeddings=encode_text(image.token_ids), token_ids=jnp.zeros_like(image.token_ids))
     found, _ = losses(known, text, config, read)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, expected)
     assert len(read) == 1 and read[0].shape == (len(text.token_ids), LENGTH)
-    np.testing.assert_array_equal(read[0], sighted(drawn).noisy_token_ids)
+    np.testing.assert_array_equal(read[0], sighted(drawn).text.noisy_token_ids)
 
 
 def test_embeddings_keep_their_dtype_and_without_dropout_none_is_replaced():
     image, text = examples()
     known = image._replace(text_embeddings=encode_text(image.token_ids).astype(jnp.bfloat16))
     config = dataclasses.replace(OBJECTIVE, caption_dropout=0.0)
-    kept = corrupt(RNG, known, text, config, null_token_ids=NULL, mask_token_id=MASK)
-    np.testing.assert_array_equal(kept.image_text_embeddings, known.text_embeddings)
-    null = encode_text(NULL)
-    found = corrupt(RNG, known, text, DROPPING, null_token_ids=NULL, mask_token_id=MASK, null_text_embeddings=null)
-    assert found.image_text_embeddings.dtype == jnp.bfloat16
+    kept = objective_of(config).corrupt(RNG, known, text)
+    np.testing.assert_array_equal(kept.image.text_embeddings, known.text_embeddings)
+    found = objective_of(DROPPING, encode_text(NULL)).corrupt(RNG, known, text)
+    assert found.image.text_embeddings.dtype == jnp.bfloat16

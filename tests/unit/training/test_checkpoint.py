@@ -14,9 +14,9 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import checkpoint
 from dualdiff_jax.training.checkpoint import Checkpoints
-from dualdiff_jax.training.state import init_state
+from dualdiff_jax.training.setup import TrainSetup
 from tests.full_disk import full_disk
-from tests.small_run import small_run
+from tests.small_run import first_state, small_run
 
 # A restore that fails leaves TensorStore's other reads to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -37,7 +37,7 @@ def mesh(settings):
 
 @pytest.fixture(scope="module")
 def state(settings, mesh):
-    return init_state(settings, mesh)[0]
+    return first_state(settings, mesh)[0]
 
 
 def at(state, step):
@@ -50,7 +50,7 @@ def at(state, step):
 def written(settings, mesh, state, tmp_path_factory):
     """A workdir with checkpoints of steps 2 and 4."""
     workdir = tmp_path_factory.mktemp("written")
-    checkpoints = Checkpoints(workdir, settings, mesh)
+    checkpoints = Checkpoints(workdir, TrainSetup(settings, mesh))
     for step in (2, 4):
         checkpoints.save(step, at(state, step), RECORDS, [{"loss": 0.1 * step}])
     assert checkpoints.close(4)
@@ -63,7 +63,7 @@ def workdir(written, tmp_path):
 
 
 def restore(workdir, settings, mesh, records=RECORDS):
-    return Checkpoints(workdir, settings, mesh).restore(records)
+    return Checkpoints(workdir, TrainSetup(settings, mesh)).restore(records)
 
 
 def arrays(folder):
@@ -96,9 +96,9 @@ DAMAGES = {
 
 
 def test_what_was_saved_comes_back(workdir, settings, mesh, state):
-    found, pending = restore(workdir, settings, mesh)
+    found, unlogged_metrics = restore(workdir, settings, mesh)
     jax.tree.map(np.testing.assert_array_equal, found, at(state, 4))
-    assert pending == [{"loss": 0.4}]
+    assert unlogged_metrics == [{"loss": 0.4}]
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_what_was_saved_comes_back(workdir, settings, mesh, state):
 def test_states_of_other_shapes_come_back_too(tmp_path, mesh, sections):
     """Factored moments, leaves that an optimizer leaves out, a row, low-rank factors."""
     config, _ = small_run(tmp_path / "data", model=SMALL, **sections)
-    state, _ = init_state(config, mesh)
+    state, _ = first_state(config, mesh)
     state = dataclasses.replace(state, opt_state=jax.tree.map(lambda leaf: leaf + 1, state.opt_state))
-    checkpoints = Checkpoints(tmp_path / "run", config, mesh)
+    checkpoints = Checkpoints(tmp_path / "run", TrainSetup(config, mesh))
     checkpoints.save(2, state, RECORDS)
     assert checkpoints.close(2)
     found, _ = restore(tmp_path / "run", config, mesh)
@@ -124,10 +124,10 @@ def test_states_of_other_shapes_come_back_too(tmp_path, mesh, sections):
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(workdir, settings, mesh, state, caplog, damage):
     DAMAGES[damage](workdir / "checkpoints" / "4")
-    checkpoints = Checkpoints(workdir, settings, mesh)
-    found, pending = checkpoints.restore(RECORDS)
+    checkpoints = Checkpoints(workdir, TrainSetup(settings, mesh))
+    found, unlogged_metrics = checkpoints.restore(RECORDS)
     jax.tree.map(np.testing.assert_array_equal, found, at(state, 2))
-    assert pending == [{"loss": 0.2}]
+    assert unlogged_metrics == [{"loss": 0.2}]
     assert "checkpoint of step 4 is damaged" in caplog.text and "from the checkpoint of step 2" in caplog.text
     assert checkpoints.steps() == [2] and len(list((workdir / "damaged_checkpoints").iterdir())) == 1
     checkpoints.save(4, at(state, 4), RECORDS)  # the run comes by there again
@@ -163,7 +163,7 @@ def test_another_model_is_refused_with_the_differences(workdir, settings, mesh):
 def test_other_data_and_another_start_are_refused(workdir, settings, mesh, tmp_path):
     with pytest.raises(UserError, match="the data changed since step 4"):
         restore(workdir, settings, mesh, {"some source": 41})
-    checkpoints = Checkpoints(workdir, settings, mesh)
+    checkpoints = Checkpoints(workdir, TrainSetup(settings, mesh))
     checkpoints._identity = "of another folder"
     with pytest.raises(UserError, match="is not the model folder that this run started from"):
         checkpoints.restore(RECORDS)
@@ -185,7 +185,7 @@ def test_the_newest_and_the_multiples_stay(settings, mesh, state, tmp_path):
 
 
 def test_a_full_disk_is_told_and_the_save_is_tried_again(workdir, settings, mesh, state, caplog):
-    checkpoints = Checkpoints(workdir, settings, mesh)
+    checkpoints = Checkpoints(workdir, TrainSetup(settings, mesh))
     with full_disk() as fill:
         fill(True)
         assert checkpoints.is_due(6)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_and_its_echo_are_noted_and_the_next_ends_the_process(number, monkeypatch):
     before = {each: signal.getsignal(each) for each in SIGNALS}
-    with Interruption(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])) as interruption:
+    with Interruption(make_mesh(MeshConfig(), jax.devices()[:1])) as interruption:
         assert not interruption.is_asked()
         os.kill(os.getpid(), number)
         assert interruption.is_asked() and interruption.signal == number.name
@@ -41,7 +41,7 @@ def test_another_thread_may_train_without_listening():
     caught = []
 
     def use():
-        with Interruption(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])) as interruption:
+        with Interruption(make_mesh(MeshConfig(), jax.devices()[:1])) as interruption:
             caught.append(interruption.is_asked())
 
     thread = threading.Thread(target=use)

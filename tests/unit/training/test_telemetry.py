@@ -18,6 +18,13 @@ from tests.small_run import small_run
 PLAIN = {"skipped": 0}
 
 
+FLOPS = 3e9  # of one step, on all devices
+
+
+def open_telemetry(workdir, config, first_step, unlogged_metrics=()) -> Telemetry:
+    return Telemetry(workdir, config, first_step, unlogged_metrics, step_flops=FLOPS)
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     return small_run(tmp_path_factory.mktemp("telemetry"), train={"steps": 8})[0]
@@ -32,7 +39,7 @@ def records(folder, name="metrics") -> list[dict]:
 
 
 def test_a_record_is_the_mean_since_the_last(tmp_path, capsys, config):
-    telemetry = Telemetry(tmp_path, config, 0)
+    telemetry = open_telemetry(tmp_path, config, 0)
     for value in (1.0, 3.0):
         telemetry.add(metrics(value))
     telemetry.write(2)
@@ -45,7 +52,7 @@ def test_a_record_is_the_mean_since_the_last(tmp_path, capsys, config):
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint_and_a_torn_line(tmp_path, config):
     lines = [json.dumps({"step": step, "seconds": step * 1.5}) for step in (2, 4, 6)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 8, "sec')
-    telemetry = Telemetry(tmp_path, config, 4)
+    telemetry = open_telemetry(tmp_path, config, 4)
     telemetry.add(metrics(1.0))
     telemetry.write(5)
     found = records(tmp_path)
@@ -56,12 +63,12 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint_and_a_torn_line(tm
 def test_what_was_pending_goes_on_in_the_next_process(tmp_path, config):
     (tmp_path / "whole").mkdir(), (tmp_path / "stopped").mkdir()
     values = [np.float32(value) for value in (0.1, 0.7, 1.3)]
-    whole, stopped = Telemetry(tmp_path / "whole", config, 0), Telemetry(tmp_path / "stopped", config, 0)
+    whole, stopped = open_telemetry(tmp_path / "whole", config, 0), open_telemetry(tmp_path / "stopped", config, 0)
     for value in values:
         whole.add(metrics(value))
     for value in values[:2]:
         stopped.add(metrics(value))
-    resumed = Telemetry(tmp_path / "stopped", config, 2, json.loads(json.dumps(stopped.pending())))
+    resumed = open_telemetry(tmp_path / "stopped", config, 2, json.loads(json.dumps(stopped.unlogged_metrics())))
     resumed.add(metrics(values[2]))
     for telemetry in (whole, resumed):
         telemetry.write(3)
@@ -69,7 +76,7 @@ def test_what_was_pending_goes_on_in_the_next_process(tmp_path, config):
 
 
 def test_nothing_noted_writes_nothing(tmp_path, config):
-    Telemetry(tmp_path, config, 0).write(1)
+    open_telemetry(tmp_path, config, 0).write(1)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -85,7 +92,7 @@ def test_a_mean_leaves_out_what_is_not_finite_and_a_bin_what_it_has_not():
 def test_waits_are_shares_of_the_time_and_rates_are_of_this_process(tmp_path, config, monkeypatch):
     now = [100.0]
     monkeypatch.setattr("dualdiff_jax.training.telemetry.recorder.time.perf_counter", lambda: now[0])
-    telemetry = Telemetry(tmp_path, config, 2, [metrics(1.0)])
+    telemetry = open_telemetry(tmp_path, config, 2, [metrics(1.0)])
     with telemetry.waiting("data"):
         now[0] += 1.0
     telemetry.add(metrics(1.0))
@@ -106,7 +113,7 @@ def test_a_full_disk_loses_no_record(tmp_path):
 
 
 def test_validation_has_a_file_of_its_own(tmp_path, config):
-    Telemetry(tmp_path, config, 0).validated(4, {"text_loss": 1.5})
+    open_telemetry(tmp_path, config, 0).validated(4, {"text_loss": 1.5})
     assert records(tmp_path, "validation") == [{"step": 4, "text_loss": 1.5}]
 
 
@@ -201,8 +208,8 @@ def test_tensorboard_has_the_figures(tmp_path, config):
 def test_memory_is_that_of_the_fullest_device(tmp_path, config, monkeypatch):
     stats = [{"peak_bytes_in_use": 2**30}, {"peak_bytes_in_use": 3 * 2**30}, None]
     devices = [types.SimpleNamespace(memory_stats=lambda of=of: of) for of in stats]
-    monkeypatch.setattr("dualdiff_jax.training.flops.jax.local_devices", lambda: devices)
-    telemetry = Telemetry(tmp_path, config, 0)
+    monkeypatch.setattr("dualdiff_jax.training.telemetry.recorder.jax.local_devices", lambda: devices)
+    telemetry = open_telemetry(tmp_path, config, 0)
     telemetry.add(metrics(1.0))
     telemetry.write(1)
     assert records(tmp_path)[0]["memory_gib"] == 3.0

@@ -12,21 +12,17 @@ from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import kernel_dims
-from dualdiff_jax.training import state
+from dualdiff_jax.training import setup
 from dualdiff_jax.training.optimizer import is_decayed
-from dualdiff_jax.training.state import init_state
 from dualdiff_jax.training.trainable import (
     EMBEDDING,
     MASK_ROW,
     PARTS,
-    assemble,
-    changed_leaves,
+    Trainable,
     mask_row,
     part_of,
-    split,
-    trained_specs,
 )
-from tests.small_run import small_run
+from tests.small_run import first_state, small_run
 from tests.unit.tiny import CONFIG as TINY
 from tests.unit.tiny import random_weights
 from tests.unit.training.test_training import run_steps
@@ -50,7 +46,7 @@ def alive(monkeypatch):
             for name, spec in sorted(leaf_specs(config.model).items())
         }
 
-    monkeypatch.setattr(state, "initial_weights", initial_weights)
+    monkeypatch.setattr(setup, "initial_weights", initial_weights)
 
 
 def settings(root, **sections):
@@ -65,7 +61,7 @@ def one_device():
 
 def parts(config, seed=0):
     weights = random_weights(config.model, seed)
-    return weights, *split(config, one_device(), dict(weights), jax.random.key(seed))
+    return weights, *Trainable(config).split(dict(weights), one_device(), jax.random.key(seed))
 
 
 def optimizer_numbers(of) -> int:
@@ -79,17 +75,17 @@ def optimizer_numbers(of) -> int:
 def test_params_and_frozen_weights_are_the_model(root, trainable):
     config = settings(root, train={"trainable": trainable})
     weights, params, frozen = parts(config)
-    found = assemble(config, params, frozen)
+    found = Trainable(config).assemble(params, frozen)
     assert found.keys() == weights.keys() == leaf_specs(config.model).keys()
     for name, value in weights.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    assert params.keys() == trained_specs(config).keys()
-    for name, spec in trained_specs(config).items():
+    assert params.keys() == Trainable(config).specs.keys()
+    for name, spec in Trainable(config).specs.items():
         assert (params[name].shape, params[name].dtype) == (spec.shape, spec.dtype)
 
 
 def test_a_pattern_chooses_the_text_stream_alone(root):
-    names = trained_specs(settings(root, train={"trainable": ("mmdit.blocks.text.*", "mmdit.text_*")}))
+    names = Trainable(settings(root, train={"trainable": ("mmdit.blocks.text.*", "mmdit.text_*")})).specs
     assert {part_of(name) for name in names} == {"text_stream"}
     assert {"mmdit.text_out.kernel", "mmdit.text_embedding.bias", "mmdit.blocks.text.mlp_in.kernel"} <= names.keys()
 
@@ -107,8 +103,8 @@ def test_the_row_is_a_leaf_of_its_own_and_nothing_else_moves(root, alive):
     assert optimizer_numbers(start) == 2 * width + 2  # two moments, two counters
     assert all("image_loss" not in metrics for metrics in history)
     config, _ = small_run(root, train={"trainable": (MASK_ROW,)})
-    _, frozen = init_state(config, one_device())
-    before, after = (assemble(config, of.params, frozen)[EMBEDDING] for of in (start, end))
+    _, frozen = first_state(config, one_device())
+    before, after = (Trainable(config).assemble(state.params, frozen)[EMBEDDING] for state in (start, end))
     differs = (np.asarray(before) != np.asarray(after)).any(axis=1)
     assert np.flatnonzero(differs).tolist() == [mask_row(config.model)]
 
@@ -130,26 +126,29 @@ def test_frozen_leaves_have_the_dtype_of_the_computation(root):
     _, params, frozen = parts(config)
     assert {value.dtype for value in params.values()} == {jnp.dtype("float32")}
     assert {name for name, value in frozen.items() if value.dtype != jnp.bfloat16} == {"mmdit.positions"}
-    assert assemble(config, params, frozen)[EMBEDDING].dtype == jnp.bfloat16
+    assert Trainable(config).assemble(params, frozen)[EMBEDDING].dtype == jnp.bfloat16
 
 
 def test_factors_start_as_the_model_and_merge_by_their_formula(root):
     config = settings(root, **LORA)
     weights, params, frozen = parts(config)
     for name, value in weights.items():
-        np.testing.assert_array_equal(assemble(config, params, frozen)[name], value)
+        np.testing.assert_array_equal(Trainable(config).assemble(params, frozen)[name], value)
     rng = np.random.default_rng(0)
     params = {name: jnp.asarray(rng.standard_normal(value.shape), value.dtype) for name, value in params.items()}
-    found = assemble(config, params, frozen)
+    found = Trainable(config).assemble(params, frozen)
     for stream in ("image", "text"):
         qkv, out = f"mmdit.blocks.{stream}.qkv.kernel", f"mmdit.blocks.{stream}.attention_out.kernel"
         change = 3.0 * np.einsum("ldr,lrphk->ldphk", params[f"{qkv}.lora_in"], params[f"{qkv}.lora_out"])
         np.testing.assert_allclose(found[qkv], weights[qkv] + change, rtol=1e-5, atol=1e-5)
         change = 3.0 * np.einsum("lhkr,lrd->lhkd", params[f"{out}.lora_in"], params[f"{out}.lora_out"])
         np.testing.assert_allclose(found[out], weights[out] + change, rtol=1e-5, atol=1e-5)
-    untouched = set(weights) - set(changed_leaves(config))
+    changed = Trainable(config).changed_leaves
+    untouched = set(weights) - set(changed)
     assert all(np.array_equal(found[name], weights[name]) for name in untouched)
-    assert all(name.startswith("mmdit.blocks.") and name.endswith("kernel") for name in changed_leaves(config))
+    assert all(
+        name.startswith("mmdit.blocks.") and name.endswith("kernel") for name in Trainable(config).changed_leaves
+    )
 
 
 def test_factors_train_and_hold_all_the_optimizer_has(root, alive):
@@ -173,7 +172,7 @@ def test_factors_train_and_hold_all_the_optimizer_has(root, alive):
 )
 def test_patterns_that_contradict_are_refused(root, sections, told):
     with pytest.raises(UserError, match=told.replace("*", r"\*")):
-        trained_specs(settings(root, **sections))
+        Trainable(settings(root, **sections))
 
 
 def test_the_dims_of_every_kernel_are_told_apart():

@@ -13,9 +13,9 @@ from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import step as step_module
 from dualdiff_jax.training.optimizer import ema_decay, is_decayed, learning_rate, make_optimizer
-from dualdiff_jax.training.state import abstract_state, init_state
-from dualdiff_jax.training.step import make_step, step_key
-from tests.small_run import small_run
+from dualdiff_jax.training.setup import TrainSetup
+from dualdiff_jax.training.step import step_key
+from tests.small_run import first_state, small_run, step_of
 from tests.unit.tiny import QUICK
 
 
@@ -24,11 +24,11 @@ def run_steps(root, steps=2, spoil=lambda step, batch: batch, **sections):
     config, tokenizer = small_run(root, **({"model": {"mmdit": {"depth": 1}}} | sections))
     data = Mixture(config.data, tokenizer, seed=0, global_batch_size=config.train.global_batch_size)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    state, frozen = init_state(config, mesh)
+    state, frozen = first_state(config, mesh)
     start = jax.tree.map(np.array, state)
-    length = config.data.text_length
-    step = make_step(config, mesh, null_token_ids=tokenizer.null_ids(length), mask_token_id=tokenizer.mask_token_id)
-    step = step.lower(state, frozen, spoil(0, data.batch(0))).compile(compiler_options=QUICK)
+    step = (
+        step_of(config, tokenizer, mesh).lower(state, frozen, spoil(0, data.batch(0))).compile(compiler_options=QUICK)
+    )
     history = []
     for n in range(steps):
         state, metrics = step(state, frozen, spoil(n, data.batch(n)))
@@ -172,7 +172,7 @@ def test_the_state_of_every_optimizer_can_be_placed(tmp_path, name):
     """Moments lie where their parameters do; what is factored or counted lies everywhere."""
     config, _ = small_run(tmp_path, optimizer={"name": name}, model={"mmdit": {"width": 128}})
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    state = abstract_state(config, mesh)
+    state = TrainSetup(config, mesh).abstract_state
     shapes = {leaf: value.shape for leaf, value in state.params.items()}
     like_params = 0
     for path, leaf in jax.tree.leaves_with_path(state.opt_state):
@@ -231,8 +231,8 @@ def test_frozen_parts_keep_no_optimizer_state(tmp_path):
 def test_the_abstract_state_is_the_real_one(tmp_path):
     config, _ = small_run(tmp_path)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    state, _ = init_state(config, mesh)
-    expected = abstract_state(config, mesh)
+    state, _ = first_state(config, mesh)
+    expected = TrainSetup(config, mesh).abstract_state
     assert jax.tree.structure(state) == jax.tree.structure(expected)
     for leaf, spec in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         assert (leaf.shape, leaf.dtype) == (spec.shape, spec.dtype)
@@ -277,4 +277,4 @@ def test_a_pattern_that_names_nothing_is_refused(tmp_path):
 
     config, _ = small_run(tmp_path, train={"trainable": ("unet.*",)})
     with pytest.raises(UserError, match="'unet.*', which is no parameter"):
-        init_state(resolve(dataclasses.asdict(config)), make_mesh(config.mesh, jax.devices()[:1]))
+        TrainSetup(resolve(dataclasses.asdict(config)), make_mesh(config.mesh, jax.devices()[:1]))
