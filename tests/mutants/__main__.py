@@ -102,8 +102,7 @@ class Session:
 
     def _run(self, tree: Tree, mutant: Mutant) -> dict[str, Any]:
         files = belonging_to(mutant.file.removeprefix(PACKAGE))
-        answer: dict[str, Any] = {}
-        for tests in self.calls.stages(files, f"{mutant.file}::{mutant.function}", callers_only=self.quick):
+        for tests in self.calls.stages(files, f"{mutant.file}::{mutant.function}", tree, callers_only=self.quick):
             while tests := [test for test in tests if self._may_run(test)]:
                 with tree.mutated(mutant):
                     answer = self._run_tests(tree, tests)
@@ -113,7 +112,7 @@ class Session:
                     return answer
                 if "::" not in answer["test"] and not answer["test"].endswith(".py"):
                     raise SystemExit(f"the tests cannot be collected without any mutant: {answer['message']}")
-        return answer or {"outcome": "passed", "test": None, "message": ""}
+        return {"outcome": "passed", "test": None, "message": ""}
 
     def _may_run(self, test: str) -> bool:
         return self.trusted.get(test, True) and self.trusted.get(test.split("::")[0], True)
@@ -224,9 +223,7 @@ def main() -> int:
             trees.append(Tree(Path(folder), arguments.seed))
             stack.callback(trees[-1].close)
         chosen = chosen_mutants(arguments, trees[0].folder)  # the tree may be edited while this runs
-        calls = Calls(CACHE / "calls.json", trees[0])
-        calls.record(file for mutant in chosen for file in belonging_to(mutant.file.removeprefix(PACKAGE)))
-        session = Session(trees, calls, arguments.quick)
+        session = Session(trees, Calls(CACHE / "calls.json"), arguments.quick)
         pool = stack.enter_context(ThreadPoolExecutor(arguments.jobs))
         for mutant, row in zip(chosen, pool.map(session.examine, chosen), strict=True):
             row["explanation"] = explanation(mutant, entries) if row["outcome"] == "survived" else None

@@ -6,6 +6,7 @@ noticed later, not wrongly.
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,22 @@ LEAST_LIMIT, LIMIT_FACTOR = 120.0, 10.0
 
 
 class Calls:
-    def __init__(self, file: Path, tree: Tree):
-        self.file, self.tree = file, tree
+    def __init__(self, file: Path):
+        self.file, self.recorded_now, self.lock = file, set[str](), threading.Lock()
         self.files: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
 
-    def record(self, test_files: Iterable[str]) -> None:
-        """Runs the test files whose text is new, and those of which a test failed."""
-        for name in dict.fromkeys(test_files):
-            digest = hashlib.sha256((self.tree.folder / name).read_bytes()).hexdigest()
+    def record(self, name: str, tree: Tree) -> None:
+        """Runs the test file ``name`` on the code as it is, unless its text is known and all of it passed."""
+        with self.lock:
+            digest = hashlib.sha256((tree.folder / name).read_bytes()).hexdigest()
             known = self.files.get(name, {})
-            if known.get("digest") == digest and known["outcome"] == "passed":
-                continue
+            if known.get("digest") == digest and (known["outcome"] == "passed" or name in self.recorded_now):
+                return
+            self.recorded_now.add(name)
             print(f"recording what {name} calls", flush=True)
-            answer = self.tree.run([name], limits={}, traced=True, stop_at_first=False)
+            answer = tree.run([name], limits={}, traced=True, stop_at_first=False)
             if answer["outcome"] in ("hang", "died"):
-                raise SystemExit(f"{answer['test']}: {answer['outcome']} on the code as it is; see {self.tree.log}")
+                raise SystemExit(f"{answer['test']}: {answer['outcome']} on the code as it is; see {tree.log}")
             tests = {row["finished"]: row for row in answer["reports"]}
             for row in tests.values():
                 if not row["passed"]:
@@ -47,25 +49,34 @@ class Calls:
         """The test files that have been recorded."""
         return list(self.files)
 
-    def stages(self, test_files: Sequence[str], function: str, callers_only: bool = False) -> Iterator[list[str]]:
-        """All passing tests of the files, in three parts, the likeliest first.
+    def stages(
+        self, test_files: Sequence[str], function: str, tree: Tree, callers_only: bool = False
+    ) -> Iterator[list[str]]:
+        """All passing tests of the files, the likeliest first: file by file those that call ``function``, then others.
 
-        Those of the first file that call ``function`` ("file::qualified name"); those of the other files; the rest,
-        unless ``callers_only``, since a test may also read what another has made that called the function, a fixture
-        or a compiled program. At a module's top level every function of its file counts.
+        The others are left out with ``callers_only``. They count all the same, since a test may also read what another
+        has made that called the function: a fixture, or a compiled program.
+
+        Args:
+            test_files: recorded as the iteration gets to them.
+            function: "file::qualified name"; for a class its methods count, at a module's top level all functions.
+            tree: an unchanged copy of the tree, whenever the iteration goes on.
+            callers_only: whether to leave the others out.
         """
         file, name = function.split("::")
-        first, second, rest = [], [], []
+        others = []
         for test_file in test_files:
+            self.record(test_file, tree)
             tests = [row for row in self.files[test_file]["tests"].values() if row["passed"]]
+            callers = []
             for row in sorted(tests, key=lambda row: row["seconds"]):
-                is_caller = any(
-                    called.startswith(f"{file}::") if name == MODULE else called == function
-                    for called in row["functions"]
-                )
-                part = rest if not is_caller else first if test_file == test_files[0] else second
-                part.append(row["finished"])
-        yield from filter(None, (first, second, [] if callers_only else rest))
+                inside = f"{file}::" if name == MODULE else f"{function}."
+                is_caller = any(called == function or called.startswith(inside) for called in row["functions"])
+                (callers if is_caller else others).append(row["finished"])
+            if callers:
+                yield callers
+        if others and not callers_only:
+            yield others
 
     def limits(self, tests: Iterable[str]) -> dict[str, float]:
         """Seconds that each test may take: many times the longest of its file, whose fixtures it may have to make."""

@@ -86,6 +86,13 @@ def test_a_question_without_room_is_a_fault_unless_another_has_room(tokenizer):
         assert tokenizer.decode(tokens.token_ids[PROMPT:]) == "three"
 
 
+def test_a_question_with_room_for_one_token_and_its_end_is_used(tokenizer):
+    tokens = dialogue(tokenizer, [Turn(QUESTION.question, LONG)], PROMPT + 2)
+    assert tokenizer.pieces(tokens.token_ids[PROMPT:]) == ["▁a", "</s>"]
+    with pytest.raises(DataError, match="takes 9 tokens and leaves no room for an answer in 10"):
+        dialogue(tokenizer, [Turn(QUESTION.question, LONG)], PROMPT + 1)
+
+
 def test_the_suffix_follows_the_question(tokenizer):
     tokens = dialogue(tokenizer, [QUESTION], 20, suffix=" a digit")
     assert tokenizer.pieces(tokens.token_ids)[: PROMPT + 2] == [
