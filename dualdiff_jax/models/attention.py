@@ -8,7 +8,6 @@ each device gathers the keys and values of the whole sequence.
 """
 
 import functools
-import math
 from collections.abc import Callable
 
 import jax
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
-from dualdiff_jax.sharding import partition_spec
+from dualdiff_jax.sharding import ACTIVATIONS, fitting_spec
 
 SAVED = "attention_out"  # what a remat policy knows the result by
 SPLASH_BLOCK = 128  # a sequence is padded to a multiple
@@ -117,9 +116,11 @@ def _sharded(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, scale: fl
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return kernel(q, k, v, scale)
-    queries = partition_spec(("batch", "sequence", "heads", "head_dim"))
-    parts = [math.prod(mesh.shape[n] for n in (e if isinstance(e, tuple) else (e,)) if n) for e in queries]
-    fits = PartitionSpec(*(e if size % n == 0 else None for e, size, n in zip(queries, q.shape, parts, strict=True)))
-    keys = PartitionSpec(fits[0], None, fits[2], None)
-    run = functools.partial(kernel, scale=scale)
-    return jax.shard_map(run, in_specs=(fits, keys, keys), out_specs=fits, check_vma=False)(q, k, v)
+    queries, _ = fitting_spec(mesh, q.shape, ACTIVATIONS["attention"])
+    keys = PartitionSpec(queries[0], None, queries[2], None)
+
+    def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return kernel(q, k, v, scale)
+
+    run = jax.shard_map(on_one_device, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False)
+    return run(q, k, v)

@@ -17,9 +17,7 @@ from dualdiff_jax.models.activations import gelu
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear, zeros
 from dualdiff_jax.models.norms import modulate
-from dualdiff_jax.sharding import STREAM_AXES, constrain
-
-QKV_AXES = ("batch", "sequence", "projection", "heads", "head_dim")
+from dualdiff_jax.sharding import constrain
 
 
 class Stream(nnx.Module):
@@ -52,7 +50,7 @@ class JointBlock(nnx.Module):
             vectors = [jnp.unstack(stream.modulation(conditioning), axis=1) for stream in streams]
         with jax.named_scope("qkv"):
             qkv = [
-                constrain(stream.qkv(modulate(x, shift, scale)), *QKV_AXES)
+                constrain(stream.qkv(modulate(x, shift, scale)), "qkv")
                 for stream, x, (shift, scale, *_) in zip(streams, inputs, vectors, strict=True)
             ]
         q, k, v = jnp.unstack(jnp.concatenate(qkv, axis=1), axis=2)
@@ -63,7 +61,7 @@ class JointBlock(nnx.Module):
         ):
             x = x + gate_a[:, None] * stream.attention_out(a)
             with jax.named_scope("mlp"):
-                hidden = constrain(stream.mlp_in(modulate(x, shift_m, scale_m)), "batch", "sequence", "mlp")
+                hidden = constrain(stream.mlp_in(modulate(x, shift_m, scale_m)), "mlp")
                 y = stream.mlp_out(gelu(hidden))
-            out.append(constrain(x + gate_m[:, None] * y, *STREAM_AXES))
+            out.append(constrain(x + gate_m[:, None] * y, "stream"))
         return out[0], out[1]

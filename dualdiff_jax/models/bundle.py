@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from dualdiff_jax.arrays import DenoiserOutput, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
-from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.autoencoder import build_autoencoder
@@ -22,7 +22,15 @@ from dualdiff_jax.models.leaves import NETWORKS, Constant, LeafSpec, network_of
 from dualdiff_jax.models.mmdit import MMDiT
 from dualdiff_jax.models.stack import RunBlocks, scan_blocks
 from dualdiff_jax.models.t5_encoder import T5Encoder
-from dualdiff_jax.sharding import leaf_sharding, warn_unsharded
+from dualdiff_jax.sharding import (
+    ACTIVATIONS,
+    DEFAULT_RULES,
+    ShardingRules,
+    leaf_sharding,
+    partition_spec,
+    rules_in_force,
+    warn_unsharded,
+)
 
 NO_MESH = AbstractMesh((), ())
 
@@ -89,7 +97,32 @@ def leaf_specs(config: ModelConfig, networks: Sequence[str] = NETWORKS) -> dict[
     return {name: spec for name, spec in _blueprint(config)[1].items() if network_of(name) in networks}
 
 
+def rules_of(mesh: MeshConfig, model: ModelConfig) -> ShardingRules:
+    """The sharding rules of a run: the default ones with the rows of ``mesh.rules``, to be put in force.
+
+    Args:
+        mesh: Its ``rules`` are (logical axis, mesh axes...) tuples; an axis without mesh axes is kept whole.
+        model: Its leaves are checked, as are all activations.
+
+    Raises:
+        UserError: A row names an unknown logical or mesh axis, or two dims of one array would claim one mesh axis.
+    """
+    arrays = {f"activation {kind!r}": axes for kind, axes in ACTIVATIONS.items()}
+    arrays |= {name: spec.axes for name, spec in leaf_specs(model).items()}
+    where = ""
+    try:
+        rules = DEFAULT_RULES.replaced(mesh.rules)
+        with rules_in_force(rules):
+            for name, axes in arrays.items():
+                where = f"{name}: "
+                partition_spec(axes)
+    except ValueError as error:
+        raise UserError(f"mesh.rules: {where}{error}") from error
+    return rules
+
+
 def weight_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding]:
+    """The sharding of every leaf, by name. Raises ``UserError`` for a large leaf that does not divide over ``mesh``."""
     specs = leaf_specs(config)
     shardings = {name: leaf_sharding(mesh, name, spec.shape, spec.axes) for name, spec in specs.items()}
     warn_unsharded(shardings, {name: spec.axes for name, spec in specs.items()})

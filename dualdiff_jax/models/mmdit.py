@@ -23,7 +23,7 @@ from dualdiff_jax.models.leaves import Constant
 from dualdiff_jax.models.linear import Linear, zeros
 from dualdiff_jax.models.norms import layer_norm, modulate
 from dualdiff_jax.models.stack import scan_blocks, stacked
-from dualdiff_jax.sharding import STREAM_AXES, constrain
+from dualdiff_jax.sharding import constrain
 
 
 class MMDiT(nnx.Module):
@@ -64,7 +64,7 @@ class MMDiT(nnx.Module):
             image = self._embed(latents)
         text = self.text_embedding(text_embeddings.astype(self.dtype))
         conditioning = silu(self.timestep_embedding(timestep, self.dtype))
-        image, text = constrain(image, *STREAM_AXES), constrain(text, *STREAM_AXES)
+        image, text = constrain(image, "stream"), constrain(text, "stream")
         image, text = self.run_blocks(self.blocks, lambda block, x: block(*x, conditioning), (image, text))
         velocity = None if latents is None else self._velocity(image, conditioning, latents.shape[1:3])
         with jax.named_scope("text_head"):

@@ -21,7 +21,7 @@ from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear
 from dualdiff_jax.models.norms import RMSNorm
 from dualdiff_jax.models.stack import scan_blocks, stacked
-from dualdiff_jax.sharding import STREAM_AXES, constrain
+from dualdiff_jax.sharding import constrain
 
 # A fresh relative bias is large: each head then looks at distances of its own from the first step. Starting
 # near zero, as pretrained T5 did, Adam needs thousands of steps before position tells tokens apart.
@@ -60,7 +60,7 @@ class EncoderBlock(nnx.Module):
         k, v = jnp.unstack(self.kv(normed), axis=2)
         x = x + self.attention_out(attention(self.q(normed), k, v, scale=1.0, bias=bias))
         gate, value = jnp.unstack(self.mlp_in(self.mlp_norm(x)), axis=2)
-        return constrain(x + self.mlp_out(gelu(gate) * value), *STREAM_AXES)
+        return constrain(x + self.mlp_out(gelu(gate) * value), "stream")
 
 
 class T5Encoder(nnx.Module):
@@ -83,6 +83,6 @@ class T5Encoder(nnx.Module):
         with jax.named_scope("t5"):
             buckets = relative_buckets(token_ids.shape[1], self.buckets, self.max_distance)
             bias = self.relative_bias[...][buckets].transpose(2, 0, 1)[None]
-            x = constrain(self.embedding[...].astype(self.dtype)[token_ids], *STREAM_AXES)
+            x = constrain(self.embedding[...].astype(self.dtype)[token_ids], "stream")
             x = scan_blocks(self.blocks, lambda block, x: block(x, bias), x)
             return self.norm(x)

@@ -1,6 +1,7 @@
 """Laws of the mesh and of the table from logical axes to mesh axes."""
 
 import logging
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -10,11 +11,10 @@ from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import (
     MESH_AXES,
-    RULES,
     SMALL_LEAF,
-    _across_nodes,
     batch_sharding,
     check_batch,
+    fitting_spec,
     leaf_sharding,
     make_mesh,
     mesh_sizes,
@@ -23,6 +23,7 @@ from dualdiff_jax.sharding import (
     replicated,
     warn_unsharded,
 )
+from dualdiff_jax.sharding.mesh import _across_nodes
 
 ONE_DEVICE = jax.devices()[:1]
 
@@ -30,12 +31,6 @@ ONE_DEVICE = jax.devices()[:1]
 def abstract_mesh(data: int = 1, fsdp: int = 8, tensor: int = 1, context: int = 1) -> AbstractMesh:
     """Eight devices that are not here."""
     return AbstractMesh((data, fsdp, tensor, context), MESH_AXES, axis_types=(AxisType.Auto,) * 4)
-
-
-def test_the_table_names_mesh_axes_that_exist():
-    for entry in RULES.values():
-        names = () if entry is None else (entry,) if isinstance(entry, str) else entry
-        assert set(names) <= set(MESH_AXES)
 
 
 def test_the_table_is_read_dim_by_dim():
@@ -52,8 +47,18 @@ def test_two_dims_on_one_mesh_axis_are_an_error(axes, mesh_axis):
 
 
 def test_an_axis_that_the_table_lacks_is_an_error():
-    with pytest.raises(KeyError, match="wdith"):
+    with pytest.raises(ValueError, match="'wdith' is no logical axis; give one of batch, sequence, width"):
         partition_spec(("wdith",))
+
+
+def test_the_one_rule_splits_what_divides_and_keeps_the_rest_whole():
+    """What does not divide is named, dim by dim; a mesh axis of one device splits nothing and always divides."""
+    mesh, axes = abstract_mesh(data=2, fsdp=2, tensor=2), ("batch", "sequence", "heads")
+    assert fitting_spec(mesh, (8, 3, 4), axes) == (PartitionSpec(("data", "fsdp"), "context", "tensor"), [])
+    assert fitting_spec(mesh, (6, 3, 4), axes) == (PartitionSpec(None, "context", "tensor"), [0])
+    assert fitting_spec(mesh, (6, 3, 5), axes) == (PartitionSpec(None, "context", None), [0, 2])
+    with pytest.raises(ValueError):
+        fitting_spec(mesh, (8, 3), axes)
 
 
 def test_a_leaf_that_divides_is_sharded():
@@ -63,7 +68,7 @@ def test_a_leaf_that_divides_is_sharded():
 
 
 def test_a_small_leaf_that_does_not_divide_stays_whole_and_says_so(caplog):
-    with caplog.at_level(logging.INFO, logger="dualdiff_jax.sharding"):
+    with caplog.at_level(logging.INFO, logger="dualdiff_jax.sharding.placement"):
         sharding = leaf_sharding(abstract_mesh(), "some.bias", (12,), ("width",))
     assert sharding.is_fully_replicated
     [record] = caplog.records
@@ -82,7 +87,7 @@ def test_what_stays_whole_is_one_warning_said_once(caplog):
 
 
 def test_a_leaf_that_divides_says_nothing(caplog):
-    with caplog.at_level(logging.INFO, logger="dualdiff_jax.sharding"):
+    with caplog.at_level(logging.INFO, logger="dualdiff_jax.sharding.placement"):
         leaf_sharding(abstract_mesh(), "some.bias", (16,), ("width",))
     assert not caplog.records
 
@@ -125,6 +130,11 @@ def test_a_mesh_of_another_size_than_the_machine_is_an_error():
 )
 def test_a_layout_says_what_each_axis_gets(fields, devices, nodes, sizes):
     assert mesh_sizes(MeshConfig(**fields), devices, nodes) == sizes
+
+
+def test_a_layout_that_is_unknown_is_an_error():
+    with pytest.raises(ValueError, match="mesh layout 'fspd' is none of replicated, fsdp, hybrid, sizes"):
+        mesh_sizes(SimpleNamespace(layout="fspd"), 8, 1)
 
 
 @pytest.mark.parametrize(

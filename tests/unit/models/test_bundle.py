@@ -14,7 +14,7 @@ from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind, init_weights, leaf_specs, split_trainable, weight_shardings
 from dualdiff_jax.models.embeddings import position_table
-from dualdiff_jax.sharding import RULES, make_mesh
+from dualdiff_jax.sharding import DEFAULT_RULES, make_mesh
 from tests.unit.tiny import CONFIG, QUICK, draw_latents, draw_tokens, random_weights
 
 SPECS = leaf_specs(CONFIG)
@@ -45,7 +45,7 @@ def test_names_are_the_paths_in_the_module_tree():
 def test_every_dim_of_every_leaf_has_an_axis_that_the_table_knows():
     for name, spec in SPECS.items():
         assert len(spec.axes) == len(spec.shape), name
-        assert set(spec.axes) <= RULES.keys() | {None}, name
+        assert set(spec.axes) <= {axis for axis, _ in DEFAULT_RULES.rows} | {None}, name
 
 
 def test_constants_are_not_trainable_and_everything_else_is():
