@@ -68,7 +68,7 @@ def write_held_out(folder: Path, digits: Digits) -> None:
 
 def forget_masks(config: RunConfig, folder: Path, output: Path) -> Path:
     """Another model folder in which the mask's row is a fresh one."""
-    _, weights, tokenizer = load_model(folder, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]))
+    _, weights, tokenizer = load_model(folder, make_mesh(MeshConfig(), jax.devices()[:1]))
     row = jax.random.normal(jax.random.key(config.seed + 1), (config.model.t5.width,))
     weights[EMBEDDING] = weights[EMBEDDING].at[mask_row(config.model)].set(row)
     save_model(output, config.model, weights, tokenizer)
@@ -77,7 +77,7 @@ def forget_masks(config: RunConfig, folder: Path, output: Path) -> Path:
 
 def judge(config: RunConfig, folder: Path, held_out: Path, digits: Digits) -> dict[str, float]:
     """Of a model folder: NELBO of held-out captions in nats a token, flow loss, share of answers that are right."""
-    mesh = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     _, weights, tokenizer = load_model(folder, mesh)
     figures = Likelihood(config, tokenizer, mesh)(0, weights)
     pipeline = DualDiffusionPipeline(config.model, weights, tokenizer)

@@ -1,4 +1,4 @@
-"""Handwritten digits on a CPU, both ways: the demo.
+"""The demo: handwritten digits on a CPU, text to image and image to text.
 
     make demo
 or, once ``python -m demo.data`` has written the data,

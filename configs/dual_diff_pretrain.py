@@ -1,4 +1,4 @@
-"""Stage 2 at 512 px: the same as at 256 px, from its weights.
+"""Stage 2 at 512 px: the same settings as at 256 px, starting from its weights.
 
     python main.py --mode=train --config=configs/dual_diff_pretrain.py --workdir=runs/pretrain \\
         --config.init_from=runs/pretrain_256/model

@@ -1,4 +1,4 @@
-"""Stage 3: visual instruction data beside images, 128 tokens, lambda 1.
+"""Stage 3: visual instruction data together with images, 128 tokens, lambda 1.
 
     python main.py --mode=train --config=configs/dual_diff_sft.py --workdir=runs/sft \\
         --config.init_from=runs/pretrain/model

@@ -1,4 +1,4 @@
-"""What makes a stage tiny: the demo's digits for data, a model of two blocks, some steps. The stage stays as it is."""
+"""Makes a stage tiny: the demo's digits as data, a model of two blocks, a few steps. All else stays the stage's."""
 
 DATA = "runs/demo/data"
 SIZE = dict(height=8, width=8)
@@ -7,7 +7,7 @@ LENGTH = 12
 
 
 def tiny(config, *, steps, learning_rate=2e-3):
-    """The config of a stage, made tiny in place."""
+    """Makes the config of a stage tiny, in place, and returns it."""
     config.model.compute_dtype = "float32"
     config.model.mmdit.update(
         depth=2, width=64, heads=2, vocab_size=VOCABULARY, patch_size=2, position_grid=16, position_base=16

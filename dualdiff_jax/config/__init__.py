@@ -1,7 +1,8 @@
-"""Every setting of the project: its name, type, bounds and default, once.
+"""Every setting of the project: its name, type, bounds and default, each declared once.
 
-A config file builds an ``ml_collections.ConfigDict`` that holds only what differs; ``resolution.resolve``
-turns it into the frozen dataclasses here, or raises one ``UserError`` that lists every fault.
+A config file builds an ``ml_collections.ConfigDict`` that holds only the differences from the defaults.
+``resolve.resolve`` turns it into the frozen sections here. A section checks itself when it is built, so that
+none exists that is wrong; ``resolve`` lists the faults of all sections in one ``ConfigError``.
 A field without a default must be given.
 """
 
@@ -12,6 +13,7 @@ from dualdiff_jax.config.data import (
     RootConfig,
     SourceConfig,
 )
+from dualdiff_jax.config.fields import ConfigError
 from dualdiff_jax.config.model import (
     AutoencoderConfig,
     MMDiTConfig,
@@ -34,6 +36,7 @@ from dualdiff_jax.config.run import (
 
 __all__ = [
     "AutoencoderConfig",
+    "ConfigError",
     "DataConfig",
     "LoraConfig",
     "MMDiTConfig",

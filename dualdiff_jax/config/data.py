@@ -1,20 +1,23 @@
 """What a run reads."""
 
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from dualdiff_jax.config.fields import bounded, frozen
 
-RECORD_FORMATS = ("json", "tar", "array_record", "parquet", "tfds")
-QUESTION_FORMATS = ("llava", "vqa_v2", "okvqa", "gqa", "textvqa", "vizwiz", "pope")
+RecordFormat = Literal["json", "tar", "array_record", "parquet", "tfds"]
+QuestionFormat = Literal["llava", "vqa_v2", "okvqa", "gqa", "textvqa", "vizwiz", "pope"]
+RECORD_FORMATS: tuple[str, ...] = typing.get_args(RecordFormat)
+QUESTION_FORMATS: tuple[str, ...] = typing.get_args(QuestionFormat)
 
 
 @frozen
 class RootConfig:
-    """A folder with records, and what their keys are called there."""
+    """A folder with records, and the names of their fields."""
 
     root: str  # folder that image paths and ``files`` are relative to
-    files: str = ""  # a name, or a pattern with {a,b}, {000..099}, *; "" is what the format's publisher calls them
+    files: str = ""  # a name, or a pattern with {a,b}, {000..099}, *; "" is the names that the format's publisher uses
     image_key: str = "image_path"
     caption_keys: tuple[str, ...] = ("caption",)
     question_key: str = "question"
@@ -23,30 +26,46 @@ class RootConfig:
 
 @frozen
 class SourceConfig(RootConfig):
-    """One set of records and what it is used for (docs/data.md shows each format).
+    """One set of records and its use (docs/data.md shows each format).
 
-    ``image_generation`` feeds the image loss; ``captioning`` and ``instruction`` the text loss.
+    ``image_generation`` feeds the image loss; ``captioning`` and ``instruction`` feed the text loss.
     All sources of one (height, width) are mixed example by example; different sizes alternate
     batch by batch, because a batch has one shape.
     """
 
     name: str
     task: Literal["image_generation", "captioning", "instruction"]
-    format: Literal[RECORD_FORMATS + QUESTION_FORMATS + ("coco_captions",)] = "json"
-    split: str = "train"  # of tfds and the official question and caption files
-    roots: tuple[RootConfig, ...] = ()  # more folders of the same source, with keys of their own
+    format: Literal[RecordFormat, QuestionFormat, "coco_captions"] = "json"
+    split: str = "train"  # of tfds and of the official question and caption files
+    roots: tuple[RootConfig, ...] = ()  # more folders of the same source, each with its own keys
     height: int = bounded(low=1)  # pixels that the model sees
     width: int = bounded(low=1)
-    buckets: tuple[tuple[int, ...], ...] = ()  # more (height, width): each image takes the one nearest in shape
-    weight: float = bounded(1.0, low=1e-9)
-    caption_weights: tuple[float, ...] = bounded((1.0,), low=0.0)  # how often each of caption_keys is taken
-    question: str = ""  # instruction: asked of every record, which then answers with its caption
-    question_suffix: str | None = None  # after each question; None is what the format's recipe says
-    needs_stats: bool = False  # tar: a shard counts only beside its SHARD_stats.json
-    max_aspect: float = bounded(0.0, low=0.0)  # keeps images up to this longer side / shorter side; 0 keeps all
-    min_side: int = bounded(0, low=0)  # pixels; keeps images whose shorter side is at least this
-    min_caption: int = bounded(0, low=0)  # characters; keeps records all of whose captions are at least so long
-    max_caption: int = bounded(0, low=0)  # characters; 0 is no limit
+    buckets: tuple[tuple[int, ...], ...] = ()  # more (height, width); each image takes the one nearest in shape
+    weight: float = bounded(default=1.0, low=1e-9)  # share of its stream's examples, relative to the other sources
+    caption_weights: tuple[float, ...] = bounded(default=(1.0,), low=0.0)  # how often each of caption_keys is taken
+    question: str = ""  # instruction: asked about every record, whose caption is the answer
+    question_suffix: str | None = None  # after each question; None is the suffix of the format's recipe
+    needs_stats: bool = False  # tar: reads a shard only if its SHARD_stats.json exists
+    max_aspect: float = bounded(default=0.0, low=0.0)  # drops images of larger longer side / shorter side; 0 keeps all
+    min_side: int = bounded(default=0, low=0)  # pixels; drops images whose shorter side is below it
+    min_caption: int = bounded(default=0, low=0)  # characters; drops records with a caption shorter than this
+    max_caption: int = bounded(default=0, low=0)  # characters; drops records with a longer caption; 0 is no limit
+
+    @property
+    def stream(self) -> str:
+        """The stream that reads it: ``image`` or ``text``."""
+        return "image" if self.task == "image_generation" else "text"
+
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """All (height, width) that its images may take."""
+        return tuple(dict.fromkeys(((self.height, self.width), *((height, width) for height, width in self.buckets))))
+
+    def test_data(self) -> str:
+        """Names the data made for testing that it reads, such as ``vqa_v2 test-dev``; "" if it reads none."""
+        files = [root.files for root in (self, *self.roots) if "test" in root.files]
+        files = [] if self.format in RECORD_FORMATS else files
+        is_test = self.split.startswith("test") or self.format == "pope" or files
+        return " ".join([self.format, self.split, *files]) if is_test else ""
 
     def contradictions(self) -> Iterator[str]:
         for root in (self, *self.roots):
@@ -70,43 +89,28 @@ class SourceConfig(RootConfig):
             if len(bucket) != 2 or min(bucket) < 1:
                 yield f"buckets has {bucket}; give pairs (height, width) in pixels"
 
-    @property
-    def stream(self) -> str:
-        """The stream that reads it: ``image`` or ``text``."""
-        return "image" if self.task == "image_generation" else "text"
-
-    def sizes(self) -> tuple[tuple[int, int], ...]:
-        """All (height, width) that its images may take."""
-        return tuple(dict.fromkeys(((self.height, self.width), *((b[0], b[1]) for b in self.buckets if len(b) == 2))))
-
 
 @frozen
 class DataConfig:
-    sources: tuple[SourceConfig, ...]
+    """The sources, and how to read them."""
+
+    sources: tuple[SourceConfig, ...]  # those of a stream without weight are not read
     tokenizer: str  # folder with tokenizer.json
-    text_length: int = bounded(256, low=2)  # tokens of every training example
-    read_threads: int = bounded(16, low=1)
-    workers: int = bounded(0, low=0)  # processes that read, with read_threads each; 0 is threads of this process
-    prefetch_batches: int = bounded(8, low=1)
-    cache_images: int = bounded(0, low=0)  # decoded pictures of each source that stay in memory
-    index_cache: str = ""  # folder for indexes of large files; "" is beside them
-    max_bad_share: float = bounded(0.05, low=0.0, high=1.0)  # of a source's records; above it the run stops
-    patience: float = bounded(600.0, low=1.0)  # seconds without a batch, after which the run stops
+    text_length: int = bounded(default=256, low=2)  # tokens of every training example
+    read_threads: int = bounded(default=16, low=1)
+    workers: int = bounded(default=0, low=0)  # reading processes of read_threads each; 0 is threads of this process
+    prefetch_batches: int = bounded(default=8, low=1)
+    cache_images: int = bounded(default=0, low=0)  # decoded images of each source that stay in memory
+    index_cache: str = ""  # folder for indexes of large files; "" is a folder next to each file
+    max_bad_share: float = bounded(default=0.05, low=0.0, high=1.0)  # of a source's records; above it the run stops
+    patience: float = bounded(default=600.0, low=1.0)  # seconds without a batch after which the run stops
 
     def contradictions(self) -> Iterator[str]:
-        names = [source.name for source in self.sources]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield f"two sources are named {name!r}"
-        image = {size for s in self.sources if s.task == "image_generation" for size in s.sizes()}
-        text = {size for s in self.sources if s.task != "image_generation" for size in s.sizes()}
-        if image != text:
-            yield (
-                "both streams need the same image sizes, but image_generation sources have "
-                f"{sorted(image)} and captioning and instruction sources {sorted(text)}"
-            )
-        for source in self.sources:
-            tested = [root.files for root in (source, *source.roots) if "test" in root.files]
-            tested = [] if source.format in RECORD_FORMATS else tested
-            if source.split.startswith("test") or source.format == "pope" or tested:
-                what = " ".join([source.format, source.split, *tested])
-                yield f"{source.name!r} would train on {what}, which is there to be tested on; name a training split"
+        yield from repeated_names(self.sources)
+
+
+def repeated_names(sources: Sequence[SourceConfig]) -> Iterator[str]:
+    """Yields one sentence for each name that several sources have."""
+    names = [source.name for source in sources]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"two sources are named {name!r}"

@@ -1,6 +1,6 @@
 """The sizes of the published 2B model: SD3-medium's transformer and autoencoder, T5-XXL's encoder.
 
-A config file takes them with ``config.model.update(published.D_DIT_2B)``.
+A config file uses them as ``config.model.update(published.D_DIT_2B)``.
 """
 
 MMDIT = dict(depth=24, width=1536, heads=24, vocab_size=32100)

@@ -1,30 +1,47 @@
-"""From nested mappings to the frozen dataclasses of config/, and back; every fault is told at once."""
+"""From nested mappings to the frozen sections of config/, and back."""
 
 import dataclasses
 import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dualdiff_jax.config import RunConfig
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.config.fields import ConfigError, field_types, is_section, value_faults, without_none
 
 if TYPE_CHECKING:
     import ml_collections
 
+    Given = Mapping[str, Any] | ml_collections.ConfigDict
 
-def resolve(
-    given: "Mapping[str, Any] | ml_collections.ConfigDict", cls: type = RunConfig, *, what: str = "config"
-) -> Any:
-    """Turns nested mappings into a validated ``cls``; raises one ``UserError`` with all faults."""
+Section = TypeVar("Section")
+
+
+@typing.overload
+def resolve(given: "Given", *, what: str = ...) -> RunConfig: ...
+@typing.overload
+def resolve(given: "Given", cls: type[Section], *, what: str = ...) -> Section: ...
+def resolve(given: "Given", cls: type = RunConfig, *, what: str = "config") -> Any:
+    """Builds a section and all sections inside it from nested mappings.
+
+    Lists become tuples, and ints become floats where the field is a float.
+
+    Args:
+        given: field name -> value. A field that is left out takes its default.
+        cls: the section to build.
+        what: names the config in the message.
+
+    Raises:
+        ConfigError: with all faults of all sections, each after its dotted path: fields that do not exist or are
+            missing, and what the sections themselves refuse.
+    """
     if hasattr(given, "to_dict"):
-        given = given.to_dict()
+        given = typing.cast(Any, given).to_dict()
     faults: list[str] = []
     config = _build(cls, given, "", faults)
     if faults:
-        count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise UserError(f"the {what} has {count}:\n" + "\n".join(f"  {fault}" for fault in faults))
+        raise ConfigError(f"the {what}", faults)
     return config
 
 
@@ -44,63 +61,52 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
 
 
 def _build(cls: type, given: Any, path: str, faults: list[str]) -> Any:
-    """The dataclass ``cls`` from a mapping; None when that was impossible (faults then say why)."""
+    """The section ``cls`` from a mapping; None if it has faults, which are appended to ``faults``."""
     if not isinstance(given, Mapping):
-        faults.append(f"{path}: expected a section with fields, found {given!r}")
+        faults.append(_at(path, f"expected a section with fields, found {given!r}"))
         return None
     here = f"{path}." if path else ""
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
+    fields, hints = {field.name: field for field in dataclasses.fields(cls)}, field_types(cls)
+    before = len(faults)
     for name in given:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.5)
             hint = f"; did you mean {here}{near[0]}?" if near else f"; there are {', '.join(fields)}"
             faults.append(f"{here}{name}: no such field{hint}")
-    before = len(faults)
     values = {}
     for name, field in fields.items():
         if name in given:
-            values[name] = _convert(hints[name], given[name], here + name, field.metadata, faults)
-        elif dataclasses.is_dataclass(hints[name]):
+            count = len(faults)
+            values[name] = _convert(hints[name], given[name], here + name, faults)
+            if len(faults) == count:
+                faults += value_faults(here + name, hints[name], values[name], field.metadata)
+        elif is_section(hints[name]):
             values[name] = _build(hints[name], {}, here + name, faults)
         elif field.default is dataclasses.MISSING:
             faults.append(f"{here}{name}: must be given")
     if len(faults) > before:
         return None
-    config = cls(**values)
-    for contradiction in getattr(config, "contradictions", lambda: ())():
-        faults.append(f"{path}: {contradiction}" if path else contradiction)
-    return config
+    try:
+        return cls(**values)
+    except ConfigError as error:  # each field alone is right, so the faults are contradictions
+        faults += [_at(path, fault) for fault in error.faults]
+        return None
 
 
-def _convert(hint: Any, value: Any, path: str, metadata: Mapping[str, Any], faults: list[str]) -> Any:
-    """``value`` as type ``hint``, within the bounds in ``metadata``; otherwise a fault is noted."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+def _convert(hint: Any, value: Any, path: str, faults: list[str]) -> Any:
+    """``value`` in the form that a field of type ``hint`` wants it; a value that cannot take it stays as it is."""
+    origin = typing.get_origin(hint)
+    if is_section(hint):
         return _build(hint, value, path, faults)
     if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, path, metadata, faults)
-    if origin is Literal:
-        if value not in arguments:
-            faults.append(f"{path}: {value!r} is none of {', '.join(map(repr, arguments))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            faults.append(f"{path}: expected a list, found {value!r}")
-            return ()
-        return tuple(_convert(arguments[0], v, f"{path}[{i}]", metadata, faults) for i, v in enumerate(value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if type(value) is not hint:
-        faults.append(f"{path}: expected {hint.__name__}, found {value!r}")
-        return value
-    low, high = metadata.get("low"), metadata.get("high")
-    if hint is float and value != value:
-        faults.append(f"{path}: is not a number")
-    elif low is not None and value < low:
-        faults.append(f"{path}: {value!r} is below {low!r}")
-    elif high is not None and value > high:
-        faults.append(f"{path}: {value!r} is above {high!r}")
+        return None if value is None else _convert(without_none(hint), value, path, faults)
+    if origin is tuple and isinstance(value, list | tuple):
+        item = typing.get_args(hint)[0]
+        return tuple(_convert(item, v, f"{path}[{index}]", faults) for index, v in enumerate(value))
+    if hint is float and type(value) is int:
+        return float(value)
     return value
+
+
+def _at(path: str, fault: str) -> str:
+    return f"{path}: {fault}" if path else fault

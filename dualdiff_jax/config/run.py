@@ -1,29 +1,27 @@
-"""One training run: losses, optimizer, how long, what is told on the way, on which devices."""
+"""One training run: losses, optimizer, duration, telemetry, previews, devices."""
 
-import dataclasses
-import typing
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from dualdiff_jax.config.data import DataConfig, SourceConfig
-from dualdiff_jax.config.fields import bounded, frozen
+from dualdiff_jax.config.data import DataConfig, SourceConfig, repeated_names
+from dualdiff_jax.config.fields import bounded, field_types, frozen, is_section
 from dualdiff_jax.config.model import ModelConfig
 
-if TYPE_CHECKING:
-    import ml_collections
+MESH_AXES = ("data", "fsdp", "tensor", "context")
+TASKS = {"image": "image_generation", "text": "captioning or instruction"}  # of a stream's sources
 
 
 @frozen
 class ObjectiveConfig:
     """The two losses and how they are added (arXiv 2501.00289, section 3; the formulas: objectives/)."""
 
-    image_weight: float = bounded(1.0, low=0.0)  # 0 leaves the image half of a step out
+    image_weight: float = bounded(default=1.0, low=0.0)  # 0 leaves the image stream out of every step
     image_weighting: Literal["uniform", "sigma_squared"] = "uniform"
     sigma_distribution: Literal["logit_normal_1000", "logit_normal"] = "logit_normal_1000"
-    text_weight: float = bounded(0.2, low=0.0)  # lambda; 0 leaves the text half of a step out
+    text_weight: float = bounded(default=0.2, low=0.0)  # lambda; 0 leaves the text stream out of every step
     text_normalization: Literal["all_positions", "answer_tokens"] = "all_positions"
-    caption_dropout: float = bounded(0.1, low=0.0, high=1.0)
-    single_forward: bool = True  # both batches of a step in one pass of the model
+    caption_dropout: float = bounded(default=0.1, low=0.0, high=1.0)
+    single_forward: bool = True  # both batches of a step share one pass of the model
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -38,42 +36,46 @@ class ObjectiveConfig:
 
 @frozen
 class OptimizerConfig:
-    """Who moves the parameters. Lion and Muon want other rates than AdamW: a tenth, and about ten times as much."""
+    """The update rule. Lion needs about a tenth of AdamW's learning rate, Muon about ten times as much."""
 
     name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
-    learning_rate: float = bounded(3e-5, low=0.0)
+    learning_rate: float = bounded(default=3e-5, low=0.0)
     schedule: Literal["constant", "cosine"] = "constant"  # after the warm-up
-    warmup_steps: int = bounded(2000, low=0)
-    weight_decay: float = bounded(1e-2, low=0.0)
-    beta1: float = bounded(0.9, low=0.0, high=1.0)
-    beta2: float = bounded(0.999, low=0.0, high=1.0)
-    clip_norm: float = bounded(2.0, low=0.0)  # 0 turns clipping off
-    ema_decay: float = bounded(0.9995, low=0.0, high=1.0)
+    warmup_steps: int = bounded(default=2000, low=0)
+    weight_decay: float = bounded(default=1e-2, low=0.0)
+    beta1: float = bounded(default=0.9, low=0.0, high=1.0)
+    beta2: float = bounded(default=0.999, low=0.0, high=1.0)
+    clip_norm: float = bounded(default=2.0, low=0.0)  # 0 turns clipping off
+    ema_decay: float = bounded(default=0.9995, low=0.0, high=1.0)
     ema_warmup: bool = False  # update n averages with min(ema_decay, (1 + n) / (10 + n))
 
 
 @frozen
 class LoraConfig:
-    """Low-rank factors beside kernels (arXiv 2106.09685): W + alpha / rank * A B, with A and B trained and W frozen."""
+    """Low-rank factors of kernels (arXiv 2106.09685): W + alpha / rank * A B, with A and B trained and W frozen."""
 
-    rank: int = bounded(0, low=0)  # 0 is none
-    alpha: float = bounded(16.0, low=0.0)
-    targets: tuple[str, ...] = ("mmdit.blocks.*.qkv.kernel", "mmdit.blocks.*.attention_out.kernel")
+    rank: int = bounded(default=0, low=0)  # of A B; 0 is no factors
+    alpha: float = bounded(default=16.0, low=0.0)
+    targets: tuple[str, ...] = ("mmdit.blocks.*.qkv.kernel", "mmdit.blocks.*.attention_out.kernel")  # patterns
 
 
 @frozen
 class TrainConfig:
+    """Duration, batches, what is trained, and when to log, to save and to stop."""
+
     steps: int = bounded(low=1)
-    global_batch_size: int = bounded(256, low=1)  # examples of each of the two streams, per step
-    microbatches: int = bounded(1, low=1)  # parts that a step's batch is cut into
-    remat: Literal["none", "full", "dots", "save_attention", "offload"] = "none"  # what the backward pass recomputes
+    global_batch_size: int = bounded(default=256, low=1)  # examples of each stream, per step
+    microbatches: int = bounded(default=1, low=1)  # parts of a step's batch, whose gradients are summed
+    remat: Literal["none", "full", "dots", "save_attention", "offload"] = "none"  # what is recomputed
     trainable: tuple[str, ...] = ("mmdit.*",)  # patterns of leaf names, or t5.embedding[mask]; the rest is frozen
-    log_every: int = bounded(50, low=1)
-    save_every: int = bounded(1000, low=1)
-    keep_checkpoints: int = bounded(2, low=1)  # the newest ones
-    keep_every: int = bounded(0, low=0)  # steps; checkpoints at its multiples stay for good; 0 is none
-    stop_after_skipped: int = bounded(10, low=1)  # updates in a row that were not finite
-    stall_seconds: float = bounded(1800.0, low=0.0)  # without a finished step, until the run ends; 0 is never
+    log_every: int = bounded(default=50, low=1)
+    save_every: int = bounded(default=1000, low=1)
+    keep_checkpoints: int = bounded(default=2, low=1)  # the newest ones
+    keep_every: int = bounded(default=0, low=0)  # steps; checkpoints at its multiples are never deleted; 0 is none
+    stop_after_skipped: int = bounded(default=10, low=1)  # updates in a row that are not finite
+    stall_seconds: float = bounded(
+        default=1800.0, low=0.0
+    )  # without a finished step, after which the run stops; 0 is never
 
     def contradictions(self) -> Iterator[str]:
         if self.global_batch_size % self.microbatches:
@@ -84,7 +86,7 @@ class TrainConfig:
 
 @frozen
 class TelemetryConfig:
-    """Where figures go beside metrics.jsonl. Both need a package of their own."""
+    """Where metrics go besides metrics.jsonl. Each needs a package of its own."""
 
     tensorboard: bool = False
     wandb_project: str = ""  # "" is none
@@ -92,40 +94,47 @@ class TelemetryConfig:
 
 @frozen
 class ValidationConfig:
-    """Likelihood of records that are not trained on, with the EMA weights."""
+    """Losses of held-out records, with the EMA weights."""
 
-    every: int = bounded(0, low=0)  # steps; 0 is never
-    batches: int = bounded(4, low=1)  # of train.global_batch_size examples of each stream
+    every: int = bounded(default=0, low=0)  # steps; 0 is never
+    batches: int = bounded(default=4, low=1)  # of train.global_batch_size examples of each stream
     sources: tuple[SourceConfig, ...] = ()
 
     def contradictions(self) -> Iterator[str]:
         if self.every and not self.sources:
             yield f"every is {self.every}, but there are no sources to validate on"
+        yield from repeated_names(self.sources)
 
 
 @frozen
 class PreviewConfig:
-    """What is drawn and read with the EMA weights while training goes on."""
+    """Images and texts generated with the EMA weights during training."""
 
-    every: int = bounded(0, low=0)  # steps; 0 is never
-    prompts: tuple[str, ...] = ()
-    images: tuple[str, ...] = ()  # files
-    question: str = ""  # asked of each image, when given
+    every: int = bounded(default=0, low=0)  # steps; 0 is never
+    prompts: tuple[str, ...] = ()  # each is drawn
+    images: tuple[str, ...] = ()  # files; each gets a caption
+    question: str = ""  # asked about each image; "" is no question
 
 
 @frozen
 class MeshConfig:
-    """Devices as a mesh; sizes are counts of devices, and -1 is the rest.
+    """The devices as a mesh of four axes: data, fsdp, tensor, context. Sizes are counts of devices, and -1 is the rest.
 
+    The layout chooses data and fsdp; tensor and context count in every layout.
     ``replicated``: data is the rest. ``fsdp``: fsdp is the rest (ZeRO-3). ``hybrid``: parameters are sharded inside a
-    node and replicated across nodes. ``sizes``: data and fsdp are as given. tensor and context count in all of them.
+    node and replicated across nodes. ``sizes``: data and fsdp are as given.
+
+    ``rules`` replaces rows of the table of logical axes (sharding/rules.py). Each entry is a logical axis and the mesh
+    axes that split it; a logical axis alone is kept whole. To split width over fsdp and context and keep vocab whole:
+        --config.mesh.rules='(("width", "fsdp", "context"), ("vocab",))'
     """
 
     layout: Literal["replicated", "fsdp", "hybrid", "sizes"] = "fsdp"
-    data: int = bounded(1, low=-1)  # replicas
-    fsdp: int = bounded(-1, low=-1)  # parameter shards
-    tensor: int = bounded(1, low=1)  # parts of heads, mlp and vocabulary
-    context: int = bounded(1, low=1)  # parts of the sequence
+    data: int = bounded(default=1, low=-1)  # replicas
+    fsdp: int = bounded(default=-1, low=-1)  # parameter shards
+    tensor: int = bounded(default=1, low=1)  # parts of heads, mlp and vocabulary
+    context: int = bounded(default=1, low=1)  # parts of the sequence
+    rules: tuple[tuple[str, ...], ...] = ()
 
     def contradictions(self) -> Iterator[str]:
         if self.data == 0 or self.fsdp == 0:
@@ -134,6 +143,23 @@ class MeshConfig:
             yield "data and fsdp cannot both be the rest (-1)"
         if self.layout != "sizes" and (self.data, self.fsdp) != (1, -1):
             yield f"data {self.data} and fsdp {self.fsdp} are for layout 'sizes', but layout is {self.layout!r}"
+        for rule in self.rules:
+            yield from _rule_faults(rule)
+        axes = [rule[0] for rule in self.rules if rule]
+        for axis in sorted({axis for axis in axes if axes.count(axis) > 1}):
+            yield f"rules has several entries for {axis!r}; give one"
+
+
+def _rule_faults(rule: tuple[str, ...]) -> Iterator[str]:
+    if not all(rule) or not rule:
+        yield f"rules has {rule}; an entry is a logical axis and its mesh axes, such as ('mlp', 'tensor')"
+        return
+    axis, *mesh_axes = rule
+    for name in dict.fromkeys(mesh_axes):
+        if name not in MESH_AXES:
+            yield f"rules sends {axis!r} to {name!r}, which is none of the mesh axes {', '.join(MESH_AXES)}"
+        if mesh_axes.count(name) > 1:
+            yield f"rules sends {axis!r} to {name!r} more than once"
 
 
 @frozen
@@ -150,14 +176,14 @@ class RunConfig:
     validation: ValidationConfig
     preview: PreviewConfig
     mesh: MeshConfig
-    seed: int = bounded(0, low=0)
-    init_from: str = ""  # model folder that the run starts from; "" is fresh weights
-    init_weights: Literal["ema", "raw"] = "ema"  # of that folder: the averages, or what the last update left
-    profile: tuple[int, ...] = bounded((), low=1)  # (first step, number of steps) of which a trace is written
+    seed: int = bounded(default=0, low=0)
+    init_from: str = ""  # model folder whose weights the run starts from; "" is fresh weights
+    init_weights: Literal["ema", "raw"] = "ema"  # of that folder: the averages, or the last update's
+    profile: tuple[int, ...] = bounded(default=(), low=1)  # (first step, number of steps) to write a trace of
 
     @property
     def read_sources(self) -> tuple[SourceConfig, ...]:
-        """The sources of the streams that have weight."""
+        """The sources of the streams that have weight; the run reads no others."""
         return tuple(source for source in self.data.sources if source.stream in self.objective.streams)
 
     def contradictions(self) -> Iterator[str]:
@@ -167,22 +193,45 @@ class RunConfig:
             yield "init_weights is 'raw', but there is no init_from"
         if self.optimizer.warmup_steps >= self.train.steps:
             yield f"optimizer.warmup_steps {self.optimizer.warmup_steps} is not below train.steps {self.train.steps}"
+        yield from self._source_faults()
+
+    def _source_faults(self) -> Iterator[str]:
+        sizes: dict[str, set[tuple[int, int]]] = {stream: set() for stream in self.objective.streams}
+        for source in self.read_sources:
+            sizes[source.stream].update(source.sizes())
+            if test_data := source.test_data():
+                yield (
+                    f"data.sources: {source.name!r} would train on {test_data}, which is there to be tested on; name a "
+                    "training split"
+                )
+        for stream in (stream for stream in sizes if not sizes[stream]):
+            yield (
+                f"data.sources has none of task {TASKS[stream]}, but objective.{stream}_weight is "
+                f"{getattr(self.objective, f'{stream}_weight')}; give such a source, or set the weight to 0"
+            )
+        if all(sizes.values()) and len(set(map(frozenset, sizes.values()))) > 1:
+            yield (
+                f"data.sources: both streams need the same image sizes, but sources of task {TASKS['image']} have "
+                f"{sorted(sizes['image'])} and sources of task {TASKS['text']} {sorted(sizes['text'])}"
+            )
         step = self.model.mmdit.patch_size * self.model.autoencoder.downscale
         for source in (*self.data.sources, *self.validation.sources):
             for side in sorted({side for size in source.sizes() for side in size if side % step}):
                 yield (
-                    f"source {source.name!r}: side {side} is not a multiple of {step}, which is "
-                    "model.mmdit.patch_size times what the autoencoder takes to a latent"
+                    f"source {source.name!r}: side {side} is not a multiple of {step}, the pixels of a token's side: "
+                    "model.mmdit.patch_size times the pixels of a latent's side"
                 )
 
 
-def empty_config() -> "ml_collections.ConfigDict":
-    """The sections of ``RunConfig``, all empty, for a config file to write its differences into."""
-    import ml_collections  # here: only config files need it, a config from a plain dict does not
+def empty_config() -> Any:
+    """A ``ConfigDict`` of the sections of ``RunConfig``, all empty, for a config file to write its differences into.
+
+    It is ``Any`` to type checkers, because the annotations of ``ConfigDict`` know no sections inside sections.
+    """
+    import ml_collections  # imported here, because only config files need it
 
     return ml_collections.ConfigDict(_sections(RunConfig))
 
 
 def _sections(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
-    return {name: _sections(hint) for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
+    return {name: _sections(hint) for name, hint in field_types(cls).items() if is_section(hint)}

@@ -22,7 +22,7 @@ FIRST = 3  # batches without what blocks
 
 
 def one_device():
-    return make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+    return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 def test_steps_that_stay_not_finite_end_the_run_saved(tmp_path, caplog):

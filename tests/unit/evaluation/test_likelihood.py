@@ -16,7 +16,7 @@ from dualdiff_jax.models.bundle import init_weights
 from dualdiff_jax.sharding import make_mesh
 from tests.small_run import small_run
 
-MESH = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+MESH = make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 def held_out(root, **sections):

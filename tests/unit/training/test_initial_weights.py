@@ -19,7 +19,7 @@ from dualdiff_jax.training.initial_weights import check_init_from, init_from_fin
 from dualdiff_jax.weights import save_arrays, save_model
 from tests.small_run import small_run
 
-MESH = make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+MESH = make_mesh(MeshConfig(), jax.devices()[:1])
 
 
 @pytest.fixture(scope="module")
