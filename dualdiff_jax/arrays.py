@@ -33,11 +33,11 @@ class DenoiserOutput(NamedTuple):
 class Denoiser(Protocol):
     """The model as an objective sees it: the frozen text encoder is already inside."""
 
-    def __call__(self, latents: Latents, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
-        """latents (b, h, w, c); timestep (b,) in [0, 1000]; token_ids (b, l)."""
+    def __call__(self, latents: Latents | None, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
+        """latents (b, h, w, c), or None for text alone; timestep (b,) in [0, 1000]; token_ids (b, l)."""
 
     def encode_text(self, token_ids: TokenIds) -> TextEmbeddings:
         """The encoder alone; like ``denoise`` called only where text embeddings are given in place of token ids."""
 
-    def denoise(self, latents: Latents, timestep: PerExample, text: TextEmbeddings) -> DenoiserOutput:
+    def denoise(self, latents: Latents | None, timestep: PerExample, text: TextEmbeddings) -> DenoiserOutput:
         """What follows the encoder."""

@@ -1,6 +1,6 @@
 """The input of a training step."""
 
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, Required, TypedDict
 
 import numpy as np
 
@@ -12,12 +12,12 @@ class Example(TypedDict, total=False):
     latent_mean: np.ndarray  # (h, w, c), of the autoencoder's posterior
     latent_log_variance: np.ndarray  # (h, w, c), where the posterior has one
     text_embeddings: np.ndarray  # (l, d), T5's of token_ids
-    token_ids: np.ndarray  # (l,) int32
-    is_answer: np.ndarray  # (l,) bool, True where the text loss may mask
+    token_ids: Required[np.ndarray]  # (l,) int32
+    is_answer: Required[np.ndarray]  # (l,) bool, True where the text loss may mask
 
 
 class Batch(NamedTuple):
-    """One step's batches on the host; each field of an Example has a leading batch dim. None: a stream that is not read."""
+    """One step's batches on the host: examples with a leading batch dim, or None for a stream that is not read."""
 
     image: Example | None = None
     text: Example | None = None

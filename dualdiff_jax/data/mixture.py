@@ -12,7 +12,7 @@ not asked for is not read, and its sources are not opened.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, SupportsIndex, cast
 
 import grain
 import numpy as np
@@ -196,8 +196,8 @@ class _Steps:
     def __len__(self) -> int:
         return min(len(stream) for stream in self._streams.values())
 
-    def __getitem__(self, step: int) -> Rows:
-        return {name: stream[step] for name, stream in self._streams.items()}
+    def __getitem__(self, record_key: SupportsIndex) -> Rows:
+        return {name: cast(Any, stream[int(record_key)]) for name, stream in self._streams.items()}
 
 
 def _weights(by_shape: ByShape, sizes: Sequence[Shape]) -> list[float]:
@@ -218,11 +218,13 @@ def _mix(datasets: Sequence[grain.MapDataset], weights: Sequence[float]) -> grai
 
 
 def _stack(examples: Sequence[tuple[Example, Origin]]) -> tuple[Example, list[Origin]]:
-    arrays, origins = [example for example, _ in examples], [origin for _, origin in examples]
+    """Examples as one batch; images become fp32 in [-1, 1] on the way."""
+    arrays: list[dict[str, np.ndarray]] = [cast(Any, example) for example, _ in examples]
+    origins = [origin for _, origin in examples]
     batch = {name: np.stack([a[name] for a in arrays]) for name in arrays[0] if name != "image"}
-    if "image" not in arrays[0]:
-        return batch, origins
-    images = np.empty((len(arrays), *arrays[0]["image"].shape), np.float32)
-    for example, image in zip(arrays, images, strict=True):
-        normalize(example["image"], image)
-    return {"image": images} | batch, origins
+    if "image" in arrays[0]:
+        images = np.empty((len(arrays), *arrays[0]["image"].shape), np.float32)
+        for number, example in enumerate(arrays):
+            normalize(example["image"], images[number])
+        batch = {"image": images} | batch
+    return cast(Example, batch), origins

@@ -16,7 +16,7 @@ batches still make one pass of the model.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,16 +92,6 @@ class Corrupted(NamedTuple):
     text: CorruptedTexts | None
 
 
-class BatchPair(Protocol):
-    """A step's data: arrays by name for each stream, None for a stream that is not read (``data/batch.py``)."""
-
-    @property
-    def image(self) -> Mapping[str, jax.Array] | None: ...
-
-    @property
-    def text(self) -> Mapping[str, jax.Array] | None: ...
-
-
 class Objective:
     """Equation (1), with all that stays fixed while a run trains.
 
@@ -131,13 +121,14 @@ class Objective:
         self._null_token_ids = null_token_ids
         self._null_text_embeddings = null_text_embeddings
 
-    def corrupt_batch(self, rng: Key, batch: BatchPair, encode: Callable[[Images, Key], Latents]) -> Corrupted:
+    def corrupt_batch(self, rng: Key, batch: Any, encode: Callable[[Images, Key], Latents]) -> Corrupted:
         """``corrupt`` of a batch as the data gives it.
 
         Args:
             rng: one key; it is split by purpose.
-            batch: ``image`` and ``text``, each with ``token_ids`` and images as ``clean_latents`` reads them;
-                ``image`` may have ``text_embeddings``, ``text`` has ``is_answer``. A stream without weight may be None.
+            batch: has ``image`` and ``text`` (``data/batch.py``), each arrays by name: ``token_ids``, and images as
+                ``clean_latents`` reads them; ``image`` may have ``text_embeddings``, ``text`` has ``is_answer``. None
+                for a stream that is not read.
             encode: makes latents of images; the key draws from the posterior.
         """
         rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)

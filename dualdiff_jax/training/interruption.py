@@ -4,6 +4,7 @@ import signal
 import threading
 import time
 from types import FrameType, TracebackType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ class Interruption:
     def __init__(self, mesh: Mesh):
         self.signal: str | None = None
         self._since = 0.0
-        self._previous: dict[int, object] = {}
+        self._previous: dict[int, Any] = {}
         self._agreement = _Agreement(mesh) if jax.process_count() > 1 else None
 
     def __enter__(self) -> "Interruption":

@@ -1,6 +1,7 @@
 """Optax's optimizers, with a clip by the global norm and a warm-up; weight decay acts on matrices only."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ def _muon(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, Lea
 
     Each layer is a matrix of its own, and so are q, k and v, which share one kernel.
     """
-    matrices = {name: _matrix(spec) if is_kernel(name) else None for name, spec in specs.items()}
+    matrices: dict[str, Any] = {name: _matrix(spec) if is_kernel(name) else None for name, spec in specs.items()}
     return optax.contrib.muon(
         rate,
         beta=config.beta1,

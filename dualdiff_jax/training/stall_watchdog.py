@@ -11,7 +11,7 @@ from types import TracebackType
 
 import jax
 
-from dualdiff_jax.distributed.process_group import LINGER
+from dualdiff_jax.distributed.watch import LINGER
 
 log = logging.getLogger(__name__)
 

@@ -62,7 +62,7 @@ def make_step(setup: TrainSetup, objective: Objective) -> Step:
         metrics |= {
             **_norms("gradient_norm", gradients),
             **_norms("update_norm", updates),
-            "learning_rate": setup.schedule(updates_applied),
+            "learning_rate": jnp.asarray(setup.schedule(updates_applied)),
         }
         is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
         new, old = (params, ema_params, opt_state), (state.params, state.ema_params, state.opt_state)
@@ -104,7 +104,7 @@ def _gradients(
     return jax.lax.scan(add, zero, stacked)[0]
 
 
-def _norms(name: str, tree: Weights) -> Metrics:
+def _norms(name: str, tree: Any) -> Metrics:
     """The global norm, and that of each part of the model."""
     parts: dict[str, Weights] = {}
     for leaf, value in tree.items():

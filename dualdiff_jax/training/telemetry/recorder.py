@@ -137,7 +137,7 @@ def summary(name: str, values: Sequence[np.ndarray]) -> Any:
     finite = [np.asarray(value, np.float64) for value in values if np.isfinite(value).all()]
     if not finite:
         return None
-    mean = sum(finite) / len(finite)
+    mean = sum(finite[1:], start=finite[0]) / len(finite)
     if mean.ndim == 0:
         return float(mean)
     sums, counts = mean
