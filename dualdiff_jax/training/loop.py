@@ -19,8 +19,9 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import broadcast_from_first, first_host_first
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.objectives.joint import Objective
-from dualdiff_jax.sharding import check_batch, place_batch
+from dualdiff_jax.sharding import check_batch, place_batch, rules_in_force
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.encoded_data import check_encoded_data, null_text_embeddings
 from dualdiff_jax.training.export import export_model
@@ -61,7 +62,11 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
     Raises:
         UserError: the run cannot start; or too many steps in a row were not finite, and the state is saved.
     """
-    workdir = Path(workdir)
+    with rules_in_force(rules_of(config.mesh, config.model)):
+        return _train(config, Path(workdir), mesh, hooks)
+
+
+def _train(config: RunConfig, workdir: Path, mesh: Mesh, hooks: Sequence[tuple[int, Hook]]) -> Path | None:
     tokenizer = Tokenizer(config.data.tokenizer)
     setup = check(config, tokenizer, mesh)
     data = _open_data(config, tokenizer)
