@@ -4,9 +4,8 @@ A mutant is noticed where a test fails, hangs or kills the process, and that tes
 others are printed with their place, before and after; ``explained.toml`` holds those that no test can notice, each
 with the reason. Mutants are written to copies of the tree in a temporary folder, never to the tree.
 
-The first run of a test file records which functions of the package each of its tests calls, and how long it takes; the
-record, kept in .cache/mutants, sets the order of tests alone: those that call the mutated function come first, then
-all others of the table in ``belonging.py``.
+The tests are those of the table in ``belonging.py``, file by file. ``--record`` notes first which functions of the
+package each test calls, and how long it takes, in .cache/mutants; then those that call the mutated function come first.
 """
 
 import argparse
@@ -82,7 +81,7 @@ class Session:
         self.free: queue.Queue[Tree] = queue.Queue()
         for tree in trees:
             self.free.put(tree)
-        self.trusted: dict[str, bool] = {}  # test -> does it pass on the code as it is?
+        self.passes_unchanged: dict[str, bool] = {}  # test -> does it pass on the code as it is?
         self.lock = threading.Lock()
 
     def examine(self, mutant: Mutant) -> dict[str, Any]:
@@ -102,41 +101,35 @@ class Session:
 
     def _run(self, tree: Tree, mutant: Mutant) -> dict[str, Any]:
         files = belonging_to(mutant.file.removeprefix(PACKAGE))
-        for tests in self.calls.stages(files, f"{mutant.file}::{mutant.function}", tree, callers_only=self.quick):
-            while tests := [test for test in tests if self._may_run(test)]:
+        for test_files, tests in self.calls.stages(files, f"{mutant.file}::{mutant.function}", self.quick):
+            while True:
                 with tree.mutated(mutant):
-                    answer = self._run_tests(tree, tests)
+                    answer = self._run_tests(tree, test_files, tests)
                 if answer["outcome"] not in NOTICED:
                     break
-                if self._is_trusted(tree, answer["test"]):
+                if self._passes_unchanged(tree, test_files, answer["test"]):
                     return answer
-                if "::" not in answer["test"] and not answer["test"].endswith(".py"):
-                    raise SystemExit(f"the tests cannot be collected without any mutant: {answer['message']}")
         return {"outcome": "passed", "test": None, "message": ""}
 
-    def _may_run(self, test: str) -> bool:
-        return self.trusted.get(test, True) and self.trusted.get(test.split("::")[0], True)
+    def _run_tests(self, tree: Tree, files: list[str], tests: list[str] | None) -> dict[str, Any]:
+        left_out = sorted(test for test, passes in self.passes_unchanged.items() if not passes)
+        return tree.run(files, tests, left_out=left_out, limits=self.calls.limits(files))
 
-    def _run_tests(self, tree: Tree, tests: list[str]) -> dict[str, Any]:
-        files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-        return tree.run(files, tests, limits=self.calls.limits(tests))
-
-    def _is_trusted(self, tree: Tree, test: str) -> bool:
+    def _passes_unchanged(self, tree: Tree, files: list[str], test: str) -> bool:
         """Whether ``test``, which failed on a mutant, passes without one.
 
-        It may be a file, or no test at all, where a mutant made its collection fail.
+        It may be a file, or no test at all, where a mutant made the collection fail; then the files must be collected.
         """
-        if test not in self.trusted:
-            file = test.split("::")[0]
-            if "::" in test:
-                answer = self._run_tests(tree, [test])
-            else:
-                answer = tree.run([file] if file.endswith(".py") else self.calls.known, [], limits={})
+        if test not in self.passes_unchanged:
+            is_test = "::" in test
+            answer = self._run_tests(tree, [test.split("::")[0]] if is_test else files, [test] if is_test else [])
+            if not is_test and answer["outcome"] != "passed":
+                raise SystemExit(f"{', '.join(files)}: cannot be collected without any mutant\n{answer['message']}")
             with self.lock:
-                self.trusted[test] = answer["outcome"] == "passed"
-            if not self.trusted[test]:
+                self.passes_unchanged[test] = answer["outcome"] == "passed"
+            if not self.passes_unchanged[test]:
                 print(f"left out, since it fails without any mutant: {test}", flush=True)
-        return self.trusted[test]
+        return self.passes_unchanged[test]
 
 
 def report(rows: list[dict[str, Any]], wanted: int, seed: int, seconds: float) -> dict[str, Any]:
@@ -186,9 +179,14 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--jobs", type=int, default=1, help="copies of the tree that run side by side; default 1")
     parser.add_argument(
+        "--record",
+        action="store_true",
+        help="first run the tests once to record what they call, which pays where there are hundreds of mutants",
+    )
+    parser.add_argument(
         "--quick",
         action="store_true",
-        help="run only tests that call the mutated function themselves; others might still notice a survivor",
+        help="of recorded files run only the tests that call the mutated function; others might notice a survivor",
     )
     parser.add_argument("--output", type=Path, default=CACHE / "report.json", help="the JSON report")
     parser.add_argument("--list", action="store_true", help="print the chosen mutants and stop")
@@ -223,7 +221,10 @@ def main() -> int:
             trees.append(Tree(Path(folder), arguments.seed))
             stack.callback(trees[-1].close)
         chosen = chosen_mutants(arguments, trees[0].folder)  # the tree may be edited while this runs
-        session = Session(trees, Calls(CACHE / "calls.json"), arguments.quick)
+        calls = Calls(CACHE / "calls.json", trees[0].folder)
+        if arguments.record:
+            calls.record((file for m in chosen for file in belonging_to(m.file.removeprefix(PACKAGE))), trees[0])
+        session = Session(trees, calls, arguments.quick)
         pool = stack.enter_context(ThreadPoolExecutor(arguments.jobs))
         for mutant, row in zip(chosen, pool.map(session.examine, chosen), strict=True):
             row["explanation"] = explanation(mutant, entries) if row["outcome"] == "survived" else None

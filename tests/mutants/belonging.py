@@ -17,8 +17,9 @@ MANY_DEVICES = ("tests/multidevice/test_layouts.py", "tests/multidevice/test_fsd
 SHARDING = (f"{UNIT}/test_sharding.py", f"{MODELS}/test_bundle.py", *MANY_DEVICES)
 UPDATES = (f"{TRAINING}/test_training.py", f"{TRAINING}/test_trainable.py", f"{PARITY}/test_learning.py")
 STREAMS = (
-    f"{DATA}/test_streams.py",
+    f"{DATA}/test_mixture_order.py",
     f"{DATA}/test_mixture.py",
+    f"{DATA}/test_streams.py",
     f"{DATA}/test_encoded.py",
     f"{DATA}/test_bad_records.py",
 )
@@ -113,8 +114,8 @@ TESTS = {
         f"{RUNS}/test_stages.py",
     ),
     "data/mixture.py": STREAMS,
-    "data/images.py": (f"{DATA}/test_transforms.py", *STREAMS),
-    "data/texts.py": (f"{DATA}/test_texts.py", f"{PARITY}/test_tokenizer.py", *STREAMS),
+    "data/images.py": (f"{DATA}/test_image_limits.py", f"{DATA}/test_transforms.py", f"{DATA}/test_mixture.py"),
+    "data/texts.py": (f"{DATA}/test_texts.py", f"{PARITY}/test_tokenizer.py", f"{DATA}/test_mixture.py"),
     "data/resample.py": (f"{DATA}/test_resample.py", f"{DATA}/test_transforms.py"),
     "sharding/mesh.py": SHARDING,
     "sharding/placement.py": SHARDING,

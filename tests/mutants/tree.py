@@ -59,13 +59,15 @@ class Tree:
         tests: Sequence[str] | None = None,
         *,
         limits: dict[str, float],
+        left_out: Sequence[str] = (),
         traced: bool = False,
         stop_at_first: bool = True,
     ) -> dict[str, Any]:
-        """Runs ``tests``, in that order, or all of ``files``; see ``worker.run``."""
+        """Runs ``tests``, in that order, or all of ``files``, but for those ``left_out``; see ``worker.run``."""
         request = {
             "files": files,
             "tests": tests,
+            "left_out": list(left_out),
             "limits": limits,
             "traced": traced,
             "stop_at_first": stop_at_first,

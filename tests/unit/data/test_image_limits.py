@@ -10,6 +10,7 @@ from PIL import Image
 from dualdiff_jax.data import images
 from dualdiff_jax.data.images import image_size, open_image, read_image
 from dualdiff_jax.data.records.record import MISSING, OVERSIZED, UNREADABLE, DataError
+from dualdiff_jax.errors import UserError
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
@@ -18,6 +19,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_the_largest_picture_has_two_to_the_27_pixels(monkeypatch):
     small = Image.new("RGB", (4, 4))
     monkeypatch.setattr(images, "_to_rgb", lambda image, name: small)
@@ -39,7 +41,7 @@ def test_a_file_that_is_not_there_or_no_picture_has_its_cause(tmp_path, read):
 @pytest.mark.parametrize(
     ("raised", "message"),
     [
-        (PermissionError(13, "no"), "may not be read; change its permissions"),
+        (PermissionError(13, "no"), "permissions"),
         (OSError(5, "broken disk"), "broken disk"),
     ],
 )
@@ -77,6 +79,13 @@ def test_height_and_width_change_places_from_orientation_five_on(tmp_path, orien
     image.save(tmp_path / "turned.jpg", exif=exif)
     assert image_size(tmp_path / "turned.jpg") == ((12, 10) if orientation >= 5 else (10, 12))
     assert open_image(tmp_path / "turned.jpg").size == ((10, 12) if orientation >= 5 else (12, 10))
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3)), np.zeros(4, np.uint8), np.zeros((1, 4, 4, 3), np.uint8)])
+def test_an_array_of_another_dtype_or_shape_is_refused(pixels):
+    with pytest.raises(UserError, match="uint8 of .h, w, 3. or .h, w.") as error:
+        open_image(pixels)
+    assert not isinstance(error.value, DataError)
 
 
 def test_a_picture_of_the_wanted_size_is_not_resampled(monkeypatch):
