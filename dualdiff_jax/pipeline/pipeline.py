@@ -1,4 +1,4 @@
-"""What a user imports: a trained model that draws images from text and reads images into text.
+"""A trained model, ready to sample in both directions.
 
     pipe = DualDiffusionPipeline.from_pretrained(MODEL_DIR)
     images = pipe.text_to_image(["a handwritten three"], seed=0)
@@ -7,104 +7,124 @@
 Results are a function of the inputs and the seed: an example does not depend on its neighbours in the list.
 """
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.multihost_utils import process_allgather
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from PIL import Image
 
-from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
+from dualdiff_jax.arrays import Key, Latents, TokenIds, Weights
 from dualdiff_jax.config import MeshConfig, ModelConfig
+from dualdiff_jax.convert.importer import open_pipeline
 from dualdiff_jax.data.images import read_image, to_pil
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.pipeline import programs
+from dualdiff_jax.pipeline import inputs, programs
+from dualdiff_jax.pipeline.inputs import ImageSources, Texts
+from dualdiff_jax.pipeline.programs import LoadedModel, to_host
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
-from dualdiff_jax.sampling.masked_sampler import MaskedSample
-from dualdiff_jax.sharding import batch_parts, batch_sharding, make_mesh
+from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.weights import is_model_folder, load_model
 
-ImageSource = str | os.PathLike | Image.Image | np.ndarray
 Output = Literal["pil", "numpy", "latents"]
 
 
-class Drawn(NamedTuple):
-    """One batch of sampled latents and the clean estimates on the way."""
+class ImageSample(NamedTuple):
+    """One batch of sampled latents, and the clean estimates on the way, both fp32."""
 
     latents: Latents  # (b, h, w, c)
     estimates: Latents  # (steps, b, h, w, c)
 
 
-class DualDiffusionPipeline:
-    """A model's weights on a mesh, ready to sample.
+class TextSample(NamedTuple):
+    """All sampled tokens of a call, on the host."""
 
-    What a call leaves out (size, steps, guidance, lengths) is the model's own, ``config.sampling``.
-    Batches are split over the mesh's ``data`` and ``fsdp`` axes.
+    token_ids: np.ndarray  # (n, l), prompts in front, no masks left
+    revealed_in: np.ndarray  # (n, l), the evaluation that revealed each token; -1 for those of the prompts
+
+
+class DualDiffusionPipeline(LoadedModel):
+    """A loaded model that takes texts and images of a user and returns images and texts.
+
+    Batches are split over the mesh's ``data`` and ``fsdp`` axes. A call that cannot use an argument raises a
+    ``UserError`` that names it. Calls share these options; None stands for the model's own, ``config.sampling``:
+        images: one or several of paths, PIL images, bytes of files, uint8 arrays (h, w, 3) or (h, w).
+        seed: of all random draws, in [0, 2**32).
+        height, width: of the images in pixels, multiples of what one image token covers.
+        steps: of the sampler; as many evaluations of the model, at most one more.
+        length: tokens of prompt and result together.
+        progress: called after each batch with (examples finished, examples in all).
     """
 
     def __init__(self, config: ModelConfig, weights: Weights, tokenizer: Tokenizer):
-        self.config, self.weights, self.tokenizer = config, weights, tokenizer
-        sharding = next(iter(weights.values())).sharding
-        self._mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        """Takes what ``weights.load_model`` returns."""
+        super().__init__(config, weights)
+        self.tokenizer = tokenizer
 
     @classmethod
     def from_pretrained(
         cls, path: str | Path, mesh: Mesh | None = None, dtype: str | None = None, cache: bool = False
     ) -> "DualDiffusionPipeline":
-        """Loads a model folder, or a diffusers folder of D-DiT or SD3, onto ``mesh`` (default: the first device).
+        """Loads a model folder, or a diffusers folder of D-DiT or SD3, which is converted as it is read.
 
-        ``dtype`` ("float32", "bfloat16"): what the weights become and the model computes in; None keeps both as
-        they are stored. A diffusers folder is converted as it is read; with ``cache`` a model folder is left
-        beside it, under its name with ``.dualdiff_jax`` added, and is what later calls read.
-        Raises ``UserError`` if the folder is damaged or of another model.
+        Args:
+            path: the folder.
+            mesh: where the weights go; default: the first device.
+            dtype: "float32" or "bfloat16", for the weights and for what the model computes in; None keeps both as
+                they are stored.
+            cache: writes the converted weights of a diffusers folder beside it, as a model folder of its name with
+                ``.dualdiff_jax`` added, and reads that one from then on.
+
+        Raises:
+            UserError: the folder is damaged, or is no such model.
         """
         mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
         path = Path(path)
         if path.is_dir() and not is_model_folder(path) and (path / "model_index.json").is_file():
-            from dualdiff_jax.convert.importer import open_pipeline  # here, for convert stands on this package
-
             return cls(*open_pipeline(path, mesh, dtype, cache))
         return cls(*load_model(path, mesh, dtype))
 
     def text_to_image(
         self,
-        prompts: str | Sequence[str],
+        prompts: Texts,
         negative_prompt: str = "",
         *,
         images_per_prompt: int = 1,
         output: Output = "pil",
         progress: Progress | None = None,
-        **options,
+        **options: Any,
     ) -> list[Image.Image] | np.ndarray:
-        """``images_per_prompt`` images a prompt, those of one prompt side by side.
+        """Images from text.
 
-        ``output``: "pil" gives a list of images; "numpy" (n, h, w, 3) fp32 in [-1, 1]; "latents" (n, h', w', c) fp32.
-        The other options are ``generate_images``'s.
+        Args:
+            prompts: one text or several.
+            negative_prompt: as in ``generate_images``, which also takes all further ``options``.
+            images_per_prompt: the images of one prompt follow each other in the result.
+            output: the form of the result.
+
+        Returns:
+            For ``output`` "pil" a list of n images; "numpy" (n, h, w, 3) fp32 in [-1, 1]; "latents" (n, h', w', c)
+            fp32.
         """
-        if output not in get_args(Output):
-            raise UserError(f"output is {output!r}; give one of {', '.join(get_args(Output))}")
-        prompts = [prompts] if isinstance(prompts, str) else prompts
-        repeats = _given("images_per_prompt", images_per_prompt, 1)
-        prompts = [prompt for prompt in prompts for _ in range(repeats)]
-        done: list[np.ndarray] = []
+        inputs.choice("output", output, get_args(Output))
+        repeats = inputs.whole_number("images_per_prompt", images_per_prompt, 1)
+        prompts = [prompt for prompt in inputs.as_texts("prompts", prompts) for _ in range(repeats)]
+        found: list[np.ndarray] = []
         for latents, _ in self.generate_images(prompts, negative_prompt, **options):
-            done += list(_whole(latents if output == "latents" else self.decode_latents(latents)))
-            _tell(progress, len(done), len(prompts))
+            found += list(to_host(latents if output == "latents" else self.decode_latents(latents)))
+            _report(progress, len(found), len(prompts))
         if output == "pil":
-            return [to_pil(image) for image in done]
-        return np.stack(done) if output == "latents" else np.clip(np.stack(done), -1.0, 1.0)
+            return [to_pil(image) for image in found]
+        return np.stack(found) if output == "latents" else np.clip(np.stack(found), -1.0, 1.0)
 
     def generate_images(
         self,
-        prompts: Sequence[str],
+        prompts: Texts,
         negative_prompt: str = "",
         *,
         seed: int = 0,
@@ -113,84 +133,95 @@ class DualDiffusionPipeline:
         steps: int | None = None,
         guidance_scale: float | None = None,
         sigma_shift: float | None = None,
-        latents: Latents | None = None,
-    ) -> Iterator[Drawn]:
-        """Yields a ``Drawn`` a batch: latents, and the clean estimate at each step.
+        latents: Latents | np.ndarray | None = None,
+    ) -> Iterator[ImageSample]:
+        """Samples latents batch by batch: Euler on the shifted sigma grid, with classifier-free guidance.
 
-        Euler on the sigma grid shifted by ``sigma_shift``, with classifier-free guidance (scale 1 turns it off).
-        ``latents`` (prompts, h', w', c) is the noise to start from, in place of the seed's.
+        Args:
+            prompts: one text or several; what exceeds ``text_length`` tokens is cut, with a warning.
+            negative_prompt: what guidance leads away from.
+            guidance_scale: 1 is no guidance, which halves the cost.
+            sigma_shift: resolution shift of the grid (``flow_sampler``, equation 1).
+            latents: (n, h', w', c), the noise to begin with in place of the seed's.
+
+        Yields:
+            One batch of prompts after the other, in order, on the device.
         """
+        prompts = inputs.as_texts("prompts", prompts)
         if not prompts:
             raise UserError("there are no prompts; give at least one")
-        default = self.config.sampling
-        size = tuple(side // self._downscale for side in self._size(height, width))
-        shape = (*size, self.config.autoencoder.channels)
+        default, seed = self.config.sampling, inputs.check_seed(seed)
+        size, autoencoder = inputs.image_size(self.config, height, width), self.config.autoencoder
+        shape = (*(side // autoencoder.downscale for side in size), autoencoder.channels)
         if latents is not None and latents.shape != (len(prompts), *shape):
             raise UserError(f"latents have shape {latents.shape}, expected {(len(prompts), *shape)} for these prompts")
-        scale = default.guidance_scale if guidance_scale is None else guidance_scale
-        shift = _given("sigma_shift", sigma_shift, default.sigma_shift, least=1e-3)
-        sigmas = sigma_grid(_given("steps", steps, default.image_steps), shift)
+        scale = inputs.number("guidance_scale", guidance_scale, default.guidance_scale)
+        shift = inputs.number("sigma_shift", sigma_shift, default.sigma_shift, least=1e-3)
+        sigmas = sigma_grid(inputs.whole_number("steps", steps, default.image_steps), shift)
         null = self.tokenizer.caption_ids(negative_prompt, default.text_length)
         token_ids = np.stack([self.tokenizer.caption_ids(prompt, default.text_length) for prompt in prompts])
         for rows, count, rngs in self._batches(len(prompts), seed):
             noise = programs.noise(rngs, shape) if latents is None else jnp.asarray(latents, jnp.float32)[rows]
-            drawn, estimates = self._run(
+            sampled, estimates = self.run(
                 programs.generate_images,
-                self._place(token_ids[rows]),
+                self.place(token_ids[rows]),
                 null,
-                self._place(noise),
+                self.place(noise),
                 sigmas,
                 jnp.float32(scale),
                 is_guided=scale != 1.0,
             )
-            yield Drawn(drawn[:count], estimates[:, :count])
+            yield ImageSample(sampled[:count], estimates[:, :count])
 
     def image_to_text(
         self,
-        images: ImageSource | Sequence[ImageSource],
+        images: ImageSources,
         *,
         prompt: str | None = None,
         length: int | None = None,
         steps: int | None = None,
         like_original: bool = False,
-        **options,
+        **options: Any,
     ) -> list[str]:
-        """One caption an image, without ``prompt`` (a beginning that stays fixed), up to the first ``</s>``.
+        """One caption for each image, up to its first ``</s>``.
 
-        ``like_original`` does as the PyTorch pipeline: the prompt keeps its own ``</s>``, and all ``length`` tokens
-        come back, prompt in front, with every ``</s>`` left out. The other options are ``generate_text``'s.
+        Args:
+            prompt: the beginning of every caption; it stays as it is and is not returned.
+            like_original: as in the PyTorch pipeline, the prompt keeps its own ``</s>``, and all ``length`` tokens
+                are returned, prompt in front, with every ``</s>`` left out.
+            options: those of ``generate_text``.
         """
-        images, default = _listed(images), self.config.sampling
-        length = _given("length", length, default.caption_length)
-        start = np.asarray(self.tokenizer.tokens(prompt or ""), np.int32)
+        images, default = inputs.as_images(images), self.config.sampling
+        length = inputs.whole_number("length", length, default.caption_length)
+        steps = inputs.whole_number("steps", steps, default.caption_steps)
+        prefix = np.asarray(self.tokenizer.tokens(prompt or ""), np.int32)
         if like_original and prompt is not None:
-            start = np.append(start, np.int32(self.tokenizer.end_token_id))
-        if len(start) >= length:
-            raise UserError(f"the prompt takes {len(start)} of {length} tokens and leaves no room; shorten it")
-        steps = _given("steps", steps, default.caption_steps)
-        sample = self.generate_text(images, [start] * len(images), length=length, steps=steps, **options)
+            prefix = np.append(prefix, np.int32(self.tokenizer.end_token_id))
+        if len(prefix) >= length:
+            raise UserError(f"the prompt takes {len(prefix)} of {length} tokens and leaves no room; shorten it")
+        sample = self.generate_text(images, [prefix] * len(images), length=length, steps=steps, **options)
         if like_original:
             return [self.tokenizer.decode_all(row) for row in sample.token_ids]
-        return [self.tokenizer.decode(row[len(start) :]) for row in sample.token_ids]
+        return [self.tokenizer.decode(row[len(prefix) :]) for row in sample.token_ids]
 
     def answer(
         self,
-        images: ImageSource | Sequence[ImageSource],
-        questions: str | Sequence[str],
+        images: ImageSources,
+        questions: Texts,
         *,
         length: int | None = None,
         steps: int | None = None,
-        **options,
+        **options: Any,
     ) -> list[str]:
-        """One answer to each (image, question), without the question, up to the first ``</s>``.
+        """One answer to each pair of image and question, without the question, up to its first ``</s>``.
 
-        The other options are ``generate_text``'s.
+        The further ``options`` are those of ``generate_text``.
         """
-        images, questions = _listed(images), [questions] if isinstance(questions, str) else questions
+        images, questions = inputs.as_images(images), inputs.as_texts("questions", questions)
         if len(images) != len(questions):
-            raise UserError(f"{len(images)} images, but {len(questions)} questions; give one question an image")
-        length = _given("length", length, self.config.sampling.answer_length)
-        steps = _given("steps", steps, self.config.sampling.answer_steps)
+            raise UserError(f"{len(images)} images, but {len(questions)} questions; give one question for each image")
+        length = inputs.whole_number("length", length, self.config.sampling.answer_length)
+        steps = inputs.whole_number("steps", steps, self.config.sampling.answer_steps)
         prompts = [self.tokenizer.question_ids(question, length) for question in questions]
         sample = self.generate_text(images, prompts, length=length, steps=steps, **options)
         rows = zip(sample.token_ids, prompts, strict=True)
@@ -198,7 +229,7 @@ class DualDiffusionPipeline:
 
     def generate_text(
         self,
-        images: Sequence[ImageSource],
+        images: ImageSources,
         prompts: Sequence[np.ndarray],
         *,
         length: int,
@@ -208,113 +239,48 @@ class DualDiffusionPipeline:
         width: int | None = None,
         order: str | None = None,
         progress: Progress | None = None,
-    ) -> MaskedSample:
-        """Each prompt's ids followed by what the model reads, ``length`` in all, with when each was revealed.
+    ) -> TextSample:
+        """Samples the tokens that follow each prompt.
 
-        Both arrays of the result are on the host. An empty list of images is an error.
+        Args:
+            prompts: for each image an array of token ids (k,), k < length.
+            order: in which tokens appear, a name in ``programs.TEXT_SAMPLERS``.
         """
+        images, seed = inputs.as_images(images), inputs.check_seed(seed)
         if not images:
             raise UserError("there are no images to read; give at least one")
-        size = self._size(height, width)
-        order = order or self.config.sampling.text_order
-        if order not in ("ancestral", "confidence"):
-            raise UserError(f"order is {order!r}; give 'ancestral' or 'confidence'")
+        length, steps = inputs.whole_number("length", length, 1), inputs.whole_number("steps", steps, 1)
+        order = inputs.choice("order", order or self.config.sampling.text_order, programs.TEXT_SAMPLERS)
+        size = inputs.image_size(self.config, height, width)
         pixels = [read_image(image, *size) for image in images]
         token_ids = [self.tokenizer.masked_ids(prompt, length) for prompt in prompts]
-        done: list[MaskedSample] = []
+        found: list[list[np.ndarray]] = []
         for rows, count, rngs in self._batches(len(pixels), seed):
-            sample = self._run(
+            sample = self.run(
                 programs.generate_text,
-                self._place(np.stack([pixels[i] for i in rows])),
-                self._place(np.stack([token_ids[i] for i in rows])),
-                jax.random.wrap_key_data(self._place(jax.random.key_data(rngs))),  # keys themselves stay on one host
+                self.place(np.stack([pixels[i] for i in rows])),
+                self.place(np.stack([token_ids[i] for i in rows])),
+                jax.random.wrap_key_data(self.place(jax.random.key_data(rngs))),  # keys themselves stay on one host
                 mask_token_id=self.tokenizer.mask_token_id,
                 steps=steps,
                 order=order,
             )
-            done.append(MaskedSample(_whole(sample.token_ids)[:count], _whole(sample.revealed_in)[:count]))
-            _tell(progress, int(rows[count - 1]) + 1, len(pixels))
-        return MaskedSample(*(np.concatenate(field) for field in zip(*done, strict=True)))
+            found.append([to_host(field)[:count] for field in sample])
+            _report(progress, int(rows[count - 1]) + 1, len(pixels))
+        return TextSample(*(np.concatenate(field) for field in zip(*found, strict=True)))
 
-    def encode_text(self, token_ids: TokenIds) -> TextEmbeddings:
-        """(b, l) -> (b, l, t5 width)."""
-        return self._run(programs.encode_text, jnp.asarray(token_ids, jnp.int32))
+    def subs_log_probs(self, latents: Latents | None, token_ids: TokenIds | np.ndarray) -> jax.Array:
+        """(b, l, v) fp32: the distribution that a masked token is drawn from; a visible token has probability 1.
 
-    def encode_image(self, images: Images, rng: Key | None = None) -> Latents:
-        """(b, h, w, 3) in [-1, 1] -> latents; with ``rng`` a draw from the posterior, else its mode."""
-        return self._run(programs.encode_image, jnp.asarray(images, jnp.float32), rng)
-
-    def decode_latents(self, latents: Latents) -> Images:
-        """Latents (b, h, w, c) -> (b, h, w, 3), nominally in [-1, 1]."""
-        return self._run(programs.decode_latents, jnp.asarray(latents, jnp.float32))
-
-    def denoise(self, latents: Latents | None, timestep: PerExample, text_embeddings: TextEmbeddings) -> DenoiserOutput:
-        """Velocity and logits. latents (b, h, w, c) or None (the null image); timestep (b,) in [0, 1000]."""
-        return self._run(programs.denoise, latents, jnp.asarray(timestep), text_embeddings)
-
-    def subs_log_probs(self, latents: Latents | None, token_ids: TokenIds) -> jax.Array:
-        """(b, l, v) fp32: the distribution that a masked token is drawn from; a visible token is itself for certain.
-
-        SUBS (arXiv 2406.07524, section 3.2.1). latents (b, h, w, c) or None; token_ids (b, l) with masks.
+        SUBS (arXiv 2406.07524, section 3.2.1). latents (b, h, w, c) without noise, or None; token_ids (b, l).
         """
         token_ids = jnp.asarray(token_ids, jnp.int32)
-        return self._run(programs.subs_log_probs, latents, token_ids, self.tokenizer.mask_token_id)
-
-    @property
-    def _downscale(self) -> int:
-        return self.config.autoencoder.downscale
-
-    def _run(self, program: Callable, *args, **kwargs):
-        """A program of this model, with its mesh in force."""
-        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
-            return program(self.config, self.weights, *args, **kwargs)
-
-    def _place(self, rows: np.ndarray | jax.Array) -> jax.Array:
-        """A batch, split over the mesh."""
-        return jnp.asarray(rows) if self._mesh is None else jax.device_put(rows, batch_sharding(self._mesh))
-
-    def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        default = self.config.sampling
-        size = _given("height", height, default.height), _given("width", width, default.width)
-        step = self.config.mmdit.patch_size * self._downscale
-        most = step * self.config.mmdit.position_grid
-        if any(side % step or not 0 < side <= most for side in size):
-            raise UserError(f"{size[0]} x {size[1]} pixels cannot be made; give multiples of {step} up to {most}")
-        return size
+        return self.run(programs.subs_log_probs, latents, token_ids, self.tokenizer.mask_token_id)
 
     def _batches(self, count: int, seed: int) -> Iterator[tuple[np.ndarray, int, Key]]:
-        """(rows, how many of them count, a key each), batch after batch.
-
-        All batches but a lone one are full, so that few shapes are compiled and all divide over the mesh: the rows
-        that fill up are the last.
-        """
-        parts = 1 if self._mesh is None else batch_parts(self._mesh)
-        full = min(self.config.sampling.batch_size, 1 << max(count - 1, 0).bit_length())
-        full = -(-full // parts) * parts
-        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-        for start in range(0, count, full):
-            rows = np.minimum(np.arange(start, start + full), count - 1)
-            yield rows, min(full, count - start), keys(jax.random.key(seed), rows)
+        return inputs.batches(count, seed, self.config.sampling.batch_size, self.batch_parts)
 
 
-def _whole(array: jax.Array) -> np.ndarray:
-    """All of it, on each host."""
-    return np.asarray(array) if array.is_fully_addressable else process_allgather(array, tiled=True)
-
-
-def _tell(progress: Progress | None, done: int, total: int) -> None:
+def _report(progress: Progress | None, count: int, total: int) -> None:
     if progress is not None:
-        progress(done, total)
-
-
-def _given(name: str, value: float | None, default: float, least: float = 1) -> float:
-    """``value``, or ``default`` where it is None."""
-    if value is not None and not value >= least:
-        raise UserError(f"{name} is {value}; give at least {least}")
-    return default if value is None else value
-
-
-def _listed(images: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
-    """One image as a list of one; an array of three dims or two is one image."""
-    is_one = isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 4) < 4
-    return [images] if is_one else images
+        progress(count, total)

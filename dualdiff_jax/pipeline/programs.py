@@ -1,12 +1,20 @@
-"""The jitted programs of a loaded model: all that a sampler does to arrays, with static shapes.
+"""The jitted programs of a loaded model: all that sampling does to arrays, with static shapes.
 
-``config`` is static; weights come first as an argument, so that one program serves any weights of that config.
+``config`` is static. Weights are an argument, so that one compiled program serves all weights of that config.
+Letters of shapes: b batch; H, W height and width in pixels; h, w in latents; c channels of the latents, l text length,
+v vocabulary.
 """
 
+import contextlib
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh, NamedSharding
 
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig
@@ -15,12 +23,42 @@ from dualdiff_jax.models.stack import peeled
 from dualdiff_jax.objectives import masked_diffusion
 from dualdiff_jax.sampling.flow_sampler import euler
 from dualdiff_jax.sampling.guidance import guided_velocity
-from dualdiff_jax.sampling.masked_sampler import MaskedSample, ancestral, confidence
+from dualdiff_jax.sampling.masked_sampler import LogitsFunction, MaskedSample, ancestral, confidence
+from dualdiff_jax.sharding import batch_parts, batch_sharding
+
+
+class TextSampler(Protocol):
+    """Replaces the masks in ``token_ids`` (b, l) by tokens.
+
+    ``rngs`` (b,) has a key for each example, so that an example does not depend on its neighbours.
+    """
+
+    def __call__(
+        self, logits: LogitsFunction, rngs: Key, token_ids: TokenIds, *, mask_token_id: int, steps: int
+    ) -> MaskedSample: ...
+
+
+def _confidence(
+    logits: LogitsFunction, rngs: Key, token_ids: TokenIds, *, mask_token_id: int, steps: int
+) -> MaskedSample:
+    """``confidence`` as a ``TextSampler``: it is deterministic, so it needs no keys."""
+    return confidence(logits, token_ids, mask_token_id=mask_token_id, steps=steps)
+
+
+# The orders in which tokens appear, by the names of ``SamplingConfig.text_order``.
+TEXT_SAMPLERS: Mapping[str, TextSampler] = {"ancestral": ancestral, "confidence": _confidence}
+
+
+def text_sampler(order: str) -> TextSampler:
+    """The sampler named ``order``. Raises ``ValueError`` that names the choices where there is none."""
+    if order not in TEXT_SAMPLERS:
+        raise ValueError(f"order is {order!r}; give one of {', '.join(TEXT_SAMPLERS)}")
+    return TEXT_SAMPLERS[order]
 
 
 @partial(jax.jit, static_argnames="shape")
 def noise(rngs: Key, shape: tuple[int, ...]) -> Latents:
-    """Gaussian latents (b, *shape), each a function of its own key."""
+    """Gaussian latents (b, *shape) in fp32; each example's depend on its own key alone. rngs (b,)."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(rngs)
 
 
@@ -36,13 +74,29 @@ def generate_images(
     *,
     is_guided: bool,
 ) -> tuple[Latents, Latents]:
-    """Noise to latents for one batch; token_ids (b, l), null_token_ids (l,), noise (b, h, w, c)."""
+    """From noise to latents, one batch (``flow_sampler.euler``).
+
+    Args:
+        config: the model's; static.
+        weights: of all three networks.
+        token_ids: (b, l), the prompts.
+        null_token_ids: (l,), the prompt that guidance leads away from.
+        noise: (b, h, w, c).
+        sigmas: (n + 1,), falling from 1 to 0.
+        guidance_scale: a scalar; unused unless ``is_guided``.
+        is_guided: whether each step also evaluates the null prompt; static.
+
+    Returns:
+        Latents (b, h, w, c), and the clean estimate of each step (n, b, h, w, c), both in fp32.
+    """
     model = bind(config, weights, peeled)
     text = model.encode_text(token_ids)
     null = jnp.broadcast_to(model.encode_text(null_token_ids[None]), text.shape) if is_guided else None
 
     def velocity(latents: Latents, timestep: PerExample, text: TextEmbeddings) -> Latents:
-        return model.denoise(latents, timestep, text).velocity
+        velocity = model.denoise(latents, timestep, text).velocity
+        assert velocity is not None  # latents are given
+        return velocity
 
     return euler(guided_velocity(velocity, text, null, guidance_scale), noise, sigmas)
 
@@ -59,32 +113,47 @@ def generate_text(
     steps: int,
     order: str,
 ) -> MaskedSample:
-    """Masks to tokens for one batch; images (b, h, w, 3), token_ids (b, l), rngs (b,)."""
-    model = bind(config, weights, peeled)
+    """From masks to tokens, one batch, given clean images.
+
+    Args:
+        config: the model's; static.
+        weights: of all three networks.
+        images: (b, h, w, 3) in [-1, 1]; each example's latents are a draw from its posterior.
+        token_ids: (b, l), prompts and masks.
+        rngs: (b,), a key for each example.
+        mask_token_id: the absorbing state; static.
+        steps: of the sampler; static.
+        order: a name in ``TEXT_SAMPLERS``; static.
+
+    Raises:
+        ValueError: ``order`` names no sampler.
+    """
+    sampler, model = text_sampler(order), bind(config, weights, peeled)
     keys = jax.vmap(jax.random.split)(rngs)
     latents = model.autoencoder.encode(images, keys[:, 0])
-    clean = jnp.zeros(1)
+    clean = jnp.zeros(1)  # the timestep of an image without noise
 
     def logits(token_ids: TokenIds) -> jax.Array:
         return model.denoise(latents, clean, model.encode_text(token_ids)).logits
 
-    if order == "confidence":
-        return confidence(logits, token_ids, mask_token_id=mask_token_id, steps=steps)
-    return ancestral(logits, keys[:, 1], token_ids, mask_token_id=mask_token_id, steps=steps)
+    return sampler(logits, keys[:, 1], token_ids, mask_token_id=mask_token_id, steps=steps)
 
 
 @partial(jax.jit, static_argnames="config")
 def encode_text(config: ModelConfig, weights: Weights, token_ids: TokenIds) -> TextEmbeddings:
+    """(b, l) -> (b, l, t5 width)."""
     return bind(config, weights).encode_text(token_ids)
 
 
 @partial(jax.jit, static_argnames="config")
 def encode_image(config: ModelConfig, weights: Weights, images: Images, rng: Key | None) -> Latents:
+    """(b, H, W, 3) in [-1, 1] -> (b, h, w, c); a draw from the posterior, or its mode where ``rng`` is None."""
     return bind(config, weights).autoencoder.encode(images, rng)
 
 
 @partial(jax.jit, static_argnames="config")
 def decode_latents(config: ModelConfig, weights: Weights, latents: Latents) -> Images:
+    """(b, h, w, c) -> (b, H, W, 3), nominally in [-1, 1]."""
     return bind(config, weights).autoencoder.decode(latents)
 
 
@@ -92,6 +161,7 @@ def decode_latents(config: ModelConfig, weights: Weights, latents: Latents) -> I
 def denoise(
     config: ModelConfig, weights: Weights, latents: Latents | None, timestep: PerExample, text: TextEmbeddings
 ) -> DenoiserOutput:
+    """Velocity and logits. latents (b, h, w, c) or None; timestep (b,) in [0, 1000]; text (b, l, t5 width)."""
     return bind(config, weights).denoise(latents, timestep, text)
 
 
@@ -99,6 +169,55 @@ def denoise(
 def subs_log_probs(
     config: ModelConfig, weights: Weights, latents: Latents | None, token_ids: TokenIds, mask_token_id: int
 ) -> jax.Array:
+    """(b, l, v) fp32, SUBS given clean latents (b, h, w, c) or None, and token_ids (b, l) with masks."""
     model = bind(config, weights)
     logits = model.denoise(latents, jnp.zeros(1), model.encode_text(token_ids)).logits
     return masked_diffusion.subs_log_probs(logits, token_ids, mask_token_id)
+
+
+class LoadedModel:
+    """A model's config and weights, and the mesh that the weights lie on; calls programs with them."""
+
+    def __init__(self, config: ModelConfig, weights: Weights):
+        """All weights share one mesh, or lie on one device."""
+        self.config, self.weights = config, weights
+        sharding = next(iter(weights.values())).sharding
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        self._mesh = mesh if isinstance(mesh, Mesh) else None
+
+    def encode_text(self, token_ids: TokenIds | np.ndarray) -> TextEmbeddings:
+        """(b, l) -> (b, l, t5 width)."""
+        return self.run(encode_text, jnp.asarray(token_ids, jnp.int32))
+
+    def encode_image(self, images: Images | np.ndarray, rng: Key | None = None) -> Latents:
+        """(b, H, W, 3) in [-1, 1] -> latents (b, h, w, c); a draw from the posterior, or its mode without ``rng``."""
+        return self.run(encode_image, jnp.asarray(images, jnp.float32), rng)
+
+    def decode_latents(self, latents: Latents | np.ndarray) -> Images:
+        """(b, h, w, c) -> (b, H, W, 3), nominally in [-1, 1]."""
+        return self.run(decode_latents, jnp.asarray(latents, jnp.float32))
+
+    def denoise(
+        self, latents: Latents | None, timestep: PerExample | np.ndarray, text_embeddings: TextEmbeddings
+    ) -> DenoiserOutput:
+        """Velocity and logits. latents (b, h, w, c) or None (the null image); timestep (b,) in [0, 1000]."""
+        return self.run(denoise, latents, jnp.asarray(timestep), text_embeddings)
+
+    def run(self, program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a program with this model's config and weights, with its mesh in force."""
+        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+            return program(self.config, self.weights, *args, **kwargs)
+
+    def place(self, rows: np.ndarray | jax.Array) -> jax.Array:
+        """A batch, split over the mesh."""
+        return jnp.asarray(rows) if self._mesh is None else jax.device_put(rows, batch_sharding(self._mesh))
+
+    @property
+    def batch_parts(self) -> int:
+        """How many parts a batch is split into over the mesh."""
+        return 1 if self._mesh is None else batch_parts(self._mesh)
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """All of ``array``, on each host."""
+    return np.asarray(array) if array.is_fully_addressable else process_allgather(array, tiled=True)

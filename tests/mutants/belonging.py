@@ -58,7 +58,7 @@ TESTS = {
         f"{MODELS}/test_bundle.py",
         *WHOLE_MODEL,
         f"{MODELS}/test_t5_encoder.py",
-        f"{UNIT}/test_pipeline.py",
+        f"{UNIT}/pipeline/test_pipeline.py",
     ),
     "models/convolution.py": (f"{MODELS}/test_autoencoder.py", f"{PARITY}/test_autoencoder.py"),
     "models/embeddings.py": (f"{MODELS}/test_embeddings.py", *WHOLE_MODEL),
@@ -81,17 +81,17 @@ TESTS = {
     "models/t5_encoder.py": (f"{MODELS}/test_t5_encoder.py", f"{MODELS}/test_bundle.py", f"{PARITY}/test_t5.py"),
     "sampling/flow_sampler.py": (
         f"{SAMPLING}/test_flow_sampler.py",
-        f"{UNIT}/test_pipeline.py",
+        f"{UNIT}/pipeline/test_pipeline.py",
         f"{PARITY}/test_samplers.py",
     ),
     "sampling/guidance.py": (
         f"{SAMPLING}/test_guidance.py",
-        f"{UNIT}/test_pipeline.py",
+        f"{UNIT}/pipeline/test_pipeline.py",
         f"{PARITY}/test_samplers.py",
     ),
     "sampling/masked_sampler.py": (
         f"{SAMPLING}/test_masked_sampler.py",
-        f"{UNIT}/test_pipeline.py",
+        f"{UNIT}/pipeline/test_pipeline.py",
         f"{PARITY}/test_samplers.py",
     ),
     "training/step.py": (*UPDATES, f"{MANY_DEVICES[1]}"),
@@ -121,7 +121,7 @@ TESTS = {
     "sharding/placement.py": SHARDING,
     "sharding/rules.py": SHARDING,
     "weights.py": (
-        f"{UNIT}/test_pipeline.py",
+        f"{UNIT}/pipeline/test_pipeline.py",
         f"{CONVERT}/test_writing.py",
         f"{CONVERT}/test_components.py",
         f"{RUNS}/test_stages.py",

@@ -1,4 +1,4 @@
-"""What the pipeline's options mean, on a model that knows nothing."""
+"""The pipeline's options, on a model with random weights."""
 
 import dataclasses
 import subprocess
@@ -18,7 +18,7 @@ from dualdiff_jax.weights import save_model
 from tests.unit.tiny import CONFIG as TINY
 from tests.unit.tiny import random_weights
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SIDE = 4
 LIMITS = dict(height=SIDE, width=SIDE, text_length=6, image_steps=3, caption_length=7, caption_steps=3)
 
@@ -47,7 +47,7 @@ def pictures() -> list[np.ndarray]:
 PROMPTS = ["a handwritten three", "a handwritten seven"]
 
 
-def test_the_images_of_a_prompt_stand_side_by_side_and_differ(pipe):
+def test_the_images_of_a_prompt_follow_each_other_and_differ(pipe):
     four = pipe.text_to_image(PROMPTS, images_per_prompt=2, output="latents", seed=3)
     repeated = pipe.text_to_image([p for p in PROMPTS for _ in range(2)], output="latents", seed=3)
     np.testing.assert_array_equal(four, repeated)
@@ -55,7 +55,7 @@ def test_the_images_of_a_prompt_stand_side_by_side_and_differ(pipe):
     assert not np.allclose(four[0], four[1])
 
 
-def test_latents_are_where_sampling_starts(pipe):
+def test_sampling_begins_with_the_given_latents(pipe):
     noise = np.random.default_rng(1).standard_normal((2, SIDE, SIDE, 1)).astype(np.float32)
     found = pipe.text_to_image(PROMPTS, latents=noise, output="latents", seed=0)
     np.testing.assert_array_equal(found, pipe.text_to_image(PROMPTS, latents=noise, output="latents", seed=9))
@@ -64,7 +64,7 @@ def test_latents_are_where_sampling_starts(pipe):
     np.testing.assert_allclose(swapped[::-1], found, rtol=1e-5, atol=1e-6)
 
 
-def test_the_kinds_of_output_are_one_picture(pipe):
+def test_all_forms_of_output_hold_the_same_images(pipe):
     latents = pipe.text_to_image(PROMPTS, output="latents")
     pixels = pipe.text_to_image(PROMPTS, output="numpy")
     np.testing.assert_allclose(pixels, np.clip(pipe.decode_latents(latents), -1, 1), atol=1e-6)
@@ -89,10 +89,10 @@ def test_one_prompt_and_one_image_need_no_list(pipe, pictures):
 def test_like_original_keeps_the_prompt_its_end_and_all_tokens(pipe, pictures):
     prompt, ends = "a handwritten", pipe.tokenizer.end_token_id
     texts = pipe.image_to_text(pictures, prompt=prompt, length=9, like_original=True)
-    start = [*pipe.tokenizer.tokens(prompt), ends]
-    sample = pipe.generate_text(pictures, [np.array(start)] * 3, length=9, steps=3)
+    prefix = [*pipe.tokenizer.tokens(prompt), ends]
+    sample = pipe.generate_text(pictures, [np.array(prefix)] * 3, length=9, steps=3)
     for text, row in zip(texts, sample.token_ids, strict=True):
-        assert list(row[: len(start)]) == start
+        assert list(row[: len(prefix)]) == prefix
         assert text == pipe.tokenizer.decode_all(row) and text.startswith(prompt) and "</s>" not in text
     ours = pipe.image_to_text(pictures, prompt=prompt, length=9)
     assert not any(text.startswith(prompt) for text in ours)
@@ -115,20 +115,32 @@ def test_subs_log_probs_are_a_distribution_at_masks_and_certain_elsewhere(pipe, 
         (lambda p, i: p.text_to_image([]), "there are no prompts"),
         (lambda p, i: p.text_to_image(PROMPTS, output="jpeg"), "output is 'jpeg'; give one of pil, numpy, latents"),
         (lambda p, i: p.text_to_image(PROMPTS, latents=np.zeros((2, 4, 5, 1))), r"latents have shape \(2, 4, 5, 1\)"),
-        (lambda p, i: p.text_to_image(PROMPTS, height=5), "5 x 4 pixels cannot be made"),
-        (lambda p, i: p.text_to_image(PROMPTS, height=0), "height is 0; give at least 1"),
-        (lambda p, i: p.text_to_image(PROMPTS, steps=0), "steps is 0; give at least 1"),
-        (lambda p, i: p.text_to_image(PROMPTS, sigma_shift=0.0), "sigma_shift is 0.0; give at least 0.001"),
-        (lambda p, i: p.text_to_image(PROMPTS, images_per_prompt=0), "images_per_prompt is 0; give at least 1"),
-        (lambda p, i: p.image_to_text(i, steps=-1), "steps is -1; give at least 1"),
-        (lambda p, i: p.answer(i, ["a"] * 3, length=0), "length is 0; give at least 1"),
+        (
+            lambda p, i: p.text_to_image(PROMPTS, height=5),
+            "height x width is 5 x 4 pixels, which this model cannot make; give multiples of 2",
+        ),
+        (lambda p, i: p.text_to_image(PROMPTS, height=0), "height is 0; give a whole number of at least 1"),
+        (lambda p, i: p.text_to_image(PROMPTS, steps=0), "steps is 0; give a whole number of at least 1"),
+        (
+            lambda p, i: p.text_to_image(PROMPTS, sigma_shift=0.0),
+            "sigma_shift is 0.0; give a finite number of at least 0.001",
+        ),
+        (
+            lambda p, i: p.text_to_image(PROMPTS, images_per_prompt=0),
+            "images_per_prompt is 0; give a whole number of at least 1",
+        ),
+        (lambda p, i: p.image_to_text(i, steps=-1), "steps is -1; give a whole number of at least 1"),
+        (lambda p, i: p.answer(i, ["a"] * 3, length=0), "length is 0; give a whole number of at least 1"),
+        (lambda p, i: p.text_to_image(PROMPTS, seed=-1), "seed is -1; give a whole number from 0 to 4294967295"),
+        (lambda p, i: p.text_to_image(PROMPTS, guidance_scale=float("nan")), "guidance_scale is nan; give a finite"),
+        (lambda p, i: p.image_to_text(i, order="left"), "order is 'left'; give one of ancestral, confidence"),
         (lambda p, i: p.image_to_text([]), "there are no images"),
         (lambda p, i: p.image_to_text(i, length=2, prompt="a handwritten three"), "leaves no room"),
         (lambda p, i: p.answer(i, ["which digit is this?"]), "3 images, but 1 questions"),
         (lambda p, i: p.answer(i[0], "which digit is this?", length=3), "leaves no room for an answer"),
     ],
 )
-def test_what_cannot_be_done_is_said(pipe, pictures, call, message):
+def test_an_argument_that_cannot_be_used_is_named(pipe, pictures, call, message):
     with pytest.raises(UserError, match=message):
         call(pipe, pictures)
 
@@ -155,19 +167,19 @@ def test_eight_devices_sample_what_one_samples(pipe, pictures, tmp_path):
     save_model(tmp_path / "model", pipe.config, pipe.weights, pipe.tokenizer)
     np.savez(tmp_path / "arrays.npz", pictures=np.stack(pictures))
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", SHARDED, str(tmp_path / "model"), str(tmp_path / "arrays.npz")],
         env={"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PATH": ""},
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert finished.returncode == 0, finished.stderr
     found = dict(np.load(tmp_path / "arrays.npz"))
     np.testing.assert_allclose(found["eight"], found["one"], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found["eight_text"], found["one_text"])
 
 
-def test_dtype_is_what_is_held_and_computed_in(pipe, tmp_path):
+def test_weights_and_computation_take_the_dtype_that_is_given(pipe, tmp_path):
     save_model(tmp_path / "model", pipe.config, pipe.weights, pipe.tokenizer)
     half = DualDiffusionPipeline.from_pretrained(tmp_path / "model", dtype="bfloat16")
     assert {str(value.dtype) for value in half.weights.values()} == {"bfloat16"}
