@@ -24,6 +24,7 @@ STREAMS = (
     f"{DATA}/test_bad_records.py",
 )
 IMPORTS = (
+    f"{CONVERT}/test_plan.py",
     f"{PARITY}/test_state_dict.py",
     f"{CONVERT}/test_refusals.py",
     f"{CONVERT}/test_components.py",

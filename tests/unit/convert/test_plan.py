@@ -1,0 +1,136 @@
+"""The plan of an import by itself: every number has one source, what a source lacks is drawn, faults are named."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.convert.checkpoint_formats import FORMATS, MMDIT, CheckpointFormat
+from dualdiff_jax.convert.plan import Plan, format_rules
+from dualdiff_jax.convert.rule import Entry
+from dualdiff_jax.convert.state_dict import _Memory
+from dualdiff_jax.convert.torch_checkpoint import Component
+from dualdiff_jax.errors import UserError
+from tests.unit.tiny import CONFIG
+
+SD3 = {layout.name: layout for layout in FORMATS if layout.network == "mmdit" and layout is not MMDIT}
+DIFFUSERS, ORIGINAL = "SD3 transformer", "SD3 transformer of the original file"
+SIZES = CONFIG.mmdit
+WIDTH, LAST = SIZES.width, SIZES.depth - 1
+FLOAT32 = np.dtype(np.float32)
+
+
+def with_entries(entries: list[Entry]) -> CheckpointFormat:
+    def give(config: ModelConfig) -> Iterator[Entry]:
+        return iter(entries)
+
+    return dataclasses.replace(MMDIT, entries=give)
+
+
+def source(layout: CheckpointFormat, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    rules = [rule for group in format_rules(layout, CONFIG).values() for rule in group]
+    return {rule.key: rng.standard_normal(rule.shape, np.float32) for rule in rules}
+
+
+def plan(layout: CheckpointFormat, tensors: dict[str, np.ndarray], prefix: str = "") -> Plan:
+    named = {prefix + key: tensor for key, tensor in tensors.items()}
+    return Plan(CONFIG, [Component(layout, _Memory(named, list(named)), prefix, {})])
+
+
+def test_a_format_that_fills_a_number_twice_or_not_at_all_is_a_mistake_of_ours():
+    entries = list(MMDIT.entries(CONFIG))
+    assert sum(map(len, format_rules(with_entries(entries), CONFIG).values())) == len(source(MMDIT))
+    for wrong in (entries[:-1], [*entries, entries[-1]]):
+        with pytest.raises(AssertionError, match=f"{entries[-1].leaf}, layer None: .* of .* numbers have a key"):
+            format_rules(with_entries(wrong), CONFIG)
+
+
+@pytest.mark.parametrize("name", [DIFFUSERS, ORIGINAL])
+def test_what_sd3_lacks_is_drawn_by_its_name_and_layer_or_zero(name):
+    found = plan(SD3[name], source(SD3[name]))
+
+    def drawn(leaf: str, layer: int, fan_in: int) -> None:
+        array = found.read(leaf, layer or None, FLOAT32)
+        rng = np.random.default_rng([0, *leaf.encode(), layer])
+        expected = rng.standard_normal(array.shape, np.float32) * np.float32(fan_in**-0.5)
+        np.testing.assert_array_equal(array, expected, err_msg=leaf)
+
+    drawn("mmdit.null_image", 0, WIDTH)
+    drawn("mmdit.blocks.text.attention_out.kernel", LAST, WIDTH)
+    drawn("mmdit.blocks.text.mlp_in.kernel", LAST, WIDTH)
+    drawn("mmdit.blocks.text.mlp_out.kernel", LAST, SIZES.mlp_ratio * WIDTH)
+    for leaf in ("mmdit.text_out.kernel", "mmdit.text_out.bias"):
+        assert not found.read(leaf, None, FLOAT32).any()
+    for leaf in ("attention_out", "mlp_in", "mlp_out"):
+        assert not found.read(f"mmdit.blocks.text.{leaf}.bias", LAST, FLOAT32).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "order"),
+    [
+        (DIFFUSERS, f"transformer_blocks.{LAST}.norm1_context.linear", (1, 0)),
+        (ORIGINAL, f"joint_blocks.{LAST}.context_block.adaLN_modulation.1", (0, 1)),
+    ],
+)
+def test_the_last_text_block_has_scale_and_shift_in_the_order_of_its_file_and_closed_gates(name, key, order):
+    tensors = source(SD3[name])
+    found = plan(SD3[name], tensors)
+    kernel = found.read("mmdit.blocks.text.modulation.kernel", LAST, FLOAT32)
+    bias = found.read("mmdit.blocks.text.modulation.bias", LAST, FLOAT32)
+    for half, vector in enumerate(order):
+        rows = slice(half * WIDTH, (half + 1) * WIDTH)
+        np.testing.assert_array_equal(kernel[:, vector], tensors[f"{key}.weight"][rows].T)
+        np.testing.assert_array_equal(bias[vector], tensors[f"{key}.bias"][rows])
+    assert not kernel[:, 2:].any() and not bias[2:].any()
+
+
+def test_the_head_of_the_original_file_has_shift_before_scale():
+    tensors = source(SD3[ORIGINAL])
+    kernel = plan(SD3[ORIGINAL], tensors).read("mmdit.image_modulation.kernel", None, FLOAT32)
+    both = tensors["final_layer.adaLN_modulation.1.weight"].reshape(2, WIDTH, WIDTH)
+    np.testing.assert_array_equal(kernel, both[::-1].transpose(2, 0, 1))
+
+
+def test_a_prefix_is_not_part_of_a_name():
+    tensors = source(MMDIT)
+    found = plan(MMDIT, tensors, "model.")
+    np.testing.assert_array_equal(found.read("mmdit.text_out.bias", None, FLOAT32), tensors["text_proj_out.bias"])
+    with pytest.raises(UserError, match=r"have a fault:\n.*model\.text_proj_out\.bias: found nothing, expected shape"):
+        plan(MMDIT, {key: value for key, value in tensors.items() if key != "text_proj_out.bias"}, "model.")
+
+
+def test_faults_are_counted_and_a_near_name_is_offered():
+    tensors = source(MMDIT)
+    tensors["text_proj_out.bais"] = tensors.pop("text_proj_out.bias")
+    tensors["something.else"] = np.zeros(3, np.float32)
+    with pytest.raises(UserError) as error:
+        plan(MMDIT, tensors)
+    message = str(error.value)
+    assert "have 3 faults" in message
+    assert "text_proj_out.bais: found an unknown name; expected text_proj_out.bias?" in message
+    assert "something.else: found an unknown name, which is expected nowhere" in message
+
+
+def test_each_key_with_numbers_that_are_not_finite_is_warned_of(caplog):
+    tensors = source(MMDIT)
+    tensors["text_proj_out.bias"][3] = np.inf
+    found = plan(MMDIT, tensors)
+    found.read("mmdit.text_out.kernel", None, FLOAT32)
+    assert caplog.records == []
+    found.read("mmdit.text_out.bias", None, FLOAT32)
+    (record,) = caplog.records
+    assert "text_proj_out.bias" in record.getMessage() and record.levelname == "WARNING"
+
+
+def test_leaves_are_bfloat16_where_the_whole_source_is_and_as_chosen_where_that_is_given():
+    half = {key: value.astype(jnp.bfloat16) for key, value in source(MMDIT).items()}
+    mixed = half | {"text_proj_out.bias": half["text_proj_out.bias"].astype(np.float32)}
+    assert plan(MMDIT, half).dtype("mmdit", None) == jnp.bfloat16
+    assert plan(MMDIT, mixed).dtype("mmdit", None) == FLOAT32
+    assert plan(MMDIT, half).dtype("mmdit", "float32") == FLOAT32
+    read = plan(MMDIT, half).read("mmdit.text_out.bias", None, jnp.dtype(jnp.bfloat16))
+    np.testing.assert_array_equal(read, half["text_proj_out.bias"])
