@@ -48,6 +48,7 @@ TESTS = {
     "models/activations.py": (f"{MODELS}/test_t5_encoder.py", *LAYERS, f"{PARITY}/test_t5.py"),
     "models/attention.py": (
         f"{MODELS}/test_attention.py",
+        f"{MODELS}/test_attention_kernels.py",
         *LAYERS,
         f"{MODELS}/test_t5_encoder.py",
         *MANY_DEVICES[:1],
