@@ -1,4 +1,4 @@
-"""Every field of the config is read by somebody: a setting that does nothing is a lie."""
+"""The program reads every field of the config: a setting that does nothing misleads."""
 
 import ast
 import dataclasses
@@ -15,13 +15,13 @@ def config_classes() -> list[type]:
 
 
 def reading_files() -> list[Path]:
-    """The program; neither config/, which checks its own fields, nor demos and tests."""
+    """The program without config/, which reads its own fields to check them; demos and tests do not count."""
     files = [*sorted((ROOT / "dualdiff_jax").rglob("*.py")), ROOT / "main.py"]
     return [file for file in files if Path(config.__file__).parent not in file.parents]
 
 
 def reads(sources: Iterable[str]) -> set[tuple[str, str]]:
-    """(what it is read of, field) of every attribute that is read; of x.a.b, ("a", "b"), and of x.b, ("x", "b")."""
+    """(owner, field) of every attribute that the sources read: ("a", "b") for x.a.b, and ("x", "b") for x.b."""
     found = set()
     for source in sources:
         for node in ast.walk(ast.parse(source)):
@@ -42,10 +42,10 @@ def owners(classes: Iterable[type]) -> dict[str, set[type]]:
 
 
 def unread(classes: list[type], sources: Iterable[str]) -> list[str]:
-    """``Class.field`` of each that nothing reads.
+    """``Class.field`` of each field that no source reads.
 
-    A name that several classes have is read of the section that one of them is (``config.t5.width``), or of a
-    variable that could be any of them (``config.width``); the name of another section does not count.
+    A read counts for a class if the owner is the section that holds the class (``config.t5.width``), or a variable
+    that could hold any class (``config.width``); a read from another class's section does not count.
     """
     found, by_name = reads(sources), owners(classes)
     sections = {}
@@ -56,7 +56,7 @@ def unread(classes: list[type], sources: Iterable[str]) -> list[str]:
     missing = []
     for name, having in by_name.items():
         for cls in having:
-            is_read = any(attribute == name and sections.get(of, cls) is cls for of, attribute in found)
+            is_read = any(attribute == name and sections.get(owner, cls) is cls for owner, attribute in found)
             missing += [] if is_read else [f"{cls.__name__}.{name}"]
     return sorted(missing)
 
@@ -65,7 +65,7 @@ def test_every_field_of_every_section_is_read():
     assert unread(config_classes(), [file.read_text(encoding="utf-8") for file in reading_files()]) == []
 
 
-def test_all_sections_and_files_were_looked_at():
+def test_the_search_covers_sections_and_files():
     names = {cls.__name__ for cls in config_classes()}
     assert {"RunConfig", "ModelConfig", "MMDiTConfig", "TrainConfig", "SourceConfig", "MeshConfig"} <= names
     assert {"step.py", "loop.py", "mmdit.py", "main.py", "train.py"} <= {file.name for file in reading_files()}
@@ -83,7 +83,7 @@ class Paper:
     brush: Brush
 
 
-def test_a_field_that_nobody_reads_is_found():
+def test_a_field_that_nothing_reads_is_found():
     assert unread([Brush, Paper], ["config.brush.width + config.width"]) == ["Brush.colour"]
     assert unread([Brush, Paper], ["config.brush.colour", "config.width"]) == []
 
@@ -92,5 +92,5 @@ def test_writing_a_field_is_not_reading_it():
     assert unread([Brush, Paper], ["config.brush.colour = 'red'", "config.width"]) == ["Brush.colour"]
 
 
-def test_the_same_name_in_another_section_does_not_count():
+def test_a_read_of_the_same_name_in_another_section_does_not_count():
     assert unread([Brush, Paper], ["config.brush.width", "config.brush.colour"]) == ["Paper.width"]

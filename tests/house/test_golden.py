@@ -1,7 +1,7 @@
-"""The resolved form of each config is written down, so that a changed default shows in review.
+"""A golden file holds the resolved form of each config, so that a changed default shows in review.
 
     python -m tests.house.test_golden
-writes it anew.
+writes all golden files anew.
 """
 
 import importlib.util
@@ -34,8 +34,8 @@ def as_json(config: RunConfig) -> str:
 
 
 def mismatch(config: RunConfig, golden: Path) -> str:
-    """What differs, and what to do about it; "" where nothing does."""
-    advice = "if that is meant, run python -m tests.house.test_golden and commit what it writes"
+    """The differences and what to do about them; "" if there are none."""
+    advice = "if you mean it, run python -m tests.house.test_golden and commit what it writes"
     if not golden.exists():
         return f"{golden.name} is missing; {advice}"
     text = golden.read_text(encoding="utf-8")
@@ -44,7 +44,7 @@ def mismatch(config: RunConfig, golden: Path) -> str:
     old = json.loads(text)
     try:
         lines = list(differences(resolve(old), config))
-    except ValueError as error:  # a field went, or got other bounds
+    except ValueError as error:  # a field is gone, or has other bounds
         lines = [str(error)]
     return "\n  ".join([f"{golden.name} differs; {advice}", *lines])
 
@@ -60,20 +60,20 @@ def test_every_golden_file_has_its_config():
     assert set(GOLDEN.rglob("*.json")) == {golden_file(config) for config in CONFIGS}
 
 
-def test_a_changed_value_a_lost_field_and_a_missing_file_are_told(tmp_path):
+def test_a_changed_value_a_lost_field_and_a_missing_file_are_reported(tmp_path):
     config = resolved(CONFIGS[0])
     golden = tmp_path / "some.json"
     assert "some.json is missing" in mismatch(config, golden)
     golden.write_text(as_json(config), encoding="utf-8")
     assert mismatch(config, golden) == ""
-    for section, name, value, told in (
+    for section, name, value, message in (
         ("optimizer", "beta2", 0.5, "optimizer.beta2: 0.5 -> 0.999"),
         ("train", "epochs", 3, "train.epochs: no such field"),
     ):
         old = to_dict(config)
         old[section][name] = value
         golden.write_text(json.dumps(old, indent=2) + "\n", encoding="utf-8")
-        assert told in mismatch(config, golden) and "python -m tests.house.test_golden" in mismatch(config, golden)
+        assert message in mismatch(config, golden) and "python -m tests.house.test_golden" in mismatch(config, golden)
     old = to_dict(config)
     del old["optimizer"]["beta2"]
     golden.write_text(json.dumps(old, indent=2) + "\n", encoding="utf-8")
