@@ -55,7 +55,7 @@ def choose(found: dict[str, list[Mutant]], count: int, seed: int) -> list[Mutant
     others = [mutant for rows in by_line.values() for mutant in rows[2:]]
     rng.shuffle(first)
     rng.shuffle(others)
-    return sorted((first + others)[:count], key=lambda mutant: (mutant.file, mutant.start))
+    return (first + others)[:count]
 
 
 def read_explained(file: Path = EXPLAINED) -> list[dict[str, str]]:

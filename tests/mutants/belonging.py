@@ -14,7 +14,13 @@ JOINT = (
 WHOLE_MODEL = (f"{MODELS}/test_mmdit.py", f"{MODELS}/test_bundle.py", f"{PARITY}/test_mmdit.py")
 LAYERS = (f"{MODELS}/test_blocks.py", *WHOLE_MODEL)
 MANY_DEVICES = ("tests/multidevice/test_layouts.py", "tests/multidevice/test_fsdp.py")
-SHARDING = (f"{UNIT}/test_sharding.py", f"{MODELS}/test_bundle.py", *MANY_DEVICES)
+SHARDING = (
+    f"{UNIT}/test_sharding.py",
+    f"{UNIT}/test_sharding_rules.py",
+    "tests/house/test_placements.py",
+    f"{MODELS}/test_bundle.py",
+    *MANY_DEVICES,
+)
 UPDATES = (f"{TRAINING}/test_training.py", f"{TRAINING}/test_trainable.py", f"{PARITY}/test_learning.py")
 STREAMS = (
     f"{DATA}/test_mixture_order.py",
@@ -73,6 +79,7 @@ TESTS = {
     ),
     "models/mmdit.py": WHOLE_MODEL,
     "models/norms.py": (
+        f"{MODELS}/test_norms.py",
         *LAYERS,
         f"{MODELS}/test_t5_encoder.py",
         f"{MODELS}/test_autoencoder.py",
@@ -124,6 +131,7 @@ TESTS = {
     "sharding/placement.py": SHARDING,
     "sharding/rules.py": SHARDING,
     "weights.py": (
+        f"{UNIT}/test_model_folder.py",
         f"{UNIT}/pipeline/test_pipeline.py",
         f"{CONVERT}/test_writing.py",
         f"{CONVERT}/test_components.py",
