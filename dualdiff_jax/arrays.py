@@ -1,7 +1,7 @@
-"""Names of the array kinds that cross floors, with their shapes.
+"""Names of the kinds of arrays that rooms exchange, with their shapes.
 
-Letters: b batch, h height, w width, c channels, l text length, d model width, v vocabulary.
-Everything is channels last. ``t`` is the clock of both modalities: 0 is data, 1 is noise or all mask.
+Letters: b batch, h height, w width, c channels, l text length, d width, v vocabulary. Images and latents are channels
+last. ``t`` is the clock of both modalities: 0 is data, 1 is noise or all mask.
 """
 
 from typing import NamedTuple, Protocol, TypeAlias
@@ -19,11 +19,13 @@ Weights: TypeAlias = dict[str, jax.Array]  # leaf name, dotted -> array
 
 
 class DenoiserOutput(NamedTuple):
-    """What the two streams of the model predict.
+    """Predictions of the model's two streams.
 
-    velocity: (b, h, w, c), noise minus clean latents, in fp32.
-    logits: (b, l, v), unnormalised scores of the clean token at each position, in the compute dtype.
     A caller that uses one of them pays for that one only: inside ``jit`` the other is dead code.
+
+    Attributes:
+        velocity: (b, h, w, c), noise minus clean latents, in fp32; None in a text-only pass.
+        logits: (b, l, v), unnormalised scores of the clean token at each position, in the compute dtype.
     """
 
     velocity: Latents | None
@@ -31,13 +33,22 @@ class DenoiserOutput(NamedTuple):
 
 
 class Denoiser(Protocol):
-    """The model as an objective sees it: the frozen text encoder is already inside."""
+    """The model as objectives and samplers see it; the frozen text encoder is inside."""
 
     def __call__(self, latents: Latents | None, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
-        """latents (b, h, w, c), or None for text alone; timestep (b,) in [0, 1000]; token_ids (b, l)."""
+        """Encodes the text, then denoises.
+
+        Args:
+            latents: (b, h, w, c), or None for a text-only pass.
+            timestep: (b,) in [0, 1000], or (1,) for all examples.
+            token_ids: (b, l).
+        """
+        ...
 
     def encode_text(self, token_ids: TokenIds) -> TextEmbeddings:
-        """The encoder alone; like ``denoise`` called only where text embeddings are given in place of token ids."""
+        """The text encoder alone: (b, l) -> (b, l, d). Unused where batches hold text embeddings."""
+        ...
 
-    def denoise(self, latents: Latents | None, timestep: PerExample, text: TextEmbeddings) -> DenoiserOutput:
-        """What follows the encoder."""
+    def denoise(self, latents: Latents | None, timestep: PerExample, text_embeddings: TextEmbeddings) -> DenoiserOutput:
+        """All that follows the text encoder; ``text_embeddings`` (b, l, d), otherwise as ``__call__``."""
+        ...

@@ -1,7 +1,7 @@
-"""What a device can do, each chip's facts once: for MFU while a run trains, and for plans of chips that are not here.
+"""The facts of each chip, once: for the MFU of a training run, and for plans on chips that are not here.
 
-Figures are the vendors' data sheets': dense bfloat16 operations, memory and its bandwidth of one device, and what
-one device sends to its neighbours inside a slice or node, and to other nodes. Of a TPU's memory it is what the
+The figures are from the vendors' data sheets, for one device: dense bfloat16 operations, memory, memory bandwidth,
+and the bandwidth to devices of the same slice or node and to other nodes. The memory of a TPU is the part that its
 compiler leaves to a program.
 """
 
@@ -12,7 +12,7 @@ GIB = 1 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """Bytes a second that one device sends."""
+    """Bytes per second that one device sends."""
 
     within: float  # to the devices of the same slice or node
     across: float  # to other nodes
@@ -20,18 +20,18 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device."""
+    """Facts of one device."""
 
-    name: str  # as reports say it
-    kinds: tuple[str, ...]  # how its ``jax.Device.device_kind`` begins
-    platform: str  # ``gpu`` or ``tpu``: attention kernels and compiler flags are chosen by it
-    flops: float  # dense bfloat16 operations a second
-    memory: int = 0  # bytes; 0 where no plan can be made for it
-    bandwidth: float = 0.0  # bytes a second
+    name: str  # in reports
+    kinds: tuple[str, ...]  # prefixes of its ``jax.Device.device_kind``
+    platform: str  # ``gpu`` or ``tpu``, which decides attention kernels and compiler flags
+    flops: float  # dense bfloat16 operations per second
+    memory: int = 0  # bytes; 0 if the project makes no plans for this chip
+    bandwidth: float = 0.0  # bytes per second
     network: Network = Network(0.0, 0.0)
 
 
-# By the name that a topology begins with. Those with memory can be planned for.
+# By the first part of a topology's name. Plans can be made for chips with memory.
 CHIPS = {
     "v4": Chip("TPU v4", ("TPU v4",), "tpu", 275e12, int(30.75 * GIB), 1.23e12, Network(3.0e11, 6.25e9)),
     "v5e": Chip(
@@ -48,6 +48,6 @@ CHIPS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bfloat16 operations a second of a ``jax.Device.device_kind``; None where it is not known."""
+    """Dense bfloat16 operations per second of a ``jax.Device.device_kind``; None for an unknown device."""
     found = [(len(kind), chip.flops) for chip in CHIPS.values() for kind in chip.kinds if device_kind.startswith(kind)]
-    return max(found)[1] if found else None  # the longest: "TPU v5 lite" is no "TPU v5"
+    return max(found)[1] if found else None  # the longest prefix: "TPU v5" is also one of "TPU v5 lite"

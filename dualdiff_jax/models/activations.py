@@ -1,13 +1,14 @@
-"""Pointwise functions in fp32, returned in x's dtype: in bfloat16 each step inside them would round once more."""
+"""Pointwise functions, computed in fp32 and returned in x's dtype: bfloat16 would round at each step inside them."""
 
 import jax
 import jax.numpy as jnp
 
 
 def silu(x: jax.Array) -> jax.Array:
+    """x sigmoid(x)."""
     return jax.nn.silu(x.astype(jnp.float32)).astype(x.dtype)
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The tanh approximation (arXiv 1606.08415), as T5 v1.1 and SD3 have it."""
+    """The tanh approximation of GELU (arXiv 1606.08415), as in T5 v1.1 and SD3."""
     return jax.nn.gelu(x.astype(jnp.float32), approximate=True).astype(x.dtype)

@@ -1,10 +1,11 @@
-"""Scaled dot-product attention over a whole sequence, unmasked: one door, three kernels.
+"""Scaled dot-product attention over a whole sequence, without a mask, in three implementations.
 
-``xla``     einsums, anywhere
+``xla``     einsums, on any platform
 ``cudnn``   cuDNN's fused attention on NVIDIA GPUs (half precision)
 ``splash``  Pallas' block attention on TPUs
-The kernels run under ``shard_map``: batch over data and fsdp, heads over tensor, queries over context, where
+The two kernels run under ``shard_map``: batch over data and fsdp, heads over tensor, queries over context, where
 each device gathers the keys and values of the whole sequence.
+Letters of shapes: b batch, q queries, s keys (both run over the joint sequence), h heads, k head dim.
 """
 
 import functools
@@ -17,9 +18,9 @@ from jax.sharding import PartitionSpec
 
 from dualdiff_jax.sharding import ACTIVATIONS, fitting_spec
 
-SAVED = "attention_out"  # what a remat policy knows the result by
-SPLASH_BLOCK = 128  # a sequence is padded to a multiple
-SPLASH_BLOCKS = (640, 512, 384, 256, 128)  # the largest that divides is taken
+SAVED = "attention_out"  # the name by which a remat policy saves the result
+SPLASH_BLOCK = 128  # a sequence is padded to a multiple of this
+SPLASH_BLOCKS = (640, 512, 384, 256, 128)  # block sizes; the largest that divides the padded length is used
 
 Kernel = Callable[[jax.Array, jax.Array, jax.Array, float], jax.Array]
 
@@ -29,26 +30,57 @@ def attention(
 ) -> jax.Array:
     """softmax(scale * q k + bias) v, with the softmax in fp32.
 
-    q, k, v: (b, s, h, k); bias, where given, broadcasts to (b, h, s, s) and needs the kernel ``xla``. Returns
-    (b, s, h, k) in q's dtype. No mask: padding tokens are ordinary tokens everywhere in this model.
+    No token is masked: padding tokens are ordinary tokens everywhere in this model.
+
+    Args:
+        q: (b, q, h, k).
+        k: (b, s, h, k).
+        v: (b, s, h, k).
+        scale: Factor of the scores.
+        bias: Broadcasts to (b, h, q, s); only ``xla`` takes one.
+        kernel: ``xla`` or a name in ``KERNELS``.
+
+    Returns:
+        (b, q, h, k) in q's dtype.
+
+    Raises:
+        ValueError: The kernel is unknown, or takes no bias.
     """
     with jax.named_scope("attention"):
         if kernel == "xla":
             out = _xla(q, k, v, scale, bias)
-        elif bias is None:
-            out = _sharded(KERNELS[kernel], q, k, v, scale)
-        else:
+        elif kernel not in KERNELS:
+            raise ValueError(f"attention kernel {kernel!r} is none of xla, {', '.join(KERNELS)}")
+        elif bias is not None:
             raise ValueError(f"attention kernel {kernel!r} takes no bias")
+        else:
+            out = _sharded(KERNELS[kernel], q, k, v, scale)
         return checkpoint_name(out, SAVED)
 
 
+# Platform -> the kernel that ``auto`` chooses there for a compute dtype; cuDNN's needs half precision. Others use xla.
+AUTO: dict[str, Callable[[str], str]] = {
+    "gpu": lambda dtype: "xla" if dtype == "float32" else "cudnn",
+    "tpu": lambda dtype: "splash",
+}
+
+
 def choose_kernel(wanted: str, platform: str, dtype: str) -> str:
-    """The kernel that ``auto`` means on a platform (``cpu``, ``gpu``, ``tpu``); any other name is taken as it is."""
-    if wanted != "auto":
-        return wanted
-    if platform == "gpu" and dtype != "float32":
-        return "cudnn"
-    return "splash" if platform == "tpu" else "xla"
+    """The kernel that a config's ``attention`` means on a platform.
+
+    Args:
+        wanted: ``auto``, or the name of a kernel, which is kept.
+        platform: ``cpu``, ``gpu`` or ``tpu``.
+        dtype: What the model computes in.
+
+    Raises:
+        ValueError: The kernel is unknown.
+    """
+    if wanted == "auto":
+        return AUTO[platform](dtype) if platform in AUTO else "xla"
+    if wanted != "xla" and wanted not in KERNELS:
+        raise ValueError(f"attention kernel {wanted!r} is none of auto, xla, {', '.join(KERNELS)}")
+    return wanted
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, bias: jax.Array | None) -> jax.Array:
@@ -64,17 +96,17 @@ def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
 
 
 def splash_blocks(length: int) -> tuple[int, int]:
-    """(the length that a sequence is padded to, the size of the blocks that it is cut into)."""
+    """(the length that a sequence of ``length`` tokens is padded to, the size of its blocks)."""
     padded = -(-length // SPLASH_BLOCK) * SPLASH_BLOCK
     return padded, next(block for block in SPLASH_BLOCKS if padded % block == 0)
 
 
 def _splash(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, interpret: bool = False) -> jax.Array:
-    """Sequences are padded to whole blocks; the padding is another segment, which real queries do not see."""
+    """Pads both sequences to whole blocks. The padding is a segment of its own, which real queries do not attend to."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
-    length, total = q.shape[1], k.shape[1]
-    (padded_q, block_q), (padded_k, block_k) = splash_blocks(length), splash_blocks(total)
+    queries, keys = q.shape[1], k.shape[1]
+    (padded_q, block_q), (padded_k, block_k) = splash_blocks(queries), splash_blocks(keys)
     blocks = splash_attention_kernel.BlockSizes(
         block_q=block_q,
         block_kv=block_k,
@@ -94,14 +126,14 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, interpret: b
         interpret=interpret,
     )
     segments = splash_attention_kernel.SegmentIds(
-        (jnp.arange(padded_q) >= length).astype(jnp.int32), (jnp.arange(padded_k) >= total).astype(jnp.int32)
+        (jnp.arange(padded_q) >= queries).astype(jnp.int32), (jnp.arange(padded_k) >= keys).astype(jnp.int32)
     )
     q, k, v = (
         jnp.pad(x, ((0, 0), (0, size - x.shape[1]), (0, 0), (0, 0))).transpose(0, 2, 1, 3)
         for x, size in ((q * scale, padded_q), (k, padded_k), (v, padded_k))
     )
-    out = jax.vmap(run, in_axes=(0, 0, 0, None))(q, k, v, segments)
-    return out.transpose(0, 2, 1, 3)[:, :length]
+    out = jnp.asarray(jax.vmap(run, in_axes=(0, 0, 0, None))(q, k, v, segments))
+    return out.transpose(0, 2, 1, 3)[:, :queries]
 
 
 KERNELS: dict[str, Kernel] = {
@@ -112,7 +144,7 @@ KERNELS: dict[str, Kernel] = {
 
 
 def _sharded(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
-    """The kernel on each device's part, over the mesh that is in force; without one, on the whole."""
+    """Runs the kernel on each device's part over the mesh in force; without a mesh, on whole arrays."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return kernel(q, k, v, scale)

@@ -7,6 +7,7 @@ residual blocks, each level at half the side of the one before, and one attentio
 (3)  images = ConvDecoder(latents / scale + shift)
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import jax
@@ -25,32 +26,44 @@ LOG_VARIANCE = (-30.0, 20.0)
 
 
 class Autoencoder(Protocol):
-    """What the rest of the project knows of an autoencoder; ``downscale`` is pixels per latent side."""
+    """What the rest of the project knows of an autoencoder.
+
+    Attributes:
+        downscale: Pixels per latent, along each side.
+    """
 
     downscale: int
 
     def encode(self, images: Images, rng: Key | None = None) -> Latents:
-        """(b, h, w, 3) in [-1, 1] -> (b, h', w', c) fp32.
+        """Latents of images.
 
-        Without ``rng`` the posterior's mode; else a sample, by one key or by (b,) keys, one an example.
+        Args:
+            images: (b, h, w, 3) in [-1, 1].
+            rng: One key, or (b,) keys, one for each example, to sample the posterior; None gives its mode.
+
+        Returns:
+            (b, h', w', c) fp32.
         """
+        ...
 
     def decode(self, latents: Latents) -> Images:
         """(b, h', w', c) -> (b, h, w, 3) fp32, nominally in [-1, 1], not clipped."""
+        ...
 
 
 class IdentityAutoencoder(nnx.Module):
-    """Pixels are the latents: RGB as it is, or its mean as one grey channel. For small images."""
+    """Pixels are the latents: RGB unchanged, or its mean as one grey channel. For small images."""
 
     def __init__(self, config: AutoencoderConfig):
         self.channels, self.downscale = config.channels, config.downscale
 
     def encode(self, images: Images, rng: Key | None = None) -> Latents:
-        """The posterior is a point: ``rng`` changes nothing."""
+        """(b, h, w, 3) -> (b, h, w, c). The posterior is a point, so ``rng`` changes nothing."""
         del rng
         return images if self.channels == 3 else images.mean(axis=-1, keepdims=True)
 
     def decode(self, latents: Latents) -> Images:
+        """(b, h, w, c) -> (b, h, w, 3)."""
         return latents if self.channels == 3 else jnp.repeat(latents, 3, axis=-1)
 
 
@@ -72,7 +85,7 @@ class ResidualBlock(nnx.Module):
 
 
 class PixelAttention(nnx.Module):
-    """x + Out(attention of all pixels over all pixels), one head as wide as the channels."""
+    """x + Out(attention of all pixels over all pixels), with one head as wide as the channels."""
 
     def __init__(self, width: int, groups: int, *, rngs: nnx.Rngs):
         self.group_norm = GroupNorm(width, groups)
@@ -87,7 +100,7 @@ class PixelAttention(nnx.Module):
 
 
 class Middle(nnx.Module):
-    """Residual block, attention, residual block at the smallest side."""
+    """Residual block, attention, residual block, at the smallest side."""
 
     def __init__(self, width: int, groups: int, *, rngs: nnx.Rngs):
         self.first = ResidualBlock(width, width, groups, rngs=rngs)
@@ -98,28 +111,35 @@ class Middle(nnx.Module):
         return self.second(self.attention(self.first(x)))
 
 
+# Change of side -> how often pixels are repeated, then stride and padding of a convolution.
+RESAMPLING: dict[str | None, tuple[int, int, tuple[int, int]]] = {
+    "down": (1, 2, (0, 1)),
+    "up": (2, 1, (1, 1)),
+    None: (1, 1, (1, 1)),
+}
+
+
 class Level(nnx.Module):
-    """Residual blocks of one width, then the change of side: ``down`` halves, ``up`` doubles, None keeps it."""
+    """Residual blocks of one width, then a change of side: ``down`` halves it, ``up`` doubles it, None keeps it."""
 
     def __init__(
         self, inputs: int, width: int, depth: int, groups: int, *, resample: str | None = None, rngs: nnx.Rngs
     ):
         widths = [inputs] + [width] * depth
         self.blocks = nnx.List(ResidualBlock(a, b, groups, rngs=rngs) for a, b in zip(widths, widths[1:], strict=False))
-        self.is_up = resample == "up"
-        down = dict(stride=2, padding=(0, 1)) if resample == "down" else {}
-        self.resample = Convolution(width, width, **down, rngs=rngs) if resample else None
+        self.repeats, stride, padding = RESAMPLING[resample]
+        self.resample = Convolution(width, width, stride=stride, padding=padding, rngs=rngs) if resample else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for block in self.blocks:
             x = block(x)
-        if self.is_up:
-            x = x.repeat(2, axis=1).repeat(2, axis=2)
+        if self.repeats > 1:
+            x = x.repeat(self.repeats, axis=1).repeat(self.repeats, axis=2)
         return x if self.resample is None else self.resample(x)
 
 
 class ConvEncoder(nnx.Module):
-    """(b, h, w, 3) -> moments (b, h', w', 2 c): mean, then log-variance."""
+    """(b, h, w, 3) -> (b, h', w', 2c), the posterior's moments: means, then log-variances."""
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs):
         widths, groups = config.level_widths, config.norm_groups
@@ -175,7 +195,7 @@ class ConvDecoder(nnx.Module):
 
 
 class KLAutoencoder(nnx.Module):
-    """Equations (1)-(3). Parameters are fp32; it computes in ``dtype`` and answers in fp32."""
+    """Equations (1)-(3). Parameters are fp32; it computes in ``dtype`` and returns fp32."""
 
     def __init__(self, config: AutoencoderConfig, *, dtype: str, rngs: nnx.Rngs):
         self.shift, self.scale, self.dtype = config.shift, config.scale, jnp.dtype(dtype)
@@ -184,9 +204,16 @@ class KLAutoencoder(nnx.Module):
         self.decoder = ConvDecoder(config, rngs=rngs)
 
     def posterior(self, images: Images) -> tuple[Latents, Latents]:
-        """(b, h, w, 3) in [-1, 1] -> mean and log-variance (b, h', w', c) fp32, before shift and scale. Equation (1).
+        """The posterior of images, before shift and scale. Equation (1).
 
-        Raises ``ValueError`` where a side is not a multiple of ``downscale``.
+        Args:
+            images: (b, h, w, 3) in [-1, 1].
+
+        Returns:
+            Mean and log-variance, both (b, h', w', c) fp32.
+
+        Raises:
+            ValueError: A side is not a multiple of ``downscale``.
         """
         height, width = images.shape[1:3]
         if height % self.downscale or width % self.downscale:
@@ -197,16 +224,26 @@ class KLAutoencoder(nnx.Module):
         return mean, jnp.clip(log_variance, *LOG_VARIANCE)
 
     def sample(self, mean: Latents, log_variance: Latents, rng: Key | None) -> Latents:
-        """Equation (2); without ``rng`` the mode."""
+        """Equation (2).
+
+        Args:
+            mean: (b, h', w', c).
+            log_variance: (b, h', w', c).
+            rng: One key, or (b,) keys, one for each example; None gives the mode.
+
+        Returns:
+            (b, h', w', c) fp32.
+        """
         if rng is not None:
             mean = mean + jnp.exp(0.5 * log_variance) * _noise(rng, mean.shape)
         return (mean - self.shift) * self.scale
 
     def encode(self, images: Images, rng: Key | None = None) -> Latents:
+        """Equations (1) and (2); see ``Autoencoder.encode``."""
         return self.sample(*self.posterior(images), rng)
 
     def decode(self, latents: Latents) -> Images:
-        """Equation (3)."""
+        """Equation (3); see ``Autoencoder.decode``."""
         with jax.named_scope("autoencoder"):
             return self.decoder((latents / self.scale + self.shift).astype(self.dtype)).astype(jnp.float32)
 
@@ -217,7 +254,23 @@ def _noise(rng: Key, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.normal(rng, shape)
 
 
+KINDS: dict[str, Callable[[AutoencoderConfig, str, nnx.Rngs], Autoencoder]] = {
+    "identity": lambda config, dtype, rngs: IdentityAutoencoder(config),
+    "kl": lambda config, dtype, rngs: KLAutoencoder(config, dtype=dtype, rngs=rngs),
+}
+
+
 def build_autoencoder(config: AutoencoderConfig, *, dtype: str, rngs: nnx.Rngs) -> Autoencoder:
-    if config.kind == "identity":
-        return IdentityAutoencoder(config)
-    return KLAutoencoder(config, dtype=dtype, rngs=rngs)
+    """The autoencoder that ``config.kind`` names.
+
+    Args:
+        config: Its kind and sizes.
+        dtype: What it computes in.
+        rngs: Draws the initial weights.
+
+    Raises:
+        ValueError: The kind is unknown.
+    """
+    if config.kind not in KINDS:
+        raise ValueError(f"autoencoder kind {config.kind!r} is none of {', '.join(KINDS)}")
+    return KINDS[config.kind](config, dtype, rngs)

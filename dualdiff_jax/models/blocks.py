@@ -1,6 +1,6 @@
 """The joint block: two residual streams with weights of their own and one attention (arXiv 2403.03206, figure 2b).
 
-With c the timestep's conditioning and LN a LayerNorm without scale and bias, each stream does
+With c the timestep's conditioning and LN a LayerNorm without scale and bias, each stream x computes
 (1)  shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = Linear(c)
 (2)  x <- x + gate_a * Out(Attention(QKV(LN(x) (1 + scale_a) + shift_a)))    over [image, text] together
 (3)  x <- x + gate_m * MLP(LN(x) (1 + scale_m) + shift_m),   MLP = Linear, tanh-GELU, Linear
@@ -35,7 +35,13 @@ class Stream(nnx.Module):
 
 
 class JointBlock(nnx.Module):
-    """(image stream, text stream) -> the same, after one attention over both. Equations (1)-(3)."""
+    """One block of the MMDiT. Equations (1)-(3).
+
+    Args:
+        config: Sizes.
+        kernel: The attention kernel (``models/attention.py``).
+        rngs: Draws the initial weights. A new block is the identity: its modulation is zero, and so are its gates.
+    """
 
     def __init__(self, config: MMDiTConfig, *, kernel: str = "xla", rngs: nnx.Rngs):
         self.kernel = kernel
@@ -43,23 +49,31 @@ class JointBlock(nnx.Module):
         self.text = Stream(config, rngs=rngs)
         self.scale = (config.width // config.heads) ** -0.5
 
-    def __call__(self, image: jax.Array, text: jax.Array, conditioning: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """image (b, i, d), text (b, l, d), conditioning (b, d)."""
-        streams, inputs = (self.image, self.text), (image, text)
+    def __call__(
+        self, image_stream: jax.Array, text_stream: jax.Array, conditioning: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Both streams after the block.
+
+        Args:
+            image_stream: (b, i, d).
+            text_stream: (b, l, d).
+            conditioning: (b, d), or (1, d) for all examples.
+        """
+        weights, streams = (self.image, self.text), (image_stream, text_stream)
         with jax.named_scope("modulation"):
-            vectors = [jnp.unstack(stream.modulation(conditioning), axis=1) for stream in streams]
+            vectors = [jnp.unstack(stream.modulation(conditioning), axis=1) for stream in weights]
         with jax.named_scope("qkv"):
             qkv = [
                 constrain(stream.qkv(modulate(x, shift, scale)), "qkv")
-                for stream, x, (shift, scale, *_) in zip(streams, inputs, vectors, strict=True)
+                for stream, x, (shift, scale, *_) in zip(weights, streams, vectors, strict=True)
             ]
         q, k, v = jnp.unstack(jnp.concatenate(qkv, axis=1), axis=2)
-        attended = jnp.split(attention(q, k, v, scale=self.scale, kernel=self.kernel), [image.shape[1]], axis=1)
+        attended = attention(q, k, v, scale=self.scale, kernel=self.kernel)
         out = []
-        for stream, x, a, (_, _, gate_a, shift_m, scale_m, gate_m) in zip(
-            streams, inputs, attended, vectors, strict=True
+        for stream, x, attention_part, (_, _, gate_a, shift_m, scale_m, gate_m) in zip(
+            weights, streams, jnp.split(attended, [image_stream.shape[1]], axis=1), vectors, strict=True
         ):
-            x = x + gate_a[:, None] * stream.attention_out(a)
+            x = x + gate_a[:, None] * stream.attention_out(attention_part)
             with jax.named_scope("mlp"):
                 hidden = constrain(stream.mlp_in(modulate(x, shift_m, scale_m)), "mlp")
                 y = stream.mlp_out(gelu(hidden))

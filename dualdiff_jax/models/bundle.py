@@ -1,8 +1,7 @@
 """The three networks as one, and its weights as one flat dict of named arrays.
 
-A leaf's name is its path in the module tree, dotted: ``mmdit.blocks.image.qkv.kernel``. Everything else
-about a leaf (shape, dtype, logical axes, whether it can be trained) is read off the modules, where it is
-declared once.
+The modules declare each leaf once. Its name is its path in the module tree (``models/leaves.py``); its shape, dtype,
+logical axes and whether it can be trained are read from the modules.
 """
 
 import fnmatch
@@ -36,10 +35,17 @@ NO_MESH = AbstractMesh((), ())
 
 
 class DualDiffusionModel(nnx.Module):
-    """MMDiT, T5 encoder and autoencoder, or those of them that ``networks`` names."""
+    """The MMDiT, T5's encoder and the autoencoder; a ``Denoiser``.
+
+    Args:
+        config: Sizes and dtype.
+        networks: The names in ``NETWORKS`` of the networks that are built; using another raises ``UserError``. An
+            identity autoencoder, which has no weights, is always built.
+        rngs: Draws the initial weights.
+    """
 
     def __init__(self, config: ModelConfig, networks: Sequence[str] = NETWORKS, *, rngs: nnx.Rngs):
-        nnx.use_eager_sharding(False)  # in this thread too: names of dims are metadata, and need no mesh
+        nnx.use_eager_sharding(False)  # in this thread too: logical axes are metadata, and need no mesh
         dtype = config.compute_dtype
         if "autoencoder" in networks or config.autoencoder.kind == "identity":
             self.autoencoder = build_autoencoder(config.autoencoder, dtype=dtype, rngs=rngs)
@@ -67,18 +73,18 @@ class DualDiffusionModel(nnx.Module):
         """(b, l) -> (b, l, t5 width)."""
         return self.t5(token_ids)
 
-    def denoise(self, latents: Latents | None, timestep: PerExample, text: TextEmbeddings) -> DenoiserOutput:
-        """See ``MMDiT.__call__``."""
-        return self.mmdit(latents, timestep, text)
+    def denoise(self, latents: Latents | None, timestep: PerExample, text_embeddings: TextEmbeddings) -> DenoiserOutput:
+        """The MMDiT alone; see ``MMDiT.__call__``."""
+        return self.mmdit(latents, timestep, text_embeddings)
 
     def __call__(self, latents: Latents | None, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
-        """The denoiser of the objectives: T5, then the MMDiT."""
+        """T5, then the MMDiT; see ``Denoiser.__call__``."""
         return self.denoise(latents, timestep, self.encode_text(token_ids))
 
 
 @functools.lru_cache(maxsize=16)
 def _blueprint(config: ModelConfig, networks: tuple[str, ...] = NETWORKS) -> tuple[nnx.GraphDef, dict[str, LeafSpec]]:
-    with jax.sharding.use_abstract_mesh(NO_MESH):  # else flax takes the names of dims for mesh axes
+    with jax.sharding.use_abstract_mesh(NO_MESH):  # else flax takes logical axes for mesh axes
         graph, state = nnx.split(nnx.eval_shape(lambda: DualDiffusionModel(config, networks, rngs=nnx.Rngs(0))))
     specs = {}
     for path, variable in nnx.to_flat_state(state):
@@ -93,7 +99,7 @@ def _name(path: Sequence) -> str:
 
 
 def leaf_specs(config: ModelConfig, networks: Sequence[str] = NETWORKS) -> dict[str, LeafSpec]:
-    """Every leaf of the networks, by name."""
+    """Every leaf of ``networks``, by name, in the order of the module tree."""
     return {name: spec for name, spec in _blueprint(config)[1].items() if network_of(name) in networks}
 
 
@@ -130,7 +136,16 @@ def weight_shardings(config: ModelConfig, mesh: Mesh) -> dict[str, NamedSharding
 
 
 def init_weights(config: ModelConfig, mesh: Mesh, rng: Key) -> Weights:
-    """Fresh weights, each leaf made where it will live: none is ever whole on one device."""
+    """New weights of all networks. Each leaf is computed where it will live, so none is ever whole on one device.
+
+    Args:
+        config: The model's.
+        mesh: Where the weights will live, by the sharding rules in force.
+        rng: Decides every draw.
+
+    Raises:
+        UserError: A large leaf does not divide over ``mesh``.
+    """
 
     def build(rng: Key) -> Weights:
         model = DualDiffusionModel(config, rngs=nnx.Rngs(rng))
@@ -140,10 +155,12 @@ def init_weights(config: ModelConfig, mesh: Mesh, rng: Key) -> Weights:
 
 
 def bind(config: ModelConfig, weights: Weights, run_blocks: RunBlocks = scan_blocks) -> DualDiffusionModel:
-    """The model with these weights; cheap, and meant to be called inside ``jit``.
+    """The model with given weights. Cheap, and meant to be called inside ``jit``.
 
-    ``run_blocks`` is how the MMDiT's stack is run (``models/stack.py``). Whole networks may be missing; using one
-    of them is then a ``UserError``.
+    Args:
+        config: The model's.
+        weights: By leaf name; a whole network may be missing, and using it then raises ``UserError``.
+        run_blocks: How the MMDiT's stack is run (``models/stack.py``).
     """
     tree: dict = {}
     for name, value in weights.items():
@@ -161,7 +178,19 @@ def bind(config: ModelConfig, weights: Weights, run_blocks: RunBlocks = scan_blo
 
 
 def split_trainable(config: ModelConfig, weights: Mapping, patterns: Sequence[str]) -> tuple[dict, dict]:
-    """(trainable, frozen) parts of a dict by leaf name. Raises ``UserError`` for a pattern that names nothing."""
+    """Splits what belongs to the leaves into a trainable and a frozen part.
+
+    Args:
+        config: The model's.
+        weights: Anything by leaf name.
+        patterns: Of the names of trainable leaves, as ``fnmatch`` reads them. Constants are always frozen.
+
+    Returns:
+        The trainable and the frozen part of ``weights``.
+
+    Raises:
+        UserError: A pattern matches no leaf.
+    """
     specs = leaf_specs(config)
     for pattern in patterns:
         if not fnmatch.filter(specs, pattern):

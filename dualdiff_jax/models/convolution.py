@@ -1,4 +1,4 @@
-"""What an image network is built from: convolutions and group norms, channels last."""
+"""The convolution that the autoencoder is built from, channels last."""
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +6,17 @@ from flax import nnx
 
 
 class Convolution(nnx.Module):
-    """A ``size`` x ``size`` convolution with bias: (b, h, w, in) -> (b, h', w', out).
+    """A ``size`` x ``size`` convolution with bias: (b, h, w, inputs) -> (b, h', w', outputs).
 
-    ``padding`` is added before and after both sides. Parameters are fp32; it computes in x's dtype.
+    Parameters are fp32; it computes in x's dtype.
+
+    Args:
+        inputs: Channels of x.
+        outputs: Channels of the result.
+        size: Side of the kernel, in pixels.
+        stride: Of the kernel, in pixels.
+        padding: Rows of zeros above and below, and columns to the left and to the right.
+        rngs: Draws the kernel, with variance 1 / (size^2 inputs).
     """
 
     def __init__(

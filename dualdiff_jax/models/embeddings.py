@@ -1,9 +1,10 @@
-"""How time, place and pixels enter the MMDiT (arXiv 2403.03206, section 4; 2212.09748).
+"""How time, position and pixels enter the MMDiT (arXiv 2403.03206, section 4; 2212.09748).
 
 (1) timestep:  [cos(w_i tau), sin(w_i tau)], w_i = 10000^(-i/128), i < 128, tau in [0, 1000]
-(2) place:     the 2-D table P[y, x] = [sincos(x'), sincos(y')], x' = x * base / grid, of a square grid;
+(2) position:  the 2-D table P[y, x] = [sincos(x'), sincos(y')], x' = x * base / grid, of a square grid;
                an image of h x w tokens uses the h x w window in its centre
 (3) patches:   token (y, x) holds the p x p x c latents of its square, in the order (row, column, channel)
+Letters of shapes: b batch, h and w latents, p patch, c channels, d width.
 """
 
 import jax
@@ -15,7 +16,7 @@ from dualdiff_jax.arrays import Latents, PerExample
 from dualdiff_jax.models.activations import silu
 from dualdiff_jax.models.linear import Linear
 
-FREQUENCIES = 256  # channels of a timestep's sinusoids
+FREQUENCIES = 256  # sinusoids of a timestep: half cosines, half sines
 
 
 def timestep_sinusoids(timestep: PerExample) -> jax.Array:
@@ -27,7 +28,7 @@ def timestep_sinusoids(timestep: PerExample) -> jax.Array:
 
 
 class TimestepEmbedding(nnx.Module):
-    """Sinusoids through a two-layer SiLU network: (b,) -> (b, d)."""
+    """A two-layer SiLU network over the sinusoids: (b,) in [0, 1000] -> (b, d) in ``dtype``."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.hidden = Linear({"frequency": FREQUENCIES}, {"mlp": width}, rngs=rngs)
@@ -44,7 +45,16 @@ def _sincos(positions: np.ndarray, channels: int) -> np.ndarray:
 
 
 def position_table(grid: int, base: int, width: int) -> np.ndarray:
-    """(grid, grid, d) fp32. Equation (2): the first half of the channels is the column, the second the row."""
+    """The table of equation (2). The first half of the channels encodes the column, the second half the row.
+
+    Args:
+        grid: Side of the table, in tokens.
+        base: Grid steps that span one unit of the training resolution.
+        width: d, a multiple of 4.
+
+    Returns:
+        (grid, grid, d) fp32.
+    """
     steps = np.arange(grid, dtype=np.float32) / (grid / base)
     row, column = np.meshgrid(steps, steps, indexing="ij")
     table = np.concatenate([_sincos(column, width // 2), _sincos(row, width // 2)], axis=-1)
@@ -52,7 +62,19 @@ def position_table(grid: int, base: int, width: int) -> np.ndarray:
 
 
 def centre_crop(table: jax.Array, height: int, width: int) -> jax.Array:
-    """The (height, width) window in the middle of a square table, as (height * width, d)."""
+    """The window in the middle of a square table.
+
+    Args:
+        table: (grid, grid, d).
+        height: Of the window, in tokens.
+        width: Of the window, in tokens.
+
+    Returns:
+        (height * width, d).
+
+    Raises:
+        ValueError: The window is larger than the table.
+    """
     grid = table.shape[0]
     if height > grid or width > grid:
         raise ValueError(f"{height} x {width} tokens do not fit the {grid} x {grid} position table")
@@ -61,14 +83,24 @@ def centre_crop(table: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def patchify(latents: Latents, patch: int) -> jax.Array:
-    """(b, h, w, c) -> (b, h/p * w/p, p*p*c). Equation (3)."""
+    """(b, h, w, c) -> (b, h/p * w/p, p*p*c), with p = ``patch``, which divides h and w. Equation (3)."""
     b, h, w, c = latents.shape
     squares = latents.reshape(b, h // patch, patch, w // patch, patch, c)
     return squares.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // patch) * (w // patch), patch * patch * c)
 
 
 def unpatchify(tokens: jax.Array, height: int, width: int, patch: int) -> Latents:
-    """The inverse of ``patchify`` for latents of (height, width)."""
+    """The inverse of ``patchify``.
+
+    Args:
+        tokens: (b, height/p * width/p, p*p*c).
+        height: Of the latents.
+        width: Of the latents.
+        patch: p, which divides both.
+
+    Returns:
+        (b, height, width, c).
+    """
     rows, columns = height // patch, width // patch
     squares = tokens.reshape(tokens.shape[0], rows, columns, patch, patch, -1)
     return squares.transpose(0, 1, 3, 2, 4, 5).reshape(tokens.shape[0], height, width, -1)

@@ -1,7 +1,7 @@
-"""What is known of a weight before it exists: its name, shape, dtype, and what each of its dims is.
+"""The weights before they exist: the name, shape and dtype of each, and the logical axis of each dim.
 
-A leaf's name is its path in the module tree, dotted: ``mmdit.blocks.image.qkv.kernel``. ``models/linear.py`` lays a
-kernel out as inputs, then outputs; ``models/stack.py`` puts ``layers`` in front. Of the linear maps here only the one
+A leaf's name is its path in the module tree, dotted: ``mmdit.blocks.image.qkv.kernel``. The dims of a kernel are
+inputs, then outputs (``models/linear.py``), after ``layers`` in a stack (``models/stack.py``). Only the linear map
 after attention has two input dims, ``heads`` and ``head_dim``.
 """
 
@@ -22,20 +22,20 @@ class Constant(nnx.Variable):
 
 @dataclasses.dataclass(frozen=True)
 class LeafSpec:
-    """What is known of one array before it exists."""
+    """One array before it exists."""
 
     shape: tuple[int, ...]
     dtype: jnp.dtype
-    axes: tuple[str | None, ...]  # logical names, one a dim
+    axes: tuple[str | None, ...]  # one logical axis for each dim
     trainable: bool  # False for constants such as the position table
 
     def abstract(self, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        """The array that will be, laid out as ``sharding`` says."""
+        """The array that will exist, placed by ``sharding``."""
         return jax.ShapeDtypeStruct(self.shape, self.dtype, sharding=sharding)
 
 
 class KernelDims(NamedTuple):
-    """Numbers of the dims, in the kernel's order."""
+    """The dims of a kernel by role, each a tuple of dim numbers in ascending order."""
 
     stack: tuple[int, ...]
     inputs: tuple[int, ...]
@@ -58,17 +58,17 @@ def is_stacked(spec: LeafSpec) -> bool:
 
 
 def layers_of(spec: LeafSpec) -> tuple[int | None, ...]:
-    """The layers of a stacked leaf; ``(None,)`` of any other."""
+    """The indices of a stacked leaf's layers; ``(None,)`` for any other leaf."""
     return tuple(range(spec.shape[0])) if is_stacked(spec) else (None,)
 
 
 def layer_shape(spec: LeafSpec) -> tuple[int, ...]:
-    """The shape of one layer of a stacked leaf; of any other leaf, its own."""
+    """The shape of one layer of a stacked leaf; the whole shape of any other leaf."""
     return spec.shape[1:] if is_stacked(spec) else spec.shape
 
 
 def kernel_dims(spec: LeafSpec) -> KernelDims:
-    """Which dims of a kernel are stacked layers, which inputs and which outputs, by their logical names."""
+    """Which dims of the kernel ``spec`` are stacked layers, which are inputs and which are outputs."""
     first = 1 if is_stacked(spec) else 0
     last = first + (2 if spec.axes[first] == "heads" else 1)
     dims = tuple(range(len(spec.shape)))

@@ -9,20 +9,25 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-# Names of dims are metadata that the table in sharding.py reads later; no mesh is needed to build a model.
-nnx.use_eager_sharding(False)
-
-PRODUCT = "product"  # what a remat policy knows a product by
+PRODUCT = "product"  # the name by which a remat policy saves a product
 fan_in_normal = "fan_in_normal"
 zeros = "zeros"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x: jax.Array, kernel: jax.Array, contracted: int) -> jax.Array:
-    """x's last ``contracted`` dims with the kernel's first, in x's dtype.
+    """Contracts x's last ``contracted`` dims with the kernel's first, in x's dtype.
 
-    The kernel's gradient is summed over the batch, and over devices, in the kernel's own dtype: a bfloat16 pass
+    The kernel's gradient is summed over the batch, and over devices, in the kernel's own dtype, so a bfloat16 pass
     over fp32 weights rounds no sum to bfloat16.
+
+    Args:
+        x: (..., inputs).
+        kernel: (inputs, outputs); it is cast to x's dtype.
+        contracted: Number of input dims.
+
+    Returns:
+        (..., outputs).
     """
     return jnp.tensordot(x, kernel.astype(x.dtype), contracted)
 
@@ -46,7 +51,7 @@ product.defvjp(_forward, _backward)
 
 @jax.custom_vjp
 def shifted(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """y + bias in y's dtype; the bias's gradient, too, is summed in its own dtype."""
+    """y + bias in y's dtype. The bias's gradient is summed in the bias's own dtype, as in ``product``."""
     return y + bias.astype(y.dtype)
 
 
@@ -60,9 +65,18 @@ shifted.defvjp(lambda y, bias: (shifted(y, bias), bias), _sum_to_bias)
 class Linear(nnx.Module):
     """Contracts the last ``len(inputs)`` dims of x with the kernel and adds a bias.
 
-    ``inputs`` and ``outputs`` map a logical axis name to its size, so one declaration gives the
-    kernel's shape (inputs, then outputs), its sharding and its initial scale. Head dims stay dims.
-    Parameters are fp32; the product is taken in x's dtype, as is the sum.
+    One declaration gives the kernel's shape (inputs, then outputs), its sharding and its initial scale. Heads and head
+    dim are dims of their own. Parameters are fp32; the product and the sum are computed in x's dtype.
+
+    Args:
+        inputs: Logical axis -> size, for each dim of x that is contracted.
+        outputs: Logical axis -> size, for each dim of the result that takes their place.
+        bias: Whether a bias is added; it starts at zero.
+        init: ``fan_in_normal`` (standard deviation 1 / sqrt(inputs)), ``zeros``, or a standard deviation.
+        rngs: Draws the kernel.
+
+    Raises:
+        ValueError: ``init`` is an unknown name.
     """
 
     def __init__(
@@ -79,8 +93,13 @@ class Linear(nnx.Module):
         if init == zeros:
             kernel = jnp.zeros(shape)
         else:
-            scale = math.prod(inputs.values()) ** -0.5 if init == fan_in_normal else init
-            kernel = scale * jax.random.normal(rngs.params(), shape)
+            if init == fan_in_normal:
+                init = math.prod(inputs.values()) ** -0.5
+            elif isinstance(init, str):
+                raise ValueError(
+                    f"init {init!r} is none of {fan_in_normal}, {zeros}; give one, or a standard deviation"
+                )
+            kernel = init * jax.random.normal(rngs.params(), shape)
         self.kernel = nnx.Param(kernel, out_sharding=(*inputs, *outputs))
         self.bias = nnx.Param(jnp.zeros(tuple(outputs.values())), out_sharding=tuple(outputs)) if bias else None
 

@@ -1,4 +1,4 @@
-"""Normalisations, all of them computed in fp32 and returned in x's dtype.
+"""Normalisations, computed in fp32 and returned in x's dtype.
 
 (1)  LN(x) = (x - mean(x)) / sqrt(var(x) + eps)     over the last dim, without scale and bias (arXiv 1607.06450)
 (2)  modulate(x) = LN(x) (1 + scale) + shift        AdaLN (arXiv 2212.09748)
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-EPSILON = 1e-6  # of all of them, as SD3 and T5 have it
+EPSILON = 1e-6  # of all four, as in SD3 and T5
 
 
 def layer_norm(x: jax.Array) -> jax.Array:

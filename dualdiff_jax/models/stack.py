@@ -1,7 +1,7 @@
-"""Blocks that are all alike: one set of parameters with a leading ``layers`` dim, one compiled body.
+"""A stack of equal blocks: one set of parameters with a leading ``layers`` dim, one compiled body.
 
-Three ways to run them: ``scan_blocks``; ``rematerialised``, whose backward pass computes some activations
-again; ``peeled``, for inference, where what the last block does for an output that nobody uses is left out.
+Three ways to run it: ``scan_blocks``; ``rematerialised``, whose backward pass computes some activations again; and
+``peeled``, for inference, where the compiler can drop what the last block computes for an unused output.
 """
 
 import functools
@@ -18,11 +18,11 @@ Carry = TypeVar("Carry")
 Apply = Callable[[nnx.Module, Carry], Carry]
 RunBlocks = Callable[[nnx.Module, Apply, Any], Any]
 
-SHALLOW = 4  # up to this depth a loop saves no compile time, and its saved activations cost copies
+SHALLOW = 4  # up to this depth the loop is unrolled: it would save no compile time, and saving activations costs copies
 
 _policies = jax.checkpoint_policies
 # Name -> what of a block's forward pass is kept for its backward pass.
-REMAT: dict[str, Callable] = {
+REMAT: dict[str, Callable[[], Callable[..., Any]]] = {
     "full": lambda: _policies.nothing_saveable,
     "save_attention": lambda: _policies.save_only_these_names(SAVED),
     "dots": lambda: _policies.save_only_these_names(PRODUCT, SAVED),
@@ -36,7 +36,13 @@ REMAT: dict[str, Callable] = {
 
 
 def stacked(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
-    """``depth`` modules as one, every parameter stacked along a first dim named ``layers``."""
+    """``depth`` modules as one, with every parameter stacked along a first dim named ``layers``.
+
+    Args:
+        build: Makes one module.
+        depth: Number of modules.
+        rngs: Split, so that each module draws weights of its own.
+    """
 
     @nnx.split_rngs(splits=depth)
     @nnx.vmap(in_axes=0, out_axes=0, transform_metadata={nnx.PARTITION_NAME: "layers"})
@@ -47,7 +53,17 @@ def stacked(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs)
 
 
 def scan_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable = lambda body: body) -> Carry:
-    """Runs ``carry = apply(block, carry)`` for each block of a stacked module, first to last."""
+    """Runs ``carry = apply(block, carry)`` for each block, first to last.
+
+    Args:
+        blocks: What ``stacked`` returns.
+        apply: (one block, carry) -> carry.
+        carry: A pytree of arrays.
+        wrap: Applied to the body of the loop, such as ``jax.checkpoint``.
+
+    Returns:
+        The last carry.
+    """
     graph, layers = nnx.split(blocks)
 
     def body(carry: Carry, layer: nnx.State) -> tuple[Carry, None]:
@@ -58,16 +74,25 @@ def scan_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable =
 
 
 def rematerialised(policy: str) -> RunBlocks:
-    """``scan_blocks`` under a policy of ``REMAT``; ``none`` keeps everything."""
+    """``scan_blocks`` under a remat policy.
+
+    Args:
+        policy: A name in ``REMAT``, or ``none``, which keeps every activation.
+
+    Raises:
+        ValueError: The policy is unknown.
+    """
     if policy == "none":
         return scan_blocks
+    if policy not in REMAT:
+        raise ValueError(f"remat policy {policy!r} is none of none, {', '.join(REMAT)}")
     return functools.partial(
         scan_blocks, wrap=functools.partial(jax.checkpoint, policy=REMAT[policy](), prevent_cse=False)
     )
 
 
 def peeled(blocks: nnx.Module, apply: Apply, carry: Carry) -> Carry:
-    """``scan_blocks`` with the last block outside the loop, where dead code is removed. Not for gradients."""
+    """``scan_blocks`` with the last block outside the loop, where the compiler removes dead code. Not for gradients."""
     graph, layers = nnx.split(blocks)
     depth = jax.tree.leaves(layers)[0].shape[0]
     if depth <= SHALLOW:

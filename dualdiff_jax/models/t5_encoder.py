@@ -1,9 +1,9 @@
 """T5 v1.1's encoder (arXiv 1910.10683; gated GELU: 2002.05202).
 
-    x = E[token]
-    x <- x + Out(softmax(q k + B[bucket(j - i)]) v),   q, k, v = QKV(RMS(x)); the logits are not scaled
-    x <- x + Wo(gelu(W_0 RMS(x)) * W_1 RMS(x))
-RMS(x) = g x / sqrt(mean(x^2) + eps). B is shared by all layers. No biases, no mask: padding is read.
+(1)  x = E[token]
+(2)  x <- x + Out(softmax(q k + B[bucket(j - i)]) v),   q, k, v = QKV(RMS(x)); the scores are not scaled
+(3)  x <- x + Wo(gelu(W_0 RMS(x)) * W_1 RMS(x))
+RMS(x) = g x / sqrt(mean(x^2) + eps). All layers share B. No other biases and no mask: padding is read.
 """
 
 import math
@@ -23,13 +23,22 @@ from dualdiff_jax.models.norms import RMSNorm
 from dualdiff_jax.models.stack import scan_blocks, stacked
 from dualdiff_jax.sharding import constrain
 
-# A fresh relative bias is large: each head then looks at distances of its own from the first step. Starting
-# near zero, as pretrained T5 did, Adam needs thousands of steps before position tells tokens apart.
+# A new relative bias is large, so that each head prefers distances of its own from the first step. From a start near
+# zero, as in pretrained T5, Adam needs thousands of steps until equal tokens at different positions differ.
 RELATIVE_BIAS_INIT = 4.0
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
-    """(length, length) bucket of key j seen from query i: sign, then exact small, then logarithmic distances."""
+    """The bucket of each distance j - i: half for keys after the query; short distances exact, long ones logarithmic.
+
+    Args:
+        length: Tokens.
+        buckets: Number of buckets.
+        max_distance: From which on all distances share the last bucket of their sign.
+
+    Returns:
+        (length, length) int32, of query i and key j.
+    """
     distance = np.arange(length)[None, :] - np.arange(length)[:, None]
     half = buckets // 2
     exact = half // 2
@@ -40,13 +49,13 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
 
 
 class EncoderBlock(nnx.Module):
-    """Self-attention, then a gated network, each behind an RMS norm."""
+    """One layer: equations (2) and (3)."""
 
     def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
         width, heads = {"width": config.width}, {"heads": config.heads, "head_dim": config.head_dim}
         linear = partial(Linear, bias=False, rngs=rngs)
         self.attention_norm = RMSNorm(config.width)
-        # Unscaled logits: at first the product of q and k has the size that 1/sqrt(head_dim) would give.
+        # Scores are not scaled, so a new q is smaller by the factor 1 / sqrt(head_dim).
         self.q = linear(width, heads, init=(config.width * config.head_dim) ** -0.5)
         self.kv = linear(width, {"projection": 2, **heads})
         self.attention_out = linear(heads, width)
@@ -64,7 +73,13 @@ class EncoderBlock(nnx.Module):
 
 
 class T5Encoder(nnx.Module):
-    """Token ids (b, l) -> embeddings (b, l, d). Parameters are fp32; it computes in ``dtype``."""
+    """Token ids (b, l) -> embeddings (b, l, d) in ``dtype``, in which it computes. Parameters are fp32.
+
+    Args:
+        config: Sizes.
+        dtype: What it computes in.
+        rngs: Draws the initial weights.
+    """
 
     def __init__(self, config: T5Config, *, dtype: str, rngs: nnx.Rngs):
         self.dtype = jnp.dtype(dtype)

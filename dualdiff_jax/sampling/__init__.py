@@ -1,1 +1,1 @@
-"""From noise to latents and from masks to tokens, as jitted loops. No model is imported here."""
+"""From noise to latents and from masks to tokens, as loops inside ``jit``. No model is imported here."""

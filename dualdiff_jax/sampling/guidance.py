@@ -1,4 +1,4 @@
-"""Classifier-free guidance (arXiv 2207.12598): v = v_null + g (v_text - v_null), both halves in one pass."""
+"""Classifier-free guidance (arXiv 2207.12598): v = v_null + g (v_text - v_null), with both velocities in one pass."""
 
 from collections.abc import Callable
 
@@ -16,9 +16,16 @@ def guided_velocity(
     null_text_embeddings: TextEmbeddings | None,
     guidance_scale: jax.Array | float,
 ) -> VelocityField:
-    """The field that a sampler follows: (latents (b, h, w, c), timestep (1,)) -> velocity (b, h, w, c).
+    """The velocity field that a sampler follows.
 
-    ``null_text_embeddings`` (b, l, d), or None for no guidance, which then costs half as much.
+    Args:
+        velocity: (latents (n, h, w, c), timestep (1,), text embeddings (n, l, d)) -> velocity (n, h, w, c).
+        text_embeddings: (b, l, d), of the prompts.
+        null_text_embeddings: (b, l, d), of the prompts to lead away from; None is no guidance, at half the cost.
+        guidance_scale: g; 1 gives v_text.
+
+    Returns:
+        (latents (b, h, w, c), timestep (1,)) -> velocity (b, h, w, c).
     """
     if null_text_embeddings is None:
         return lambda latents, timestep: velocity(latents, timestep, text_embeddings)

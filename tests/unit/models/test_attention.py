@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualdiff_jax.models.attention import attention, splash_blocks
+from dualdiff_jax.models.attention import attention, choose_kernel, splash_blocks
 
 
 def draw(seed: int, *shape: int) -> jnp.ndarray:
@@ -90,6 +90,30 @@ KERNELS = ("splash_interpreted", "xla")
 def test_a_kernel_without_a_bias_says_so(kernel):
     with pytest.raises(ValueError, match=f"{kernel!r} takes no bias"):
         attention(Q, K, V, scale=1.0, bias=BIAS, kernel=kernel)
+
+
+def test_an_unknown_kernel_is_an_error():
+    message = "attention kernel 'flash' is none of xla, cudnn, splash, splash_interpreted"
+    with pytest.raises(ValueError, match=message):
+        attention(Q, K, V, scale=1.0, kernel="flash")
+    with pytest.raises(ValueError, match="attention kernel 'flash' is none of auto, xla, cudnn"):
+        choose_kernel("flash", "cpu", "float32")
+
+
+@pytest.mark.parametrize(
+    "wanted, platform, dtype, kernel",
+    [
+        ("auto", "cpu", "bfloat16", "xla"),
+        ("auto", "gpu", "bfloat16", "cudnn"),
+        ("auto", "gpu", "float32", "xla"),
+        ("auto", "tpu", "bfloat16", "splash"),
+        ("auto", "tpu", "float32", "splash"),
+        ("xla", "tpu", "bfloat16", "xla"),
+        ("splash_interpreted", "cpu", "float32", "splash_interpreted"),
+    ],
+)
+def test_the_kernel_is_the_platforms_unless_it_is_named(wanted, platform, dtype, kernel):
+    assert choose_kernel(wanted, platform, dtype) == kernel
 
 
 def test_a_tpu_gets_three_pallas_kernels_and_no_scores():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dualdiff_jax.models.linear import Linear, zeros
+from dualdiff_jax.models.linear import Linear, product, shifted, zeros
 
 
 def linear(*args, **options) -> Linear:
@@ -47,3 +47,28 @@ def test_parameters_are_fp32_and_the_result_has_the_inputs_dtype():
     module = linear({"width": 3}, {"mlp": 4})
     assert module.kernel[...].dtype == module.bias[...].dtype == jnp.float32
     assert module(jnp.ones((2, 3), jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+def test_an_unknown_init_is_an_error():
+    with pytest.raises(ValueError, match="init 'fan_in' is none of fan_in_normal, zeros"):
+        linear({"width": 3}, {"mlp": 4}, init="fan_in")
+
+
+@pytest.mark.parametrize("batch", [(257,), (1, 257)])
+def test_gradients_of_fp32_parameters_are_summed_in_fp32(batch):
+    """257 ones: bfloat16 has 8 bits of precision, so 257 is none of its numbers, and neither is a sum beyond 256."""
+    x, dy = jnp.ones((*batch, 2), jnp.bfloat16), jnp.ones((*batch, 3), jnp.bfloat16)
+    _, gradient = jax.vjp(lambda kernel, bias: shifted(product(x, kernel, 1), bias), jnp.ones((2, 3)), jnp.ones(3))
+    dkernel, dbias = jax.jit(gradient)(dy)
+    assert dkernel.dtype == dbias.dtype == jnp.float32
+    np.testing.assert_array_equal(dkernel, np.full((2, 3), 257.0))
+    np.testing.assert_array_equal(dbias, np.full(3, 257.0))
+
+
+def test_gradients_of_the_input_have_its_dtype():
+    x, kernel = jnp.ones((4, 2, 3), jnp.bfloat16), jax.random.normal(jax.random.key(0), (2, 3, 5))
+    y, gradient = jax.vjp(lambda x: product(x, kernel, 2), x)
+    [dx] = gradient(jnp.ones_like(y))
+    assert y.shape == (4, 5) and dx.dtype == jnp.bfloat16
+    expected = np.broadcast_to(np.asarray(kernel).sum(axis=-1), x.shape)
+    np.testing.assert_allclose(np.float32(dx), expected, rtol=0.02, atol=0.02)

@@ -100,7 +100,7 @@ def test_a_text_only_pass_has_no_velocity_and_reads_the_null_image():
 
 @pytest.mark.parametrize("height, width", [(4, 5), (3, 4)])
 def test_latents_that_are_not_made_of_patches_are_an_error(height, width):
-    with pytest.raises(ValueError, match=f"latents of {height} x {width} are not made of 2-wide patches"):
+    with pytest.raises(ValueError, match=f"latents of {height} x {width} do not divide into patches of 2 x 2"):
         denoise(draw_latents(0, BATCH, height, width))
 
 

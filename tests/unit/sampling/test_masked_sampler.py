@@ -227,6 +227,27 @@ def test_confidence_reveals_the_surest_first_and_the_likeliest_token():
     np.testing.assert_array_equal(sample.token_ids[0], [0, 3, 0, 3, 0, 3, 0])
 
 
+def test_confidence_reveals_early_what_does_not_divide():
+    """7 masks over 3 evaluations: after k of them ceil(7 k / 3) are revealed; over 5, ceil(7 k / 5)."""
+    for steps, counts in ((3, [3, 2, 2]), (5, [2, 1, 2, 1, 1])):
+        [revealed_in] = np.asarray(sample_confidence(masks(1, 7), steps=steps, logits=peaked_logits).revealed_in)
+        assert np.bincount(revealed_in).tolist() == counts
+
+
+def tied_logits(token_ids: jax.Array) -> jax.Array:
+    """Three groups of positions; within a group, log-probabilities differ by less than their third decimal."""
+    peaks = jnp.asarray([2.0, 1.0, 2.00002, 1.00002, 2.00001, 1.00001, 0.99])
+    return jnp.broadcast_to(peaks[:, None] * jax.nn.one_hot(0, VOCABULARY), (*token_ids.shape, VOCABULARY))
+
+
+def test_of_equally_confident_positions_the_last_is_revealed_first():
+    """Equal scores are equally confident, and so are scores that differ by less than 0.001."""
+    even = sample_confidence(masks(1, 7), steps=7, logits=lambda ids: jnp.zeros((*ids.shape, VOCABULARY)))
+    np.testing.assert_array_equal(even.revealed_in[0], [6, 5, 4, 3, 2, 1, 0])
+    tied = sample_confidence(masks(1, 7), steps=7, logits=tied_logits)
+    np.testing.assert_array_equal(tied.revealed_in[0], [2, 5, 1, 4, 0, 3, 6])
+
+
 def test_confidence_spreads_what_is_masked_evenly():
     """Rows with 7, 5 and 2 masks over at most 3 evaluations: 3 + 2 + 2, 2 + 2 + 1 and 1 + 1."""
     given = masks(3, 7)

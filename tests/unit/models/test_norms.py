@@ -1,0 +1,57 @@
+"""Laws of the normalisations: each by its equation, where epsilon decides and where it does not."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualdiff_jax.models.norms import GroupNorm, RMSNorm, layer_norm, modulate
+
+EPSILON = 1e-6  # of SD3 and T5
+SIZES = pytest.mark.parametrize("size", [1e-3, 1.0, 30.0])  # at 1e-3 the variance is as large as epsilon
+
+
+def draw(seed: int, *shape: int, size: float = 1.0) -> jnp.ndarray:
+    return jnp.asarray(size * np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def normalised(x: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    return (x - x.mean(axis, keepdims=True)) / np.sqrt(x.var(axis, keepdims=True) + EPSILON)
+
+
+@SIZES
+def test_layer_norm_by_its_equation(size):
+    x = draw(0, 2, 3, 16, size=size)
+    np.testing.assert_allclose(layer_norm(x), normalised(np.float64(x), -1), rtol=1e-4, atol=1e-5)
+
+
+@SIZES
+def test_modulation_by_its_equation(size):
+    x, shift, scale = draw(0, 2, 3, 16, size=size), draw(1, 2, 16), draw(2, 2, 16)
+    expected = normalised(np.float64(x), -1) * (1 + np.float64(scale)[:, None]) + np.float64(shift)[:, None]
+    np.testing.assert_allclose(modulate(x, shift, scale), expected, rtol=1e-4, atol=1e-5)
+
+
+@SIZES
+def test_rms_norm_by_its_equation(size):
+    x, norm = draw(0, 2, 3, 16, size=size), RMSNorm(16)
+    norm.scale[...] = draw(1, 16)
+    expected = np.float64(x) / np.sqrt(np.square(np.float64(x)).mean(-1, keepdims=True) + EPSILON)
+    np.testing.assert_allclose(norm(x), expected * np.float64(norm.scale[...]), rtol=1e-4, atol=1e-5)
+
+
+@SIZES
+def test_group_norm_by_its_equation(size):
+    """Each group of two channels over all pixels, then scale and bias by channel."""
+    x, norm = draw(0, 2, 3, 5, 6, size=size), GroupNorm(6, groups=3)
+    norm.scale[...], norm.bias[...] = draw(1, 6), draw(2, 6)
+    groups = normalised(np.float64(x).reshape(2, 3, 5, 3, 2), (1, 2, 4)).reshape(x.shape)
+    expected = groups * np.float64(norm.scale[...]) + np.float64(norm.bias[...])
+    np.testing.assert_allclose(norm(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [layer_norm, RMSNorm(16), GroupNorm(16, groups=4)])
+def test_bf16_is_normalised_in_fp32(norm):
+    x = (300.0 + draw(0, 2, 3, 4, 16)).astype(jnp.bfloat16)
+    found = norm(x)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, norm(x.astype(jnp.float32)).astype(jnp.bfloat16))
