@@ -11,6 +11,7 @@ package each test calls, and how long it takes, in .cache/mutants; then those th
 import argparse
 import collections
 import contextlib
+import itertools
 import json
 import queue
 import random
@@ -26,7 +27,7 @@ from typing import Any
 
 from tests.mutants.belonging import TESTS, belonging_to
 from tests.mutants.calls import Calls
-from tests.mutants.operators import Mutant, mutants, one_line
+from tests.mutants.operators import Mutant, candidates, compiles, one_line
 from tests.mutants.tree import CACHE, ROOT, Tree
 
 EXPLAINED = Path(__file__).with_name("explained.toml")
@@ -35,11 +36,11 @@ NOTICED = ("failed", "hang", "died")
 
 
 def all_mutants(modules: Iterable[str] = TESTS, root: Path = ROOT) -> dict[str, list[Mutant]]:
-    """Those of each of ``modules``, paths inside the package."""
-    return {module: mutants((root / PACKAGE / module).read_bytes(), PACKAGE + module) for module in modules}
+    """Candidates of each of ``modules``, paths inside the package."""
+    return {module: candidates((root / PACKAGE / module).read_bytes(), PACKAGE + module) for module in modules}
 
 
-def choose(found: dict[str, list[Mutant]], count: int, seed: int) -> list[Mutant]:
+def choose(found: dict[str, list[Mutant]], count: int, seed: int, root: Path = ROOT) -> list[Mutant]:
     """``count`` mutants on as many lines, drawn so that each line of the modules that has one is as likely.
 
     Every module gets two before the others are drawn, where ``count`` allows it.
@@ -55,7 +56,8 @@ def choose(found: dict[str, list[Mutant]], count: int, seed: int) -> list[Mutant
     others = [mutant for rows in by_line.values() for mutant in rows[2:]]
     rng.shuffle(first)
     rng.shuffle(others)
-    return (first + others)[:count]
+    valid = (mutant for mutant in first + others if compiles(mutant.apply((root / mutant.file).read_bytes())))
+    return list(itertools.islice(valid, count))
 
 
 def read_explained(file: Path = EXPLAINED) -> list[dict[str, str]]:
@@ -203,7 +205,7 @@ def chosen_mutants(arguments: argparse.Namespace, root: Path) -> list[Mutant]:
     lines = [
         mutant for module, _, line in names if line for mutant in found.pop(module, ()) if mutant.line == int(line)
     ]
-    return lines + choose(found, arguments.count, arguments.seed)
+    return lines + choose(found, arguments.count, arguments.seed, root)
 
 
 def main() -> int:

@@ -70,7 +70,7 @@ TESTS = {
     ),
     "models/convolution.py": (f"{MODELS}/test_autoencoder.py", f"{PARITY}/test_autoencoder.py"),
     "models/embeddings.py": (f"{MODELS}/test_embeddings.py", *WHOLE_MODEL),
-    "models/leaves.py": (*WHOLE_MODEL, f"{TRAINING}/test_trainable.py"),
+    "models/leaves.py": (f"{TRAINING}/test_trainable.py", f"{CONVERT}/test_plan.py", *WHOLE_MODEL),
     "models/linear.py": (
         f"{MODELS}/test_linear.py",
         *LAYERS,

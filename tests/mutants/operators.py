@@ -28,6 +28,11 @@ class Mutant(NamedTuple):
     def apply(self, source: bytes) -> bytes:
         return source[: self.start] + self.after.encode() + source[self.end :]
 
+    @property
+    def changes(self) -> bool:
+        """Whether more than parentheses differs."""
+        return self.before.strip("()") != self.after.strip("()")
+
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {one_line(self.before)}  ->  {one_line(self.after)}"
 
@@ -84,18 +89,22 @@ ALIAS = re.compile(r"^[A-Z][A-Za-z]*[a-z][A-Za-z]*$")  # Metrics = dict[str, jax
 
 
 def mutants(source: bytes, file: str) -> list[Mutant]:
-    """Every mutant of ``source``, in order; each compiles, and its syntax tree differs from that of ``source``."""
-    tree = ast.parse(source)
-    same = ast.dump(tree)
-    kept = []
-    for mutant in sorted(set(_Walker(source, file).visit(tree, MODULE)), key=lambda mutant: mutant[2:7]):
-        try:
-            changed = ast.dump(ast.parse(mutant.apply(source)))
-        except (SyntaxError, ValueError):
-            continue
-        if changed != same:
-            kept.append(mutant)
-    return kept
+    """Every mutant of ``source`` that compiles, in order."""
+    return [mutant for mutant in candidates(source, file) if compiles(mutant.apply(source))]
+
+
+def candidates(source: bytes, file: str) -> list[Mutant]:
+    """Like ``mutants``, of which a few may not compile."""
+    found = {mutant for mutant in _Walker(source, file).visit(ast.parse(source), MODULE) if mutant.changes}
+    return sorted(found, key=lambda mutant: mutant[2:7])
+
+
+def compiles(source: bytes) -> bool:
+    try:
+        ast.parse(source)
+    except (SyntaxError, ValueError):
+        return False
+    return True
 
 
 class _Walker:
