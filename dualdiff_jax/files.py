@@ -56,7 +56,7 @@ def is_writable(folder: Path) -> bool:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another thread of this process may have removed it
     except OSError:
         return False
     return True

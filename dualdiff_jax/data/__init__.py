@@ -1,1 +1,1 @@
-"""Tokens and pictures: the tokenizer, record sources, transforms, and the seeded order in which they come."""
+"""Training data: files of any format become records, records become examples, examples become seeded batches."""

@@ -1,11 +1,11 @@
-"""What is known of every record without decoding it, and so which records a source gives at which size.
+"""Sizes and caption lengths of all records, and from them which records a source yields at which image size.
 
-A row is (height, width, characters of the shortest caption, of the longest). It is made only where the config
-filters or has buckets, in one pass over metadata and, where those do not say, the heads of the images; then it
-is kept like an index.
+A row of the catalog is (height, width, characters of the shortest caption, of the longest). The catalog is made only
+if the config has filters or buckets: in one pass over the metadata and, where that has no sizes, the heads of the
+images. It is kept like an index.
     filters    a record that fails one is never drawn
-    buckets    a record belongs to the (height, width) that is nearest to its own in log(width / height)
-    no image   a text without an image has batches of its own, in which the model reads the null image
+    buckets    a record belongs to the (height, width) nearest to its own in log(width / height)
+    no image   texts without an image have batches of their own, in which the model reads the null image
 """
 
 import concurrent.futures
@@ -23,18 +23,30 @@ from dualdiff_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-Shape: TypeAlias = tuple[int, int] | None  # (height, width) of the images of a batch; None: it has none
-Division: TypeAlias = Mapping[Shape, Sequence[int] | np.ndarray]  # shape -> numbers of the records that have it
+Shape: TypeAlias = tuple[int, int] | None  # (height, width) of a batch's images; None: no images
+Division: TypeAlias = Mapping[Shape, Sequence[int] | np.ndarray]  # shape -> indexes of its records
 
 THREADS = 16
-CHUNK = 1 << 18  # records whose shape is found at once
-LOT = 4096  # records between two looks at the clock
-UNKNOWN = 0  # height and width of a record that is damaged; the run will meet and count it
+CHUNK = 1 << 18  # records that are filtered at once
+TASK = 4096  # records that a thread reads as one task; the catalog of a smaller source is not kept
+UNKNOWN = 0  # height and width of a damaged record, which stays in and is counted when it is drawn
 MOST = np.iinfo(np.uint16).max
 
 
 def divide(config: SourceConfig, source: Source, cache: IndexCache) -> Division:
-    """The records that are trained on, by shape. Raises ``UserError`` where no record passes the filters."""
+    """Divides the records of a source that pass its filters by shape.
+
+    Args:
+        config: filters and buckets.
+        source: the records.
+        cache: keeps the catalog.
+
+    Returns:
+        Shape -> indexes of its records, ascending; each shape has at least one.
+
+    Raises:
+        UserError: no record passes the filters.
+    """
     has_image = source.has_image()
     needs_catalog = config.buckets or config.max_aspect or config.min_side or config.min_caption or config.max_caption
     if not needs_catalog and has_image is None:
@@ -42,26 +54,34 @@ def divide(config: SourceConfig, source: Source, cache: IndexCache) -> Division:
     kept, shapes = np.ones(len(source), bool), np.zeros(len(source), np.uint16)
     if needs_catalog:
         kind = f"catalog-{'-'.join(config.caption_keys)}"
-        rows = cache.array(source.files(), kind, lambda: catalog(source), is_small=len(source) < LOT)
-        for start in range(0, len(source), CHUNK):  # the steps between take many times the memory of the result
+        rows = cache.array(source.files(), kind, lambda: catalog(source), is_small=len(source) < TASK)
+        for start in range(0, len(source), CHUNK):  # intermediate arrays take many times the memory of the result
             part = slice(start, start + CHUNK)
             kept[part], shapes[part] = passes(config, rows[part]), nearest(config.sizes(), rows[part])
     if has_image is not None:
         kept = np.where(has_image, kept, _fits_length(config, rows) if needs_catalog else True)
-    found: dict[Shape, np.ndarray] = {}
+    division: dict[Shape, np.ndarray] = {}
     for number, shape in enumerate(config.sizes()):
         chosen = kept & (shapes == number)
-        found[shape] = np.flatnonzero(chosen if has_image is None else chosen & has_image)
+        division[shape] = np.flatnonzero(chosen if has_image is None else chosen & has_image)
     if has_image is not None:
-        found[None] = np.flatnonzero(kept & ~has_image)
-    found = {shape: indexes for shape, indexes in found.items() if len(indexes)}
-    if not found:
+        division[None] = np.flatnonzero(kept & ~has_image)
+    division = {shape: indexes for shape, indexes in division.items() if len(indexes)}
+    if not division:
         raise UserError(f"source {config.name!r}: none of its {len(source)} records passes its filters; widen them")
-    return found
+    return division
 
 
 def passes(config: SourceConfig, rows: np.ndarray) -> np.ndarray:
-    """(records,) bool: which pass the filters. A damaged record passes, so that it is counted."""
+    """Which records pass the filters; a damaged record passes, so that it is counted when it is drawn.
+
+    Args:
+        config: the filters.
+        rows: (records, 4) of the catalog.
+
+    Returns:
+        (records,) bool.
+    """
     sides = np.sort(rows[:, :2], axis=1).astype(np.int64)
     short, long = sides[:, 0], sides[:, 1]
     kept = _fits_length(config, rows) & (short >= config.min_side)
@@ -76,24 +96,32 @@ def _fits_length(config: SourceConfig, rows: np.ndarray) -> np.ndarray:
 
 
 def nearest(sizes: Sequence[tuple[int, int]], rows: np.ndarray) -> np.ndarray:
-    """(records,) which of ``sizes`` each record takes."""
+    """The bucket of each record.
+
+    Args:
+        sizes: (height, width) of each bucket.
+        rows: (records, 4) of the catalog; only height and width matter.
+
+    Returns:
+        (records,) uint16, indexes into ``sizes``; of equally near buckets the first.
+    """
     known = np.maximum(rows[:, :2].astype(np.float64), 1)
     shapes = np.log([width / height for height, width in sizes])
     return np.abs(np.log(known[:, 1] / known[:, 0])[:, None] - shapes).argmin(axis=1).astype(np.uint16)
 
 
 def catalog(source: Source) -> np.ndarray:
-    """(records, 4) uint16."""
+    """The rows above for all records, read by threads: (records, 4) uint16, larger values as 65535."""
     rows = np.zeros((len(source), 4), np.uint16)
 
     def fill(start: int) -> None:
-        for index in range(start, min(start + LOT, len(source))):
+        for index in range(start, min(start + TASK, len(source))):
             rows[index] = _row(source, index)
 
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        for done, _ in enumerate(pool.map(fill, range(0, len(source), LOT))):
+        for done, _ in enumerate(pool.map(fill, range(0, len(source), TASK))):
             if done and done % 256 == 0:
-                log.warning("looked at the sizes of %d of %d records", done * LOT, len(source))
+                log.warning("read the sizes of %d of %d records", done * TASK, len(source))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""From the number of a record to the arrays of one training example."""
+"""From a record to the arrays of one training example."""
 
 import bisect
 import itertools
@@ -18,15 +18,23 @@ from dualdiff_jax.data.texts import Tokens, caption_tokens, dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 
-LONGEST_WALK = 1000  # bad records in a row, after which there is no use in going on
+LONGEST_WALK = 1000  # bad records in a row that end the run
 
 
 class ExampleMaker:
-    """(number, rng) -> (Example, Origin), with caption and turns chosen by ``rng``.
+    """A function (number, rng) -> (Example, Origin) over the records of one source and shape.
 
-    ``has_text_embeddings`` says that encode-data stored those of the captions, and that they are to be read.
-    A bad record is replaced by the next one of the same source and shape. The first ``data.cache_images`` pictures
-    stay in memory, resized: a small set is decoded once.
+    ``rng`` draws the caption and the turns. A bad record is replaced by the next one.
+
+    Args:
+        config: the source.
+        data: text length, and how many images to cache: the first ``data.cache_images`` stay in memory, resized.
+        tokenizer: turns text into tokens.
+        source: the records.
+        shape: (height, width) of the images; None for texts without an image.
+        indexes: of the records of ``source`` that have this shape.
+        notes: keeps the name of the record that is being read.
+        has_text_embeddings: whether to read the stored embeddings of captions.
     """
 
     def __init__(
@@ -48,6 +56,11 @@ class ExampleMaker:
         self._cache: dict[str, np.ndarray] = {}
 
     def __call__(self, number: int, rng: np.random.Generator) -> tuple[Example, Origin]:
+        """Makes the example of record ``indexes[number]``, or of the next good one.
+
+        Raises:
+            UserError: the next ``LONGEST_WALK`` records, or all that there are, are bad.
+        """
         faults: list[Fault] = []
         for step in range(min(LONGEST_WALK, len(self._indexes))):
             index = int(self._indexes[(int(number) + step) % len(self._indexes)])
@@ -69,13 +82,35 @@ class ExampleMaker:
         )
 
     def example(self, record: Record, rng: np.random.Generator) -> tuple[Example, int]:
-        """The arrays, and how many tokens did not fit."""
+        """Makes the example of one record.
+
+        Args:
+            record: of this source.
+            rng: draws the caption and the turns.
+
+        Returns:
+            (arrays, tokens that did not fit).
+
+        Raises:
+            DataError: the record is bad.
+        """
         name, tokens = self.tokens(record, rng)
         arrays = self._arrays(record, name)
         return Example(**arrays, token_ids=tokens.token_ids, is_answer=tokens.is_answer), tokens.cut
 
     def tokens(self, record: Record, rng: np.random.Generator) -> tuple[str, Tokens]:
-        """(NAME/K of the caption's wording that was chosen, or "", the tokens)."""
+        """Draws and tokenizes the text of one record.
+
+        Args:
+            record: of this source.
+            rng: draws the caption and the turns.
+
+        Returns:
+            (NAME/K for wording K of the drawn caption NAME, or "" for a dialogue; the tokens).
+
+        Raises:
+            DataError: there is no caption, or no room for an answer.
+        """
         turns, name, caption = record.turns, "", ""
         if self._config.task != "instruction" or self._config.question:
             name, caption = self._caption(record, rng)
@@ -88,7 +123,7 @@ class ExampleMaker:
         return name, caption_tokens(self._tokenizer, caption, self._data.text_length)
 
     def _caption(self, record: Record, rng: np.random.Generator) -> tuple[str, str]:
-        """(NAME/K, text): a name by its weight among those the record has, then any of its wordings."""
+        """(NAME/K, text): a name drawn by weight among those that the record has, then one of its wordings."""
         names = [name for name in self._weights if record.captions.get(name) and self._weights[name]]
         if not names:
             raise DataError(ABSENT_KEY, f"{record.record_id} has no caption")
@@ -102,7 +137,7 @@ class ExampleMaker:
         if self._shape is None:
             return {}
         if "latent_mean" in record.arrays:
-            return self._stored(record, caption_name)
+            return self._encoded(record, caption_name)
         if record.image is None:
             raise DataError(ABSENT_KEY, f"{record.record_id} has no image")
         image = self._cache.get(record.record_id)
@@ -112,8 +147,8 @@ class ExampleMaker:
                 self._cache[record.record_id] = image
         return {"image": image}
 
-    def _stored(self, record: Record, caption_name: str) -> dict[str, np.ndarray]:
-        """What encode-data has computed. ``record.size`` is that of the image it encoded."""
+    def _encoded(self, record: Record, caption_name: str) -> dict[str, np.ndarray]:
+        """The arrays that encode-data computed; ``record.size`` is the size at which it encoded the image."""
         if record.size != self._shape:
             raise DataError(UNREADABLE, f"{record.record_id} was encoded at {record.size}, not {self._shape}")
         arrays = {name: value for name, value in record.arrays.items() if name.startswith("latent_")}
@@ -121,7 +156,7 @@ class ExampleMaker:
             name = f"text_embeddings/{caption_name}"
             if name not in record.arrays:
                 raise DataError(
-                    ABSENT_KEY, f"{record.record_id} has no {name}; encode the data with these caption_keys"
+                    ABSENT_KEY, f"{record.record_id} has no {name}; encode the data again with these caption_keys"
                 )
             arrays["text_embeddings"] = record.arrays[name]
         return arrays

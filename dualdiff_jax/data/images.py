@@ -1,10 +1,11 @@
-"""From an image file to the array the model sees; one way for training and inference.
+"""From an image file to the array that the model sees, in training and inference alike.
 
-Decode the first frame, turn by EXIF, to RGB (alpha over white, 16 bit to 8), bicubic resize until the
-target is covered, centre crop, [0, 255] -> [-1, 1]. Resize and crop are one operation (``resample.py``).
+Decode the first frame, apply the EXIF orientation, convert to RGB (alpha over white, 16 bit to 8), resize bicubically
+until the image covers the target, crop the centre, map [0, 255] to [-1, 1]. Resize and crop are one operation
+(``resample.py``).
 
-A JPEG that is much larger than the target is decoded at 1/2, 1/4 or 1/8 of its size, but never below
-``SPARE`` times the target; the resize, which goes on from there, decides what the eye can see.
+A JPEG that is much larger than the target is decoded at 1/2, 1/4 or 1/8 of its size, but never below ``SPARE`` times
+the target. The resize that follows decides which detail remains visible.
 """
 
 import io
@@ -21,11 +22,11 @@ from dualdiff_jax.data.records.record import EMPTY, MISSING, OVERSIZED, TOO_SMAL
 from dualdiff_jax.data.resample import resample
 from dualdiff_jax.errors import UserError, reason
 
-MIN_SIDE = 2  # pixels; below this there is no picture to resize
-MAX_PIXELS = 1 << 27  # of what has to be decoded; above this a file is taken for a bomb
-SPARE = 2.0  # 44 dB and more from decoding all of it; 1 would be 32 dB, and visibly sharper
-ORIENTATION = 0x0112  # EXIF; from 5 on, height and width are exchanged
-# The bound is ours, so Pillow need not warn of a lower one.
+MIN_SIDE = 2  # pixels
+MAX_PIXELS = 1 << 27  # to decode; a file with more is taken for a decompression bomb
+SPARE = 2.0  # at least 44 dB PSNR against a full decode; 1 would be 32 dB, and visibly sharper
+ORIENTATION = 0x0112  # EXIF tag; values from 5 on exchange height and width
+# MAX_PIXELS is the bound here, so Pillow's warning at a lower one is off.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 Extent = tuple[float, float]  # (width, height) in pixels
@@ -33,18 +34,32 @@ ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 
 def read_image(source: ImageSource, height: int, width: int, name: str = "the image") -> np.ndarray:
-    """(height, width, 3) fp32 in [-1, 1]: all of the above. Raises ``DataError`` as ``open_image`` does."""
+    """All of the above steps.
+
+    Args:
+        source: a path, the bytes of a file, a PIL image, or an array (h, w, 3) or (h, w) of uint8.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+        name: names the image in messages if ``source`` is no path.
+
+    Returns:
+        (height, width, 3) fp32 in [-1, 1].
+
+    Raises:
+        DataError: the file is missing, damaged, too large or too small.
+        UserError: an array is not uint8, or has another shape.
+    """
     return normalize(read_pixels(source, height, width, name))
 
 
 def read_pixels(source: ImageSource, height: int, width: int, name: str = "the image") -> np.ndarray:
-    """(height, width, 3) uint8: all but the last step."""
+    """``read_image`` without its last step: (height, width, 3) uint8."""
     image, extent = _open(source, name, (height, width))
     return _cover(image, height, width, extent)
 
 
 def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """[0, 255] -> [-1, 1] in fp32, into ``out`` where it is given."""
+    """Maps [0, 255] to [-1, 1] in fp32; the result is ``out`` if that is given."""
     out = np.empty(pixels.shape, np.float32) if out is None else out
     out[...] = pixels
     out /= 127.5
@@ -53,15 +68,15 @@ def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 
 def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
-    """RGB image from a path, a file's bytes, a PIL image, or an array (h, w, 3) or (h, w) of uint8.
-
-    Raises ``DataError``, a ``UserError``, that names the file (or ``name``) and what is wrong with it.
-    """
+    """The image in RGB at its own size, upright. Arguments and exceptions are those of ``read_image``."""
     return _open(source, name, None)[0]
 
 
 def _open(source: ImageSource, name: str, target: tuple[int, int] | None) -> tuple[Image.Image, Extent]:
-    """The image, and how far its picture reaches in it: a JPEG decoded smaller may end within its last pixel."""
+    """(image, extent of the picture in it): a JPEG decoded smaller may end within its last pixel.
+
+    ``target`` (height, width) allows a JPEG to be decoded smaller; None decodes all of it.
+    """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim not in (2, 3):
             raise UserError(f"an image array must be uint8 of (h, w, 3) or (h, w), found {source.dtype} {source.shape}")
@@ -80,19 +95,30 @@ def _open(source: ImageSource, name: str, target: tuple[int, int] | None) -> tup
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(OVERSIZED, f"{name}: is too large to be decoded ({error}); scale it down") from error
-    except Exception as error:  # Pillow's readers raise many kinds, all of which mean a damaged file
+        raise DataError(OVERSIZED, f"{name}: is too large to decode ({error}); scale it down") from error
+    except Exception as error:  # Pillow's decoders raise many kinds, all of which mean a damaged file
         cause = TRUNCATED if "truncated" in str(error).lower() else UNREADABLE
         raise DataError(cause, f"{name}: is not an image that can be read ({reason(error)})") from error
 
 
 def image_size(source: bytes | Path, name: str = "the image") -> tuple[int, int]:
-    """(height, width) after EXIF orientation, from the head of the file alone. Raises ``DataError``."""
+    """Reads an image's size without decoding it.
+
+    Args:
+        source: a path, or the bytes of a file, whose end may be missing.
+        name: names the image in messages if ``source`` is no path.
+
+    Returns:
+        (height, width) in pixels, after the EXIF orientation.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
     name = name if isinstance(source, bytes) else str(source)
     try:
         with Image.open(_stream(source, name)) as image:
-            is_turned = image.getexif().get(ORIENTATION, 1) >= 5
-            return image.size if is_turned else image.size[::-1]
+            width, height = image.size
+            return (width, height) if image.getexif().get(ORIENTATION, 1) >= 5 else (height, width)
     except DataError:
         raise
     except Exception as error:  # as above
@@ -100,12 +126,16 @@ def image_size(source: bytes | Path, name: str = "the image") -> tuple[int, int]
 
 
 def fit(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """(height, width, 3) fp32 in [-1, 1]: resized to cover, then the centre."""
+    """Resizes an RGB image to cover (height, width) and crops the centre: (height, width, 3) fp32 in [-1, 1]."""
     return normalize(_cover(image, height, width, image.size))
 
 
 def _cover(image: Image.Image, height: int, width: int, extent: Extent) -> np.ndarray:
-    """Resized and cropped; what is cropped is not computed. ``extent`` is what the picture fills, from the corner."""
+    """Resizes and crops at once, so that what is cropped is never computed: (height, width, 3) uint8.
+
+    The covering size is (round(w s), round(h s)) with s = max(height / h, width / w), for the picture's extent (w, h)
+    from the upper left corner; of odd margins the larger half is at the right and below.
+    """
     pixels = np.asarray(image)
     if image.size == (width, height):
         return pixels
@@ -119,12 +149,12 @@ def _cover(image: Image.Image, height: int, width: int, extent: Extent) -> np.nd
 
 
 def to_pil(image: np.ndarray) -> Image.Image:
-    """(h, w, 3) in [-1, 1] -> PIL."""
+    """(h, w, 3) in [-1, 1], clipped and rounded, as a PIL image."""
     return Image.fromarray(np.clip(np.round((image + 1.0) * 127.5), 0, 255).astype(np.uint8))
 
 
 def _stream(source: str | os.PathLike | bytes, name: str) -> Any:
-    """What Pillow opens; ``DataError`` where there is nothing to open."""
+    """The file's bytes as a stream. Raises ``DataError`` if the file cannot be read or is empty."""
     try:
         if not isinstance(source, bytes):
             path = Path(source)
@@ -134,7 +164,7 @@ def _stream(source: str | os.PathLike | bytes, name: str) -> Any:
     except FileNotFoundError:
         raise DataError(MISSING, f"{name}: there is no such file") from None
     except PermissionError:
-        raise DataError(UNREADABLE, f"{name}: may not be read; change its permissions") from None
+        raise DataError(UNREADABLE, f"{name}: is not readable; change its permissions") from None
     except OSError as error:
         raise DataError(UNREADABLE, f"{name}: cannot be read ({error.strerror})") from error
     if not source:
@@ -143,7 +173,11 @@ def _stream(source: str | os.PathLike | bytes, name: str) -> Any:
 
 
 def _draft(image: Image.Image, height: int, width: int) -> Extent | None:
-    """Lets an upright JPEG decode itself smaller on the way to (height, width); its extent if it will."""
+    """Makes an upright JPEG decode smaller, at no less than ``SPARE`` times (height, width).
+
+    Returns:
+        The extent of the picture in the decoded image; None if the image is decoded at its own size.
+    """
     if image.format not in ("JPEG", "MPO") or image.getexif().get(ORIENTATION, 1) != 1:
         return None
     scale = SPARE * max(height / image.height, width / image.width)
@@ -152,6 +186,7 @@ def _draft(image: Image.Image, height: int, width: int) -> Extent | None:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Decodes the image: upright, 8 bits, alpha over white, RGB. Raises ``DataError`` if it is too small."""
     if min(image.size) < MIN_SIDE:
         raise DataError(
             TOO_SMALL,
@@ -172,7 +207,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits or more: 65535 is white; floats in [0, 1] when they fit there."""
+    """Grey of more than 8 bits: 65535 is white; of floats, 1.0 is white if none is larger."""
     values: Any = np.asarray(image, np.float64)
     top = 1.0 if image.mode == "F" and values.max() <= 1.0 else 65535.0
     return Image.fromarray(np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8))

@@ -1,6 +1,6 @@
-"""Who reads what: so that a reader that dies or hangs can be told by the record it was reading.
+"""Ends a run whose data readers die or hang, and names the records that they were reading.
 
-Each thread of each reading process keeps one small file, with the record it has begun and not finished.
+Each thread of each reading process keeps one small file with the record that it is reading.
 """
 
 import io
@@ -20,11 +20,17 @@ from dualdiff_jax.files import remove
 T = TypeVar("T")
 
 WIDTH = 512  # bytes of a note
-POLL = 0.5  # seconds between two looks at whether the consumer has gone
+POLL = 0.5  # seconds between two checks of whether the consumer has stopped
 
 
 class ReadingNotes:
-    """Can be pickled: the readers of all processes write into one folder, which goes with its first owner."""
+    """The records that are being read now, by all threads of all reading processes.
+
+    A pickled copy writes into the same folder; the original removes the folder when it is garbage-collected.
+
+    Args:
+        folder: where the notes are; None makes a temporary folder.
+    """
 
     def __init__(self, folder: str | None = None):
         self.folder = folder or tempfile.mkdtemp(prefix="dualdiff_reading_")
@@ -36,19 +42,21 @@ class ReadingNotes:
         return type(self), (self.folder,)
 
     def begin(self, record: str) -> None:
+        """Notes that this thread starts to read ``record``."""
         os.pwrite(self._descriptor(), record.encode()[:WIDTH].ljust(WIDTH), 0)
 
     def end(self) -> None:
+        """Notes that this thread is done with its record."""
         os.pwrite(self._descriptor(), bytes([32]) * WIDTH, 0)
 
     def unfinished(self) -> str:
-        """What is being read now, the longest first; for a message."""
-        found = []
+        """Up to eight records that are being read, the longest first, for a message."""
+        reading = []
         for file in Path(self.folder).glob("*"):
             note = file.read_bytes().decode("utf-8", "replace").strip()
             if note:
-                found.append((time.time() - file.stat().st_mtime, note))
-        lines = [f"{note} for {seconds:.0f} s" for seconds, note in sorted(found, reverse=True)[:8]]
+                reading.append((time.time() - file.stat().st_mtime, note))
+        lines = [f"{note} for {seconds:.0f} s" for seconds, note in sorted(reading, reverse=True)[:8]]
         return "; ".join(lines) or "nothing"
 
     def _descriptor(self) -> int:
@@ -58,13 +66,23 @@ class ReadingNotes:
         return self._own.file.fileno()
 
 
-def watched(batches: Iterator[T], notes: ReadingNotes, patience: float) -> Iterator[T]:
-    """The same batches; ``UserError`` with what was being read where a reader dies or none comes in time."""
+def with_watchdog(batches: Iterator[T], notes: ReadingNotes, patience: float) -> Iterator[T]:
+    """Yields ``batches``, which a thread reads.
+
+    Args:
+        batches: the iterator to read from; closed if it has a method ``close``.
+        notes: the records that the readers behind ``batches`` are reading.
+        patience: seconds to wait for a batch.
+
+    Raises:
+        StuckError: no batch came within ``patience`` seconds.
+        UserError: a reader died. A ``UserError`` of a reader is raised as it is.
+    """
     arrived: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=1)
-    gone = threading.Event()
+    is_stopped = threading.Event()
 
     def put(item: Any, error: BaseException | None = None) -> None:
-        while not gone.is_set():
+        while not is_stopped.is_set():
             try:
                 return arrived.put((item, error), timeout=POLL)
             except queue.Full:
@@ -72,13 +90,14 @@ def watched(batches: Iterator[T], notes: ReadingNotes, patience: float) -> Itera
 
     def pump() -> None:
         try:
-            while not gone.is_set():
+            while not is_stopped.is_set():
                 put(next(batches))
-        except BaseException as error:  # whatever it is, the consumer has to hear of it
+        except BaseException as error:  # the consumer raises it, whatever it is
             put(None, error)
         finally:
-            if hasattr(batches, "close"):
-                batches.close()
+            close = getattr(batches, "close", None)
+            if close is not None:
+                close()
 
     threading.Thread(target=pump, name="dualdiff-batches", daemon=True).start()
     try:
@@ -95,4 +114,4 @@ def watched(batches: Iterator[T], notes: ReadingNotes, patience: float) -> Itera
                 raise UserError(f"a reader of the data failed ({error}); being read: {notes.unfinished()}") from error
             yield item
     finally:
-        gone.set()
+        is_stopped.set()

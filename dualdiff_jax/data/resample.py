@@ -1,19 +1,19 @@
-"""Bicubic resize (Keys 1981, a = -1/2), whose kernel widens where the picture shrinks, as Pillow's does.
+"""Bicubic resize (Keys 1981, a = -1/2), whose kernel widens as the picture shrinks, as Pillow's does.
 
 (1)  out[i] = sum_j w[i, j] in[j],   w[i, j] ~ k((j + 1/2 - c_i) / s),   sum_j w[i, j] = 1
      c_i = start + (i + 1/2) (stop - start) / outputs,   s = max((stop - start) / outputs, 1)
-Rows, then columns, in fp32 and rounded once. A few outputs that follow each other read few inputs, so w is a band:
-it is cut into blocks of outputs, and each block is a product of small dense matrices, which is faster than Pillow's
-loops (benchmarks/results/data.json): beside decoding, most of what a picture costs.
+Rows first, then columns, in fp32, rounded once at the end. Neighbouring outputs read the same few inputs, so w is a
+band matrix: it is cut into blocks of outputs, and each block is a product of small dense matrices. That is faster than
+Pillow's loops (benchmarks/results/data.json). Beside decoding, the resize is most of the cost of an image.
 """
 
 import functools
 
 import numpy as np
 
-OUTPUTS = 8  # of a block; it reads OUTPUTS + 4 inputs times the scale, of which an output needs 4
-# A product with at most so many multiplications stays in the thread that asks for it: OpenBLAS would share out a
-# larger one among threads of its own, which the readers beside this one need.
+OUTPUTS = 8  # of a block; the block reads OUTPUTS + 4 inputs times the scale, and an output needs 4 of these
+# OpenBLAS computes a product of at most so many multiplications in the calling thread. It would spread a larger one
+# over threads of its own and take their cores from the other readers.
 MULTIPLICATIONS = 1 << 18
 CHANNELS = 3
 
@@ -21,57 +21,78 @@ Box = tuple[float, float, float, float]
 
 
 def resample(pixels: np.ndarray, box: Box, height: int, width: int) -> np.ndarray:
-    """(h, w, 3) uint8 -> (height, width, 3) uint8, of the box (left, top, right, bottom) in pixels."""
+    """Resizes the part of an image inside a box.
+
+    Args:
+        pixels: (h, w, 3) uint8.
+        box: (left, top, right, bottom) in pixels, fractions allowed, within the image.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
+
+    Returns:
+        (height, width, 3) uint8.
+    """
     left, top, right, bottom = box
     row_starts, row_blocks = _blocks(pixels.shape[0], top, bottom, height, 1)
     column_starts, column_blocks = _blocks(pixels.shape[1], left, right, width, CHANNELS)
     begin, end = int(column_starts[0]), int(column_starts[-1]) + column_blocks.shape[1] // CHANNELS
     rows = _rows(pixels.reshape(len(pixels), -1)[:, CHANNELS * begin : CHANNELS * end], row_starts, row_blocks)
-    found = _columns(rows[:height], CHANNELS * (column_starts - begin), column_blocks)
-    found = found[:, : CHANNELS * width]
-    found += 0.5
-    np.clip(found, 0, 255, out=found)
-    return found.astype(np.uint8).reshape(height, width, CHANNELS)
+    resized = _columns(rows[:height], CHANNELS * (column_starts - begin), column_blocks)
+    resized = resized[:, : CHANNELS * width]
+    resized += 0.5
+    np.clip(resized, 0, 255, out=resized)
+    return resized.astype(np.uint8).reshape(height, width, CHANNELS)
 
 
 def _rows(pixels: np.ndarray, starts: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """(h, n) uint8 -> (outputs, rounded up to whole blocks; n) fp32."""
+    """Resamples the rows: (h, n) uint8 -> (outputs, n) fp32, with outputs rounded up to whole blocks."""
     _, outputs, inputs = blocks.shape
     n = pixels.shape[1]
     parts = -(-n * outputs * inputs // MULTIPLICATIONS)
     size = -(-n // parts)
     source = np.zeros((inputs, parts * size), np.float32)
-    found = np.empty((len(blocks), outputs, parts * size), np.float32)
+    resampled = np.empty((len(blocks), outputs, parts * size), np.float32)
     by_part = source.reshape(inputs, parts, size).swapaxes(0, 1)
-    for start, block, out in zip(starts.tolist(), blocks, found, strict=True):
+    for start, block, out in zip(starts.tolist(), blocks, resampled, strict=True):
         source[:, :n] = pixels[start : start + inputs]
         np.matmul(block, by_part, out=out.reshape(outputs, parts, size).swapaxes(0, 1))
-    return found.reshape(len(blocks) * outputs, -1)[:, :n]
+    return resampled.reshape(len(blocks) * outputs, -1)[:, :n]
 
 
 def _columns(rows: np.ndarray, starts: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """(height, n) fp32 -> (height, outputs, rounded up to whole blocks)."""
+    """Resamples the columns: (height, n) fp32 -> (height, outputs) fp32, with outputs rounded up to whole blocks."""
     count, inputs, outputs = blocks.shape
-    found = np.empty((len(rows), count * outputs), np.float32)
+    resampled = np.empty((len(rows), count * outputs), np.float32)
     size = max(1, MULTIPLICATIONS // (inputs * outputs))
     for first in range(0, len(rows), size):
-        part, out = rows[first : first + size], found[first : first + size]
+        part, out = rows[first : first + size], resampled[first : first + size]
         for number, (start, block) in enumerate(zip(starts.tolist(), blocks, strict=True)):
             np.matmul(part[:, start : start + inputs], block, out=out[:, number * outputs : (number + 1) * outputs])
-    return found
+    return resampled
 
 
 @functools.lru_cache(maxsize=32)
 def _blocks(size: int, start: float, stop: float, outputs: int, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Equation (1) for a side: (the first input of each block; the blocks).
+    """The weights of equation (1) along one side.
 
-    Blocks are (OUTPUTS, inputs), or with channels, which stay apart, (inputs * channels, OUTPUTS * channels).
+    Args:
+        size: inputs along the side.
+        start: where the box starts, in inputs.
+        stop: where the box ends.
+        outputs: along the side.
+        channels: 1, or the interleaved channels of a row, each of which is resampled by itself.
+
+    Returns:
+        (blocks,) the first input of each block, and the weights: (blocks, OUTPUTS, inputs) if ``channels`` is 1, else
+        (blocks, inputs * channels, OUTPUTS * channels).
     """
     scale = (stop - start) / outputs
     widened = max(scale, 1.0)
     count = -(-outputs // OUTPUTS)
     centres = start + (np.arange(count * OUTPUTS).reshape(count, OUTPUTS) + 0.5) * scale
-    centres = np.minimum(centres, start + (outputs - 0.5) * scale)  # else what rounds the last block up has no input
+    centres = np.minimum(
+        centres, start + (outputs - 0.5) * scale
+    )  # the last block's surplus outputs repeat the last one
     inputs = min(size, int(np.ceil((OUTPUTS - 1) * scale + 4 * widened)) + 1)
     starts = np.clip(np.floor(centres[:, 0] - 2 * widened), 0, size - inputs).astype(int)
     places = starts[:, None] + np.arange(inputs)
@@ -86,6 +107,7 @@ def _blocks(size: int, start: float, stop: float, outputs: int, channels: int) -
 
 
 def _kernel(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic k(x), which is zero from |x| = 2 on."""
     x = np.abs(x)
     near, far = (1.5 * x - 2.5) * x * x + 1.0, ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0
     return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))

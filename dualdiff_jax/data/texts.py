@@ -1,9 +1,9 @@
-"""From a caption or a dialogue to tokens, and which of them are to be learnt.
+"""From a caption or a dialogue to tokens, and which of them the text loss may mask (the answer).
 
-    caption     c c c </s> </s> ...                     all of it is answer
-    dialogue    Q: q A: a a </s> Q: q A: a </s> </s>    answers, their ends and the padding are answer
-What does not fit is left out by whole turns, and only of an answer that is longer than the room by tokens;
-how many is part of the result.
+    caption     c c c </s> </s> ...                     everything is answer
+    dialogue    Q: q A: a a </s> Q: q A: a </s> </s>    the answers, their ends and the padding are answer
+Turns that do not fit are left out whole. Tokens are cut only from an answer that is longer than the space after its
+own question, and the result says how many.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,15 @@ from dualdiff_jax.data.tokenizer import QUESTION_TEMPLATE, Tokenizer
 
 
 class Tokens(NamedTuple):
+    """The text of one example; l is ``data.text_length``."""
+
     token_ids: np.ndarray  # (l,) int32
     is_answer: np.ndarray  # (l,) bool, True where the text loss may mask
     cut: int  # tokens of the caption, or of an answer, that were left out
 
 
 def caption_tokens(tokenizer: Tokenizer, caption: str, length: int) -> Tokens:
+    """Tokenizes a caption; the last of ``length`` tokens is always ``</s>``."""
     tokens = tokenizer.tokens(caption)
     token_ids = tokenizer.null_ids(length)
     kept = tokens[: length - 1]
@@ -32,9 +35,17 @@ def caption_tokens(tokenizer: Tokenizer, caption: str, length: int) -> Tokens:
 def dialogue_tokens(
     tokenizer: Tokenizer, turns: Sequence[Turn], length: int, rng: np.random.Generator, suffix: str = ""
 ) -> Tokens:
-    """All turns where they fit; else some that follow each other, from one that ``rng`` draws.
+    """Tokenizes a dialogue: all turns if they fit, else consecutive turns from a random one on.
 
-    ``suffix`` follows every question. Raises ``DataError`` where no question leaves room for an answer.
+    Args:
+        tokenizer: turns text into tokens.
+        turns: at least one.
+        length: tokens of the result, l.
+        rng: draws the first turn, among those whose question leaves room for an answer, if not all turns fit.
+        suffix: follows every question.
+
+    Raises:
+        DataError: no question leaves room for an answer.
     """
     prompts = [tokenizer.tokens(QUESTION_TEMPLATE.format(question=turn.question + suffix)) for turn in turns]
     answers = [tokenizer.tokens(turn.answer) for turn in turns]

@@ -1,7 +1,7 @@
-"""T5's tokens as Dual Diffusion uses them.
+"""T5's tokenizer as Dual Diffusion uses it.
 
-Padding is ``</s>`` (never ``<pad>``), the mask is ``<extra_id_0>``, the last id of the vocabulary, and
-there is no attention mask: padding is text like any other, which the model learns to write.
+Padding is ``</s>`` (never ``<pad>``), and the mask is ``<extra_id_0>``, the last id of the vocabulary. There is no
+attention mask: padding is text like any other, which the model learns to write.
 """
 
 import functools
@@ -11,22 +11,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import T5TokenizerFast
+from transformers import T5TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]  # imported lazily there
 
 from dualdiff_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
-T5_TOKENIZER = Path(__file__).parent / "t5_tokenizer"  # the folder of T5's own
+T5_TOKENIZER = Path(__file__).parent / "t5_tokenizer"  # the tokenizer of the published T5 models
 MASK_TOKEN = "<extra_id_0>"
-CACHED_TEXTS = 65536  # distinct texts whose tokens are remembered
+CACHED_TEXTS = 65536  # distinct texts whose tokens stay in memory
 QUESTION_TEMPLATE = "Q: {question} A: "
 
 
 class Tokenizer:
-    """A T5 tokenizer folder (``tokenizer.json`` beside ``tokenizer_config.json``).
+    """A T5 tokenizer.
 
-    Raises ``UserError`` if the folder holds none, or if its special tokens are not where T5 has them.
+    Args:
+        folder: holds ``tokenizer.json`` and ``tokenizer_config.json``.
+
+    Attributes:
+        folder: as given.
+        vocab_size: how many tokens there are.
+        mask_token_id: the last id.
+        end_token_id: of ``</s>``, which is the padding too.
+
+    Raises:
+        UserError: the folder holds no readable tokenizer, or its mask is not the last id.
     """
 
     def __init__(self, folder: str | Path):
@@ -36,7 +46,7 @@ class Tokenizer:
         try:
             self._tokenizer = T5TokenizerFast.from_pretrained(str(self.folder))
         except Exception as error:  # the library raises many kinds, all of which mean a damaged file
-            raise UserError(f"{self.folder}: its tokenizer cannot be read ({error}); copy the folder anew") from error
+            raise UserError(f"{self.folder}: its tokenizer cannot be read ({error}); copy the folder again") from error
         self._cached = functools.lru_cache(maxsize=CACHED_TEXTS)(self._tokens)
         self.vocab_size = len(self._tokenizer)
         self.mask_token_id = self._tokenizer.convert_tokens_to_ids(MASK_TOKEN)
@@ -48,13 +58,14 @@ class Tokenizer:
             )
 
     def __reduce__(self):
-        return type(self), (self.folder,)  # on its way to a worker
+        return type(self), (self.folder,)  # worker processes read the folder again
 
     def fingerprint(self) -> str:
-        """Another one where any token is another."""
+        """A hash of all tokens in their order."""
         return hashlib.sha256("\n".join(self.pieces(range(self.vocab_size))).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
+        """Writes the tokenizer's files into ``folder``."""
         self._tokenizer.save_pretrained(str(folder))
 
     def tokens(self, text: str) -> tuple[int, ...]:
@@ -65,7 +76,7 @@ class Tokenizer:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def caption_ids(self, text: str, length: int) -> np.ndarray:
-        """(length,) int32: the text, one ``</s>``, and more of it as padding. Longer text is cut, with a warning."""
+        """(length,) int32: the text, one ``</s>``, and padding. Warns if the text is too long, and cuts it."""
         tokens = self.tokens(text)
         if len(tokens) > length - 1:
             log.warning("text of %d tokens was cut to %d: %s ...", len(tokens), length - 1, self.decode(tokens[:12]))
@@ -74,7 +85,18 @@ class Tokenizer:
         return token_ids
 
     def question_ids(self, question: str, length: int) -> np.ndarray:
-        """(k,) int32, k < length: the prompt that an answer follows. A question that leaves no room is an error."""
+        """The prompt that an answer follows.
+
+        Args:
+            question: without the template.
+            length: tokens that prompt and answer have together.
+
+        Returns:
+            (k,) int32, k < length.
+
+        Raises:
+            UserError: the question leaves no room for an answer.
+        """
         prompt = self.tokens(QUESTION_TEMPLATE.format(question=question))
         if len(prompt) >= length:
             raise UserError(
@@ -84,13 +106,13 @@ class Tokenizer:
         return np.asarray(prompt, np.int32)
 
     def masked_ids(self, prompt: Sequence[int] | np.ndarray, length: int) -> np.ndarray:
-        """(length,) int32: the prompt, then masks."""
+        """(length,) int32: the prompt, then mask tokens."""
         token_ids = np.full(length, self.mask_token_id, np.int32)
         token_ids[: len(prompt)] = prompt
         return token_ids
 
     def null_ids(self, length: int) -> np.ndarray:
-        """(length,) int32 of the empty caption."""
+        """(length,) int32: the empty caption, which is all ``</s>``."""
         return np.full(length, self.end_token_id, np.int32)
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> str:
@@ -101,12 +123,12 @@ class Tokenizer:
         return self._tokenizer.decode(token_ids, skip_special_tokens=True).strip()
 
     def decode_all(self, token_ids: Sequence[int] | np.ndarray) -> str:
-        """All of the text, whatever its tokens, with ``</s>`` left out."""
+        """The text of all tokens, without each ``</s>``."""
         text = self._tokenizer.decode([int(token) for token in token_ids])
         return text.replace(self._tokenizer.eos_token, "")
 
     def pieces(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
-        """Each token by itself, for showing."""
+        """The vocabulary's string of each token, for display."""
         return self._tokenizer.convert_ids_to_tokens([int(token) for token in token_ids])
 
     def unknown_words(self, text: str) -> list[str]:

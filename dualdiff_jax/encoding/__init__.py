@@ -1,1 +1,1 @@
-"""The frozen networks over whole data sets: computed once, stored, read by training."""
+"""The outputs of the frozen networks for whole data sets: computed once, stored, and read by training."""

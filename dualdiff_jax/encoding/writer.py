@@ -1,11 +1,11 @@
-"""Images and clean captions, encoded once: what the frozen networks say of a source, in place of its images.
+"""Encodes data sets once: writes the outputs of the frozen networks in place of the images.
 
-    OUTPUT/SOURCE/encoded.json                     the files there will be, and what made them
+    OUTPUT/SOURCE/encoded.json                     the names of all files, and what encoded them
     OUTPUT/SOURCE/512x512-000000.array_record      up to a thousand records: posterior, captions, dialogue
-    OUTPUT/SOURCE/text-000000.array_record         records without an image, as they are
-A file appears under its name when it is complete, so a killed run goes on at the next file. Hosts take turns.
-Masked text cannot be encoded ahead, since T5 reads the masks; of the captions of ``image_generation`` the
-embeddings are stored at their full length, because their padding is text that the model reads.
+    OUTPUT/SOURCE/text-000000.array_record         records without an image, unchanged
+A file gets its name when it is complete, so a run that was killed continues with the next file. Files are dealt out to
+the hosts in turn. T5 reads the masks of a masked text, so only clean texts can be encoded ahead: the captions of
+``image_generation`` are embedded at their full length, because the model reads their padding too.
 """
 
 import concurrent.futures
@@ -20,13 +20,13 @@ import numpy as np
 from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.bad_records import BadRecords, Fault, Origin
-from dualdiff_jax.data.catalog import Shape, divide
+from dualdiff_jax.data.catalog import Division, Shape, divide
 from dualdiff_jax.data.formats.array_record import write_records
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.images import read_image
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.manifest import MANIFEST, TEXT_ONLY
-from dualdiff_jax.data.records.record import DataError, Record, Source
+from dualdiff_jax.data.records.record import ABSENT_KEY, DataError, Record, Source
 from dualdiff_jax.data.texts import caption_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import first_host_first
@@ -38,8 +38,8 @@ from dualdiff_jax.progress import Progress
 RECORDS_PER_FILE = 1024
 
 
-class Lot(NamedTuple):
-    """The records of one file."""
+class FileChunk(NamedTuple):
+    """The records that are written to one file."""
 
     file: Path
     source: SourceConfig
@@ -58,62 +58,77 @@ def encode_sources(
     hosts: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Path]:
-    """Encodes every source of ``config``; returns where each went. ``made_by`` says with which model.
+    """Encodes every source, continuing where an earlier run was stopped.
 
-    Goes on where an earlier run was stopped. Raises ``UserError`` where a folder holds something else, or where
-    more than ``data.max_bad_share`` of a source is bad; bad records are left out and named in
-    bad_records.jsonl, with the host's number in its name beyond 0.
+    Bad records are left out and named in bad_records.jsonl, or bad_records.HOST.jsonl on hosts other than 0.
+
+    Args:
+        config: the sources.
+        encoder: the frozen networks.
+        tokenizer: turns captions into tokens.
+        output: a folder; each source gets a folder in it.
+        made_by: describes the model, for the manifest.
+        host: the number of this host.
+        hosts: how many hosts there are.
+        progress: called with (records done, records of this host) after each file.
+
+    Returns:
+        Source name -> its folder.
+
+    Raises:
+        UserError: a folder holds the data of another config or model or is not writable, a source is not usable, or
+            more than ``data.max_bad_share`` of it is bad.
     """
-    cache, folders, sources, lots = IndexCache(config.index_cache), {}, {}, []
+    cache, folders, sources, chunks = IndexCache(config.index_cache), {}, {}, []
     common = {"text_length": config.text_length, "tokenizer": tokenizer.fingerprint(), "made_by": made_by}
     fingerprints = encoder.fingerprints(tokenizer.mask_token_id)
     with first_host_first("sources"):
         for source in config.sources:
-            folders[source.name] = Path(output) / source.name
+            folder = folders[source.name] = Path(output) / source.name
             sources[source.name] = open_source(source, cache)
-            found = list(_lots(source, divide(source, sources[source.name], cache), folders[source.name]))
-            description = common | {"source": to_dict(source), "files": [lot.file.name for lot in found]}
-            _claim(folders[source.name], description, fingerprints, host)
-            lots += found
-    todo = [lot for lot in lots[host::hosts] if not lot.file.exists()]
-    done, total = 0, sum(len(lot.indexes) for lot in todo)
+            new = list(_file_chunks(source, divide(source, sources[source.name], cache), folder))
+            description = common | {"source": to_dict(source), "files": [chunk.file.name for chunk in new]}
+            _write_or_check_manifest(folder, description, fingerprints, host)
+            chunks += new
+    missing = [chunk for chunk in chunks[host::hosts] if not chunk.file.exists()]
+    encoded, total = 0, sum(len(chunk.indexes) for chunk in missing)
     bad = {name: BadRecords(config.max_bad_share) for name in folders}
     for name, folder in folders.items():
         bad[name].write_to(folder / f"bad_records{f'.{host}' if host else ''}.jsonl")
-    for lot in todo:
-        name = lot.source.name
-        records = _encoded(lot, sources[name], encoder, tokenizer, config.text_length, bad[name])
-        with new_file(lot.file, owner=str(host)) as partial:
+    for chunk in missing:
+        name = chunk.source.name
+        records = _encoded(chunk, sources[name], encoder, tokenizer, config.text_length, bad[name])
+        with new_file(chunk.file, owner=str(host)) as partial:
             write_records(partial, records)
-        done += len(lot.indexes)
+        encoded += len(chunk.indexes)
         if progress is not None:
-            progress(done, total)
+            progress(encoded, total)
     return folders
 
 
-def _lots(source: SourceConfig, division: Any, folder: Path) -> Iterator[Lot]:
+def _file_chunks(source: SourceConfig, division: Division, folder: Path) -> Iterator[FileChunk]:
+    """Yields the files of one source, shape after shape."""
     for shape, indexes in division.items():
         prefix = TEXT_ONLY if shape is None else f"{shape[0]}x{shape[1]}-"
         for number, start in enumerate(range(0, len(indexes), RECORDS_PER_FILE)):
             chosen = np.asarray(indexes[start : start + RECORDS_PER_FILE])
-            yield Lot(folder / f"{prefix}{number:06d}.array_record", source, shape, chosen)
+            yield FileChunk(folder / f"{prefix}{number:06d}.array_record", source, shape, chosen)
 
 
-def _claim(folder: Path, description: dict[str, Any], fingerprints: Fingerprints, host: int) -> None:
-    """Writes the manifest, or raises ``UserError`` if there is another one. Fingerprints may differ by roundings."""
+def _write_or_check_manifest(folder: Path, description: dict[str, Any], fingerprints: Fingerprints, host: int) -> None:
+    """Writes the manifest unless there is one. Raises ``UserError`` if that is another one, apart from rounding."""
     text = json.dumps(description | {"fingerprints": fingerprints}, indent=1, ensure_ascii=False) + "\n"
     file = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not file.exists():
-            with new_file(file, owner=str(host)) as partial:  # hosts may have the same process numbers
+            with new_file(file, owner=str(host)) as partial:  # process numbers of different hosts may be equal
                 partial.write_text(text, encoding="utf-8")
-        there = json.loads(file.read_text(encoding="utf-8"))
-        is_same = not different(there.pop("fingerprints"), fingerprints) and there == json.loads(
-            json.dumps(description)
-        )
+        present = json.loads(file.read_text(encoding="utf-8"))
+        has_same_networks = not different(present.pop("fingerprints"), fingerprints)
+        is_same = has_same_networks and present == json.loads(json.dumps(description))
     except OSError as error:
-        raise UserError(f"{folder}: may not be written ({error.strerror}); choose another --output") from error
+        raise UserError(f"{folder}: is not writable ({error.strerror}); choose another --output") from error
     except (ValueError, KeyError, AttributeError, TypeError):
         is_same = False
     if not is_same:
@@ -121,50 +136,57 @@ def _claim(folder: Path, description: dict[str, Any], fingerprints: Fingerprints
 
 
 def _encoded(
-    lot: Lot, source: Source, encoder: FrozenEncoder, tokenizer: Tokenizer, text_length: int, bad: BadRecords
+    chunk: FileChunk, source: Source, encoder: FrozenEncoder, tokenizer: Tokenizer, text_length: int, bad: BadRecords
 ) -> Iterator[Record]:
-    """The good records of a lot with their arrays in place of their images."""
+    """Yields the good records of a file, with arrays in place of their images."""
 
     def read(index: int) -> tuple[Record, np.ndarray | None] | Fault:
-        record_id = f"{lot.source.name}[{index}]"
+        record_id = f"{chunk.source.name}[{index}]"
         try:
             record = source[index]
             record_id = record.record_id
-            if lot.shape is None:
+            if chunk.shape is None:
                 return record, None
-            return record, read_image(record.image, *lot.shape, name=record_id)
+            if record.image is None:
+                raise DataError(ABSENT_KEY, f"{record_id} has no image")
+            return record, read_image(record.image, *chunk.shape, name=record_id)
         except DataError as error:
             return Fault(record_id, error.cause, str(error))
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        for start in range(0, len(lot.indexes), encoder.batch_size):
-            good: list[tuple[Record, np.ndarray | None]] = []
-            for found in pool.map(read, lot.indexes[start : start + encoder.batch_size].tolist()):
-                is_bad = isinstance(found, Fault)
-                faults = (found,) if is_bad else ()
-                bad.note(Origin(lot.source.name, found.record_id if is_bad else found[0].record_id, faults, 0))
-                good += [] if is_bad else [found]
-            if lot.shape is None:
-                yield from (record for record, _ in good)
-            elif good:
-                yield from _with_arrays(lot, good, encoder, tokenizer, text_length)
+        for start in range(0, len(chunk.indexes), encoder.batch_size):
+            texts: list[Record] = []
+            images: list[tuple[Record, np.ndarray]] = []
+            for result in pool.map(read, chunk.indexes[start : start + encoder.batch_size].tolist()):
+                if isinstance(result, Fault):
+                    bad.note(Origin(chunk.source.name, result.record_id, (result,), 0))
+                    continue
+                record, image = result
+                bad.note(Origin(chunk.source.name, record.record_id, (), 0))
+                if image is None:
+                    texts.append(record)
+                else:
+                    images.append((record, image))
+            yield from texts
+            yield from _with_arrays(chunk, images, encoder, tokenizer, text_length)
 
 
 def _with_arrays(
-    lot: Lot,
-    good: Sequence[tuple[Record, np.ndarray]],
+    chunk: FileChunk,
+    images: Sequence[tuple[Record, np.ndarray]],
     encoder: FrozenEncoder,
     tokenizer: Tokenizer,
     text_length: int,
 ) -> Iterator[Record]:
+    """Yields the records with latents in place of their images and, for image generation, embeddings of captions."""
     names, token_ids = [], []
-    for row, (record, _) in enumerate(good):
-        if lot.source.task == "image_generation":
+    for row, (record, _) in enumerate(images):
+        if chunk.source.task == "image_generation":
             for name, texts in record.captions.items():
                 for which, text in enumerate(texts):
                     names.append((row, f"text_embeddings/{name}/{which}"))
                     token_ids.append(caption_tokens(tokenizer, text, text_length).token_ids)
-    texts = dict(zip(names, encoder.texts(token_ids), strict=True))
-    for row, arrays in enumerate(encoder.images([image for _, image in good])):
-        arrays |= {name: value for (owner, name), value in texts.items() if owner == row}
-        yield dataclasses.replace(good[row][0], image=None, size=lot.shape, arrays=arrays)
+    embeddings = dict(zip(names, encoder.texts(token_ids), strict=True))
+    for row, arrays in enumerate(encoder.images([image for _, image in images])):
+        arrays |= {name: value for (owner, name), value in embeddings.items() if owner == row}
+        yield dataclasses.replace(images[row][0], image=None, size=chunk.shape, arrays=arrays)

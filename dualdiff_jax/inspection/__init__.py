@@ -1,1 +1,1 @@
-"""Looking at data before training on it: figures of each source, and a page to read."""
+"""A look at data before training on it: figures of each source, and an HTML page of examples."""

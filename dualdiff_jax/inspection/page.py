@@ -1,9 +1,10 @@
-"""The survey of all sources as one HTML page: no script, no file beside it, light and dark."""
+"""The surveys of all sources as one HTML page, without scripts or further files, for light and dark displays."""
 
 import base64
 import io
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,7 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.inspection.survey import Shown, Survey, shape_name, summary
 
 TILE = 192  # pixels of the longer side of a picture
-BARS = 16
+BARS = 16  # of a histogram
 
 STYLE = """
 :root { color-scheme: light dark; --faint: #8886; --mark: #2a7a; }
@@ -33,14 +34,20 @@ figure img { margin-right: .5rem; vertical-align: top; } small { opacity: .7; di
 
 
 def page(surveys: Sequence[Survey], tokenizer: Tokenizer) -> str:
+    """The page as HTML.
+
+    Args:
+        surveys: one for each source.
+        tokenizer: gives the strings of tokens.
+    """
     sections = "".join(_section(found, tokenizer) for found in surveys)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>What the model will see</title><style>{STYLE}</style></head>\n<body><h1>What the model will see</h1>"
-        "<p>Left the image of the record, right what is left of it after resizing and cropping. Of encoded data the "
-        "latents are there, in false colours. Tokens on colour are answer: the text loss may mask them, and the "
-        "padding after them.</p>"
+        "<p>Left: the image of the record. Right: the image after resizing and cropping, or the latents of encoded "
+        "data, in false colours. Coloured tokens are answer: the text loss may mask them, and the padding after "
+        "them.</p>"
         f"{sections}</body></html>\n"
     )
 
@@ -62,6 +69,7 @@ def _section(found: Survey, tokenizer: Tokenizer) -> str:
 
 
 def _bars(title: str, values: Sequence[float], low: float, high: float) -> str:
+    """A histogram."""
     if not values or high <= low:
         return ""
     counts, _ = np.histogram(np.clip(values, low, high), BARS, (low, high))
@@ -73,7 +81,7 @@ def _card(shown: Shown, tokenizer: Tokenizer) -> str:
     record, example = shown.record, shown.example
     pictures = []
     if record.image is not None:
-        pictures.append(_whole(shown))
+        pictures.append(_whole(record.image, record.record_id))
     if "image" in example:
         pictures.append(_picture(Image.fromarray(example["image"])))
     if "latent_mean" in example:
@@ -91,6 +99,7 @@ def _card(shown: Shown, tokenizer: Tokenizer) -> str:
 
 
 def _tokens(shown: Shown, tokenizer: Tokenizer) -> str:
+    """The tokens with one of the padding, and how many more there are."""
     token_ids, is_answer = shown.example["token_ids"], shown.example["is_answer"]
     padding = int((token_ids[::-1] != tokenizer.end_token_id).argmax()) if token_ids.any() else 0
     shown_ids = token_ids[: len(token_ids) - max(padding - 1, 0)]
@@ -101,10 +110,10 @@ def _tokens(shown: Shown, tokenizer: Tokenizer) -> str:
     return "".join(spans) + (f" <small>and {padding - 1} more of the last</small>" if padding > 1 else "")
 
 
-def _whole(shown: Shown) -> str:
-    """The image of the file, small."""
+def _whole(source: bytes | Path, record_id: str) -> str:
+    """The image of a record before cropping, scaled down."""
     try:
-        image = open_image(shown.record.image, shown.record.record_id)
+        image = open_image(source, record_id)
     except DataError as error:
         return f"<small class=bad>{escape(str(error))}</small>"
     image.thumbnail((TILE, TILE))
@@ -112,7 +121,7 @@ def _whole(shown: Shown) -> str:
 
 
 def _false_colours(latents: np.ndarray) -> Image.Image:
-    """(h, w, c) -> their three strongest components, each from black to full."""
+    """(h, w, c) -> the three strongest principal components as red, green and blue, each over its full range."""
     values = latents.reshape(-1, latents.shape[-1]).astype(np.float32)
     values -= values.mean(axis=0)
     _, directions = np.linalg.eigh(values.T @ values)  # ascending
@@ -125,6 +134,7 @@ def _false_colours(latents: np.ndarray) -> Image.Image:
 
 
 def _picture(image: Image.Image) -> str:
+    """An img element: scaled down to the tile's size, or up by a whole factor with sharp pixels."""
     scale = TILE / max(image.size)
     if scale < 1:
         image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))

@@ -1,4 +1,4 @@
-"""What a source is like, from some of its records, evenly spaced and made into examples as training makes them."""
+"""The figures of a source, from some of its records, evenly spaced and made into examples as training makes them."""
 
 import dataclasses
 import time
@@ -21,17 +21,17 @@ from dualdiff_jax.data.records.manifest import IMAGES, LATENTS_AND_TEXT
 from dualdiff_jax.data.records.record import DataError, Record, Source
 from dualdiff_jax.data.tokenizer import Tokenizer
 
-SHOWN = 12  # examples of a source that are kept for the page
+SHOWN = 12  # examples of a source on the page
 
 
 class Shown(NamedTuple):
-    """One example to look at."""
+    """One example on the page."""
 
     record: Record
     size: tuple[int, int] | None  # (height, width) of the image in its file
     shape: Shape
     example: Example
-    cut: int
+    cut: int  # tokens that did not fit
 
 
 @dataclasses.dataclass
@@ -40,19 +40,19 @@ class Survey:
 
     config: SourceConfig
     records: int
-    kind: str  # what it holds of its images, in the words of ``encoded.py``
-    looked_at: int = 0
+    kind: str  # what it stores for its images, as ``kind_of`` returns it
+    looked_at: int = 0  # records examined; those below are among them
     filtered: int = 0
     without_image: int = 0
-    bad: Counter = dataclasses.field(default_factory=Counter)  # by cause
-    messages: list[str] = dataclasses.field(default_factory=list)  # one of each cause
-    shapes: Counter = dataclasses.field(default_factory=Counter)  # good examples by shape
+    bad: Counter[str] = dataclasses.field(default_factory=Counter)  # by cause
+    messages: list[str] = dataclasses.field(default_factory=list)  # one for each cause
+    shapes: Counter[Shape] = dataclasses.field(default_factory=Counter)  # good examples, by shape
     sizes: list[tuple[int, int]] = dataclasses.field(default_factory=list)  # (height, width)
     caption_lengths: list[int] = dataclasses.field(default_factory=list)  # characters
     turns: list[int] = dataclasses.field(default_factory=list)
-    tokens: list[int] = dataclasses.field(default_factory=list)  # of an example, without padding
-    cut: list[int] = dataclasses.field(default_factory=list)  # tokens that did not fit, where there are some
-    seconds: float = 0.0  # that making the good examples took, on one thread
+    tokens: list[int] = dataclasses.field(default_factory=list)  # of each example, without padding
+    cut: list[int] = dataclasses.field(default_factory=list)  # tokens that did not fit, of each text that lost some
+    seconds: float = 0.0  # that it took to make the good examples, on one thread
     shown: list[Shown] = dataclasses.field(default_factory=list)
 
     @property
@@ -65,7 +65,17 @@ class Survey:
 
 
 def survey(config: SourceConfig, data: DataConfig, tokenizer: Tokenizer, samples: int) -> Survey:
-    """Looks at up to ``samples`` records. Raises ``UserError`` where the source cannot be opened or trained from."""
+    """Surveys a source.
+
+    Args:
+        config: the source.
+        data: how training reads it.
+        tokenizer: turns text into tokens.
+        samples: at most how many records to examine.
+
+    Raises:
+        UserError: the source cannot be opened, or what it stores does not fit ``data``.
+    """
     cache, notes = IndexCache(data.index_cache), ReadingNotes()
     kind = kind_of(config, data, tokenizer)
     source = open_source(config, cache)
@@ -95,6 +105,7 @@ def _look(
     *,
     is_shown: bool,
 ) -> None:
+    """Adds one record to ``found``. Raises ``DataError`` if it is bad."""
     config, start = found.config, time.perf_counter()
     record = source[index]
     size = record.size
@@ -107,8 +118,10 @@ def _look(
         return
     shape = None if record.is_text_only else config.sizes()[int(nearest(config.sizes(), row)[0])]
     if shape not in makers:
-        is_stored = found.kind == LATENTS_AND_TEXT
-        makers[shape] = ExampleMaker(config, data, tokenizer, source, shape, range(len(source)), notes, is_stored)
+        has_text_embeddings = found.kind == LATENTS_AND_TEXT
+        makers[shape] = ExampleMaker(
+            config, data, tokenizer, source, shape, range(len(source)), notes, has_text_embeddings
+        )
     example, cut = makers[shape].example(record, np.random.default_rng(index))
     found.seconds += time.perf_counter() - start
     found.shapes[shape] += 1
@@ -123,13 +136,13 @@ def _look(
 
 
 def _length(token_ids: np.ndarray, end: int) -> int:
-    """Up to the last token that is no padding."""
-    (texts,) = np.nonzero(token_ids != end)
-    return int(texts[-1]) + 1 if len(texts) else 0
+    """Tokens up to the last one that is not padding."""
+    (places,) = np.nonzero(token_ids != end)
+    return int(places[-1]) + 1 if len(places) else 0
 
 
 def summary(found: Survey) -> list[tuple[str, str]]:
-    """(what, how much) of one source, in the order in which it is told."""
+    """The report of one source: lines of (label, figure), in order; figures that say nothing are left out."""
     config, looked = found.config, found.looked_at
     aspects = [width / height for height, width in found.sizes]
     lines = [
@@ -164,13 +177,14 @@ def _causes(bad: Counter, looked: int) -> str:
 
 
 def _smaller(found: Survey) -> str:
-    """Images that have to be enlarged."""
+    """How many images are smaller than the model's and have to be enlarged."""
     least = min(min(size) for size in found.config.sizes())
     count = sum(min(size) < least for size in found.sizes)
     return f"{count} ({count / len(found.sizes):.1%})" if found.sizes else ""
 
 
 def _spread(values: Sequence[float], unit: str) -> str:
+    """Range, quartiles and median; "" of no values."""
     if not values:
         return ""
     low, quarter, middle, most, high = np.percentile(values, [0, 25, 50, 75, 100])

@@ -1,1 +1,1 @@
-"""One file a format; ``registry`` opens a source by the name of its format."""
+"""The file formats that sources may have, one module a format; ``registry`` opens a source by its format's name."""

@@ -1,8 +1,9 @@
-"""Records in ArrayRecord files: one read each, at any place. What encode-data writes, and anyone can.
+"""Records in ArrayRecord files, each readable on its own: the format that encode-data writes.
 
-4 bytes, little end first    length n of what follows
-n bytes of JSON              id, captions, turns, answers, size, length of the image, names and shapes of arrays
-the image, then the arrays   as they are
+A record is packed as
+    4 bytes, little-endian       the length n of the header
+    n bytes of JSON, the header  id, captions, turns, answers, size, length of the image, names and shapes of arrays
+    the rest                     the image, then the arrays, back to back
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from array_record.python import array_record_module
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # compiled
 from grain.sources import ArrayRecordDataSource
 
 from dualdiff_jax.config import RootConfig, SourceConfig
@@ -24,12 +25,13 @@ from dualdiff_jax.data.records.patterns import expand
 from dualdiff_jax.data.records.record import ABSENT_KEY, UNREADABLE, DataError, Record, Turn
 from dualdiff_jax.errors import UserError
 
-OPTIONS = "group_size:1"  # records that are compressed together; more than one would have to be read together
+OPTIONS = "group_size:1"  # records compressed together; more than one could not be read alone
 LENGTH = struct.Struct("<I")
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)} | {n: np.dtype(n) for n in ("float32", "float16", "int32", "uint8")}
 
 
 def pack(record: Record) -> bytes:
+    """The record as bytes; an image that is a path is read and stored. Raises ``OSError``."""
     image = record.image.read_bytes() if isinstance(record.image, Path) else record.image
     arrays = {name: np.ascontiguousarray(value) for name, value in record.arrays.items()}
     header = {
@@ -46,7 +48,11 @@ def pack(record: Record) -> bytes:
 
 
 def unpack(packed: bytes) -> Record:
-    """The record again; ``ValueError`` or the like where the bytes are something else."""
+    """The inverse of ``pack``.
+
+    Raises:
+        ValueError, KeyError, TypeError, struct.error: ``packed`` was not written by ``pack``, or is cut.
+    """
     (length,) = LENGTH.unpack_from(packed)
     at = LENGTH.size + length
     header = json.loads(packed[LENGTH.size : at])
@@ -71,7 +77,15 @@ def unpack(packed: bytes) -> Record:
 
 
 def write_records(file: str | Path, records: Iterable[Record]) -> int:
-    """Writes ``file`` anew and returns how many there are; images that are paths are read and stored."""
+    """Writes a new ArrayRecord file.
+
+    Args:
+        file: replaced if it exists; complete only once this function returns.
+        records: images that are paths are read and stored.
+
+    Returns:
+        How many records were written.
+    """
     count = 0
     writer = array_record_module.ArrayRecordWriter(str(file), OPTIONS)
     try:
@@ -84,7 +98,7 @@ def write_records(file: str | Path, records: Iterable[Record]) -> int:
 
 
 class ArrayRecordSource:
-    """All files of a pattern, one after the other."""
+    """The records of several ArrayRecord files, file after file."""
 
     def __init__(self, source: SourceConfig, files: Sequence[Path], is_text_only: bool = False):
         self._source, self._files, self._is_text_only = source, files, is_text_only
@@ -100,12 +114,12 @@ class ArrayRecordSource:
         try:
             record = unpack(self._packed[index])
         except (ValueError, KeyError, TypeError, struct.error, RuntimeError) as error:
-            raise DataError(UNREADABLE, f"{self._files[0].name}[{index}] is no record ({error})") from error
+            raise DataError(UNREADABLE, f"{self._files[0].name}[{index}] is not a record ({error})") from error
         has_turns = self._source.task == "instruction" and not self._source.question
-        kept = {n: record.captions[n] for n in self._source.caption_keys if n in record.captions}
-        if not (record.turns if has_turns else kept):
-            wanted = "turns" if has_turns else ", ".join(self._source.caption_keys)
-            raise DataError(ABSENT_KEY, f"{record.record_id}: {wanted} should be there")
+        captions = {n: record.captions[n] for n in self._source.caption_keys if n in record.captions}
+        if not (record.turns if has_turns else captions):
+            expected = "turns" if has_turns else ", ".join(self._source.caption_keys)
+            raise DataError(ABSENT_KEY, f"{record.record_id} has no {expected}")
         return record
 
     head = __getitem__
@@ -118,11 +132,16 @@ class ArrayRecordSource:
 
 
 def open_array_record(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[ArrayRecordSource]:
+    """Up to two sources: the files of records with images, and those of records without.
+
+    Raises:
+        UserError: a file is missing, damaged or no ArrayRecord, or encode-data has not finished the folder.
+    """
     del cache
     files = expand(root.root, root.files)
     read_manifest(root.root)
-    kinds = {is_text: [f for f in files if f.name.startswith(TEXT_ONLY) == is_text] for is_text in (False, True)}
+    by_kind = {is_text: [f for f in files if f.name.startswith(TEXT_ONLY) == is_text] for is_text in (False, True)}
     try:
-        return [ArrayRecordSource(source, found, is_text) for is_text, found in kinds.items() if found]
+        return [ArrayRecordSource(source, found, is_text) for is_text, found in by_kind.items() if found]
     except Exception as error:  # the library raises many kinds, all of which mean a damaged or foreign file
-        raise UserError(f"{files[0]}: cannot be read as ArrayRecord ({error}); copy it anew") from error
+        raise UserError(f"{files[0]}: cannot be read as ArrayRecord ({error}); copy it again") from error

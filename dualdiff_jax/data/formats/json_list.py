@@ -2,7 +2,7 @@
 
     [{"image_path": "images/1.jpg", "ratio": 1.33, "height": 600, "width": 800, "caption": "A sunny day.",
       "re_caption": "A bright, lively park."}, ...]
-Records are read from the file one by one, where its index says; the list is never in memory whole.
+An index says where each record begins, so a record is one read, and the list is never in memory as a whole.
 """
 
 import json
@@ -21,14 +21,27 @@ from dualdiff_jax.errors import UserError
 
 
 class JsonTable:
-    """The objects of one JSON file, by number. ``column`` adds a column to its index."""
+    """The elements of one JSON file, by number.
+
+    Args:
+        file: a list, or JSON Lines.
+        cache: keeps the index.
+        column: computes a third column of ``index`` from each element.
+
+    Attributes:
+        file: as given.
+        index: (elements, 2 or 3) int64, as ``json_index`` returns it.
+
+    Raises:
+        UserError: the file is no JSON list, or an empty one.
+    """
 
     def __init__(self, file: Path, cache: IndexCache, column: Callable[[Any], int] | None = None):
         self.file, self._reader = file, RangeReader()
         self._arguments = (file, cache, column)
         self.index = json_index(file, cache, column)
         if not len(self.index):
-            raise UserError(f"{file}: expected a list of records, found nothing in it")
+            raise UserError(f"{file}: expected a list of records, found an empty one")
 
     def __reduce__(self):
         return type(self), self._arguments
@@ -45,7 +58,7 @@ class JsonTable:
 
 
 class JsonSource:
-    """One JSON file of a source."""
+    """The records of one JSON file."""
 
     def __init__(self, source: SourceConfig, root: RootConfig, file: Path, cache: IndexCache):
         self._fields, self._table = FieldReader(source, root), JsonTable(file, cache)
@@ -66,4 +79,5 @@ class JsonSource:
 
 
 def open_json(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[JsonSource]:
+    """One source a file. Raises ``UserError`` if a file is missing or no JSON list."""
     return [JsonSource(source, root, file, cache) for file in expand(root.root, root.files)]

@@ -1,9 +1,9 @@
 """The official files of VQAv2, OKVQA, GQA, TextVQA, VizWiz, POPE and COCO captions, joined by id.
 
-A publisher's files are turned once into one row a record, which is kept with its index:
+The files of a publisher are converted once to JSON Lines, one row a record, which are kept beside the indexes:
     {"id": ..., "image": path, "question": ..., "answer": for training, "answers": of all annotators}
     {"id": ..., "image": path, "captions": [...], "size": [height, width]}
-The answer that is trained on is the publisher's choice, or else the most frequent one, the first of equals.
+The training answer is the publisher's choice if there is one, else the most frequent answer, the first of equals.
 """
 
 import collections
@@ -28,15 +28,24 @@ UNANSWERABLE = " Reply unanswerable if information is not present in the image."
 
 
 class OfficialFormat(NamedTuple):
-    """How a publisher names and fills files. ``files`` and ``read`` take the split."""
+    """The files of one data set.
 
-    files: Callable[[str], Sequence[str]]  # relative to the root
+    Attributes:
+        files: split -> names of its files, relative to the root.
+        read: (split, files) -> rows, as above.
+        suffix: follows every question.
+        splits: short name of a split -> its publisher's name.
+    """
+
+    files: Callable[[str], Sequence[str]]
     read: Callable[[str, Sequence[Path]], OfficialRows]
     suffix: str = SHORT_ANSWER
-    splits: Mapping[str, str] = {}  # short names
+    splits: Mapping[str, str] = {}
 
 
 def _vqa_files(prefix: str) -> Callable[[str], Sequence[str]]:
+    """Names of VQA's question and annotation files; the annotations of test splits are not published."""
+
     def files(split: str) -> Sequence[str]:
         if split.startswith("test"):
             return (f"{prefix}OpenEnded_mscoco_{split}2015_questions.json",)
@@ -53,19 +62,19 @@ def _vqa(split: str, files: Sequence[Path]) -> OfficialRows:
     folder = "test2015" if split.startswith("test") else f"{split}2014"
     annotations = {a["question_id"]: a for a in _load(files[1])["annotations"]} if len(files) > 1 else {}
     for question in _load(files[0])["questions"]:
-        found = annotations.get(question["question_id"], {"answers": ()})
-        answers = [answer["answer"] for answer in found["answers"]]
+        annotation = annotations.get(question["question_id"], {"answers": ()})
+        answers = [answer["answer"] for answer in annotation["answers"]]
         yield {
             "id": question["question_id"],
             "image": f"{folder}/COCO_{folder}_{question['image_id']:012d}.jpg",
             "question": question["question"],
-            "answer": found.get("multiple_choice_answer") or most_frequent(answers),
+            "answer": annotation.get("multiple_choice_answer") or most_frequent(answers),
             "answers": answers,
         }
 
 
 def _gqa(split: str, files: Sequence[Path]) -> OfficialRows:
-    """One object: question id -> question. Over a GB for training, so it is read piece by piece."""
+    """One object, question id -> question. Training files exceed a GB, so the questions are read one by one."""
     with files[0].open("rb") as stream:
         for key, _, start, stop in elements(files[0], "{"):
             stream.seek(start)
@@ -81,7 +90,7 @@ def _gqa(split: str, files: Sequence[Path]) -> OfficialRows:
 
 
 def _textvqa(split: str, files: Sequence[Path]) -> OfficialRows:
-    folder = "test_images" if split == "test" else "train_images"  # validation images lie among those of training
+    folder = "test_images" if split == "test" else "train_images"  # train_images holds those of validation too
     for question in _load(files[0])["data"]:
         answers = question.get("answers", [])
         yield {
@@ -106,7 +115,7 @@ def _vizwiz(split: str, files: Sequence[Path]) -> OfficialRows:
 
 
 def _pope(split: str, files: Sequence[Path]) -> OfficialRows:
-    """JSON Lines, though the file is called .json."""
+    """JSON Lines, although the file's name ends in .json."""
     for line in files[0].read_text(encoding="utf-8").splitlines():
         if line.strip():
             question = json.loads(line)
@@ -120,11 +129,11 @@ def _pope(split: str, files: Sequence[Path]) -> OfficialRows:
 
 
 def _coco_captions(split: str, files: Sequence[Path]) -> OfficialRows:
-    found = _load(files[0])
+    content = _load(files[0])
     captions = collections.defaultdict(list)
-    for annotation in found.get("annotations", ()):
+    for annotation in content.get("annotations", ()):
         captions[annotation["image_id"]].append(annotation["caption"].strip())
-    for image in found["images"]:
+    for image in content["images"]:
         yield {
             "id": image["id"],
             "image": f"{split}/{image['file_name']}",
@@ -154,7 +163,7 @@ OFFICIAL_FORMATS = {
 
 
 def most_frequent(answers: Sequence[str]) -> str:
-    """The first of equals; "" of none."""
+    """The most frequent answer, the first of equals; "" if there is none."""
     return collections.Counter(answers).most_common(1)[0][0] if answers else ""
 
 
@@ -162,25 +171,26 @@ def _load(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except ValueError as error:
-        raise UserError(f"{file}: is not JSON ({error}); copy it anew") from error
+        raise UserError(f"{file}: is not JSON ({error}); copy it again") from error
 
 
 class OfficialSource:
-    """One split of one of ``OFFICIAL_FORMATS``. Without published answers a question's turn has an empty one."""
+    """One split of one of ``OFFICIAL_FORMATS``. If the publisher holds back the answers, they are empty."""
 
     def __init__(self, source: SourceConfig, root: RootConfig, cache: IndexCache):
         self._arguments = (source, root, cache)
-        layout = OFFICIAL_FORMATS[source.format]
-        split = layout.splits.get(source.split, source.split)
-        names = layout.files(split)
+        official = OFFICIAL_FORMATS[source.format]
+        split = official.splits.get(source.split, source.split)
+        names = official.files(split)
         files = expand(root.root, root.files or (names[0] if len(names) == 1 else "{" + ",".join(names) + "}"))
         if len(files) != len(names):
             raise UserError(
-                f"{root.root}: {root.files!r} are {len(files)} files; {source.format} has {' and '.join(names)}"
+                f"{root.root}: files {root.files!r} names {len(files)}, but {source.format} has {len(names)}: "
+                f"{' and '.join(names)}"
             )
         self._files = files
         rows = cache.file(
-            files, f"{source.format}-{split}", "jsonl", lambda file: _write(layout.read(split, files), files, file)
+            files, f"{source.format}-{split}", "jsonl", lambda file: _write(official.read(split, files), files, file)
         )
         self._name, self._root, self._table = f"{source.format}/{split}", Path(root.root), JsonTable(rows, cache)
         self._is_answered = source.format == "coco_captions" or bool(len(files) > 1 or not split.startswith("test"))
@@ -215,6 +225,7 @@ class OfficialSource:
 
 
 def _write(rows: OfficialRows, files: Sequence[Path], output: Path) -> None:
+    """Writes ``rows``, read from ``files``, as JSON Lines."""
     try:
         with output.open("w", encoding="utf-8") as stream:
             for row in rows:
@@ -229,4 +240,5 @@ def _write(rows: OfficialRows, files: Sequence[Path], output: Path) -> None:
 
 
 def open_official(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[OfficialSource]:
+    """One source. Raises ``UserError`` if a file is missing or does not have its publisher's schema."""
     return [OfficialSource(source, root, cache)]

@@ -1,7 +1,7 @@
 """Parquet tables with the images' bytes in a column, as Hugging Face publishes data sets.
 
-A row cannot be read without its row group, so the last few groups stay in memory. That is right for looking at
-a data set and for training on a small one; a large one is copied to ArrayRecord once (docs/data.md).
+A row cannot be read without its row group, so the last few groups stay in memory. That suits looking at a data set and
+training on a small one; copy a large one to ArrayRecord once (docs/data.md).
 """
 
 import collections
@@ -18,16 +18,16 @@ from dualdiff_jax.data.records.patterns import expand
 from dualdiff_jax.data.records.record import UNREADABLE, DataError, Record
 from dualdiff_jax.errors import UserError
 
-GROUPS = 8  # row groups in memory
+GROUPS = 8  # row groups that stay in memory
 
 
 class ParquetSource:
-    """All files of a pattern, one after the other."""
+    """The rows of several Parquet files, file after file."""
 
     def __init__(self, source: SourceConfig, root: RootConfig, files: Sequence[Path]):
         self._arguments = (source, root, files)
         self._files, self._fields = files, FieldReader(source, root)
-        self._lock = threading.Lock()  # a file may be read by one thread at a time
+        self._lock = threading.Lock()  # only one thread may read a file at a time
         self._groups: collections.OrderedDict = collections.OrderedDict()
         self._parquet = [_open(file) for file in files]
         self._places = [(f, g) for f, parquet in enumerate(self._parquet) for g in range(parquet.num_row_groups)]
@@ -62,6 +62,7 @@ class ParquetSource:
         return list(self._files)
 
     def _group(self, place: int):
+        """The table of a row group, from memory if it is there."""
         with self._lock:
             if place in self._groups:
                 self._groups.move_to_end(place)
@@ -80,10 +81,11 @@ def _open(file: Path):
         raise UserError(f"{file}: Parquet needs pyarrow; pip install pyarrow") from None
     try:
         return pyarrow.parquet.ParquetFile(file)
-    except (OSError, ValueError) as error:  # Arrow's own are of these kinds
-        raise UserError(f"{file}: cannot be read as Parquet ({error}); copy it anew") from error
+    except (OSError, ValueError) as error:  # Arrow's errors are subclasses of these
+        raise UserError(f"{file}: cannot be read as Parquet ({error}); copy it again") from error
 
 
 def open_parquet(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[ParquetSource]:
+    """One source. Raises ``UserError`` if a file is missing or no Parquet, or pyarrow is not installed."""
     del cache
     return [ParquetSource(source, root, expand(root.root, root.files))]

@@ -1,7 +1,7 @@
-"""webdataset shards: a tar file in which neighbours with one name belong together.
+"""webdataset shards: tar files in which neighbours with the same stem are one sample.
 
     00012.jpg  00012.json  00013.jpg  00013.json  ...
-The image is jpg, png or the like; the text is json, with keys as in the config, or txt, which is the caption.
+The image is jpg, png or the like. The text is either json, whose keys the config names, or txt, which is the caption.
 A shard is indexed once; then a record is one read of the image and one of the text.
 """
 
@@ -23,21 +23,27 @@ from dualdiff_jax.errors import UserError
 log = logging.getLogger(__name__)
 
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
-HEAD = 1 << 16  # bytes of an image that hold its size, nearly always
-NAME = slice(0, 100)  # of a member, in its header
-BLOCK = 512  # bytes of a header
+HEAD = 1 << 16  # bytes of an image; nearly always they include its size
+BLOCK = 512  # bytes of a member's header
+NAME = slice(0, 100)  # bytes of the header that are the member's name
 
 
 def tar_index(file: Path) -> np.ndarray:
-    """(samples, 5) int64: first byte and length of the image, of the text, and whether the text is json.
+    """Reads the headers of a shard in one pass, and no image.
 
-    A length of -1 says that there is none. Reads the headers in one pass, and no image.
+    Returns:
+        (samples, 5) int64: first byte and length of the image, first byte and length of the text, and 1 if the text is
+        json. A length of -1 means that there is none.
+
+    Raises:
+        UserError: the file is not an uncompressed tar, or is cut.
     """
     rows, key, row = array.array("q"), None, [0, -1, 0, -1, 0]
     try:
         with tarfile.open(file, "r:") as archive:
             for member in archive:
-                archive.members = []  # else it keeps every header it has seen
+                # The archive would keep every header; typeshed does not know the list.
+                archive.members = []  # pyright: ignore[reportAttributeAccessIssue]
                 folder, _, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
                 if not member.isfile() or not stem:
@@ -53,7 +59,7 @@ def tar_index(file: Path) -> np.ndarray:
                     row[2:] = member.offset_data, member.size, int(ending == "json")
     except (tarfile.TarError, OSError) as error:
         raise UserError(
-            f"{file}: is not an uncompressed tar file, or is cut ({error}); copy or unpack it anew"
+            f"{file}: is not an uncompressed tar file, or is cut ({error}); copy or unpack it again"
         ) from error
     if key is not None:
         rows.extend(row)
@@ -61,7 +67,7 @@ def tar_index(file: Path) -> np.ndarray:
 
 
 class TarSource:
-    """One shard."""
+    """The samples of one shard."""
 
     def __init__(self, source: SourceConfig, root: RootConfig, file: Path, cache: IndexCache):
         self._arguments = (source, root, file, cache)
@@ -87,14 +93,15 @@ class TarSource:
     def files(self) -> list[Path]:
         return [self._file]
 
-    def _record(self, index: int, most: int | None) -> Record:
+    def _record(self, index: int, image_bytes: int | None) -> Record:
+        """The record, with at most ``image_bytes`` bytes of its image."""
         start, length, text_start, text_length, is_json = self._index[index].tolist()
         record_id = f"{self._file.name}[{index}]"
-        for what, found in (("an image", length), ("a json or txt", text_length)):
-            if found < 0:
+        for what, count in (("an image", length), ("a json or txt", text_length)):
+            if count < 0:
                 raise DataError(ABSENT_KEY, f"{record_id} has no member with {what}")
         try:
-            block = self._reader.read(self._file, start - BLOCK, BLOCK + min(length, most or length))
+            block = self._reader.read(self._file, start - BLOCK, BLOCK + min(length, image_bytes or length))
             text = self._reader.read(self._file, text_start, text_length)
             record_id += f" {block[NAME].rstrip(bytes(1)).decode('utf-8', 'replace')}"
             fields = json.loads(text) if is_json else {self._text_key: text.decode("utf-8")}
@@ -104,17 +111,22 @@ class TarSource:
 
 
 def open_tar(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[TarSource]:
+    """One source a shard that has samples.
+
+    Raises:
+        UserError: a shard is missing or damaged, or no shard has the _stats.json that the config asks for.
+    """
     files = [file for file in expand(root.root, root.files) if file.suffix == ".tar"]
     if source.needs_stats:
         complete = [file for file in files if file.with_name(f"{file.stem}_stats.json").is_file()]
         if len(complete) < len(files):
             log.warning(
-                "%s: %d of %d shards have no _stats.json and are left out",
+                "%s: %d of %d shards have no _stats.json and are skipped",
                 root.root,
                 len(files) - len(complete),
                 len(files),
             )
         files = complete
     if not files:
-        raise UserError(f"{root.root}: {root.files!r} names no complete tar shard; check data.sources {source.name!r}")
+        raise UserError(f"{root.root}: {root.files!r} names no complete tar shard; check source {source.name!r}")
     return [shard for shard in (TarSource(source, root, file, cache) for file in files) if len(shard)]

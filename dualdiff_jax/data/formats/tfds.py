@@ -1,7 +1,7 @@
-"""Data sets that TensorFlow Datasets has prepared as ArrayRecord, read without TensorFlow.
+"""Data sets that TensorFlow Datasets prepared as ArrayRecord, read without TensorFlow.
 
-``files`` is the prepared folder, relative to ``root`` (``coco_captions/2014/1.1.0``), or the name of a data set
-whose prepared folder lies under ``root``. Images stay encoded; keys are those of its features, ``captions/text``.
+``files`` is the prepared folder, relative to ``root`` (``coco_captions/2014/1.1.0``), or the name of a data set whose
+prepared folder is under ``root``. Images stay encoded. Keys are those of the data set's features: ``captions/text``.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from dualdiff_jax.errors import UserError, reason
 
 
 class TfdsSource:
-    """One split."""
+    """The examples of one split."""
 
     def __init__(self, source: SourceConfig, root: RootConfig):
         self._arguments = (source, root)
@@ -49,13 +49,14 @@ class TfdsSource:
 
 
 def _open(root: RootConfig, split: str) -> tuple[Any, Path]:
-    """The examples, and the folder they lie in."""
+    """(examples, their folder) of a split."""
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise UserError(f"{root.root}: {error}; pip install tensorflow-datasets importlib_resources") from None
     folder = f"{root.root}/{root.files}"
     try:
+        builder: Any
         if (Path(folder) / "dataset_info.json").is_file():
             builder = tfds.builder_from_directory(folder)
         else:
@@ -63,14 +64,14 @@ def _open(root: RootConfig, split: str) -> tuple[Any, Path]:
         images = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
         decoders = {name: tfds.decode.SkipDecoding() for name in images}
         return builder.as_data_source(split, decoders=decoders), Path(builder.data_dir)
-    except Exception as error:  # the library raises many kinds; which one depends on what is not there
+    except Exception as error:  # the library raises many kinds, depending on what is missing
         raise UserError(
-            f"{folder}: cannot be opened ({reason(error)}); name a folder that was prepared with "
-            f"file_format=array_record, or a data set prepared under {root.root}, and one of its splits instead of "
-            f"{split!r}"
+            f"{folder}: split {split!r} cannot be opened ({reason(error)}); name a folder that was prepared with "
+            f"file_format=array_record, or a data set prepared under {root.root}, and one of its splits"
         ) from error
 
 
 def open_tfds(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[TfdsSource]:
+    """One source. Raises ``UserError`` if the data set or the split is missing, or the library is not installed."""
     del cache
     return [TfdsSource(source, root)]

@@ -1,1 +1,1 @@
-"""What a record is, and how one is found in files of any format."""
+"""What a record is, and how records are found in files, whatever the format of the files."""

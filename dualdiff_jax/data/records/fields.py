@@ -1,4 +1,4 @@
-"""From a record as JSON, a row or an example holds it (a mapping) to a Record: names, types, and what is missing."""
+"""From the keys and values of a mapping (a JSON object, a table row, a TFDS example) to a ``Record``."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,7 +13,12 @@ from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, WRONG_TYPE, Data
 
 @dataclasses.dataclass(frozen=True)
 class FieldReader:
-    """Reads mappings whose keys are named as in one root of a source. ``a/b`` is the key b of the mapping a."""
+    """Reads mappings with the keys that one root of a source declares. ``a/b`` is the key b of the mapping a.
+
+    Attributes:
+        source: names the captions and gives the task, which decides between captions and a question.
+        root: names the keys.
+    """
 
     source: SourceConfig
     root: RootConfig
@@ -23,7 +28,16 @@ class FieldReader:
         return Path(self.root.root)
 
     def record(self, fields: Any, record_id: str, image: bytes | None = None) -> Record:
-        """``image`` is what was found beside the fields, where it is not one of them. Raises ``DataError``."""
+        """Reads one record.
+
+        Args:
+            fields: the mapping; anything else is a fault.
+            record_id: the name of the record in messages.
+            image: the bytes of the encoded image, if they are not one of the fields.
+
+        Raises:
+            DataError: a key is absent, a value has the wrong type, or a text is empty.
+        """
         if not isinstance(fields, Mapping):
             raise DataError(WRONG_TYPE, f"{record_id} is not an object: {str(fields)[:40]}")
         has_turns = self.source.task == "instruction" and not self.source.question
@@ -36,7 +50,7 @@ class FieldReader:
         )
 
     def _captions(self, fields: Mapping, record_id: str) -> dict[str, tuple[str, ...]]:
-        """By the names that the source's own root has for them; texts of nothing but spaces are left out."""
+        """Captions by the names that the source's first root has for them; blank texts are left out."""
         captions = {}
         for name, key, weight in zip(
             self.source.caption_keys, self.root.caption_keys, self.source.caption_weights, strict=True
@@ -56,7 +70,7 @@ class FieldReader:
 
     def _image(self, fields: Mapping, record_id: str) -> bytes | Path:
         value = _value(fields, self.root.image_key, record_id)
-        if isinstance(value, Mapping):  # as Hugging Face's data sets have it
+        if isinstance(value, Mapping):  # Hugging Face's data sets store images so
             value = value.get("bytes") or value.get("path")
         if isinstance(value, str) and value:
             return self.folder / value
@@ -69,15 +83,14 @@ def _value(fields: Mapping, key: str, record_id: str) -> Any:
     value: Any = fields
     for part in (key,) if key in fields else key.split("/"):
         if not isinstance(value, Mapping) or part not in value:
-            raise DataError(
-                ABSENT_KEY, f"{record_id}: {key} should be there; it has {', '.join(map(str, fields))[:80]}"
-            )
+            present = ", ".join(map(str, fields))[:80]
+            raise DataError(ABSENT_KEY, f"{record_id} has no key {key}; it has {present}")
         value = value[part]
     return value
 
 
 def _texts(fields: Mapping, key: str, record_id: str) -> tuple[str, ...]:
-    """One text, or a list of them that mean the same."""
+    """The value of ``key``: one text, or a list of wordings of the same text."""
     value = _value(fields, key, record_id)
     texts = tuple(
         text.decode("utf-8", "replace") if isinstance(text, bytes) else text
@@ -89,6 +102,9 @@ def _texts(fields: Mapping, key: str, record_id: str) -> tuple[str, ...]:
 
 
 def _size(fields: Mapping) -> tuple[int, int] | None:
-    size = fields.get("height"), fields.get("width")
-    is_known = all(isinstance(side, int | np.integer) and side > 0 for side in size)
-    return (int(size[0]), int(size[1])) if is_known else None
+    """(height, width) in pixels, if both fields are positive integers."""
+    height, width = (
+        int(side) if isinstance(side, int | np.integer) and side > 0 else None
+        for side in (fields.get("height"), fields.get("width"))
+    )
+    return None if height is None or width is None else (height, width)

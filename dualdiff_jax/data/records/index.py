@@ -1,8 +1,8 @@
-"""Where each record of a large file begins: found in one pass, kept beside the file, read by page ever after.
+"""Where each record of a large file begins: one pass over the file builds an index, which is kept on disk.
 
 An index is an integer array (records, columns). The first two columns are the record's first byte and its
-length; a source may add more. Of ten million records it takes some hundred MB of disk, and of memory what
-is touched, which processes share.
+length; a source may add more. The index of ten million records takes some hundred MB of disk. It is memory-mapped,
+so processes share the pages that they touch.
 """
 
 import array
@@ -22,22 +22,37 @@ from dualdiff_jax.files import is_writable, new_file, remove
 from dualdiff_jax.runtime.environment import cache_folder
 
 FOLDER = ".dualdiff_index"  # beside the data
-SMALL = 1 << 20  # bytes
-CHUNK = 1 << 22
-OPEN_FILES = 256  # kept open by a reader; what lies beyond is opened for each read
+SMALL = 1 << 20  # bytes of a file whose index is rebuilt at each start
+CHUNK = 1 << 22  # bytes read at once
+OPEN_FILES = 256  # that a reader keeps open; it opens any other file for each read
 
 
 class IndexCache:
     """Keeps what was derived from data files until one of them changes.
 
-    ``folder`` is where; "" is beside the first file, or in the user's cache where that may not be written.
+    Args:
+        folder: where to keep it; "" is a folder beside the first data file or, if that is not writable, the user's
+            cache.
     """
 
     def __init__(self, folder: str = ""):
         self.folder = folder
 
     def array(self, files: Sequence[Path], kind: str, build: Callable[[], np.ndarray], *, is_small: bool) -> np.ndarray:
-        """What ``build`` returns, from the cache if it is there; what is small is not kept but built each time."""
+        """An array derived from ``files``.
+
+        Args:
+            files: the data files. If one changes its size or time, the array is built again.
+            kind: what the array holds; part of its file's name.
+            build: computes the array.
+            is_small: whether to build the array each time instead of keeping it.
+
+        Returns:
+            The array, memory-mapped and read-only unless ``is_small``.
+
+        Raises:
+            UserError: no folder is writable.
+        """
         if is_small:
             return build()
 
@@ -48,7 +63,21 @@ class IndexCache:
         return np.load(self.file(files, kind, "npy", write), mmap_mode="r")
 
     def file(self, files: Sequence[Path], kind: str, ending: str, write: Callable[[Path], None]) -> Path:
-        """The path of what ``write`` writes, from the cache if it is there."""
+        """A file derived from ``files``.
+
+        Args:
+            files: the data files. If one changes its size or time, the file is written again.
+            kind: what the file holds; part of its name.
+            ending: of its name, without the dot.
+            write: writes it to the path it is given. Several processes may write the same file at once; each writes
+                under a name of its own, and the last to finish replaces the others' equal file.
+
+        Returns:
+            The path of the complete file.
+
+        Raises:
+            UserError: no folder is writable.
+        """
         stamp = hashlib.sha256(kind.encode())
         for file in files:
             stat = file.stat()
@@ -65,10 +94,10 @@ class IndexCache:
             with new_file(folder / name, f"{os.getpid()}-{threading.get_ident()}") as partial:
                 write(partial)
             for stale in folder.glob(f"{glob.escape(f'{files[0].name}.{kind}.{where}.')}*.{ending}"):
-                if stale.name != name:  # that one may be another process', which reads it by now
+                if stale.name != name:  # another process may have written ``name`` too, and be reading it
                     remove(stale)
             return folder / name
-        raise UserError(f"{folders[0]}: an index cannot be written there; name a folder with data.index_cache")
+        raise UserError(f"{folders[0]}: is not writable, so no index can be kept there; set data.index_cache")
 
 
 def _beside(file: Path) -> Path:
@@ -81,21 +110,21 @@ def _user_cache() -> Path:
 
 
 class RangeReader:
-    """Reads parts of files; any number of threads at once."""
+    """Reads byte ranges of files; any number of threads may read at once."""
 
     def __init__(self):
         self._open: dict[Path, int] = {}
         self._lock = threading.Lock()
 
     def __reduce__(self):
-        return type(self), ()  # descriptors stay with their process
+        return type(self), ()  # file descriptors belong to one process
 
     def __del__(self):
         for descriptor in self._open.values():
             os.close(descriptor)
 
     def read(self, file: Path, start: int, length: int) -> bytes:
-        """Exactly ``length`` bytes, or fewer where the file ends. Raises ``OSError``."""
+        """``length`` bytes from byte ``start`` on, or fewer if the file ends before. Raises ``OSError``."""
         descriptor = self._open.get(file)
         if descriptor is not None:
             return os.pread(descriptor, length, start)
@@ -113,27 +142,40 @@ class RangeReader:
 
 
 def json_index(file: Path, cache: IndexCache, column: Callable[[Any], int] | None = None) -> np.ndarray:
-    """(records, 2) int64, or 3 with ``column`` of each value: of a JSON list, or of JSON Lines by the file's name."""
+    """The index of a JSON list or, if the file is called .jsonl or .ndjson, of JSON Lines.
+
+    Args:
+        file: the JSON file.
+        cache: keeps the index of a large file.
+        column: computes a third column from each parsed value; None is its argument for a line that is no JSON. Its
+            name is part of the index's file name.
+
+    Returns:
+        (records, 2) int64, or (records, 3) with ``column``.
+
+    Raises:
+        UserError: the file is no JSON list.
+    """
     kind, build = ("lines", _lines) if file.suffix in (".jsonl", ".ndjson") else ("list", _list)
     kind += f"-{column.__name__}" if column else ""
     return cache.array([file], kind, lambda: build(file, column), is_small=is_small(file))
 
 
 def is_small(file: Path) -> bool:
-    """Finding the records again is faster than keeping an index."""
+    """Whether scanning the file again is faster than keeping an index."""
     return file.stat().st_size < SMALL
 
 
 def _lines(file: Path, column: Callable[[Any], int] | None) -> np.ndarray:
-    found, base, start = [], 0, 0
+    parts, base, start = [], 0, 0
     with file.open("rb") as stream:
         while chunk := stream.read(CHUNK):
             stops = base + np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n"))
             base += len(chunk)
             if len(stops):
-                found.append(_rows(np.concatenate([[start], stops[:-1] + 1]), stops))
+                parts.append(_rows(np.concatenate([[start], stops[:-1] + 1]), stops))
                 start = int(stops[-1]) + 1
-    rows = np.concatenate([*found, _rows(np.asarray([start]), np.asarray([base]))])
+    rows = np.concatenate([*parts, _rows(np.asarray([start]), np.asarray([base]))])
     if column is None:
         return rows
     with file.open("rb") as stream:
@@ -142,13 +184,13 @@ def _lines(file: Path, column: Callable[[Any], int] | None) -> np.ndarray:
 
 
 def _rows(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """(n, 2), without blank lines."""
+    """(n, 2): the first byte and length of each line that is not blank."""
     rows = np.stack([starts, stops - starts], axis=1)
     return rows[rows[:, 1] > 1]
 
 
 def _value(text: bytes) -> Any:
-    """None for what is no JSON; reading the record will tell."""
+    """The parsed JSON; None if ``text`` is no JSON, a fault that is raised when the record is read."""
     try:
         return json.loads(text)
     except ValueError:
@@ -163,10 +205,20 @@ def _list(file: Path, column: Callable[[Any], int] | None) -> np.ndarray:
 
 
 def elements(file: Path, opening: str) -> Iterator[tuple[str | None, Any, int, int]]:
-    """Yields (key, value, first byte, byte after the last) of a JSON list ("[") or object ("{"), in little memory.
+    """Yields the elements of a large JSON list or object, in little memory.
 
-    Each byte is read as one character, so that places in the text are places in the file; the values' letters
-    beyond ASCII are therefore wrong, and their bytes have to be parsed again.
+    Each byte is decoded as one character (Latin-1), so that places in the text are places in the file. Letters beyond
+    ASCII are therefore wrong in the yielded values; parse the bytes again to get them right.
+
+    Args:
+        file: the JSON file.
+        opening: "[" for a list, "{" for an object.
+
+    Yields:
+        (key, or None in a list; value; its first byte; the byte after its last).
+
+    Raises:
+        UserError: the file is no JSON of this kind.
     """
     closing, decoder = {"[": "]", "{": "}"}[opening], json.JSONDecoder()
     with file.open("rb") as stream:
@@ -180,12 +232,11 @@ def elements(file: Path, opening: str) -> Iterator[tuple[str | None, Any, int, i
         key = None
         while True:
             at = _skip(text, at, " \t\r\n,:")
-            is_all = at + CHUNK // 2 < len(text)  # surely whole values ahead
             try:
                 if text[at : at + 1] == closing and key is None:
                     return
                 value, stop = decoder.raw_decode(text, at)
-                if not is_all and stop >= len(text):
+                if stop >= len(text):  # a number at the end of the text may go on in the next chunk
                     raise json.JSONDecodeError("cut", text, stop)
             except json.JSONDecodeError as error:
                 more = stream.read(max(CHUNK, len(text) - at)).decode("latin-1")
@@ -202,6 +253,7 @@ def elements(file: Path, opening: str) -> Iterator[tuple[str | None, Any, int, i
 
 
 def _skip(text: str, at: int, characters: str) -> int:
+    """The first place from ``at`` on whose character is none of ``characters``."""
     while text[at : at + 1] and text[at] in characters:
         at += 1
     return at

@@ -1,12 +1,13 @@
-"""What encode-data writes about a folder that it made.
+"""The manifest of a folder that encode-data wrote.
 
 encoded.json
-    files         all there will be
+    files         the names of all record files, whether written yet or not
     source        the config of the source that was encoded
-    text_length   of the captions whose embeddings are stored: T5 reads their padding, so they fit no other length
+    text_length   tokens of the captions whose embeddings are stored; T5 reads the padding too, so they fit this
+                  length only
     tokenizer     Tokenizer.fingerprint
-    made_by       the model folder, and what its frozen networks are
-    fingerprints  of their weights (encoding/frozen_encoder.py)
+    made_by       the model folder, and the configs of its frozen networks
+    fingerprints  of the weights of these networks (encoding/frozen_encoder.py)
 """
 
 import dataclasses
@@ -18,14 +19,16 @@ from typing import Any
 from dualdiff_jax.errors import UserError
 
 MANIFEST = "encoded.json"
-TEXT_ONLY = "text-"  # how files of records without an image begin
+TEXT_ONLY = "text-"  # prefix of files whose records have no image
 
-# What a source holds of its images.
+# What a source stores for its images.
 IMAGES, LATENTS, LATENTS_AND_TEXT = "images", "latents", "latents and embeddings of captions"
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
+    """The fields above, and the folder."""
+
     folder: Path
     files: Sequence[str]
     task: str  # of the source that was encoded
@@ -36,21 +39,26 @@ class Manifest:
 
     @property
     def kind(self) -> str:
+        """``LATENTS`` or ``LATENTS_AND_TEXT``."""
         return LATENTS_AND_TEXT if self.task == "image_generation" else LATENTS
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
-    """None where the folder was not written by encode-data. Raises ``UserError`` unless it is finished."""
+    """The manifest of ``folder``; None if encode-data did not write the folder.
+
+    Raises:
+        UserError: the manifest is damaged, or encoding is not finished.
+    """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         return None
     try:
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        given = {name: found[name] for name in ("files", "text_length", "tokenizer", "made_by", "fingerprints")}
-        manifest = Manifest(folder=folder, task=found["source"]["task"], **given)
-        missing = set(manifest.files) - {file.name for file in folder.iterdir()}  # one look, not one a file
+        fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        given = {name: fields[name] for name in ("files", "text_length", "tokenizer", "made_by", "fingerprints")}
+        manifest = Manifest(folder=folder, task=fields["source"]["task"], **given)
+        missing = set(manifest.files) - {file.name for file in folder.iterdir()}  # one listing, not one stat a file
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder / MANIFEST}: is damaged ({error!r}); encode the data anew") from error
+        raise UserError(f"{folder / MANIFEST}: is damaged ({error!r}); encode the data again") from error
     if missing:
         raise UserError(
             f"{folder}: encoding is not finished, {len(missing)} of {len(manifest.files)} files are missing; "

@@ -1,9 +1,9 @@
-"""Which files a name in the config means.
+"""The files that a name in the config stands for.
 
 train.json              itself
 {train,val}.json        both, in this order
-{00000..00499}.tar      five hundred names, all of which have to be there
-part-*/*.tar            what there is, sorted
+{00000..00499}.tar      five hundred names; every file must exist
+part-*/*.tar            the files that exist, sorted
 """
 
 import itertools
@@ -18,22 +18,36 @@ RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def expand(root: str | Path, pattern: str) -> list[Path]:
-    """The files of ``pattern`` under ``root``, each once; ``UserError`` for one that is not there."""
+    """Expands a pattern to files.
+
+    Args:
+        root: the folder that ``pattern`` is relative to.
+        pattern: a name with {a,b}, {000..099} or shell wildcards, as above.
+
+    Returns:
+        The files in the order of the pattern, each once.
+
+    Raises:
+        UserError: a file does not exist, or no file matches a wildcard.
+    """
     root = Path(root)
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for name in _alternatives(pattern):
         matches = sorted(root.glob(name)) if any(c in name for c in "*?[") else [root / name]
         if not matches:
-            raise UserError(f"{root}: there is no file {name!r}; name the files that hold the records")
-        found |= dict.fromkeys(matches)
-    missing = [file for file in found if not file.exists()]
+            raise UserError(f"{root}: no file matches {name!r}; name the files that hold the records")
+        files |= dict.fromkeys(matches)
+    missing = [file for file in files if not file.exists()]
     if missing:
-        more = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise UserError(f"{missing[0]}: there is no such file{more}; {pattern!r} under {root} names it")
-    return list(found)
+        more = f" (the first of {len(missing)} missing files)" if len(missing) > 1 else ""
+        raise UserError(
+            f"{missing[0]}: there is no such file{more}; check the root {root} and the files {pattern!r} of this source"
+        )
+    return list(files)
 
 
 def _alternatives(pattern: str) -> Iterator[str]:
+    """Yields ``pattern`` with each choice of its braces, the last braces fastest."""
     match = BRACES.search(pattern)
     if not match:
         yield pattern
@@ -44,6 +58,7 @@ def _alternatives(pattern: str) -> Iterator[str]:
 
 
 def _choices(inside: str) -> list[str]:
+    """The alternatives between two braces; numbers of a range are as wide as its first."""
     choices = []
     for part in inside.split(","):
         numbers = RANGE.fullmatch(part.strip())

@@ -1,4 +1,4 @@
-"""The one kind of record that every source gives, and what can be wrong with one."""
+"""``Record``, the one type that every source yields, and the faults that a record can have."""
 
 import bisect
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 
 from dualdiff_jax.errors import UserError
 
-# What can be wrong with a record, in the words of the reports.
+# Causes of a fault, as the reports name them.
 MISSING = "missing file"
 EMPTY = "empty"
 TRUNCATED = "truncated"
@@ -24,32 +24,42 @@ NO_ROOM = "no room for an answer"
 
 
 class DataError(UserError):
-    """A fault of one record or one image. ``cause`` is one of the words above."""
+    """A fault of one record or one image.
+
+    Args:
+        cause: one of the constants above; reports count faults by it.
+        message: names the record or file and the fault.
+    """
 
     def __init__(self, cause: str, message: str):
         super().__init__(message)
         self.cause = cause
 
     def __reduce__(self):
-        return type(self), (self.cause, str(self))  # it crosses from a worker process
+        return type(self), (self.cause, str(self))  # worker processes pickle it
 
 
 class Turn(NamedTuple):
+    """One question of a dialogue and its answer."""
+
     question: str
     answer: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """An image and what is said about it.
+    """An image and its texts.
 
-    record_id: how messages and reports name it.
-    image: the encoded file's bytes, or its path; None for a text without an image, or where ``arrays`` has latents.
-    captions: by name, each in one or several wordings, none of them empty.
-    turns: of a dialogue. answers: of all annotators, where a question has several.
-    size: (height, width) in pixels, where the metadata says it.
-    arrays: what encode-data stored: ``latent_mean`` (h, w, c), ``latent_log_variance`` likewise, and
-        ``text_embeddings/NAME/K`` (l, d) for wording K of the caption NAME.
+    Attributes:
+        record_id: the name of the record in messages and reports.
+        image: the bytes of the encoded file, or its path; None for a text without an image, or if ``arrays`` holds
+            latents.
+        captions: caption name -> one or several wordings, none of them empty.
+        turns: the dialogue.
+        answers: the answers of all annotators, if a question has several.
+        size: (height, width) in pixels, if the metadata gives it.
+        arrays: the outputs of encode-data: ``latent_mean`` (h, w, c), ``latent_log_variance`` (h, w, c), and
+            ``text_embeddings/NAME/K`` (l, d) for wording K of the caption NAME.
     """
 
     record_id: str
@@ -66,25 +76,34 @@ class Record:
 
 
 class Source(Protocol):
-    """Random access to records. It can be pickled, and read by many threads at once."""
+    """Random access to records. A source is picklable, and many threads may read it at once."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record:
-        """Raises ``DataError`` where the record is damaged; the image itself is not looked at."""
+        """The record; its image is not decoded. Raises ``DataError`` if the record is damaged."""
+        ...
 
     def head(self, index: int) -> Record:
-        """The same, where the end of a large image may be left out: enough to read its size."""
+        """The record, whose image may lack its end: enough to read the image's size."""
+        ...
 
     def has_image(self) -> np.ndarray | None:
-        """(records,) bool, where there may be texts without an image; None: all have one."""
+        """(records,) bool; None if every record has an image."""
+        ...
 
     def files(self) -> list[Path]:
-        """Where the records come from, beside their images."""
+        """The files that hold the records, without the image files."""
+        ...
 
 
-class Joined:
-    """Several sources one after the other. ``names`` tell their records apart; "" is left away."""
+class ConcatenatedSource:
+    """Several sources, one after the other.
+
+    Args:
+        sources: none of them empty.
+        names: for each source a prefix of its record ids, which keeps them apart; "" for no prefix.
+    """
 
     def __init__(self, sources: Sequence[Source], names: Sequence[str]):
         self._sources, self._names = sources, names
@@ -113,6 +132,7 @@ class Joined:
         return [file for source in self._sources for file in source.files()]
 
     def _place(self, index: int) -> tuple[Source, int, str]:
+        """(source, index in it, its name) of a record."""
         which = bisect.bisect_right(self._ends, index)
         first = self._ends[which - 1] if which else 0
         return self._sources[which], index - first, self._names[which]

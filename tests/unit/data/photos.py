@@ -1,4 +1,4 @@
-"""Small real data: parts of the two photos that scikit-learn ships, with captions, in every format that is read."""
+"""Small real data: parts of scikit-learn's two photos, with captions, in every format that has a reader."""
 
 import functools
 import io
@@ -30,7 +30,7 @@ def photo(which: int) -> np.ndarray:
 
 @functools.cache
 def jpeg(index: int) -> bytes:
-    """ShapedRecords ``index`` of the photos; each has another size."""
+    """Part ``index`` of the photos; each has its own size."""
     part = photo(index % 2)[20 * index : 20 * index + 80 + 8 * index, 60 * index : 60 * index + 120]
     stream = io.BytesIO()
     Image.fromarray(part).save(stream, "JPEG", quality=90)
@@ -43,7 +43,7 @@ def size(index: int) -> tuple[int, int]:
 
 
 def fields(index: int) -> dict:
-    """As the metadata of one record has it."""
+    """The metadata of one record."""
     height, width = size(index)
     return {
         "image_path": f"images/{index}.jpg",

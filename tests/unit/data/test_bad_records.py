@@ -1,11 +1,15 @@
-"""Damaged records are replaced, counted, named; too many of them, or a reader that is stuck, end the run."""
+"""Damaged records are replaced, counted and named; too many of them, or a reader that hangs, end the run."""
 
+import itertools
 import json
 import multiprocessing
 import os
+import pickle
+import re
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +19,10 @@ from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data import images
 from dualdiff_jax.data.bad_records import BadRecords, Fault, Origin
 from dualdiff_jax.data.mixture import Mixture
+from dualdiff_jax.data.reader_watchdog import ReadingNotes, with_watchdog
 from dualdiff_jax.data.records import record
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import StuckError, UserError
 from tests.small_run import small_config, write_data
 from tests.unit.data import photos
 
@@ -80,7 +85,7 @@ def mixture(root, **data) -> Mixture:
     return Mixture(resolve(config).data, Tokenizer(root / "tokenizer"), seed=0, global_batch_size=8)
 
 
-def test_a_run_that_allows_them_goes_through_and_names_every_one(hostile, caplog):
+def test_a_run_that_allows_them_finishes_and_names_every_one(hostile, caplog):
     data = mixture(hostile, max_bad_share=0.5)
     data.report_to(hostile)
     for step in range(10):  # two epochs of both streams
@@ -118,7 +123,7 @@ def number(record_id):
     return int(record_id.rpartition("[")[2].rstrip("]"))
 
 
-def test_a_run_that_does_not_allow_them_stops_and_says_so(hostile):
+def test_a_run_that_does_not_allow_them_stops_with_a_message(hostile):
     data = mixture(hostile, max_bad_share=0.05)
     data.report_to(hostile)
     with pytest.raises(
@@ -151,7 +156,7 @@ def test_the_second_host_has_a_report_of_its_own(hostile):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.04, 0.05])
-def test_a_share_up_to_the_limit_is_no_reason_to_stop(share):
+def test_a_share_up_to_the_limit_does_not_stop_the_run(share):
     rng = np.random.default_rng(0)
     for _ in range(20):
         bad = BadRecords(0.05)
@@ -160,14 +165,14 @@ def test_a_share_up_to_the_limit_is_no_reason_to_stop(share):
 
 
 @pytest.mark.parametrize(("share", "limit"), [(0.1, 0.05), (0.3, 0.05), (0.01, 0.0), (1.0, 0.4)])
-def test_a_share_above_the_limit_is(share, limit):
+def test_a_share_above_the_limit_stops_the_run(share, limit):
     bad, rng = BadRecords(limit), np.random.default_rng(1)
     with pytest.raises(UserError, match="above data.max_bad_share"):
         for is_bad in rng.random(5000) < share:
             bad.note(Origin("s", "r", (Fault("r", record.EMPTY, "m"),) if is_bad else (), 0))
 
 
-def test_one_source_in_trouble_is_not_hidden_by_another():
+def test_each_source_has_its_own_share():
     bad = BadRecords(0.05)
     with pytest.raises(UserError, match="source 'small'"):
         for step in range(1000):
@@ -176,7 +181,7 @@ def test_one_source_in_trouble_is_not_hidden_by_another():
                 bad.note(Origin("small", f"r{step}", (Fault("r", record.EMPTY, "m"),), 0))
 
 
-def test_a_source_of_bad_records_only_is_told(hostile):
+def test_a_source_of_bad_records_only_stops_the_run(hostile):
     file = hostile / "hostile" / "list.json"
     found = json.loads(file.read_text())
     (hostile / "hostile" / "images" / "bad.jpg").write_bytes(b"bad")
@@ -185,7 +190,7 @@ def test_a_source_of_bad_records_only_is_told(hostile):
         mixture(hostile, max_bad_share=1.0).batch(0)
 
 
-def test_what_was_cut_is_counted_and_warned_of_once(hostile, caplog):
+def test_cut_texts_are_counted_and_warned_of_once(hostile, caplog):
     data = mixture(hostile, max_bad_share=1.0, text_length=3)
     for step in range(3):
         data.batch(step)
@@ -194,38 +199,97 @@ def test_what_was_cut_is_counted_and_warned_of_once(hostile, caplog):
 
 
 @pytest.fixture
-def stuck(hostile):
-    """An image that is a pipe into which nobody writes: who opens it waits."""
-    file = hostile / "hostile" / "images" / "3.jpg"
-    file.unlink()
-    os.mkfifo(file)
-    yield hostile
+def block(hostile):
+    """A function that makes every image a pipe without a writer: a reader waits when it opens one."""
+    pipes = []
+
+    def replace_images():
+        for file in (hostile / "hostile" / "images").iterdir():
+            file.unlink()
+            os.mkfifo(file)
+            pipes.append(file)
+
+    yield replace_images
     while multiprocessing.active_children():
         time.sleep(0.1)
-    for _ in range(40):  # lets the threads that still wait for it go
-        try:
-            os.close(os.open(file, os.O_WRONLY | os.O_NONBLOCK))
-        except OSError:
-            time.sleep(0.01)
+    # Ends the wait of every thread, however late it comes: with a writer, then with a file in the pipe's place.
+    writers = [os.open(file, os.O_RDWR | os.O_NONBLOCK) for file in pipes]
+    for file in pipes:
+        file.unlink()
+        file.touch()
+    time.sleep(0.2)
+    for descriptor in writers:
+        os.close(descriptor)
 
 
-def test_a_reader_that_hangs_is_told_with_what_it_reads(stuck):
-    batches = mixture(stuck, max_bad_share=1.0, patience=1.0).batches()
-    with pytest.raises(UserError, match=r"no batch came for 1 s \(data.patience\); being read: (draw|read)\[3\] for"):
-        for _ in range(20):
-            next(batches)
+def test_a_reader_that_hangs_is_reported_with_its_record(hostile, block):
+    data = mixture(hostile, max_bad_share=1.0, patience=2.0)
+    block()
+    with pytest.raises(
+        StuckError, match=r"no batch came for 2 s \(data.patience\); being read: (draw|read)\[\d+\] for"
+    ):
+        next(data.batches())
 
 
-def test_a_worker_that_dies_is_told_with_what_it_read(stuck):
-    data = mixture(stuck, max_bad_share=1.0, workers=1)
+def test_a_worker_that_dies_is_reported_with_its_record(hostile, block):
+    data = mixture(hostile, max_bad_share=1.0, workers=1)
+    block()
 
     def kill():
-        while "[3] for" not in data._notes.unfinished():
+        while " for" not in data._notes.unfinished():
             time.sleep(0.05)
         for child in multiprocessing.active_children():
             os.kill(child.pid, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
-    with pytest.raises(UserError, match=r"a reader of the data failed .*exit code -9.*; being read: .*\[3\] for"):
-        for batch in data.batches():
-            assert batch
+    with pytest.raises(UserError, match=r"a reader of the data failed .*exit code -9.*; being read: .*\[\d+\] for"):
+        next(data.batches())
+
+
+def test_notes_name_what_is_being_read_the_longest_first():
+    notes, has_begun = ReadingNotes(), threading.Event()
+    assert notes.unfinished() == "nothing"
+
+    def read():
+        copy = pickle.loads(pickle.dumps(notes))  # as in another process
+        copy.begin("b" * 600)
+        has_begun.set()
+
+    notes.begin("a[1]")
+    os.utime(next(Path(notes.folder).iterdir()), (time.time() - 60,) * 2)
+    threading.Thread(target=read, daemon=True).start()
+    assert has_begun.wait(60)
+    assert re.fullmatch(r"a\[1\] for (60|61) s; b{512} for \d s", notes.unfinished())
+    notes.end()
+    notes.begin("c")
+    notes.end()
+    assert notes.unfinished().startswith("bbb")
+
+
+def test_the_watchdog_hands_on_batches_and_errors():
+    def batches(error):
+        yield from range(3)
+        raise error
+
+    notes = ReadingNotes()
+    assert list(itertools.islice(with_watchdog(iter(range(5)), notes, 60.0), 5)) == list(range(5))
+    with pytest.raises(UserError, match="^its own words$"):
+        list(with_watchdog(batches(UserError("its own words")), notes, 60.0))
+    notes.begin("a[1]")
+    with pytest.raises(UserError, match=r"a reader of the data failed \(oh\); being read: a\[1\] for"):
+        list(with_watchdog(batches(OSError("oh")), notes, 60.0))
+
+
+def test_the_watchdog_closes_what_its_consumer_leaves():
+    closed = threading.Event()
+
+    def batches():
+        try:
+            yield from range(100)
+        finally:
+            closed.set()
+
+    stream = with_watchdog(batches(), ReadingNotes(), 60.0)
+    assert next(stream) == 0
+    stream.close()
+    assert closed.wait(60)

@@ -1,4 +1,4 @@
-"""Which records are trained on, and at which size."""
+"""Filters and buckets decide which records are trained on, and at which size."""
 
 import json
 
@@ -44,7 +44,7 @@ def divided(root, files="list.json", cache=None, **changes):
     return {shape: list(indexes) for shape, indexes in found.items()}
 
 
-def test_without_filters_every_record_is_there_and_none_is_looked_at(tmp_path, monkeypatch):
+def test_without_filters_every_record_is_there_and_none_is_read(tmp_path, monkeypatch):
     write(tmp_path)
     monkeypatch.setattr(catalog, "catalog", None)
     assert divided(tmp_path) == {(64, 64): list(range(len(RECORDS)))}
@@ -67,7 +67,7 @@ def test_each_filter_leaves_out_its_own(tmp_path, with_sizes, filters, left_out)
     assert divided(tmp_path, **filters) == {(64, 64): kept}
 
 
-def test_filters_that_nothing_passes_are_told(tmp_path):
+def test_filters_that_no_record_passes_are_refused(tmp_path):
     write(tmp_path)
     with pytest.raises(UserError, match="'photos': none of its 8 records passes its filters"):
         divided(tmp_path, min_side=1000)
@@ -117,7 +117,7 @@ def test_texts_without_an_image_are_a_shape_of_their_own(tmp_path):
 
 def test_the_catalog_is_made_once(tmp_path, monkeypatch):
     write(tmp_path)
-    monkeypatch.setattr(catalog, "LOT", 2)
+    monkeypatch.setattr(catalog, "TASK", 2)
     cache = IndexCache(str(tmp_path / "cache"))
     first = divided(tmp_path, cache=cache, max_aspect=4.0)
     monkeypatch.setattr(catalog, "catalog", None)

@@ -18,7 +18,7 @@ EXAMPLES = [block for block in BLOCKS if "\nsource = " in block]
 SNIPPETS = [block for block in BLOCKS if "sources = [" in block]
 
 
-def test_every_block_is_one_or_the_other():
+def test_every_block_is_an_example_or_a_snippet():
     assert len(EXAMPLES) + len(SNIPPETS) == len(BLOCKS) >= 9
 
 
@@ -43,7 +43,7 @@ def test_a_snippet_is_a_valid_config(number):
         resolve(source, SourceConfig)
 
 
-def test_every_format_has_its_place():
+def test_every_format_is_documented():
     shown = {re.search(r'format="(\w+)"|$', block)[1] or "json" for block in EXAMPLES} | {"tfds"}
     assert shown - {"gqa"} == FORMATS.keys() - OFFICIAL_FORMATS.keys()
     for name in OFFICIAL_FORMATS:

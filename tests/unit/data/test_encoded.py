@@ -1,4 +1,4 @@
-"""What a folder of encoded data says of itself is believed, and a run that it does not fit is told."""
+"""A run takes what the manifest of encoded data describes, or is refused if it does not fit."""
 
 import json
 
@@ -55,7 +55,7 @@ def config(folder, **changes) -> tuple[SourceConfig, DataConfig]:
     return resolve(given | changes, SourceConfig), resolve(data, DataConfig)
 
 
-def test_what_a_source_holds(tmp_path, tokenizer):
+def test_the_kind_of_a_source(tmp_path, tokenizer):
     write(tmp_path / "draw", tokenizer)
     write(tmp_path / "read", tokenizer, task="captioning")
     assert kind_of(*config(tmp_path / "draw"), tokenizer) == LATENTS_AND_TEXT
@@ -72,7 +72,7 @@ def test_roots_of_two_kinds_are_refused(tmp_path, tokenizer):
         kind_of(*config(tmp_path / "draw", roots=[more]), tokenizer)
 
 
-def test_a_damaged_and_an_unfinished_folder_are_told(tmp_path, tokenizer):
+def test_a_damaged_and_an_unfinished_folder_are_refused(tmp_path, tokenizer):
     assert read_manifest(tmp_path) is None
     write(tmp_path, tokenizer, files=["a.array_record", "b.array_record"])
     with pytest.raises(UserError, match="encoding is not finished, 1 of 2 files are missing"):
@@ -92,7 +92,7 @@ def test_a_record_without_the_embeddings_of_its_caption_is_bad(tmp_path, tokeniz
     assert example["text_embeddings"].shape == (LENGTH, 3)
 
 
-def test_embeddings_are_left_where_they_are_not_asked_for(tmp_path, tokenizer):
+def test_embeddings_are_read_only_if_asked_for(tmp_path, tokenizer):
     write(tmp_path, tokenizer)
     source, data = config(tmp_path)
     maker = ExampleMaker(source, data, tokenizer, open_source(source), (2, 2), range(2), ReadingNotes())

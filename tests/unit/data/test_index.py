@@ -1,4 +1,4 @@
-"""Records are found where they are, however the reader's chunks fall."""
+"""The index finds every record, wherever the chunks of the file end."""
 
 import concurrent.futures
 import json
@@ -25,7 +25,7 @@ VALUES = [
     True,
 ]
 VALUES += range(95, 130)  # a number may be cut anywhere and still be one
-OFFICIAL_FORMATS = [dict(), dict(indent=2), dict(ensure_ascii=False), dict(separators=(",", ":"))]
+STYLES = [dict(), dict(indent=2), dict(ensure_ascii=False), dict(separators=(",", ":"))]
 
 
 def slices(file, rows):
@@ -34,11 +34,11 @@ def slices(file, rows):
 
 
 @pytest.mark.parametrize("chunk", [4, 5, 7, 64, 1 << 20])
-@pytest.mark.parametrize("layout", OFFICIAL_FORMATS, ids=str)
+@pytest.mark.parametrize("style", STYLES, ids=str)
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "byte order mark"])
-def test_every_element_of_a_list_is_found(tmp_path, monkeypatch, chunk, layout, mark):
+def test_every_element_of_a_list_is_found(tmp_path, monkeypatch, chunk, style, mark):
     file = tmp_path / "list.json"
-    file.write_bytes(mark + json.dumps(VALUES, **layout).encode() + b"\n")
+    file.write_bytes(mark + json.dumps(VALUES, **style).encode() + b"\n")
     monkeypatch.setattr(index, "CHUNK", chunk)
     assert slices(file, json_index(file, IndexCache())) == VALUES
 
@@ -67,7 +67,7 @@ def has_brace(value):
 
 
 @pytest.mark.parametrize("name", ["list.json", "lines.jsonl"])
-def test_a_column_tells_of_each_value(tmp_path, name):
+def test_a_column_describes_each_value(tmp_path, name):
     file = tmp_path / name
     file.write_text(json.dumps([{}, 12, {"a": 1}]) if name == "list.json" else '{}\n12\n{"a": 1}\n{broken\n')
     rows = json_index(file, IndexCache(), has_brace)
@@ -75,7 +75,7 @@ def test_a_column_tells_of_each_value(tmp_path, name):
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2", "[1 2", '[{"a": 1}, {]', "nothing", '{"a": 1}'])
-def test_what_is_no_list_is_told(tmp_path, text):
+def test_a_file_that_is_no_list_is_refused(tmp_path, text):
     file = tmp_path / "list.json"
     file.write_text(text)
     with pytest.raises(UserError, match="list.json: (is not JSON|expected a list of records)"):
@@ -109,7 +109,7 @@ def test_many_threads_read_the_same_files(tmp_path, monkeypatch):
     assert pickle.loads(pickle.dumps(reader)).read(tmp_path / "1", 3, 9) == contents[tmp_path / "1"][3:12]
 
 
-def test_two_writers_of_one_index_do_not_hurt_each_other(tmp_path):
+def test_two_writers_of_one_index_both_get_it(tmp_path):
     file = tmp_path / "data"
     file.write_text("x")
     cache, found = IndexCache(str(tmp_path / "cache")), []
@@ -131,7 +131,7 @@ def test_two_writers_of_one_index_do_not_hurt_each_other(tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_a_file_that_another_writer_has_finished_is_never_away(tmp_path, monkeypatch):
+def test_a_file_that_another_writer_has_finished_is_never_missing(tmp_path, monkeypatch):
     (tmp_path / "data").write_text("x")
     cache, here, replace = IndexCache(str(tmp_path / "cache")), [], os.replace
 

@@ -1,4 +1,4 @@
-"""The publishers' files, tiny, in their true schema: ids, images, answers; joined by id, never by place."""
+"""Tiny files in the publishers' schemas give the right ids, images and answers, joined by id, not by order."""
 
 import json
 import random
@@ -217,25 +217,27 @@ def test_coco_captions(tmp_path):
     assert found[0].size == (360, 640) and found[0].image.is_file()
 
 
-def test_files_may_be_called_otherwise_and_lie_elsewhere(tmp_path):
+def test_files_may_have_other_names(tmp_path):
     write_vqa_v2(tmp_path)
     (tmp_path / "v2_OpenEnded_mscoco_train2014_questions.json").rename(tmp_path / "q.json")
     (tmp_path / "v2_mscoco_train2014_annotations.json").rename(tmp_path / "a.json")
     form = dict(format="vqa_v2", task="instruction")
     assert open_source(source(tmp_path, "{q,a}.json", **form))[0].turns[0].answer == "net"
-    with pytest.raises(UserError, match="are 1 files; vqa_v2 has v2_OpenEnded_mscoco_train2014_questions.json and"):
+    with pytest.raises(
+        UserError, match="q.json. names 1, but vqa_v2 has 2: v2_OpenEnded_mscoco_train2014_questions.json and"
+    ):
         open_source(source(tmp_path, "q.json", **form))
 
 
 @pytest.mark.parametrize("content", [{"questions": [{"image_id": 1}]}, {"q": []}, [3]])
-def test_a_file_that_is_not_the_publishers_is_told(tmp_path, content):
+def test_a_file_in_another_schema_is_reported(tmp_path, content):
     write_vqa_v2(tmp_path)
     put_json(tmp_path, "v2_OpenEnded_mscoco_train2014_questions.json", content)
     with pytest.raises(UserError, match="train2014_questions.json.* not as its publisher writes it"):
         opened(tmp_path, "vqa_v2")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(UserError, match="train_balanced_questions.json: there is no such file"):
         opened(tmp_path, "gqa")
 
@@ -251,7 +253,7 @@ def test_a_missing_file_is_told(tmp_path):
         ("tfds", {"split": "test[:50%]"}),
     ],
 )
-def test_training_on_what_is_there_to_be_tested_on_is_refused(form, changes):
+def test_training_on_test_data_is_refused(form, changes):
     config = demo.get_config().to_dict()
     config["data"]["sources"][3] |= {"format": form, "files": "x"} | changes
     with pytest.raises(UserError, match="which is there to be tested on; name a training split"):
@@ -295,20 +297,24 @@ def test_llava_gives_all_turns_and_texts_without_an_image(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("record", "cause", "told"),
+    ("record", "cause", "message"),
     [
         ([], WRONG_TYPE, "is not an object"),
-        ({"id": "x"}, ABSENT_KEY, "conversations should be there"),
+        ({"id": "x"}, ABSENT_KEY, "has no key conversations"),
         ({"conversations": DIALOGUE[:1]}, WRONG_TYPE, "conversations should be a list of questions and answers"),
-        ({"conversations": DIALOGUE[1:3]}, WRONG_TYPE, r"conversations\[0\] is no text by human"),
-        ({"conversations": [DIALOGUE[0], {"from": "gpt", "value": 3}]}, WRONG_TYPE, r"conversations\[1\] is no text"),
-        ({"conversations": [DIALOGUE[0], {"from": "gpt", "value": " "}]}, EMPTY, "no answer has any text"),
+        ({"conversations": DIALOGUE[1:3]}, WRONG_TYPE, r"conversations\[0\] should be a text from human"),
+        (
+            {"conversations": [DIALOGUE[0], {"from": "gpt", "value": 3}]},
+            WRONG_TYPE,
+            r"conversations\[1\] should be a text from gpt",
+        ),
+        ({"conversations": [DIALOGUE[0], {"from": "gpt", "value": " "}]}, EMPTY, "every answer is empty"),
         ({"image": 3, "conversations": DIALOGUE}, WRONG_TYPE, "image should be text, found 3"),
     ],
 )
-def test_a_bad_dialogue_is_told_when_it_is_read(tmp_path, record, cause, told):
+def test_a_bad_dialogue_is_reported_when_it_is_read(tmp_path, record, cause, message):
     write_llava(tmp_path, {"id": "1", "conversations": DIALOGUE}, record)
     found = opened(tmp_path, "llava")
-    with pytest.raises(DataError, match=told) as error:
+    with pytest.raises(DataError, match=message) as error:
         found[1]
     assert error.value.cause == cause

@@ -1,4 +1,4 @@
-"""What is prompt, what is answer, and that nothing is cut without being counted."""
+"""Which tokens are prompt and which are answer; every token that is cut is counted."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_all_turns_are_there_each_with_its_end_as_answer(tokenizer):
     assert (tokens.token_ids[[WHOLE - 1, ends - 1]] == tokenizer.end_token_id).all() and tokens.cut == 0
 
 
-def test_a_dialogue_that_just_fits_is_whole_and_one_token_less_leaves_out_a_turn(tokenizer):
+def test_a_dialogue_that_just_fits_is_whole_and_with_one_token_less_a_turn_is_left_out(tokenizer):
     turns = [QUESTION] * 3
     assert (~dialogue(tokenizer, turns, 3 * WHOLE).is_answer).sum() == 3 * PROMPT
     found = {(~dialogue(tokenizer, turns, 3 * WHOLE - 1, seed).is_answer).sum() // PROMPT for seed in range(20)}

@@ -1,4 +1,4 @@
-"""Any picture becomes the same kind of array, and what is no picture is named."""
+"""Every image becomes the same kind of array, and a file that is no image is named."""
 
 import io
 
@@ -72,17 +72,17 @@ def test_exif_orientation_is_applied(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("none.png", None, "there is no such file"),
         ("text.png", b"not a picture", "is not an image that can be read"),
         ("empty.png", b"", "is not an image that can be read"),
     ],
 )
-def test_a_bad_file_is_named(tmp_path, name, content, told):
+def test_a_bad_file_is_named(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=told) as error:
+    with pytest.raises(UserError, match=message) as error:
         open_image(tmp_path / name)
     assert name in str(error.value)
 
@@ -194,5 +194,5 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 400 * 400)
     data = jpeg(Image.fromarray(photos.photo(0)))
     assert read_image(data, 20, 20).shape == (20, 20, 3)
-    with pytest.raises(DataError, match="too large to be decoded"):
+    with pytest.raises(DataError, match="too large to decode"):
         open_image(data)

@@ -1,4 +1,4 @@
-"""What TensorFlow Datasets has prepared, by folder and by name, without TensorFlow."""
+"""Data sets that TensorFlow Datasets prepared are read by folder and by name, without TensorFlow."""
 
 import pickle
 import sys
@@ -48,7 +48,7 @@ def test_questions_of_a_prepared_data_set(root):
 
 
 @pytest.mark.parametrize(("files", "split"), [("nothing_here", "train"), (FOLDER, "nosplit")])
-def test_a_name_or_a_split_that_is_not_there_is_told(root, files, split):
+def test_a_missing_name_or_split_is_reported(root, files, split):
     with pytest.raises(UserError, match="cannot be opened .*name a folder that was prepared") as error:
         open_source(source(root, files, **KEYS, split=split))
     assert str(root) in str(error.value)

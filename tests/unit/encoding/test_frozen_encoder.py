@@ -1,4 +1,4 @@
-"""Fingerprints tell networks apart, and nothing else."""
+"""Fingerprints differ for other networks, and for nothing else."""
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def test_the_dtype_that_weights_are_kept_in_changes_nothing(own):
     assert different(own, fingerprints(weights)) == []
 
 
-def test_what_is_trained_beside_a_clean_text_changes_nothing(own):
+def test_weights_that_no_clean_text_or_image_uses_change_nothing(own):
     weights = random_weights()
     weights["t5.embedding"] = weights["t5.embedding"].at[MASK].add(1.0)
     weights["mmdit.text_out.kernel"] = weights["mmdit.text_out.kernel"] + 1.0
