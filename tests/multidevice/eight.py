@@ -1,4 +1,4 @@
-"""A process of its own with many devices, since a process cannot change how many it has."""
+"""A process with many devices: a process cannot change how many it has, so these tests start another."""
 
 import subprocess
 import sys
@@ -8,12 +8,12 @@ from tests.multidevice.hosts import ROOT, environment
 
 
 def run_module(module: str, folder: Path, devices: int) -> None:
-    """``python -m module folder`` on so many fake devices; its output is told where it fails."""
-    done = subprocess.run(
+    """Runs ``python -m module folder`` on fake devices; a failure shows the output of the process."""
+    process = subprocess.run(
         [sys.executable, "-m", module, str(folder)],
         cwd=ROOT,
         env=environment(devices),
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr

@@ -1,8 +1,9 @@
-"""One training step from the same start in every layout of eight devices, and in every way to save memory on one.
+"""One training step from one state in every layout of eight devices, and in every way to save memory on one.
 
 python -m tests.multidevice.layouts FOLDER
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from ml_collections import ConfigDict
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.models import stack
-from dualdiff_jax.sharding import batch_sharding, make_mesh
-from tests.multidevice.two_steps import draw_batch, flat, start
+from dualdiff_jax.models.bundle import rules_of
+from dualdiff_jax.sharding import make_mesh, place_batch, rules_in_force
+from tests.multidevice.two_steps import Placements, all_arrays, draw_batch, flat, placements, random_state
 from tests.small_run import small_run, step_of
 
 REFERENCE = "one device"
@@ -28,6 +30,11 @@ CASES: dict[str, Case] = {
     "fsdp": (MANY, {"layout": "fsdp"}, {}),
     "data 2, fsdp 2, tensor 2": (MANY, {"layout": "sizes", "data": 2, "fsdp": 2, "tensor": 2}, {}),
     "fsdp 4, context 2": (MANY, {"context": 2}, {}),
+    "fsdp 4, context 2, other rules": (
+        MANY,
+        {"context": 2, "rules": (("width", "fsdp", "context"), ("mlp",), ("vocab",))},
+        {},
+    ),
     "tensor 2, context 2, TPU kernel": (
         MANY,
         {"tensor": 2, "context": 2},
@@ -45,26 +52,31 @@ CASES: dict[str, Case] = {
 }
 
 
-def run(folder: Path, case: Case) -> dict[str, np.ndarray]:
-    """State and metrics after the step, by name."""
+def run(folder: Path, case: Case) -> tuple[dict[str, np.ndarray], Placements]:
+    """State and metrics after the step, by name; and the placements of state, frozen weights and batch."""
     devices, fields, sections = case
-    stack.SHALLOW = 0 if sections.get("loop") else SHALLOW  # blocks as few as these are not looped over
+    stack.SHALLOW = 0 if sections.get("loop") else SHALLOW  # a stack of two blocks is unrolled otherwise
     train = {"steps": 5, "global_batch_size": MANY} | sections.get("train", {})
     model = {"mmdit": {"depth": 2}} | sections.get("model", {})
     optimizer = {"warmup_steps": 0, "schedule": "constant", "learning_rate": 1e-3}
     config, tokenizer = small_run(folder / "data", model=model, train=train, optimizer=optimizer)
-    mesh = make_mesh(resolve(ConfigDict(fields), MeshConfig), jax.devices()[:devices])
-    state, frozen = start(config, mesh)
-    step = step_of(config, tokenizer, mesh)
-    batch = jax.device_put(draw_batch(config, tokenizer, 1), batch_sharding(mesh))
-    state, metrics = step(state, frozen, batch)
-    return flat(state) | {f"metrics {name}": np.asarray(value) for name, value in metrics.items()}
+    mesh_config = resolve(ConfigDict(fields), MeshConfig)
+    mesh = make_mesh(mesh_config, jax.devices()[:devices])
+    with rules_in_force(rules_of(mesh_config, config.model)):
+        state, frozen = random_state(config, mesh)
+        step = step_of(config, tokenizer, mesh)
+        batch = place_batch(mesh, draw_batch(config, tokenizer, 1))
+        state, metrics = step(state, frozen, batch)
+    found = flat(state) | {f"metrics {name}": np.asarray(value) for name, value in metrics.items()}
+    return found, placements(all_arrays(state, frozen, batch))
 
 
 def main(folder: Path) -> None:
     assert len(jax.devices()) == MANY
     for number, (name, case) in enumerate(CASES.items()):
-        np.savez(folder / f"{number}.npz", **run(folder, case))
+        found, found_placements = run(folder, case)
+        np.savez(folder / f"{number}.npz", **found)
+        (folder / f"{number}.json").write_text(json.dumps(found_placements))
         print(name, flush=True)
 
 

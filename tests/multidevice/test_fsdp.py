@@ -1,35 +1,44 @@
-"""Eight devices that share the parameters compute what one computes, and each reads what the other has written.
+"""Eight devices that share the parameters compute what one device computes, and each loads what the other has saved.
 
 The eight are in a process of their own, since a process cannot change how many devices it has.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.bundle import leaf_specs
 from tests.multidevice.eight import run_module
-from tests.multidevice.two_steps import MANY, STEPS, Arrays, load, settings
+from tests.multidevice.two_steps import MANY, STEPS, Arrays, Placements, load, settings
 
 BOUND = 1e-5
+STREAMS = Batch._fields
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Where one device and eight have made and saved their two steps."""
+    """The files of one device and of eight after both steps."""
     folder = tmp_path_factory.mktemp("fsdp")
     run_module("tests.multidevice.two_steps", folder, MANY)
     return folder
 
 
 def arrays(file: Path) -> Arrays:
-    with np.load(file) as stored:
-        return dict(stored)
+    with np.load(file) as saved:
+        return dict(saved)
+
+
+def placements(folder: Path, part: str) -> Placements:
+    """Of one part of the state, of the frozen weights or of the batch, on eight devices."""
+    found = json.loads((folder / f"placements_{MANY}.json").read_text())
+    return {name.removeprefix(f"{part} "): where for name, where in found.items() if name.startswith(f"{part} ")}
 
 
 def by_step(found: Arrays, part: str) -> dict[tuple[int, str], np.ndarray]:
-    """(step, name) -> array, of one part of the state."""
+    """(step, name) -> array, for one part of the state."""
     split = {name: name.replace(":", "").split(" ") for name in found}
     return {(int(words[1]), words[3]): found[name] for name, words in split.items() if words[2] == part}
 
@@ -41,7 +50,7 @@ def both_runs(folder: Path, part: str) -> tuple[dict, dict]:
 
 
 def assert_equal_but_for_rounding(found: dict, expected: dict, bound: float = BOUND) -> None:
-    """Of every array the norm of the difference, over the norm."""
+    """Bounds, for every array, the norm of the difference over the norm."""
     errors = {}
     for name in expected:
         difference, size = np.linalg.norm(found[name] - expected[name]), np.linalg.norm(expected[name])
@@ -50,7 +59,7 @@ def assert_equal_but_for_rounding(found: dict, expected: dict, bound: float = BO
 
 
 def test_losses_and_norms_of_eight_devices_are_those_of_one(folder):
-    """The update's norm apart, for it holds the entries that ``is_above_rounding`` leaves out."""
+    """The update's norm has a bound of its own, for it includes the entries that ``is_above_rounding`` leaves out."""
     found, expected = both_runs(folder, "metrics")
     is_update = {key: key[1] == "update_norm" for key in expected}
     assert sum(is_update.values()) == STEPS
@@ -71,15 +80,15 @@ def test_updates_and_averages_of_eight_devices_are_those_of_one(folder, part):
     assert sum(map(np.sum, keep.values())) > 0.8 * sum(map(np.size, keep.values()))
     above = [{key: value[keep[key[1]]] for key, value in run.items()} for run in (found, expected)]
     assert_equal_but_for_rounding(*above)
-    start, end = (np.concatenate([expected[step, name].ravel() for name in keep]) for step in (1, STEPS))
-    assert (start != end).mean() > 0.8
+    early, late = (np.concatenate([expected[step, name].ravel() for name in keep]) for step in (1, STEPS))
+    assert (early != late).mean() > 0.8
 
 
 def is_above_rounding(folder: Path) -> dict[str, np.ndarray]:
     """By leaf, True where the gradient of every step is above a thousandth of the leaf's largest.
 
-    AdamW divides a gradient by its own size, so an entry whose gradient is the rounding of zero moves either way.
-    There are such: what goes through the flat end of a GELU, and the whole bias of the attention's keys.
+    AdamW divides a gradient by its own size, so an entry whose gradient is zero but for rounding moves either way. Such
+    entries exist: those behind the flat end of a GELU, and the whole bias of the attention's keys.
     """
     _, gradients = both_runs(folder, "mu")
     keep = {name: np.ones(value.shape, bool) for (_, name), value in gradients.items()}
@@ -88,21 +97,32 @@ def is_above_rounding(folder: Path) -> dict[str, np.ndarray]:
     return keep
 
 
-def test_every_leaf_that_a_loss_can_see_has_a_gradient(folder):
+def test_every_leaf_that_a_loss_depends_on_has_a_gradient(folder):
     """So that the comparisons above compare something."""
     zero = {name for (_, name), value in both_runs(folder, "mu")[1].items() if not value.any()}
     assert zero == {"mmdit.null_image"}
 
 
-def test_leaves_with_a_width_are_really_cut_into_eight(folder):
-    """Of the parameters, their averages and both moments, each device holds an eighth."""
+@pytest.mark.parametrize("part", ["params", "ema_params", "mu", "nu", "frozen"])
+def test_every_leaf_is_split_by_its_width(folder, part):
+    """Each device holds an eighth of a leaf with a width, by the shape of its shard and not only by its name."""
     specs = leaf_specs(settings(folder)[0].model)
-    shards = arrays(folder / f"shards_{MANY}.npz")
-    assert len(shards) == 4 * (len(specs) - 1)  # all but the position table, which is no part of the state
-    for name, (size, largest) in shards.items():
-        parts = MANY if "width" in specs[name.split(" ")[1]].axes else 1
-        assert largest * parts == size, name
-    assert {"params t5.embedding", "mu mmdit.blocks.image.qkv.kernel"} <= shards.keys()
+    found = placements(folder, part)
+    is_constant = {name: not spec.trainable for name, spec in specs.items()}
+    assert found.keys() == {name for name in specs if is_constant[name] == (part == "frozen")}
+    for name, where in found.items():
+        axes = specs[name].axes
+        assert [entry == "fsdp" for entry in where["spec"]] == [axis == "width" for axis in axes], name
+        parts = [MANY if axis == "width" else 1 for axis in axes]
+        assert [size * n for size, n in zip(where["shard"], parts, strict=True)] == where["shape"], name
+
+
+def test_every_array_of_a_batch_is_split_by_its_rows(folder):
+    found = placements(folder, "batch")
+    assert found.keys() == {f"{stream} {name}" for stream in STREAMS for name in ("image", "token_ids", "is_answer")}
+    for name, where in found.items():
+        assert where["spec"] == [["data", "fsdp"], *[None] * (len(where["shape"]) - 1)], name
+        assert where["shard"] == [where["shape"][0] // MANY, *where["shape"][1:]], name
 
 
 def test_eight_devices_load_what_one_saved(folder):
@@ -114,7 +134,7 @@ def test_one_device_loads_what_eight_saved(folder):
 
 
 def assert_same_state(loaded: Arrays, saved: Arrays) -> None:
-    """Bit by bit: the checkpoint holds the state after the last step, the model folder its averages."""
+    """Compares bit by bit: a checkpoint has the state after the last step, a model folder has its averages."""
     last = f"step {STEPS}: "
     expected = {name.removeprefix(last): value for name, value in saved.items() if name.startswith(last)}
     expected = {name: value for name, value in expected.items() if not name.startswith("metrics ")}

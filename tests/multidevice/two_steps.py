@@ -1,13 +1,16 @@
-"""Two training steps from the same start on any number of devices, with all they leave behind as arrays.
+"""Two training steps from one state on any number of devices; states, metrics and placements are written to files.
 
     python -m tests.multidevice.two_steps FOLDER
-does them on one device and on eight, and loads on eight what one has saved. Eight processors are not needed:
-XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight devices of any.
+makes them on one device and on eight, then loads on eight devices what one has saved. It does not need eight
+processors: XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight devices on any machine.
 """
 
 import dataclasses
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,7 +19,7 @@ from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.models.bundle import leaf_specs
-from dualdiff_jax.sharding import batch_sharding, make_mesh
+from dualdiff_jax.sharding import make_mesh, place_batch
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.state import TrainState
@@ -27,6 +30,7 @@ MANY = 8
 STEPS = 2
 RECORDS = {"some source": 40}
 Arrays = dict[str, np.ndarray]
+Placements = dict[str, dict[str, list]]  # name -> shape, spec (mesh axes of each dim) and shard (shape on each device)
 
 
 def settings(folder: Path) -> tuple[RunConfig, Tokenizer]:
@@ -53,8 +57,8 @@ def draw_batch(config: RunConfig, tokenizer: Tokenizer, step: int) -> Batch:
     return Batch(*streams)
 
 
-def start(config: RunConfig, mesh: jax.sharding.Mesh) -> tuple[TrainState, Arrays]:
-    """A state whose parameters are all random, so that no gate or head is zero; and the frozen weights."""
+def random_state(config: RunConfig, mesh: jax.sharding.Mesh) -> tuple[TrainState, Arrays]:
+    """A state whose parameters are all random, so that no gate or head is zero, and the frozen weights."""
     state, frozen = first_state(config, mesh)
     rng = np.random.default_rng(0)
     specs = leaf_specs(config.model)
@@ -65,35 +69,34 @@ def start(config: RunConfig, mesh: jax.sharding.Mesh) -> tuple[TrainState, Array
     return dataclasses.replace(state, params=params, ema_params=ema_params), frozen
 
 
-def run(folder: Path, devices: int) -> tuple[Arrays, dict[str, tuple[int, int]]]:
-    """(metrics, moments, parameters and averages of both steps, {leaf of the state: (its size, its largest shard's)}).
+def run(folder: Path, devices: int) -> tuple[Arrays, Placements]:
+    """Makes both steps, and saves the last state in FOLDER/<devices>, as a checkpoint and as a model folder.
 
-    What there is at the end is saved in FOLDER/<devices>, as a checkpoint and as a model folder.
+    Returns:
+        Metrics, moments, parameters and averages after each step; and the placements of the last state, of the frozen
+        weights and of the last batch.
     """
     config, tokenizer = settings(folder)
     mesh = mesh_of(devices)
-    state, frozen = start(config, mesh)
+    state, frozen = random_state(config, mesh)
     step_function = step_of(config, tokenizer, mesh)
-    found = {}
+    found, batch = {}, None
     for step in range(1, STEPS + 1):
-        batch = jax.device_put(draw_batch(config, tokenizer, step), batch_sharding(mesh))
+        batch = place_batch(mesh, draw_batch(config, tokenizer, step))
         state, metrics = step_function(state, frozen, batch)
         found |= flat(state, f"step {step}: ") | {
             f"step {step}: metrics {n}": np.asarray(v) for n, v in metrics.items()
         }
-    shards = {
-        name: (leaf.size, max(shard.data.size for shard in leaf.addressable_shards))
-        for name, leaf in leaves(state).items()
-    }
+    found_placements = placements(all_arrays(state, frozen, batch))
     checkpoints = Checkpoints(folder / str(devices), TrainSetup(config, mesh))
     checkpoints.save(STEPS, state, RECORDS)
     assert checkpoints.close(STEPS)
     save_model(folder / str(devices) / "model", config.model, state.ema_params | frozen, tokenizer)
-    return found, shards
+    return found, found_placements
 
 
 def load(folder: Path, saved_on: int, devices: int) -> Arrays:
-    """What a run on ``saved_on`` devices saved, onto ``devices``."""
+    """Loads onto ``devices`` what a run on ``saved_on`` devices saved."""
     config, _ = settings(folder)
     mesh = mesh_of(devices)
     checkpoints = Checkpoints(folder / str(saved_on), TrainSetup(config, mesh))
@@ -116,6 +119,26 @@ def leaves(state: TrainState) -> dict[str, jax.Array]:
     return {f"{part} {name}": value for part, tree in parts.items() for name, value in tree.items()}
 
 
+def all_arrays(state: TrainState, frozen: Arrays, batch: Batch) -> dict[str, jax.Array]:
+    """By name: those of ``leaves``, ``frozen t5.embedding``, ..., ``batch image token_ids``, ..."""
+    found = leaves(state) | {f"frozen {name}": value for name, value in frozen.items()}
+    for stream, arrays in batch._asdict().items():
+        found |= {f"batch {stream} {name}": value for name, value in (arrays or {}).items()}
+    return found
+
+
+def placements(arrays: Mapping[str, jax.Array]) -> Placements:
+    """Where arrays lie, as their shardings say; the shards that are there have that shape."""
+    found: Placements = {}
+    for name, value in arrays.items():
+        shards = {shard.data.shape for shard in value.addressable_shards}
+        [shard] = shards
+        spec: list[Any] = [list(entry) if isinstance(entry, tuple) else entry for entry in value.sharding.spec]
+        spec += [None] * (value.ndim - len(spec))
+        found[name] = {"shape": list(value.shape), "spec": spec, "shard": list(shard)}
+    return found
+
+
 def flat(state: TrainState, prefix: str = "") -> Arrays:
     return {prefix + name: np.asarray(value) for name, value in leaves(state).items()} | {
         f"{prefix}step": np.asarray(state.step)
@@ -125,9 +148,9 @@ def flat(state: TrainState, prefix: str = "") -> Arrays:
 def main(folder: Path) -> None:
     assert len(jax.devices()) == MANY
     for devices in (1, MANY):
-        found, shards = run(folder, devices)
+        found, found_placements = run(folder, devices)
         np.savez(folder / f"found_{devices}.npz", **found)
-        np.savez(folder / f"shards_{devices}.npz", **shards)
+        (folder / f"placements_{devices}.json").write_text(json.dumps(found_placements))
     np.savez(folder / "loaded.npz", **load(folder, saved_on=1, devices=MANY))
 
 
