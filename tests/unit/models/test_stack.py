@@ -43,7 +43,7 @@ def test_rolled_and_unrolled_have_the_same_values_and_gradients(monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found[0], found[3])
 
 
-@pytest.mark.parametrize("depth, is_loop", [(SHALLOW, False), (SHALLOW + 1, True)])
+@pytest.mark.parametrize("depth, is_loop", [(4, False), (5, True)])
 def test_deep_stacks_compile_one_body_and_shallow_ones_no_loop(depth, is_loop):
     graph, weights = nnx.split(build(depth))
     text = jax.jit(lambda weights: run(nnx.merge(graph, weights))).lower(weights).as_text()

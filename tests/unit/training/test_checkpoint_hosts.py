@@ -145,6 +145,15 @@ def test_several_hosts_write_only_where_the_first_has_more_room_than_the_state_t
     assert [step for step in range(5, 9) if checkpoints.is_due(step)] == [5, 8]
 
 
+def test_a_failed_save_leaves_a_manager_that_is_closed_for_a_new_one(setup, tmp_path):
+    checkpoints = Checkpoints(tmp_path, setup)
+    closed, old = [], checkpoints._manager
+    checkpoints._manager = types.SimpleNamespace(close=lambda: closed.append(True))
+    checkpoints._give_up(4, OSError("full"))
+    assert closed == [True] and checkpoints._manager is not old and checkpoints.steps() == []
+    old.close()
+
+
 def test_a_save_that_follows_a_failed_one_is_the_last_try(setup, state, tmp_path):
     checkpoints = Checkpoints(tmp_path, setup)
     checkpoints._give_up(4, OSError("full"))
