@@ -1,4 +1,4 @@
-"""The command line, from a checkout: ``python main.py --help`` lists its flags."""
+"""Trains and samples Dual Diffusion: python main.py --mode=MODE --FLAG=VALUE ..."""
 
 from dualdiff_jax.cli.main import run
 

@@ -1,4 +1,4 @@
-"""Dual Diffusion (D-DiT, arXiv 2501.00289) in JAX: one transformer, both ways between images and text."""
+"""Dual Diffusion (D-DiT, arXiv 2501.00289) in JAX: one transformer, from text to images and from images to text."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ __all__ = ["DualDiffusionPipeline", "UserError"]
 
 
 def __getattr__(name: str) -> Any:
-    """The pipeline, on its first use: importing a part of the package starts neither JAX nor transformers."""
+    """Imports the pipeline on first use, so that ``import dualdiff_jax`` imports neither JAX nor transformers."""
     if name == "DualDiffusionPipeline":
         from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 

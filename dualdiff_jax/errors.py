@@ -1,18 +1,18 @@
-"""The exceptions that speak to a user instead of a developer."""
+"""The exceptions whose messages are for users, not for developers."""
 
 
 class UserError(ValueError):
-    """A mistake in what was handed to the program, not in the program.
+    """A fault of the program's inputs, not of the program.
 
-    The message is a sentence that names the file, the key or the value and says what to do.
+    The message is a sentence that names the file, the key or the value and what to do about it.
     The commands print it without a traceback and exit with 1.
     """
 
 
 class StuckError(UserError):
-    """A thread of this process waits for something that will not come, so only ``os._exit`` can end the process."""
+    """A ``UserError`` while a thread waits for ever, so that only ``os._exit`` can end the process."""
 
 
 def reason(error: BaseException) -> str:
-    """What another library's error says, in one line: its first, or its kind where it says nothing."""
+    """The message of another library's error in one line: its first line, or the error's type if there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -3,20 +3,26 @@
 import sys
 from collections.abc import Callable
 
-Progress = Callable[[int, int], None]  # (done, of how many)
+Progress = Callable[[int, int], None]  # called with (count so far, total)
 
 WIDTH = 30  # characters
 
 
-def bar(what: str, unit: str = "", per_unit: int = 1) -> Progress | None:
-    """What to call with (done, total); None where stderr is no terminal. ``per_unit``: counts in one shown unit."""
+def bar(label: str, unit: str = "", per_unit: int = 1) -> Progress | None:
+    """A progress bar on stderr, or None where stderr is not a terminal.
+
+    Args:
+        label: shown in front.
+        unit: of the figures that are shown.
+        per_unit: counts in one unit.
+    """
     if not sys.stderr.isatty():
         return None
 
-    def show(done: int, total: int) -> None:
-        filled = WIDTH * done // total
-        end = "\n" if done == total else ""
-        figures = f"{done // per_unit}/{total // per_unit} {unit}".rstrip()
-        print(f"\r{what} [{'#' * filled}{'.' * (WIDTH - filled)}] {figures}", end=end, file=sys.stderr, flush=True)
+    def show(count: int, total: int) -> None:
+        filled = WIDTH * count // total
+        end = "\n" if count == total else ""
+        figures = f"{count // per_unit}/{total // per_unit} {unit}".rstrip()
+        print(f"\r{label} [{'#' * filled}{'.' * (WIDTH - filled)}] {figures}", end=end, file=sys.stderr, flush=True)
 
     return show

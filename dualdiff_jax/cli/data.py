@@ -1,6 +1,5 @@
-"""The commands about data, behind ``main.py --mode=inspect-data`` and ``--mode=encode-data``."""
+"""``--mode=inspect-data`` and ``--mode=encode-data``: figures of a config's data, and its encoded form."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -15,6 +14,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, summary, survey
 from dualdiff_jax.models.bundle import init_weights
+from dualdiff_jax.progress import Progress
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.weights import load_model
 
@@ -22,7 +22,16 @@ PAGE = "data.html"
 
 
 def inspect_data(config: RunConfig, output: str, samples: int) -> None:
-    """The figures of every source on stdout, and ``data.html`` in ``output``."""
+    """Prints figures of every source, and writes a page that shows records as the model sees them.
+
+    Args:
+        config: of the run.
+        output: folder for the page, ``data.html``.
+        samples: records of each source to look at.
+
+    Raises:
+        UserError: a source cannot be read, or the page cannot be written.
+    """
     tokenizer = Tokenizer(config.data.tokenizer)
     surveys = []
     for source in config.data.sources:
@@ -39,14 +48,24 @@ def inspect_data(config: RunConfig, output: str, samples: int) -> None:
 
 def _table(found: Survey) -> str:
     lines = summary(found)
-    width = max(len(what) for what, _ in lines)
-    return "\n".join([f"{what.ljust(width)}  {much}" for what, much in lines] + [f"  {m}" for m in found.messages])
+    width = max(len(name) for name, _ in lines)
+    figures = [f"{name.ljust(width)}  {value}" for name, value in lines]
+    return "\n".join(figures + [f"  {message}" for message in found.messages])
 
 
-def encode_data(config: RunConfig, output: str, model: str | None, progress: Callable[[int, int], None] | None) -> None:
-    """Every source of the config encoded into a folder under ``output``, with the weights of a model folder.
+def encode_data(config: RunConfig, output: str, model: str | None, progress: Progress | None) -> None:
+    """Encodes every source of the config into a folder under ``output``, and prints the config entries that read them.
 
-    Without one, with the weights that training would start from. Each host uses its own devices.
+    Each host encodes its share with its own devices.
+
+    Args:
+        config: of the run.
+        output: folder, shared by all hosts.
+        model: the model folder whose frozen networks encode; None takes the weights that training begins with.
+        progress: called after each file with (records encoded, records of this host).
+
+    Raises:
+        UserError: a source or the model cannot be read, or the output cannot be written.
     """
     mesh = make_mesh(MeshConfig(), jax.local_devices())
     if model:
@@ -75,5 +94,5 @@ def encode_data(config: RunConfig, output: str, model: str | None, progress: Cal
 
 
 def _snippet(name: str, folder: Path) -> str:
-    """What to write in the config to train from it."""
+    """The entry of ``data.sources`` that reads an encoded source."""
     return f'dict(name="{name}", format="array_record", root="{folder}", files="*.array_record", ...)'

@@ -1,8 +1,12 @@
-"""``--mode=generate``, ``caption`` and ``answer``: a model folder, prompts and images in; images and texts out."""
+"""``--mode=generate``, ``caption`` and ``answer``: images and texts from a model folder.
+
+Each command raises ``UserError`` for a fault of its arguments, before the model is loaded where it can.
+"""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
@@ -12,38 +16,62 @@ from dualdiff_jax.progress import bar
 
 
 def generate(
-    model: str, prompts: Sequence[str], output: str, *, dtype: str | None, seed: int, as_json: bool, **options
+    model: str, prompts: Sequence[str], output: str, *, dtype: str | None, seed: int, as_json: bool, **options: Any
 ) -> None:
-    """One PNG a prompt in ``output``; their names and prompts on stdout."""
+    """Writes an image for each prompt, and prints their files and prompts.
+
+    Args:
+        model: a model folder, or a diffusers folder.
+        prompts: one image is made of each.
+        output: folder for the images, ``NNNN.png``, and their list, ``images.json``.
+        dtype: "float32", "bfloat16", or None for the model's own.
+        seed: of all random draws.
+        as_json: prints JSON in place of lines.
+        options: those of ``DualDiffusionPipeline.generate_images``.
+    """
     if not prompts:
-        raise UserError('there is nothing to draw; give --prompt="..."')
+        raise UserError('there is no prompt; give --prompt="..."')
     for prompt in prompts:
         if not prompt.strip():
-            raise UserError("a prompt is empty; say what the image should show")
+            raise UserError("a prompt is empty; describe the image in --prompt")
     folder = make_folder(Path(output), "--output")
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     for prompt in prompts:
         _check_words(pipeline.tokenizer, prompt)
-    images = pipeline.text_to_image(prompts, seed=seed, progress=bar("drawing"), **options)
+    images = pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
     rows = []
     for index, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
         file = folder / f"{index:04d}.png"
         image.save(file)
         rows.append({"image": str(file), "prompt": prompt, "seed": seed})
-    _tell(rows, folder / "images.json", as_json, "{image}\t{prompt}")
+    _report(rows, folder / "images.json", as_json, "{image}\t{prompt}")
 
 
 def caption(
-    model: str, images: Sequence[str], output: str | None, *, dtype: str | None, seed: int, as_json: bool, **options
+    model: str,
+    images: Sequence[str],
+    output: str | None,
+    *,
+    dtype: str | None,
+    seed: int,
+    as_json: bool,
+    **options: Any,
 ) -> None:
-    """One caption an image, on stdout and, with ``output``, in ``captions.json`` there."""
+    """Prints a caption for each image file.
+
+    Args:
+        model: as in ``generate``, like ``dtype``, ``seed`` and ``as_json``.
+        images: files.
+        output: folder for ``captions.json``; None writes none.
+        options: those of ``DualDiffusionPipeline.image_to_text``.
+    """
     if not images:
-        raise UserError("there is nothing to read; give --image=FILE")
+        raise UserError("there is no image; give --image=FILE")
     folder = make_folder(Path(output), "--output") if output else None
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     captions = pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
     rows = [{"image": i, "caption": c, "seed": seed} for i, c in zip(images, captions, strict=True)]
-    _tell(rows, folder and folder / "captions.json", as_json, "{image}\t{caption}")
+    _report(rows, folder and folder / "captions.json", as_json, "{image}\t{caption}")
 
 
 def answer(
@@ -55,11 +83,19 @@ def answer(
     dtype: str | None,
     seed: int,
     as_json: bool,
-    **options,
+    **options: Any,
 ) -> None:
-    """One answer a pair; a single question is asked of every image, a single image gets every question."""
+    """Prints an answer for each pair of image and question.
+
+    Args:
+        model: as in ``generate``, like ``dtype``, ``seed`` and ``as_json``.
+        images: files; a single one is paired with every question.
+        questions: a single one is asked about every image.
+        output: folder for ``answers.json``; None writes none.
+        options: those of ``DualDiffusionPipeline.answer``.
+    """
     if not images or not questions:
-        raise UserError('a pair is missing; give --image=FILE and --question="..."')
+        raise UserError('an image or a question is missing; give --image=FILE and --question="..."')
     if len(questions) == 1:
         questions = list(questions) * len(images)
     elif len(images) == 1:
@@ -68,14 +104,14 @@ def answer(
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     for question in questions:
         if not question.strip():
-            raise UserError("a question is empty; say what you want to know")
+            raise UserError("a question is empty; ask something in --question")
         _check_words(pipeline.tokenizer, question)
     answers = pipeline.answer(images, questions, seed=seed, progress=bar("reading"), **options)
     rows = [
         {"image": i, "question": q, "answer": a, "seed": seed}
         for i, q, a in zip(images, questions, answers, strict=True)
     ]
-    _tell(rows, folder and folder / "answers.json", as_json, "{image}\t{question}\t{answer}")
+    _report(rows, folder and folder / "answers.json", as_json, "{image}\t{question}\t{answer}")
 
 
 def _check_words(tokenizer: Tokenizer, text: str) -> None:
@@ -86,7 +122,8 @@ def _check_words(tokenizer: Tokenizer, text: str) -> None:
         )
 
 
-def _tell(rows: list[dict], file: Path | None, as_json: bool, line: str) -> None:
+def _report(rows: list[dict[str, Any]], file: Path | None, as_json: bool, line: str) -> None:
+    """Writes ``rows`` to ``file`` and prints them, as JSON or each as ``line``."""
     text = json.dumps(rows, indent=2, ensure_ascii=False)
     if file:
         file.write_text(text + "\n", encoding="utf-8")

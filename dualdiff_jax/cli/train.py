@@ -1,4 +1,4 @@
-"""``--mode=train``: a run with the previews and the validation that its config asks for."""
+"""``--mode=train``: a run with the previews and the validation of its config."""
 
 import json
 from pathlib import Path
@@ -17,8 +17,12 @@ from dualdiff_jax.training.loop import train
 
 
 def run_training(config: RunConfig, workdir: str) -> None:
-    """Trains, with previews and validation where the config asks for them."""
-    _check_same(config)
+    """Trains in ``workdir``, or resumes the run there; process 0 prints the folder of the trained model.
+
+    Raises:
+        UserError: the processes have different configs, or the run cannot begin or go on; the message says why.
+    """
+    check_same_config(config)
     mesh, tokenizer, hooks = make_mesh(config.mesh), Tokenizer(config.data.tokenizer), []
     if config.preview.every:
         preview = Preview(config.preview, config.model, tokenizer, Path(workdir) / "samples")
@@ -31,8 +35,8 @@ def run_training(config: RunConfig, workdir: str) -> None:
         print(folder)
 
 
-def _check_same(config: RunConfig) -> None:
-    """Raises ``UserError`` where the processes were started with different configs: one would wait for another."""
+def check_same_config(config: RunConfig) -> None:
+    """Raises ``UserError`` on each process whose config is not that of process 0: their programs would not match."""
     first = resolve(json.loads(broadcast_from_first("config", json.dumps(to_dict(config)))))
     changed = list(differences(first, config))
     if changed:

@@ -1,0 +1,180 @@
+"""Which flags each mode accepts, that it reads all of them, and what a faulty command line is answered."""
+
+import contextlib
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import MagicMock
+
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from dualdiff_jax.cli import main
+
+ROOT = Path(__file__).parents[3]
+
+TOGETHER = "coordinator num_processes process_id initialization_timeout"
+READING = "model image output format seed height width steps length dtype order"
+ACCEPTED = {
+    "train": f"config workdir {TOGETHER}",
+    "generate": "model prompt output format seed height width steps guidance_scale negative_prompt dtype",
+    "caption": READING,
+    "answer": f"question {READING}",
+    "plan": "config format topology of search",
+    "inspect-data": "config output samples",
+    "encode-data": f"config model output {TOGETHER}",
+}
+VALUES = {
+    "config": ROOT / "configs" / "demo.py",
+    "workdir": "w",
+    "model": "m",
+    "prompt": "a three",
+    "image": "a.png",
+    "question": "which?",
+    "output": "o",
+    "samples": 3,
+    "format": "json",
+    "seed": 3,
+    "height": 8,
+    "width": 8,
+    "steps": 3,
+    "guidance_scale": 3,
+    "negative_prompt": "a photo",
+    "length": 8,
+    "dtype": "float32",
+    "order": "confidence",
+    "topology": "v5e:2x2",
+    "of": "train",
+    "search": "true",
+    "coordinator": "localhost:1",
+    "num_processes": 1,
+    "process_id": 0,
+    "initialization_timeout": 3,
+}
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Parses a command line and runs its mode in this process; raises ``SystemExit`` as the program does."""
+    monkeypatch.setattr(main.environment, "prepare", lambda: None)
+    monkeypatch.setattr(main.logging, "basicConfig", lambda **_: None)
+
+    def run(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
+        with flagsaver.flagsaver():
+            main.main(main._parse(sys.argv))
+
+    return run
+
+
+@pytest.fixture
+def ran(monkeypatch) -> list[str]:
+    """The modes that ran, in place of doing their work."""
+    found: list[str] = []
+    monkeypatch.setattr(main, "COMMANDS", {mode: lambda mode=mode: found.append(mode) for mode in main.MODES})
+    return found
+
+
+def given(*names: str) -> list[str]:
+    return [f"--{name}={VALUES[name]}" for name in names]
+
+
+def error_of(call: Callable[..., None], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as error:
+        call(*arguments)
+    assert isinstance(error.value.code, str)  # printed on stderr; the exit status is 1
+    return error.value.code
+
+
+def test_the_table_has_every_mode_and_every_flag():
+    assert set(ACCEPTED) == set(main.MODES) == set(main.COMMANDS)
+    assert set(VALUES) == set(main.USED_BY) == {name for names in ACCEPTED.values() for name in names.split()}
+
+
+@pytest.mark.parametrize("flag", VALUES)
+@pytest.mark.parametrize("mode", ACCEPTED)
+def test_a_mode_accepts_its_flags_and_names_any_other(command, ran, mode, flag):
+    if flag in ACCEPTED[mode].split():
+        command(f"--mode={mode}", *given(flag))
+        assert ran == [mode]
+    else:
+        message = error_of(command, f"--mode={mode}", *given(flag))
+        users = "|".join(m for m in main.MODES if flag in ACCEPTED[m].split())
+        assert message == f"error: --mode={mode} does not use --{flag} (for --mode={users}); leave it out"
+        assert ran == []
+
+
+def test_all_flags_that_a_mode_does_not_use_are_named_at_once(command, ran):
+    message = error_of(command, "--mode=train", *given("config", "workdir", "seed", "topology"), "--nosearch")
+    assert re.findall(r"--(\w+) \(for", message) == ["seed", "topology", "search"]
+    assert message.endswith("; leave them out") and ran == []
+
+
+@pytest.mark.parametrize("mode", ACCEPTED)
+def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatch, mode):
+    read: set[str] = set()
+
+    class Spy:
+        def __init__(self, holder: flags.FlagHolder):
+            self._holder, self.name = holder, holder.name
+
+        @property
+        def value(self):
+            read.add(self.name)
+            return self._holder.value
+
+    for name, holder in list(vars(main).items()):
+        if isinstance(holder, flags.FlagHolder):
+            monkeypatch.setattr(main, name, Spy(holder))
+    for module in ("sample", "plan", "train", "data"):
+        monkeypatch.setattr(main, module, MagicMock())
+    monkeypatch.setattr(main, "resolve", lambda config: config)
+    monkeypatch.setattr(main, "distributed_run", lambda *_: contextlib.nullcontext())
+    command(f"--mode={mode}", *given(*ACCEPTED[mode].split()))
+    assert read - {"mode", "debug"} == set(ACCEPTED[mode].split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "there is no --mode; give --mode=train|generate|caption|answer|plan|inspect-data|encode-data"),
+        (["--mode=paint"], "flag --mode=paint"),
+        (["--mode=train", "config"], "'config' is not a flag; flags look like --name=value"),
+        (["--mod=train"], "Unknown command line flag 'mod'. Did you mean: mode, model ?"),
+        (["--mode=generate", "--seed=-1"], "flag --seed=-1"),
+        (["--mode=generate", "--output=o", "--prompt=a"], "--mode=generate needs --model="),
+        (["--mode=generate", "--model=m", "--prompt=a"], "--mode=generate needs --output="),
+        (["--mode=generate", "--model=m", "--output=o"], 'there is no prompt; give --prompt="..."'),
+        (["--mode=generate", "--model=m", "--output=o", "--prompt= "], "a prompt is empty; describe the image"),
+        (["--mode=caption", "--model=m"], "there is no image; give --image=FILE"),
+        (["--mode=answer", "--model=m", "--image=i"], "an image or a question is missing"),
+        (["--mode=train", "--workdir=w"], "--mode=train needs --config=FILE"),
+        (["--mode=train", *given("config")], "--mode=train needs --workdir="),
+        (["--mode=plan", *given("config")], "--mode=plan needs --topology="),
+        (["--mode=train", *given("config"), "--workdir=gs://bucket/w"], "gs://bucket/w: "),
+        (
+            ["--mode=plan", *given("config", "topology"), "--search", "--of=text_to_image"],
+            "--search finds batches for training, not for --of=text_to_image; leave one of the two out",
+        ),
+        (
+            ["--mode=train", "--config.train.steps=3", "--workdir=w"],
+            "--config.train.steps changes a field of a config file; give --config=FILE too",
+        ),
+        (["--mode=train", "--config=configs/none.py", "--workdir=w"], "configs/none.py: cannot be loaded"),
+        (["--mode=train", *given("config"), "--config.trian.steps=3"], 'Did you mean "train"'),
+        (["--mode=train", *given("config"), "--config.train.steps=abc"], "--config.train.steps=abc"),
+    ],
+)
+def test_a_faulty_command_line_is_answered_with_one_line(command, arguments, message):
+    found = error_of(command, *arguments)
+    assert found.startswith("error: ") and message in found and "\n" not in found
+
+
+def test_a_config_file_that_fails_is_one_line_too(command, tmp_path):
+    (tmp_path / "broken.py").write_text("def get_config():\n    return undefined\n")
+    found = error_of(command, "--mode=train", f"--config={tmp_path / 'broken.py'}", "--workdir=w")
+    assert "the config file cannot be loaded (NameError: name 'undefined' is not defined)" in found
+    with pytest.raises(NameError):
+        command("--mode=train", f"--config={tmp_path / 'broken.py'}", "--workdir=w", "--debug")
