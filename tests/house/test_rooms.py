@@ -1,7 +1,9 @@
-"""How large rooms, files and functions may grow, and who alone may touch the file system."""
+"""How large rooms, files and functions may grow, what alone touches the file system, and what a wheel brings."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -84,13 +86,43 @@ def test_no_two_classes_have_one_name():
     assert {name: where for name, where in homes.items() if len(where) > 1} == {}
 
 
-@pytest.mark.slow
-def test_a_wheel_brings_one_name(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run(command, check=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built in a copy, so that no build folder is left in the checkout; with the setuptools that is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    shutil.copytree(PACKAGE, folder / "dualdiff_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("convert", "configs", "demo", "benchmarks", "tests"):  # packages of the checkout alone
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").touch()
+    for name in ("pyproject.toml", "requirements.txt", "README.md", "LICENSE", "NOTICE", "main.py"):
+        shutil.copy(ROOT / name, folder)
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--quiet", "-w", str(folder / "dist")]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(folder)], check=True)
+    (built,) = (folder / "dist").glob("*.whl")
+    return built
+
+
+def test_a_wheel_brings_one_name_with_its_types_and_tokenizer(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"dualdiff_jax"}
-    assert {"dualdiff_jax/py.typed", "dualdiff_jax/data/t5_tokenizer/tokenizer.json"} <= set(names)
-    (entry,) = [name for name in names if name.endswith("entry_points.txt")]
-    assert "dualdiff = dualdiff_jax.cli.main:run" in zipfile.ZipFile(wheel).read(entry).decode()
+    files = {str(file.relative_to(ROOT)) for file in PACKAGE.rglob("*") if file.is_file()}
+    assert {file for file in files if "__pycache__" not in file} <= names
+    assert {"dualdiff_jax/py.typed", "dualdiff_jax/data/t5_tokenizer/tokenizer.json"} <= names
+
+
+def test_an_installed_wheel_has_a_light_import_and_a_command(wheel, tmp_path):
+    options = ["--no-deps", "--no-index", "--no-compile", "--quiet", "--target", str(tmp_path / "site")]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(wheel)], check=True)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+
+    def output(*command: str, status: int = 0) -> str:
+        finished = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert finished.returncode == status, finished.stderr
+        return finished.stdout
+
+    script = "import sys, dualdiff_jax; print(dualdiff_jax.__file__, {'jax', 'numpy', 'transformers'} & {*sys.modules})"
+    assert output(sys.executable, "-c", script) == f"{tmp_path / 'site/dualdiff_jax/__init__.py'} set()\n"
+    defined = re.findall(r'DEFINE_\w+\(\s*"(\w+)"', (PACKAGE / "cli" / "main.py").read_text(encoding="utf-8"))
+    for command in ([str(tmp_path / "site/bin/dualdiff")], [sys.executable, str(ROOT / "main.py")]):
+        shown = output(*command, "--help", status=1)  # absl ends with 1 after --help
+        assert sorted(re.findall(r"^  --(?:\[no\])?(\w+)", shown, re.MULTILINE)) == sorted(defined)
