@@ -1,6 +1,6 @@
-"""The one place that knows file systems: what is written is there whole or not at all.
+"""All knowledge of file systems: a file or folder appears under its name complete, or not at all.
 
-Nothing else in the package renames, replaces or removes files, or looks at whether a path is a URL.
+No other module renames, replaces or removes files, or checks whether a path is a URL.
 """
 
 import contextlib
@@ -17,41 +17,41 @@ from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def check_local(path: str) -> None:
-    """Raises ``UserError`` where ``path`` is a URL, such as a bucket's."""
+    """Raises ``UserError`` if ``path`` is a URL, such as a bucket's."""
     if "://" in path:
-        raise UserError(f"{path}: is no folder; mount the bucket, and name the folder where it is mounted")
+        raise UserError(f"{path}: is a URL, not a folder; mount the bucket, and name the folder where it is mounted")
 
 
 def make_folder(folder: Path, flag: str) -> Path:
     """Makes ``folder`` unless it exists.
 
     Args:
-        folder: where something will be written.
-        flag: the flag that names it, for the message.
+        folder: where the caller will write.
+        flag: the command-line flag that names ``folder``, for the message.
 
     Returns:
         ``folder``.
 
     Raises:
-        UserError: ``folder`` cannot be made, or this process may not write into it.
+        UserError: ``folder`` cannot be made, or is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        if error.errno in NO_RIGHT:
+        if error.errno in NO_PERMISSION:
             raise UserError(f"{folder}: may not be written ({error.strerror}); choose another {flag}") from error
         raise UserError(f"{folder}: cannot be made ({error.strerror}); make room, or choose another {flag}") from error
     return folder
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether ``folder``, made if need be, takes a new file."""
+    """Whether a file can be made in ``folder``, which is made first if necessary."""
     probe = folder / f".{os.getpid()}.probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,49 +63,54 @@ def is_writable(folder: Path) -> bool:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes ``file`` whole: a killed process leaves it as it was. Raises ``OSError``."""
+    """Writes ``text`` to ``file`` in one step: a killed process leaves ``file`` as it was. Raises ``OSError``."""
     with new_file(file) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager
 def new_file(file: Path, owner: str = "") -> Iterator[Path]:
-    """A name to write to; when that is done, what is there becomes ``file``, in place of an older one.
+    """A context that yields a path to write; on success the file there becomes ``file`` and replaces an older one.
 
     Args:
-        file: its name in the end. The folder must exist.
-        owner: tells apart writers that may be at work on the same ``file``. What a killed writer left is
-            overwritten by the next of the same name.
+        file: the final name. Its folder must exist.
+        owner: distinguishes writers that may write the same ``file`` at the same time. A writer overwrites what a
+            killed one with the same ``owner`` has left.
 
     Yields:
-        The path to write, in the same folder. It is removed if the writing fails.
+        A path in the same folder. The file there is removed if the body raises.
     """
     partial = file.with_name(f".{file.name}.{owner}{'.' if owner else ''}partial")
     try:
         yield partial
         os.replace(partial, file)
     finally:
-        partial.unlink(missing_ok=True)
+        remove(partial)
 
 
 @contextlib.contextmanager
 def new_folder(folder: str | Path) -> Iterator[Path]:
-    """Gives an empty folder to write into; when that is done, it becomes ``folder``, in place of an older one.
+    """A context that yields an empty folder; on success it becomes ``folder`` and replaces an older one.
 
-    Until then its name begins with a dot; what a killed process left there is removed first. Of several processes
-    the first makes, renames and removes; all of them may write.
+    Until then its name begins with a dot, and what a killed process has left there is removed first. All processes
+    enter together and may write; only process 0 makes, renames and removes folders.
+
+    Args:
+        folder: the final name.
 
     Yields:
         The folder to write into.
 
     Raises:
-        UserError: the disk is full, or this process may not write there.
+        UserError: the disk is full, or ``folder`` is not writable.
     """
     is_first = jax.process_index() == 0
     folder = Path(folder).absolute()
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     try:
         if is_first:
+            if old.exists() and not folder.exists():  # an earlier process was killed between the two renames below
+                os.rename(old, folder)
             remove(partial)
             partial.mkdir(parents=True)
         barrier(f"{folder.name} begun")
@@ -123,7 +128,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         number = _error_number(error)
         if number in NO_ROOM:
             raise UserError(f"{folder}: the disk is full; make room, or choose another folder") from error
-        if number in NO_RIGHT:
+        if number in NO_PERMISSION:
             raise UserError(f"{folder}: may not be written ({os.strerror(number)}); choose another folder") from error
         raise
     finally:
@@ -132,7 +137,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder with all that is in it, as far as this process may; no error if it is gone."""
+    """Removes a file, or a folder with all its contents. What cannot be removed stays, without an error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -141,18 +146,18 @@ def remove(path: Path) -> None:
 
 
 def move(path: Path, target: Path) -> None:
-    """Renames ``path`` to ``target`` within one file system; the folder of ``target`` is made. Raises ``OSError``."""
+    """Renames ``path`` to ``target`` on one file system, and makes the folder of ``target``. Raises ``OSError``."""
     target.parent.mkdir(parents=True, exist_ok=True)
     path.rename(target)
 
 
 def free_bytes(path: Path) -> int:
-    """Room on the file system where ``path`` is, or will be."""
+    """The free space of the file system on which ``path`` is, or will be."""
     return shutil.disk_usage(next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())).free
 
 
 def _error_number(error: Exception) -> int | None:
-    """The system's error number, also where TensorStore or a library in Rust wraps it in an error of its own."""
+    """The system's error number, also from inside an error of TensorStore or of a library in Rust."""
     if isinstance(error, OSError):
         return error.errno
     if "RESOURCE_EXHAUSTED" in str(error):

@@ -1,1 +1,1 @@
-"""Several processes as one run: how they find each other, and how one that cannot go on ends them all."""
+"""Several processes as one run: how they find each other, and how the failure of one ends all of them."""

@@ -1,11 +1,11 @@
-"""Which process of how many this one is: by flags, or by what started it (jax's own cluster detection).
+"""Finds out which of how many processes this one is: from flags, or from its launcher (JAX's own cluster detection).
 
     flags        --coordinator=HOST:PORT --num_processes=N --process_id=K
     Open MPI     OMPI_COMM_WORLD_SIZE above 1; from Open MPI 5 on with mpi4py
     SLURM        a step of srun with SLURM_NTASKS above 1
     TPU          GKE: several TPU_WORKER_HOSTNAMES or MEGASCALE slices; Cloud TPU VM: the machine's metadata server
     Kubernetes   a pod of an indexed Job or JobSet, with the package ``kubernetes``
-Whatever is none of these is alone, which takes neither time nor network to find out.
+A process to which none of these applies runs alone; finding that out takes neither time nor network.
 """
 
 import importlib.util
@@ -14,8 +14,8 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# jax.distributed.initialize asks the same; its answer is wanted here before it connects, for a connection that
-# fails ends the process inside of jax, with a C++ stack in place of a sentence.
+# jax.distributed.initialize detects the same, but connects in the same call, and a connection that fails there aborts
+# the process with a C++ stack trace. This module needs the answer first, to report failures in a sentence.
 from jax._src.clusters import ClusterEnv
 
 from dualdiff_jax.errors import UserError
@@ -25,29 +25,38 @@ SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROC
 
 
 class ProcessSpec(NamedTuple):
-    """Where a process stands among the others."""
+    """The position of a process among all processes of a run."""
 
     coordinator: str  # HOST:PORT of process 0
     num_processes: int
     process_id: int
-    local_device_ids: tuple[int, ...] | None = None  # None: all of this machine's
+    local_device_ids: tuple[int, ...] | None = None  # None: all devices of this machine
 
 
 class Launcher(NamedTuple):
-    """What has started the processes."""
+    """The program that started the processes."""
 
     name: str
-    method: str | None  # jax's name of how to ask it; None: jax finds out
-    has_machine: bool = True  # a process has all devices of its machine, not the one of its local number
+    method: str | None  # JAX's name of the detection method; None: JAX picks one
+    has_machine: bool = True  # each process uses all devices of its machine, not only the one with its local number
 
 
 def find_process(
     coordinator: str | None, num_processes: int | None, process_id: int | None, *, timeout: int
 ) -> ProcessSpec | None:
-    """This process's place by the flags, or by its launcher where there are none; None: it is alone.
+    """Finds this process's position from the flags, or from its launcher if no flag is given.
 
-    ``--num_processes=1`` is alone whatever has started it. Raises ``UserError`` where flags are missing or
-    contradict each other, and where a launcher cannot be asked.
+    Args:
+        coordinator: ``--coordinator``, HOST:PORT of process 0.
+        num_processes: ``--num_processes``; 1 means alone, whatever started the process.
+        process_id: ``--process_id``, from 0.
+        timeout: seconds to wait for a launcher's answer.
+
+    Returns:
+        The position, or None if this process runs alone.
+
+    Raises:
+        UserError: flags are missing or contradict each other, or the launcher does not answer.
     """
     if num_processes == 1 and not process_id:
         return None
@@ -59,9 +68,9 @@ def find_process(
 
 
 def _from_flags(coordinator: str | None, num_processes: int | None, process_id: int | None) -> ProcessSpec:
-    given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
-    missing = [flag for flag, value in given.items() if value is None]
-    if missing:
+    if coordinator is None or num_processes is None or process_id is None:
+        given = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
+        missing = [flag for flag, value in given.items() if value is None]
         raise UserError(f"{' and '.join(missing)} must be given too: a process needs {FLAGS}")
     if process_id >= num_processes:
         raise UserError(
@@ -74,7 +83,17 @@ def _from_flags(coordinator: str | None, num_processes: int | None, process_id: 
 
 
 def find_launcher(environ: Mapping[str, str]) -> Launcher | None:
-    """By environment variables alone; None where there is one process."""
+    """Recognizes the launcher by environment variables alone.
+
+    Args:
+        environ: the process's environment.
+
+    Returns:
+        The launcher, or None if it started a single process.
+
+    Raises:
+        UserError: JAX needs a package to ask this launcher, and the package is not installed.
+    """
     if int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
         is_old = "OMPI_MCA_orte_hnp_uri" in environ
         if not is_old:
@@ -95,7 +114,7 @@ def _find_tpu(environ: Mapping[str, str]) -> Launcher | None:
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or ""
     if "," in hosts or "TPU_PROCESS_ADDRESSES_PATH" in environ or int(environ.get("MEGASCALE_NUM_SLICES", 1)) > 1:
         return Launcher("GKE", "gketpu")
-    # Importing jax has set the first where there are TPU chips, and the second where there are none.
+    # Importing jax sets the first variable on a machine with TPU chips, and the second on a machine without.
     if "TPU_ML_PLATFORM" in environ and "TPU_SKIP_MDS_QUERY" not in environ and not hosts:
         return Launcher("the TPU VM", "gcetpu")
     return None
@@ -104,8 +123,8 @@ def _find_tpu(environ: Mapping[str, str]) -> Launcher | None:
 def _need(package: str, why: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise UserError(
-            f"{why}, and {package} is not installed, which tells it from the others; pip install {package}, or give "
-            f"{FLAGS}, or --num_processes=1 where it is alone"
+            f"{why}, but {package}, which reports its process number, is not installed; pip install {package}, or give "
+            f"{FLAGS}, or --num_processes=1 if it runs alone"
         )
 
 
@@ -114,14 +133,13 @@ def _ask(launcher: Launcher, timeout: int) -> ProcessSpec:
         coordinator, num_processes, process_id, devices = ClusterEnv.auto_detect_unset_distributed_params(
             os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, launcher.method, timeout
         )
-    except Exception as error:  # of sockets, HTTP, the API of Kubernetes, MPI
-        told = str(error).strip() or type(error).__name__
-        raise UserError(f"{launcher.name} started this process, but does not say which it is: {told}") from error
-    if None in (coordinator, num_processes, process_id):
+    except Exception as error:  # from sockets, HTTP, the Kubernetes API or MPI
+        message = str(error).strip() or type(error).__name__
+        raise UserError(f"{launcher.name} started this process, but does not report its number: {message}") from error
+    if coordinator is None or num_processes is None or process_id is None:
         raise UserError(
-            f"{launcher.name} started this process, but jax cannot tell which it is; give {FLAGS}, or "
-            "--num_processes=1 where it is alone"
+            f"{launcher.name} started this process, but JAX cannot find out its number; give {FLAGS}, or "
+            "--num_processes=1 if it runs alone"
         )
-    if launcher.has_machine or "JAX_LOCAL_DEVICE_IDS" in os.environ:
-        devices = None
-    return ProcessSpec(coordinator, num_processes, process_id, devices and tuple(devices))
+    has_all = launcher.has_machine or "JAX_LOCAL_DEVICE_IDS" in os.environ
+    return ProcessSpec(coordinator, num_processes, process_id, None if has_all or not devices else tuple(devices))

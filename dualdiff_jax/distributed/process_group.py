@@ -1,54 +1,45 @@
-"""Processes that work as one: whoever fails ends all, and says why.
-
-Each process has a thread that every ``BEAT`` seconds leaves a sign of life in the key-value store of jax's coordinator
-(process 0) and looks whether one has failed. Process 0 also watches the signs: of a process that was killed nothing
-else is heard. The death of process 0 itself takes the coordinator with it, and jax ends the others at once.
-
-    dualdiff_jax/alive/K     a count, and on which machine process K runs
-    dualdiff_jax/failed/K    the sentence with which process K ends
-    dualdiff_jax/heard/K     process K knows that one has failed
-"""
+"""Processes that work as one: what they do together, from the first connection to the last barrier."""
 
 import contextlib
+import itertools
 import logging
-import os
-import socket
-import sys
-import threading
-import time
-import traceback
 from collections.abc import Iterator
-from typing import Any, NoReturn
 
 import jax
-from jax._src import distributed as jax_distributed  # its key-value store has no public door; Orbax goes in here too
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dualdiff_jax.distributed.launchers import find_process
 from dualdiff_jax.distributed.rendezvous import bind_address, rendezvous
-from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.distributed.watch import SPACE, ProcessWatch, store
 
-BEAT = 2.0  # seconds
-DEAD_AFTER = 30.0  # seconds without a sign of life; a process that computes gives them all the same
-LINGER = 10.0  # seconds that process 0 stays, so that the others hear
-FOR_EVER = 7 * 24 * 3600 * 1000  # ms; where one waits for another, the thread above ends the waiting
-SPACE = "dualdiff_jax"
+FOREVER = 7 * 24 * 3600 * 1000  # ms; if another process does not come, the watch ends the wait, not this bound
 
 
 @contextlib.contextmanager
 def distributed_run(
     coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int
 ) -> Iterator[None]:
-    """Inside, jax knows the devices of all processes; alone (``launchers.find_process``) nothing happens.
+    """A context in which JAX knows the devices of all processes; with one process it does nothing.
 
-    To be entered before any device is used. Raises ``UserError`` where they do not find each other within
-    ``timeout`` seconds. Inside nothing is raised: what would be ends this process, and all others.
+    Enter it before any device is used. An exception inside ends this process and all others, so none leaves the
+    context, unless the process runs alone.
+
+    Args:
+        coordinator: HOST:PORT of process 0; None asks the launcher (``launchers.find_process``), as below.
+        num_processes: how many processes there are.
+        process_id: the number of this one, from 0.
+        timeout: seconds within which all processes must have come.
+
+    Raises:
+        UserError: a process is missing after ``timeout``, or the flags contradict each other.
     """
     process = find_process(coordinator, num_processes, process_id, timeout=timeout)
     if process is None:
         yield
         return
     rendezvous(process, timeout)
-    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM, which training.interruption hears
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from training.interruption
     jax.distributed.initialize(
         process.coordinator,
         process.num_processes,
@@ -58,10 +49,11 @@ def distributed_run(
         initialization_timeout=timeout,
         coordinator_bind_address=bind_address(process),
     )
-    watch = _Watch(process.process_id, process.num_processes)
+    watch = ProcessWatch(process.process_id, process.num_processes)
     if process.process_id and not logging.getLogger().isEnabledFor(logging.DEBUG):
-        logging.getLogger().setLevel(logging.ERROR)  # warnings are process 0's to tell
+        logging.getLogger().setLevel(logging.ERROR)  # process 0 logs the warnings
     try:
+        connect(_hosts_mesh())
         yield
         barrier("end")
     except BaseException as error:
@@ -70,134 +62,95 @@ def distributed_run(
     jax.distributed.shutdown()
 
 
-def barrier(what: str) -> None:
-    """Waits until all processes have come here, or one has failed; ``what`` is used once at a time, in one order."""
+def connect(mesh: Mesh) -> None:
+    """Connects the devices of ``mesh`` across processes, by one small collective for each group of devices.
+
+    XLA connects a group of devices when the first program that needs it runs. On CPUs Gloo then waits 30 s for the
+    other processes, and no option extends that: if one of them compiles that program half a minute longer, the run
+    ends. A connected group waits for half an hour. So all processes call this together, before they compile anything
+    large. The groups are the devices that differ in a choice of axes alone, for each choice and, since Gloo's group is
+    an ordered list, each order. On GPUs, whose communicators take memory and wait for minutes, only the group of all
+    devices is connected.
+
+    Args:
+        mesh: the same on all processes. Nothing happens if it lies within one process.
+    """
+    if store() is None or len({device.process_index for device in mesh.devices.flat}) == 1:
+        return
+    axes = [name for name in mesh.axis_names if mesh.shape[name] > 1]
+    sizes = range(1, len(axes) + 1) if mesh.devices.flat[0].platform == "cpu" else [len(axes)]
+    everywhere = PartitionSpec(*axes)
+    ones = jax.make_array_from_callback(
+        tuple(mesh.shape[name] for name in axes),
+        NamedSharding(mesh, everywhere),
+        lambda index: np.ones([1] * len(axes), np.float32),
+    )
+    programs = [
+        jax.jit(_sum_over(mesh, names, everywhere)).lower(ones).compile()
+        for size in sizes
+        for names in itertools.permutations(axes, size)
+    ]
+    barrier("connect")  # each has compiled, so all reach each sum within moments
+    for program in programs:
+        jax.block_until_ready(program(ones))
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes have come here. All processes pass their barriers in the same order.
+
+    Args:
+        name: of the place in the code; may be used again.
+    """
     if jax.process_count() > 1:
-        wait_for_all(f"{SPACE}/barrier/{what}/{_count('barrier', what)}", FOR_EVER)
+        wait_for_all(f"{SPACE}/barrier/{name}/{_count('barrier', name)}", FOREVER)
 
 
 def wait_for_all(key: str, milliseconds: int) -> None:
-    """Until all of several processes wait for the same ``key``, which may be used once."""
-    _store().wait_at_barrier(key, milliseconds)
+    """Waits until all of several processes wait for the same ``key``, which may be used once."""
+    store().wait_at_barrier(key, milliseconds)
 
 
-def broadcast_from_first(what: str, text: str) -> str:
-    """The ``text`` of process 0, on all of them."""
+def broadcast_from_first(name: str, text: str) -> str:
+    """Returns the ``text`` of process 0 on all processes.
+
+    Args:
+        name: of the place in the code; may be used again.
+        text: of this process.
+    """
     if jax.process_count() == 1:
         return text
-    key = f"{SPACE}/said/{what}/{_count('said', what)}"
+    key = f"{SPACE}/broadcast/{name}/{_count('broadcast', name)}"
     if jax.process_index() == 0:
-        _store().key_value_set(key, text)
-    return _store().blocking_key_value_get(key, FOR_EVER)
+        store().key_value_set(key, text)
+    return store().blocking_key_value_get(key, FOREVER)
 
 
 @contextlib.contextmanager
-def first_host_first(what: str) -> Iterator[None]:
-    """Process 0 is through with what is inside before the others begin it: they find the files that it has made."""
+def first_host_first(name: str) -> Iterator[None]:
+    """A context that process 0 leaves before the others enter it: they find the files that it has made."""
     if jax.process_index():
-        barrier(what)
+        barrier(name)
     yield
     if not jax.process_index():
-        barrier(what)
+        barrier(name)
 
 
 _counts: dict[tuple[str, str], int] = {}
 
 
-def _count(kind: str, what: str) -> int:
-    """How often this was asked: a name in the store may be used once, and all processes use them in one order."""
-    _counts[kind, what] = _counts.get((kind, what), 0) + 1
-    return _counts[kind, what]
+def _count(kind: str, name: str) -> int:
+    """Counts the uses of a name: a key in the store works once, and all processes use each name in the same order."""
+    _counts[kind, name] = _counts.get((kind, name), 0) + 1
+    return _counts[kind, name]
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _hosts_mesh() -> Mesh:
+    """(processes, devices of each), the mesh of ``jax.experimental.multihost_utils``, which Orbax uses."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    if len(devices) % jax.process_count():
+        return Mesh(np.asarray(devices), ("device",))
+    return Mesh(np.asarray(devices).reshape(jax.process_count(), -1), ("process", "device"))
 
 
-def _store() -> Any:
-    return jax_distributed.global_state.client
-
-
-class _Watch:
-    """Of one process over the others; see the head of the file."""
-
-    def __init__(self, process_id: int, num_processes: int):
-        self._id, self._others = process_id, set(range(num_processes)) - {process_id}
-        self._host = socket.gethostname()
-        self._is_over = threading.Event()
-        self._ending = threading.Lock()  # taken once: by the thread that ends the process
-        self._seen: dict[int, tuple[str, float]] = {}  # process -> its last sign and since when
-        self._thread = threading.Thread(target=self._run, name="group watch", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._is_over.set()
-        self._thread.join()
-
-    def fail(self, error: BaseException) -> NoReturn:
-        """Ends this process with what it has to say, and so all others."""
-        if isinstance(error, SystemExit) and not error.code:
-            os._exit(0)
-        if any(isinstance(cause, jax.errors.JaxRuntimeError) for cause in _causes(error)):
-            # It may be the other end of a collective that is gone: whose fault it is, the watch will know.
-            time.sleep(DEAD_AFTER + 2 * BEAT)
-        self._ending.acquire()
-        is_clear = isinstance(error, UserError) and not logging.getLogger().isEnabledFor(logging.DEBUG)
-        if not is_clear:
-            traceback.print_exception(error)
-        told = str(error).strip() if isinstance(error, UserError) else f"{type(error).__name__}: {error}".strip()
-        print(f"error: {told}", file=sys.stderr, flush=True)
-        self._end(f"process {self._id} on {self._host} failed: {told}")
-
-    def _run(self) -> None:
-        beats = 0
-        while not self._is_over.wait(BEAT):
-            beats += 1
-            try:
-                self._store_set("alive", self._id, f"{beats} {self._host}")
-                failed = self._all("failed") or (self._silent() if self._id == 0 else {})
-            except Exception as error:  # the coordinator is gone; jax says so too, and ends the process
-                failed = {0: f"process 0 cannot be reached any more ({reason(error)})"}
-            if failed and self._ending.acquire(blocking=False):
-                print(f"\nerror: {' | '.join(failed.values())}; so this process ends too", file=sys.stderr, flush=True)
-                self._end(None)
-
-    def _silent(self) -> dict[int, str]:
-        """Those of whom no new sign has come for too long, told to all."""
-        now, alive = time.monotonic(), self._all("alive")
-        for number in self._others:
-            sign = alive.get(number, "? an unknown machine")
-            if self._seen.get(number, ("", 0.0))[0] != sign:
-                self._seen[number] = sign, now
-        silent = {
-            number: f"process {number} on {sign.split(' ', 1)[1]} has given no sign of life for {now - since:.0f} s: "
-            "it was killed, ran out of memory, or its machine is gone"
-            for number, (sign, since) in self._seen.items()
-            if now - since > DEAD_AFTER
-        }
-        for number, told in silent.items():
-            self._store_set("failed", number, told)
-        return silent
-
-    def _end(self, told: str | None) -> NoReturn:
-        """``os._exit``: exit handlers would wait for the others, who may wait for this process in a collective."""
-        with contextlib.suppress(Exception):
-            self._store_set("heard", self._id, "")
-            if told is not None:
-                self._store_set("failed", self._id, told)
-            until = time.monotonic() + LINGER
-            while self._id == 0 and time.monotonic() < until:
-                if self._others <= {*self._all("heard"), *self._all("failed")}:
-                    break
-                time.sleep(0.1)
-        sys.stdout.flush()
-        os._exit(1)
-
-    def _store_set(self, what: str, number: int, value: str) -> None:
-        _store().key_value_set(f"{SPACE}/{what}/{number}", value, allow_overwrite=True)
-
-    def _all(self, what: str) -> dict[int, str]:
-        found = _store().key_value_dir_get(f"{SPACE}/{what}/")
-        return {int(key.rpartition("/")[2]): value for key, value in found}
+def _sum_over(mesh: Mesh, names: tuple[str, ...], everywhere: PartitionSpec):
+    return jax.shard_map(lambda x: jax.lax.psum(x, names), mesh=mesh, in_specs=everywhere, out_specs=everywhere)

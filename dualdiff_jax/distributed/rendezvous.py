@@ -1,8 +1,8 @@
-"""All processes meet at the coordinator's address before jax connects them there.
+"""All processes meet at the coordinator's address before JAX connects them there.
 
-Where somebody does not come, or the port is taken, jax's connection ends the process (C++ ``abort``). So process 0
-first waits at that port itself until each of the others has said its number, and tells all of them whether they may
-go on. A message is one line: of those who come JSON, of process 0 what is wrong, or nothing.
+If a process is missing, or another program holds the port, JAX's own connection aborts the process (C++ ``abort``).
+So process 0 first listens on that port itself until each of the others has sent its number, and then answers all of
+them whether to go on. A message is one line: JSON from the others; from process 0 the fault, or an empty line.
 """
 
 import contextlib
@@ -16,20 +16,28 @@ from dualdiff_jax.distributed.launchers import ProcessSpec
 from dualdiff_jax.errors import UserError
 
 RETRY = 0.3  # seconds
-PATIENCE = 5.0  # seconds, for the line of somebody who has connected
+PATIENCE = 5.0  # seconds to wait for the line of a process that has connected
 LINE = 4096  # bytes
 
 
 def rendezvous(process: ProcessSpec, timeout: float) -> None:
-    """Returns when all processes are there; ``UserError`` on each of them if one is missing, or contradicts."""
+    """Returns once all processes are there.
+
+    Args:
+        process: this process's position.
+        timeout: seconds to wait for the others.
+
+    Raises:
+        UserError: on every process that is there, if one is missing or contradicts another.
+    """
     if process.process_id == 0:
         _wait_for_all(process, time.monotonic() + timeout, timeout)
     else:
-        _go_there(process, time.monotonic() + timeout, timeout)
+        _report_to_first(process, time.monotonic() + timeout, timeout)
 
 
 def bind_address(process: ProcessSpec) -> str:
-    """Where process 0 listens: on all addresses, but a loopback coordinator is for this machine alone."""
+    """Where process 0 listens: on all addresses, except that a loopback coordinator serves this machine alone."""
     host, port = _split(process.coordinator)
     is_loopback = host == "localhost"
     with contextlib.suppress(ValueError):
@@ -45,44 +53,44 @@ def _split(address: str) -> tuple[str, int]:
 
 def _wait_for_all(process: ProcessSpec, deadline: float, timeout: float) -> None:
     missing, fault = set(range(1, process.num_processes)), ""
-    with _listen(process) as server, contextlib.ExitStack() as connections:
-        came: list[socket.socket] = []
+    with _listen(process) as server, contextlib.ExitStack() as stack:
+        connections: list[socket.socket] = []
         while missing and not fault:
             server.settimeout(max(0.01, deadline - time.monotonic()))
             try:
                 connection, (address, *_) = server.accept()
             except TimeoutError:
-                names = ", ".join(map(str, sorted(missing)))
-                fault = f"of {process.num_processes} processes these have not come within {timeout:g} s: {names}"
+                numbers = ", ".join(map(str, sorted(missing)))
+                fault = f"these of {process.num_processes} processes did not come within {timeout:g} s: {numbers}"
                 break
-            connections.enter_context(connection)
+            stack.enter_context(connection)
             try:
                 connection.settimeout(PATIENCE)
-                said = json.loads(_line(connection))
-                number, count = said["process_id"], said["num_processes"]
-            except (OSError, ValueError, KeyError, TypeError):  # none of ours: somebody looks for open ports
+                message = json.loads(_read_line(connection))
+                number, count = message["process_id"], message["num_processes"]
+            except (OSError, ValueError, KeyError, TypeError):  # not a process of this run, such as a port scanner
                 continue
-            came.append(connection)
-            fault = _fault(process, number, count, address, missing)
+            connections.append(connection)
+            fault = _find_fault(process, number, count, address, missing)
             missing.discard(number)
-        for connection in came:
+        for connection in connections:
             with contextlib.suppress(OSError):
                 connection.sendall(f"{fault}\n".encode())
-        for connection in came:  # who closes first keeps the port busy, and jax needs it next
+        for connection in connections:  # the side that closes first keeps the port busy, and JAX needs it next
             with contextlib.suppress(OSError):
                 connection.recv(1)
     if fault:
         raise UserError(f"{process.coordinator}: {fault}")
 
 
-def _fault(process: ProcessSpec, number: int, count: int, address: str, missing: set[int]) -> str:
+def _find_fault(process: ProcessSpec, number: int, count: int, address: str, missing: set[int]) -> str:
     if count != process.num_processes:
         return (
-            f"process {number} on {address} was told of {count} processes, process 0 of {process.num_processes}; "
-            "give all the same --num_processes"
+            f"process {number} on {address} was started with --num_processes={count}, process 0 with "
+            f"--num_processes={process.num_processes}; start all with the same"
         )
     if number not in missing:
-        return f"two processes say that they are number {number}, one on {address}; give each its own --process_id"
+        return f"two processes have the number {number}, one of them on {address}; give each its own --process_id"
     return ""
 
 
@@ -97,38 +105,38 @@ def _listen(process: ProcessSpec) -> socket.socket:
     except OSError as error:
         raise UserError(
             f"{process.coordinator}: process 0 cannot listen there ({error.strerror}); another program, or an earlier "
-            "run, may hold the port, or the address is not of this machine; choose another --coordinator"
+            "run, may hold the port, or the address belongs to another machine; choose another --coordinator"
         ) from error
 
 
-def _go_there(process: ProcessSpec, deadline: float, timeout: float) -> None:
+def _report_to_first(process: ProcessSpec, deadline: float, timeout: float) -> None:
     line = json.dumps({"process_id": process.process_id, "num_processes": process.num_processes})
-    why: Exception | str = "no answer"
+    cause: Exception | str = "no answer"
     while time.monotonic() < deadline:
         try:
             with socket.create_connection(_split(process.coordinator), deadline - time.monotonic()) as connection:
                 connection.sendall(f"{line}\n".encode())
                 connection.settimeout(max(0.01, deadline + PATIENCE - time.monotonic()))
-                fault = _line(connection).strip()
-        except OSError as error:  # not there yet, or its name is not known yet
-            why = error
+                fault = _read_line(connection).strip()
+        except OSError as error:  # it does not listen yet, or its name does not resolve yet
+            cause = error
             time.sleep(RETRY)
             continue
         if fault:
             raise UserError(f"{process.coordinator}: {fault}")
         return
     raise UserError(
-        f"{process.coordinator}: process 0 was not reached within {timeout:g} s ({why}); see whether it runs, and "
-        "whether this machine may connect to that port"
+        f"{process.coordinator}: process 0 was not reached within {timeout:g} s ({cause}); check that it runs, and "
+        "that this machine may connect to that port"
     )
 
 
-def _line(connection: socket.socket) -> str:
-    """Up to the newline; ``ConnectionError`` where it does not come."""
-    said = b""
-    while not said.endswith(b"\n"):
+def _read_line(connection: socket.socket) -> str:
+    """Reads up to the newline; raises ``ConnectionError`` if none comes."""
+    received = b""
+    while not received.endswith(b"\n"):
         part = connection.recv(LINE)
-        if not part or len(said) > LINE:
+        if not part or len(received) > LINE:
             raise ConnectionError("it hung up")
-        said += part
-    return said.decode("utf-8", "replace")
+        received += part
+    return received.decode("utf-8", "replace")

@@ -17,7 +17,7 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.distributed.process_group import broadcast_from_first, first_host_first
+from dualdiff_jax.distributed.process_group import broadcast_from_first, connect, first_host_first
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.objectives.joint import Objective
@@ -69,6 +69,7 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
 def _train(config: RunConfig, workdir: Path, mesh: Mesh, hooks: Sequence[tuple[int, Hook]]) -> Path | None:
     tokenizer = Tokenizer(config.data.tokenizer)
     setup = check(config, tokenizer, mesh)
+    connect(mesh)  # before anything large is compiled
     data = _open_data(config, tokenizer)
     prepare_workdir(workdir, config)
     data.report_to(workdir)

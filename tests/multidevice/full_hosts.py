@@ -1,36 +1,59 @@
-"""One of two hosts, four devices each, with a disk that gets full.
+"""One of two hosts, four devices each, that trains while something goes wrong.
 
-python -m tests.multidevice.full_hosts CONFIG ID PORT room       no room is seen for the save of step 2
+python -m tests.multidevice.full_hosts CONFIG ID PORT room       the disk seems full for the save of step 2
 python -m tests.multidevice.full_hosts CONFIG ID PORT surprise   host 1 cannot write after step 1
+python -m tests.multidevice.full_hosts CONFIG ID PORT late       host 1 comes to its first step LATE seconds later
 """
 
 import runpy
 import shutil
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import jax
 
 from dualdiff_jax.config.resolve import resolve
-from dualdiff_jax.distributed.process_group import distributed_run
+from dualdiff_jax.distributed.process_group import connect, distributed_run
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.training.loop import train
+from dualdiff_jax.training import loop
 from tests.full_disk import full_disk
+from tests.multidevice.connected_hosts import MARKER
+from tests.multidevice.hosts import HANG
+
+LATE = 40.0  # seconds; Gloo waits 30 s for the connection of another process
 
 
 def main(file: Path, number: int, port: str, what: str) -> None:
     config = resolve(runpy.run_path(str(file))["get_config"]())
-    seen = shutil.disk_usage
-    with distributed_run(f"127.0.0.1:{port}", 2, number, 60), full_disk() as fill:
+    disk_usage, make_step = shutil.disk_usage, loop.make_step
+    with distributed_run(f"127.0.0.1:{port}", 2, number, int(HANG)), full_disk() as fill:
 
         def hook(step: int, weights: dict) -> None:
             if what == "room":
-                shutil.disk_usage = (lambda path: SimpleNamespace(free=0)) if step == 1 else seen
-            elif number == 1:
+                shutil.disk_usage = (lambda path: SimpleNamespace(free=0)) if step == 1 else disk_usage
+            elif what == "surprise" and number == 1:
                 fill(True)
 
-        train(config, file.parent / what, make_mesh(config.mesh, jax.devices()), [(1, hook)])
+        def connect_and_mark(mesh: jax.sharding.Mesh) -> None:
+            connect(mesh)
+            print(MARKER, flush=True)
+
+        def make_late_step(*arguments):
+            step, delays = make_step(*arguments), [LATE * number]
+
+            def late_step(*arguments):
+                if delays:
+                    time.sleep(delays.pop())
+                return step(*arguments)
+
+            return late_step
+
+        loop.connect = connect_and_mark
+        if what == "late":
+            loop.make_step = make_late_step
+        loop.train(config, file.parent / what, make_mesh(config.mesh, jax.devices()), [(1, hook)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes with devices of their own on this machine: of a test's module, or of main.py, which work together."""
+"""Starts processes that work together on this machine, each with devices of its own: of a test's module, or main.py."""
 
 import os
 import socket
@@ -8,6 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+HANG = 1200.0  # seconds; a bound on waits that only ends a hang: no machine is so slow, and no result depends on it
+# XLA ends a process in which one device waits this long for another, which on a busy machine happens (default: 40 s).
+PATIENCE = f"--xla_cpu_collective_call_terminate_timeout_seconds={HANG:.0f}"
+FAST_COMPILER = "--xla_backend_optimization_level=0"
 
 
 def free_port() -> int:
@@ -17,12 +21,13 @@ def free_port() -> int:
 
 
 def environment(devices: int = 4) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"  # compiles faster
+    """This process's environment, but with so many devices on the CPU."""
+    flags = f"--xla_force_host_platform_device_count={devices} {FAST_COMPILER} {PATIENCE}"
     return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
 def start(*command: str, devices: int = 4, cwd: Path = ROOT, umask: int = -1) -> subprocess.Popen:
-    """``python COMMAND``; what it prints is kept, stderr too."""
+    """Starts ``python COMMAND``; ``finish`` returns what it prints, stderr included."""
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=cwd,
@@ -35,20 +40,25 @@ def start(*command: str, devices: int = 4, cwd: Path = ROOT, umask: int = -1) ->
 
 
 def start_two(*command: str) -> list[subprocess.Popen]:
-    """Both processes of a run, joined by flags on 127.0.0.1. What the second one writes its owner alone may read."""
+    """Starts both processes of a run. Files of the second one are readable to their owner alone, so tests know them."""
     port = free_port()
     return [
         start(
-            *command, f"--coordinator=127.0.0.1:{port}", "--num_processes=2", f"--process_id={n}", umask=(0o22, 0o77)[n]
+            *command,
+            f"--coordinator=127.0.0.1:{port}",
+            "--num_processes=2",
+            f"--process_id={n}",
+            f"--initialization_timeout={HANG:.0f}",
+            umask=(0o22, 0o77)[n],
         )
         for n in (0, 1)
     ]
 
 
-def finish(processes: Sequence[subprocess.Popen], timeout: float = 300.0) -> list[str]:
-    """What each has said by its end."""
+def finish(processes: Sequence[subprocess.Popen]) -> list[str]:
+    """Waits for the end of all processes; returns what each has printed."""
     try:
-        return [process.communicate(timeout=timeout)[0] for process in processes]
+        return [process.communicate(timeout=HANG)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -1,8 +1,8 @@
-"""One run that moves: from eight devices to four to two, or from two processes to one.
+"""A run that continues on other devices: on eight, then four, then two, or with two processes, then one.
 
 python -m tests.multidevice.moved_run devices FOLDER           eight devices in this process
 python -m tests.multidevice.moved_run host FOLDER ID PORT      host ID of two, four devices each; stops at step 3
-python -m tests.multidevice.moved_run alone FOLDER             goes on with the two hosts' run in this process
+python -m tests.multidevice.moved_run alone FOLDER             continues the two hosts' run in this process
 """
 
 import os
@@ -14,9 +14,11 @@ import jax
 import numpy as np
 
 from dualdiff_jax.config import MeshConfig, RunConfig
+from dualdiff_jax.distributed.process_group import distributed_run
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.loop import train
+from tests.multidevice.hosts import HANG
 from tests.small_run import small_run
 
 STEPS = 6
@@ -36,8 +38,8 @@ def mesh_of(devices: int) -> jax.sharding.Mesh:
     return make_mesh(MeshConfig(), jax.devices()[:devices])
 
 
-def until(config: RunConfig, workdir: Path, mesh: jax.sharding.Mesh, step: int, host: int = 0) -> None:
-    """Trains until ``host`` is asked to stop at ``step``."""
+def train_until(config: RunConfig, workdir: Path, mesh: jax.sharding.Mesh, step: int, host: int = 0) -> None:
+    """Trains until a signal asks ``host`` to stop at ``step``."""
 
     def stop(now: int, weights: dict) -> None:
         if now == step and jax.process_index() == host:
@@ -62,12 +64,12 @@ def devices(folder: Path) -> None:
     config = settings(folder)
     train(config, folder / "whole", mesh_of(8))
     moved = folder / "moved"
-    until(config, moved, mesh_of(8), 1)
+    train_until(config, moved, mesh_of(8), 1)
     eight = saved(config, moved, mesh_of(8))
     four = saved(config, moved, mesh_of(4))
     for name, value in eight.items():
         np.testing.assert_array_equal(four[name], value, err_msg=name)
-    until(config, moved, mesh_of(4), 3)
+    train_until(config, moved, mesh_of(4), 3)
     train(config, moved, mesh_of(2))
 
 
@@ -76,8 +78,8 @@ def main(what: str, folder: Path, *host: str) -> None:
         devices(folder)
     elif what == "host":
         number, port = map(int, host)
-        jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=number)
-        until(settings(folder), folder / "hosts", mesh_of(8), 2, host=1)
+        with distributed_run(f"127.0.0.1:{port}", 2, number, int(HANG)):
+            train_until(settings(folder), folder / "hosts", mesh_of(8), 2, host=1)
     else:
         train(settings(folder), folder / "hosts", mesh_of(8))
 

@@ -1,4 +1,4 @@
-"""A run goes on where it stopped on another number of devices and of processes, and comes to the same end."""
+"""A run that stops and continues on another number of devices or processes comes to the same end."""
 
 import json
 from pathlib import Path
@@ -14,15 +14,15 @@ ROUNDING = 1e-5  # relative, of a loss; sums over devices are taken in another o
 
 
 def run(*arguments: tuple[str, ...], devices: int) -> None:
-    """A process for each of the arguments, side by side; all have to end well."""
+    """Runs a process for each of the arguments, side by side; all must succeed."""
     processes = [start("-m", "tests.multidevice.moved_run", *each, devices=devices) for each in arguments]
-    told = finish(processes, timeout=400)
-    assert all(process.returncode == 0 for process in processes), "\n".join(told)
+    printed = finish(processes)
+    assert all(process.returncode == 0 for process in processes), "\n".join(printed)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Where a run has gone through on eight devices, another has moved from eight to four to two."""
+    """A folder with one run all on eight devices, and one that continued on four and then on two."""
     folder = tmp_path_factory.mktemp("moved")
     settings(folder)  # writes the data
     run(("devices", str(folder)), devices=8)
@@ -40,7 +40,7 @@ def weights(workdir: Path) -> dict[str, np.ndarray]:
 
 
 def assert_same_end(workdir: Path, whole: Path) -> None:
-    """AdamW turns the rounding of a gradient that is nothing but rounding into a step, of up to the rate."""
+    """If a gradient is zero but for rounding, AdamW turns the rounding into steps of up to the learning rate."""
     np.testing.assert_allclose(losses(workdir), losses(whole), rtol=ROUNDING)
     found, expected = weights(workdir), weights(whole)
     assert found.keys() == expected.keys()
@@ -54,7 +54,7 @@ def test_from_eight_devices_to_four_to_two(folder):
 
 
 def test_from_two_processes_to_one(folder):
-    """One of the two is asked to stop; both stop after the same step, which is saved."""
+    """A signal asks one of the two to stop; both stop after the same step, which is saved."""
     port = str(free_port())
     run(*(("host", str(folder), str(number), port) for number in (0, 1)), devices=4)
     assert {path.name for path in (folder / "hosts" / "checkpoints").iterdir()} == {"4"}
