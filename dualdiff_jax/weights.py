@@ -1,9 +1,9 @@
-"""A model folder: all that is needed to load a model, and nothing that is needed to train it.
+"""A model folder: everything that loading a model needs, and nothing that only training needs.
 
-    MODEL_DIR/model.json     format version, the networks that are there, and the resolved ModelConfig
+    MODEL_DIR/model.json     format version, names of the networks, and the resolved ModelConfig
     MODEL_DIR/tokenizer/     T5 tokenizer
     MODEL_DIR/weights/       the arrays, sharded, written and restored by Orbax
-The folder appears under its name only when it is complete.
+The folder gets its name only when it is complete.
 """
 
 import contextlib
@@ -31,18 +31,29 @@ from dualdiff_jax.models.leaves import NETWORKS
 
 FORMAT, VERSION = "dualdiff_jax model", 1
 
-# What may be in flight while a model is read: its largest leaf, as float32 if it is stored so, and some more.
-WIDENED, SPARE_GB = 2, 1
+# Memory that Orbax may use for reads in progress: a factor on the largest leaf of the target, which a read can hold
+# in the dtype of the file (float32 for a bfloat16 target), and a margin in GB.
+LARGEST_LEAF_FACTOR, MARGIN_GB = 2, 1
 
 
 def save_model(folder: str | Path, config: ModelConfig, weights: Weights, tokenizer: Tokenizer) -> None:
-    """Writes a model folder. An older one of that name is replaced, at the last moment."""
+    """Writes a complete model folder.
+
+    Args:
+        folder: the path to write. A folder that exists is replaced once the new one is complete.
+        config: of the model.
+        weights: every leaf of all networks, by name.
+        tokenizer: of the model.
+
+    Raises:
+        UserError: the disk is full, or this process may not write there.
+    """
     with new_model_folder(folder, config, tokenizer) as partial:
         save_arrays(partial / "weights", weights)
 
 
 def save_arrays(folder: Path, weights: Weights) -> None:
-    """What ``restore`` reads. ``folder`` must not exist."""
+    """Writes arrays that ``restore`` reads. ``folder`` must not exist."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute(), weights)
 
@@ -51,25 +62,43 @@ def save_arrays(folder: Path, weights: Weights) -> None:
 def new_model_folder(
     folder: str | Path, config: ModelConfig, tokenizer: Tokenizer, networks: Sequence[str] = NETWORKS
 ) -> Iterator[Path]:
-    """Gives a folder to write the arrays of ``networks`` into, as ``weights/``; then it becomes a model folder."""
+    """A folder that becomes a model folder when the context ends without an error.
+
+    Args:
+        folder: the final path. A folder that exists there is replaced at the end.
+        config: of the model.
+        tokenizer: of the model.
+        networks: the networks whose arrays the caller writes.
+
+    Yields:
+        The folder under a temporary name; the caller writes the arrays into its ``weights/``.
+
+    Raises:
+        UserError: the disk is full, or this process may not write there.
+    """
     with new_folder(folder) as partial:
         yield partial
         if jax.process_index() != 0:
             return
         tokenizer.save(partial / "tokenizer")
         description = {"format": FORMAT, "version": VERSION, "networks": list(networks)}
-        description["config"] = _known(to_dict(config), networks)
+        description["config"] = _without_absent(to_dict(config), networks)
         (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def is_model_folder(folder: str | Path) -> bool:
+    """Whether ``folder`` has a ``model.json``."""
     return (Path(folder) / "model.json").is_file()
 
 
 def load_config(folder: str | Path) -> ModelConfig:
-    """The ModelConfig of a model folder; ``UserError`` where the folder is none, damaged, or of a newer format.
+    """The ModelConfig of a model folder.
 
-    Of a network that is not there, the sizes are the published model's but for what the others know of it.
+    A network that the folder lacks gets the sizes of the published model, except for the fields that the other
+    networks fix.
+
+    Raises:
+        UserError: ``folder`` is not a model folder, is damaged, or has another format version.
     """
     description = _description(Path(folder))
     sections = dict(description["config"])
@@ -79,42 +108,50 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 
 def load_networks(folder: str | Path) -> tuple[str, ...]:
-    """Which of ``NETWORKS`` a model folder holds."""
+    """The networks that a model folder holds, a subset of ``NETWORKS``. Raises ``UserError`` as ``load_config``."""
     return tuple(_description(Path(folder))["networks"])
 
 
 def _description(folder: Path) -> dict[str, Any]:
     file = folder / "model.json"
     if not file.is_file():
-        raise UserError(f"{folder}: is no model folder, for it has no model.json; name the folder that training wrote")
+        raise UserError(f"{folder}: is no model folder, it has no model.json; name the folder that training wrote")
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
         version, _, _ = description["version"], dict(description["config"]), set(description.get("networks", ()))
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is damaged ({error!r}); copy the model folder anew") from error
+        raise UserError(f"{file}: is damaged ({error!r}); copy the model folder again") from error
     if version != VERSION:
         raise UserError(
             f"{file}: has format version {version}, this program reads {VERSION}; install a release that reads it"
         )
-    return {"networks": NETWORKS} | description  # older folders do not say it
+    return {"networks": NETWORKS} | description  # older folders hold all networks and do not list them
 
 
-def _known(sections: dict[str, Any], networks: Sequence[str]) -> dict[str, Any]:
-    """The config's sections; of an absent network only what the MMDiT and the tokenizer have to know of it."""
-    known = {"mmdit": ("vocab_size",)}
+def _without_absent(sections: dict[str, Any], networks: Sequence[str]) -> dict[str, Any]:
+    """The config's sections; a network outside ``networks`` keeps only the fields that the others depend on."""
+    shared = {"mmdit": ("vocab_size",)}
     if "mmdit" in networks:
-        known = {"t5": ("width",), "autoencoder": ("kind", "channels")}
+        shared = {"t5": ("width",), "autoencoder": ("kind", "channels")}
     absent = [network for network in NETWORKS if network not in networks]
     return sections | {
-        network: {field: sections[network][field] for field in known.get(network, ())} for network in absent
+        network: {field: sections[network][field] for field in shared.get(network, ())} for network in absent
     }
 
 
 def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tuple[ModelConfig, Weights, Tokenizer]:
-    """Config, weights on ``mesh`` (each device reads only its shards) and tokenizer of a model folder.
+    """Reads a model folder; each device reads only its shards.
 
-    ``dtype``: what the weights become and what the model computes in; None keeps both as they were stored.
-    Whole networks may be missing in an import of some components; their leaves are then absent.
+    Args:
+        folder: a model folder. One that was imported from some components lacks whole networks.
+        mesh: where to place the weights, by the sharding rules in force.
+        dtype: ``"float32"`` or ``"bfloat16"``, for the weights and the computation; None keeps both as stored.
+
+    Returns:
+        The config, the weights (by leaf name; without the leaves of absent networks) and the tokenizer.
+
+    Raises:
+        UserError: the folder is damaged, its parts do not fit together, or ``dtype`` is unknown.
     """
     folder = Path(folder)
     config = load_config(folder)
@@ -122,7 +159,7 @@ def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tupl
     if tokenizer.vocab_size != config.mmdit.vocab_size:
         raise UserError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model scores "
-            f"{config.mmdit.vocab_size}; they do not belong together"
+            f"{config.mmdit.vocab_size}; copy both from the same model"
         )
     stored, specs = stored_leaves(folder / "weights"), leaf_specs(config, load_networks(folder))
     if stored.keys() != specs.keys():
@@ -139,14 +176,28 @@ def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tupl
 
 
 def with_dtype(config: ModelConfig, dtype: str | None) -> ModelConfig:
-    """The same model, computing in ``dtype``; None changes nothing."""
+    """``config`` with ``compute_dtype`` set to ``dtype``, unless that is None.
+
+    Raises:
+        UserError: ``dtype`` is neither float32 nor bfloat16.
+    """
     if dtype not in (None, "float32", "bfloat16"):
         raise UserError(f"dtype is {dtype!r}; give 'float32' or 'bfloat16'")
     return config if dtype is None else dataclasses.replace(config, compute_dtype=dtype)
 
 
 def stored_leaves(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and dtype of every array under ``folder``, by leaf name; nothing large is read."""
+    """Reads the shape and dtype of every array under ``folder``, without the arrays.
+
+    Args:
+        folder: written by ``save_arrays``.
+
+    Returns:
+        Leaf name -> shape and dtype.
+
+    Raises:
+        UserError: the folder is missing or cannot be read.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: is missing; the model folder is incomplete, copy it anew")
     try:
@@ -154,26 +205,48 @@ def stored_leaves(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
             tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
         return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in tree.items()}
     except Exception as error:  # see _restore
-        raise UserError(f"{folder}: cannot be read ({reason(error)}); copy the model folder anew") from error
+        raise UserError(f"{folder}: cannot be read ({reason(error)}); copy the model folder again") from error
 
 
 def read_leaf(folder: Path, name: str, stored: jax.ShapeDtypeStruct) -> np.ndarray:
-    """One array under ``folder``, whole and on the host."""
+    """Reads one full array onto the host.
+
+    Args:
+        folder: written by ``save_arrays``.
+        name: of the leaf.
+        stored: its shape and dtype, from ``stored_leaves``.
+
+    Raises:
+        UserError: the array cannot be read.
+    """
     item = {name: np.broadcast_to(np.zeros((), stored.dtype), stored.shape)}
     return _restore(folder, item, {name: ocp.RestoreArgs(restore_type=np.ndarray)})[name]
 
 
 def restore(folder: Path, target: dict[str, jax.ShapeDtypeStruct]) -> Weights:
-    """The arrays under ``folder`` that ``target`` names, in its dtypes and shardings; ``UserError`` on any misfit."""
+    """Reads some arrays onto devices.
+
+    Args:
+        folder: written by ``save_arrays``.
+        target: the arrays to read: leaf name -> shape, the dtype to convert to, and the sharding.
+
+    Returns:
+        One array for each name of ``target``.
+
+    Raises:
+        UserError: an array is missing, has another shape, or cannot be read.
+    """
     return _restore(folder, target, ocp.checkpoint_utils.construct_restore_args(target))
 
 
 def _restore(folder: Path, item: dict, arguments: dict) -> dict:
     largest = max(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in item.values())
-    handler = ocp.PyTreeCheckpointHandler(restore_concurrent_gb=math.ceil(WIDENED * largest / 1e9) + SPARE_GB)
+    handler = ocp.PyTreeCheckpointHandler(
+        restore_concurrent_gb=math.ceil(LARGEST_LEAF_FACTOR * largest / 1e9) + MARGIN_GB
+    )
     try:
         with ocp.Checkpointer(handler) as checkpointer:
-            wanted = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
-            return checkpointer.restore(folder.absolute(), args=wanted)
-    except Exception as error:  # Orbax and TensorStore raise many kinds, all of which mean unreadable arrays
-        raise UserError(f"{folder}: cannot be read ({reason(error)}); copy the model folder anew") from error
+            request = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
+            return checkpointer.restore(folder.absolute(), args=request)
+    except Exception as error:  # Orbax and TensorStore raise many types; each means that the arrays are unreadable
+        raise UserError(f"{folder}: cannot be read ({reason(error)}); copy the model folder again") from error

@@ -114,7 +114,7 @@ def test_one_leaf_and_the_list_of_all_are_read_alone(written, config):
 @pytest.mark.parametrize(
     ("networks", "gone"), [(("mmdit",), ("t5", "autoencoder")), (("t5",), ("mmdit", "autoencoder"))]
 )
-def test_of_an_absent_network_the_folder_keeps_what_the_others_need(config, tokenizer, tmp_path, networks, gone):
+def test_the_fields_of_an_absent_network_that_the_others_need_are_kept(config, tokenizer, tmp_path, networks, gone):
     leaves = {n: value for n, value in random_weights(config).items() if n.split(".")[0] in networks}
     with new_model_folder(tmp_path / "part", config, tokenizer, networks) as partial:
         save_arrays(partial / "weights", leaves)
@@ -144,7 +144,7 @@ def test_an_older_folder_that_names_no_networks_has_all(folder):
     ("fields", "message"),
     [
         ({"version": 2}, "has format version 2, this program reads 1"),
-        ({"version": None}, "is damaged .*version.*; copy the model folder anew"),
+        ({"version": None}, "is damaged .*version.*; copy the model folder again"),
         ({"config": 3}, "is damaged"),
         ({"networks": 3}, "is damaged"),
         ({"config": {"mmdit": {"wdith": 3}}}, "config in .*model.json"),
@@ -166,21 +166,28 @@ def test_a_folder_that_is_none_or_incomplete_is_named(folder, tmp_path):
     with pytest.raises(UserError, match="weights: is missing; the model folder is incomplete"):
         stored_leaves(folder / "weights")
     (folder / "weights").mkdir()
-    with pytest.raises(UserError, match="weights: cannot be read .*; copy the model folder anew"):
+    with pytest.raises(UserError, match="weights: cannot be read .*; copy the model folder again"):
         stored_leaves(folder / "weights")
 
 
-def test_leaves_that_are_missing_or_have_no_place_are_all_named(config, tokenizer, tmp_path):
-    leaves = dict(random_weights(config))
-    leaves["mmdit.stray"] = leaves.pop("mmdit.text_out.bias")
-    leaves["t5.stray"] = leaves["mmdit.stray"]
+@pytest.mark.parametrize(
+    ("removed", "added"),
+    [
+        (["mmdit.text_out.bias"], []),
+        ([], ["t5.stray"]),
+        (["mmdit.text_out.bias", "t5.norm.scale"], ["mmdit.stray", "t5.stray"]),
+    ],
+)
+def test_every_missing_and_every_additional_leaf_is_named(config, tokenizer, tmp_path, removed, added):
+    leaves = dict(random_weights(config)) | {name: np.zeros(3, np.float32) for name in added}
+    for name in removed:
+        del leaves[name]
     save_model(tmp_path / "model", config, leaves, tokenizer)
     with pytest.raises(UserError, match="weights: does not fit model.json") as error:
         load_model(tmp_path / "model", MESH)
     assert [line.strip() for line in str(error.value).splitlines()[1:]] == [
-        "mmdit.text_out.bias: is missing",
-        "mmdit.stray: has no place in this model",
-        "t5.stray: has no place in this model",
+        *(f"{name}: is missing" for name in removed),
+        *(f"{name}: has no place in this model" for name in added),
     ]
 
 
@@ -196,7 +203,7 @@ def test_a_tokenizer_of_another_size_is_refused(config, tokenizer, tmp_path):
 def test_arrays_that_are_cut_off_are_refused(folder):
     for file in (folder / "weights").glob("**/d/*"):
         file.write_bytes(file.read_bytes()[:10])
-    with pytest.raises(UserError, match="weights: cannot be read .*; copy the model folder anew"):
+    with pytest.raises(UserError, match="weights: cannot be read .*; copy the model folder again"):
         load_model(folder, MESH)
 
 
