@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dualdiff_jax.errors import UserError
@@ -176,7 +177,9 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
 
 
 def check_batch(mesh: AnyMesh, size: int, name: str) -> None:
-    """Checks that a batch divides over the mesh.
+    """Checks that a batch divides over the mesh, and that no two processes share a part of it.
+
+    Each process reads records of its own, so devices of two processes that hold the same rows would disagree.
 
     Args:
         mesh: Of all hosts.
@@ -184,8 +187,18 @@ def check_batch(mesh: AnyMesh, size: int, name: str) -> None:
         name: What a message calls the batch.
 
     Raises:
-        UserError: It does not divide.
+        UserError: It does not divide, or a part of it lies on devices of several processes.
     """
     parts = batch_parts(mesh)
     if size % parts:
         raise UserError(f"{name} is {size}, which does not divide over {parts} devices; give a multiple of {parts}")
+    if isinstance(mesh, Mesh):
+        mesh_axes = current_rules().mesh_axes("batch")
+        split = [mesh.axis_names.index(axis) for axis in mesh_axes]
+        devices = np.moveaxis(mesh.devices, split, range(len(split))).reshape(parts, -1)
+        if any(len({device.process_index for device in part}) > 1 for part in devices):
+            raise UserError(
+                "mesh: devices of several processes would hold the same rows of a batch, but each process reads "
+                f"records of its own; a batch is split over {' and '.join(mesh_axes) or 'no axis'}, so all other axes "
+                "together must divide the devices of one process"
+            )

@@ -4,12 +4,14 @@ import logging
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
-from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import (
+    DEFAULT_RULES,
     MESH_AXES,
     SMALL_LEAF,
     batch_sharding,
@@ -21,6 +23,7 @@ from dualdiff_jax.sharding import (
     nodes_of,
     partition_spec,
     replicated,
+    rules_in_force,
     warn_unsharded,
 )
 from dualdiff_jax.sharding.mesh import _across_nodes
@@ -206,3 +209,33 @@ def test_a_batch_must_divide_over_the_devices_that_share_it(mesh):
 
 def test_tensor_and_context_devices_do_not_divide_the_batch():
     check_batch(abstract_mesh(fsdp=2, tensor=2, context=2), 2, "the microbatch")
+
+
+def mesh_of_processes(processes: int, **sizes: int) -> Mesh:
+    """Eight devices in mesh order, the first of them the first process's."""
+    devices = np.array([Device("cpu", index * processes // 8) for index in range(8)])
+    return Mesh(devices.reshape(abstract_mesh(**sizes).axis_sizes), MESH_AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+@pytest.mark.parametrize(
+    "processes, sizes, batch, is_shared",
+    [
+        (1, {"fsdp": 1, "tensor": 8}, ("data", "fsdp"), False),
+        (2, {"fsdp": 8}, ("data", "fsdp"), False),
+        (2, {"fsdp": 2, "tensor": 4}, ("data", "fsdp"), False),
+        (2, {"fsdp": 1, "tensor": 8}, ("data", "fsdp"), True),
+        (4, {"fsdp": 2, "context": 4}, ("data", "fsdp"), True),
+        (8, {"fsdp": 4, "tensor": 2}, ("data", "fsdp"), True),
+        (2, {"data": 2, "fsdp": 4}, ("data",), False),
+        (2, {"data": 1, "fsdp": 8}, ("data",), True),
+        (2, {"fsdp": 8}, (), True),
+    ],
+)
+def test_processes_may_not_share_a_part_of_the_batch(processes, sizes, batch, is_shared):
+    """Each reads records of its own, so the devices that share rows would hold different ones."""
+    mesh = mesh_of_processes(processes, **sizes)
+    with rules_in_force(DEFAULT_RULES.replaced([("batch", *batch)])):
+        if not is_shared:
+            return check_batch(mesh, 8, "the microbatch")
+        with pytest.raises(UserError, match="devices of several processes would hold the same rows"):
+            check_batch(mesh, 8, "the microbatch")
