@@ -80,9 +80,8 @@ def confidence(logits: LogitsFunction, token_ids: TokenIds, *, mask_token_id: in
         revealed_before = count - is_masked.sum(axis=1)
         revealed_after = -(-(k + 1) * count // jnp.maximum(used, 1))  # ceil
         certainty = jnp.where(is_masked, jnp.round(log_probs.max(axis=-1), CONFIDENCE_DECIMALS), -jnp.inf)
-        rank = jnp.argsort(jnp.argsort(-certainty[:, ::-1], axis=1), axis=1)[
-            :, ::-1
-        ]  # stable: the last of equals first
+        # Both sorts are stable, so of equally confident positions the last comes first.
+        rank = jnp.argsort(jnp.argsort(-certainty[:, ::-1], axis=1), axis=1)[:, ::-1]
         return log_probs.argmax(axis=-1), is_masked & (rank < (revealed_after - revealed_before)[:, None])
 
     return _reveal(logits, choose, token_ids, mask_token_id, evaluations=used.max())
