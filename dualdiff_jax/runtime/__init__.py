@@ -1,1 +1,1 @@
-"""What a process sets before it computes."""
+"""Settings that a process makes before it computes."""

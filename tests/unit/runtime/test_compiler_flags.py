@@ -1,4 +1,4 @@
-"""XLA's flags: what the user says wins, CPUs are told nothing, and the installed XLA knows them all."""
+"""XLA's flags: the user's value wins, CPUs get none, and the installed XLA knows them all."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ import pytest
 from dualdiff_jax.runtime import compiler_flags
 from dualdiff_jax.runtime.compiler_flags import FLAGS, options, set_flags
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GPU = "xla_gpu_enable_latency_hiding_scheduler"
 
 
@@ -33,7 +33,7 @@ def test_every_flag_is_set(driver):
     assert "--xla_enable_async_all_gather=true" in environment["LIBTPU_INIT_ARGS"].split()
 
 
-def test_what_the_user_says_of_a_flag_wins(driver):
+def test_the_users_value_of_a_flag_wins(driver):
     environment = {"XLA_FLAGS": f"--{GPU}=false --xla_dump_to=/somewhere"}
     set_flags(environment)
     assert environment["XLA_FLAGS"].count(GPU) == 1
@@ -41,14 +41,14 @@ def test_what_the_user_says_of_a_flag_wins(driver):
     assert GPU not in options("gpu", environment) and GPU in options("gpu", {})
 
 
-def test_without_a_gpu_its_compiler_is_told_nothing(monkeypatch, tmp_path):
+def test_without_a_gpu_its_compiler_gets_no_flags(monkeypatch, tmp_path):
     monkeypatch.setattr(compiler_flags, "NVIDIA_DRIVER", tmp_path / "nothing")
     environment = {}
     set_flags(environment)
     assert set(environment) == {"LIBTPU_INIT_ARGS"}
 
 
-def test_a_run_on_cpus_is_told_nothing(driver):
+def test_a_run_on_cpus_gets_no_flags(driver):
     environment = {"JAX_PLATFORMS": "cpu"}
     set_flags(environment)
     assert environment == {"JAX_PLATFORMS": "cpu"}
@@ -56,7 +56,7 @@ def test_a_run_on_cpus_is_told_nothing(driver):
 
 
 def test_the_installed_xla_knows_the_flags_of_gpus():
-    """As flags, where an unknown one ends the process, and as options, where some are gone that still are flags."""
+    """As flags, of which an unknown one aborts the process, and as options, which are fewer than the flags."""
     flags = " ".join(f"--{name}={str(value).lower()}" for name, value in FLAGS["gpu"].items())
     done = subprocess.run(
         [sys.executable, "-c", "import jax; print(len(jax.devices()))"],
@@ -70,7 +70,7 @@ def test_the_installed_xla_knows_the_flags_of_gpus():
 
 def test_prepare_sets_them_before_jax_starts():
     program = (
-        "import os; from dualdiff_jax import runtime; runtime.prepare();"
+        "import os; from dualdiff_jax.runtime import environment; environment.prepare();"
         "from jax._src import xla_bridge; print(os.environ['LIBTPU_INIT_ARGS'], xla_bridge.backends_are_initialized())"
     )
     environment = {name: value for name, value in os.environ.items() if name not in ("JAX_PLATFORMS", "XLA_FLAGS")}
