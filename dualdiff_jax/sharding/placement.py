@@ -95,7 +95,7 @@ def warn_unsharded(shardings: Mapping[str, NamedSharding], axes: Mapping[str, Ax
     if names:
         _warn_once(
             f"{len(names)} of {len(shardings)} leaves, all of them small, do not divide over the mesh and are not "
-            f"sharded as they could be: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''} (--debug tells why)"
+            f"sharded as they could be: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''} (--debug logs why)"
         )
 
 

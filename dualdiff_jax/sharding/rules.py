@@ -15,7 +15,7 @@ Axes: TypeAlias = Sequence[str | None]  # the logical axis of each dim; a dim of
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-    """The table. Frozen and hashable, so that ``jit`` can tell programs traced under different tables apart.
+    """The table. Frozen and hashable, so that ``jit`` can key its cache by it.
 
     Args:
         rows: (logical axis, mesh axes) pairs; a dim without mesh axes stays whole.

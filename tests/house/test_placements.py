@@ -1,7 +1,7 @@
-"""Where every leaf and every activation lies on eight devices is written down, so that a lost sharding shows in review.
+"""A golden dump of where every leaf and activation lies on eight devices, so that a lost sharding shows in review.
 
     python -m tests.house.test_placements
-writes it anew. Nothing is computed: the meshes are abstract, and so are the weights.
+writes it anew. Nothing is computed: meshes and weights are abstract.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def leaves(mesh: AbstractMesh, config: ModelConfig) -> dict[str, str]:
 
 
 def activations(mesh: AbstractMesh) -> list[str]:
-    """What a pass of the tiny model with the TPU's attention kernel asks for, in the order of the program."""
+    """Layouts that a pass of the tiny model with the TPU's attention kernel asks for, in program order."""
     config = dataclasses.replace(TINY, attention="splash_interpreted")
     weights = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for name, spec in leaf_specs(config).items()}
     side = config.sampling.height // config.autoencoder.downscale
@@ -71,7 +71,7 @@ def activations(mesh: AbstractMesh) -> list[str]:
 
 
 def layouts(mesh: AbstractMesh, jaxpr) -> Iterator[str]:
-    """Of each sharding constraint and of each result of a ``shard_map``, in the programs inside the program too."""
+    """The placement of each sharding constraint and ``shard_map``, including those in programs inside the program."""
     for equation in jaxpr.eqns:
         params, [result, *_] = equation.params, equation.outvars
         if equation.primitive.name == "sharding_constraint":
@@ -98,14 +98,14 @@ def as_json(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_every_leaf_and_activation_lies_where_it_is_written(name):
+def test_every_leaf_and_activation_lies_where_the_golden_dump_has_it(name):
     file = PLACEMENTS / f"{name}.json"
     found, expected = json.loads(as_json(name)), json.loads(file.read_text(encoding="utf-8"))
     assert found == expected, f"{file.name} differs; if that is meant, run python -m tests.house.test_placements"
 
 
 def test_each_mesh_splits_the_large_leaves_and_the_activations():
-    """What is written down is worth holding: of the 2B model's elements, a device holds close to its share."""
+    """The golden dump is worth keeping: each device holds little more than its share of the 2B model's elements."""
     for name in MESHES:
         mesh, specs = mesh_of(name), leaf_specs(MODELS["2B"])
         shardings = weight_shardings(MODELS["2B"], mesh)

@@ -32,7 +32,7 @@ def arrays(file: Path) -> Arrays:
 
 
 def placements(folder: Path, part: str) -> Placements:
-    """Of one part of the state, of the frozen weights or of the batch, on eight devices."""
+    """The placements of one part of the state, of the frozen weights or of the batch, on eight devices."""
     found = json.loads((folder / f"placements_{MANY}.json").read_text())
     return {name.removeprefix(f"{part} "): where for name, where in found.items() if name.startswith(f"{part} ")}
 
@@ -105,7 +105,7 @@ def test_every_leaf_that_a_loss_depends_on_has_a_gradient(folder):
 
 @pytest.mark.parametrize("part", ["params", "ema_params", "mu", "nu", "frozen"])
 def test_every_leaf_is_split_by_its_width(folder, part):
-    """Each device holds an eighth of a leaf with a width, by the shape of its shard and not only by its name."""
+    """Each device holds an eighth of a leaf with a width, in its spec and in the shape of its shard."""
     specs = leaf_specs(settings(folder)[0].model)
     found = placements(folder, part)
     is_constant = {name: not spec.trainable for name, spec in specs.items()}

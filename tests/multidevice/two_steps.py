@@ -128,7 +128,7 @@ def all_arrays(state: TrainState, frozen: Arrays, batch: Batch) -> dict[str, jax
 
 
 def placements(arrays: Mapping[str, jax.Array]) -> Placements:
-    """Where arrays lie, as their shardings say; the shards that are there have that shape."""
+    """Where arrays lie: the spec of their sharding, and the shape that all of their shards have."""
     found: Placements = {}
     for name, value in arrays.items():
         shards = {shard.data.shape for shard in value.addressable_shards}

@@ -70,7 +70,7 @@ def test_a_leaf_that_divides_is_sharded():
     assert sharding.shard_shape((16, 3)) == (2, 3)
 
 
-def test_a_small_leaf_that_does_not_divide_stays_whole_and_says_so(caplog):
+def test_a_small_leaf_that_does_not_divide_stays_whole_and_is_logged(caplog):
     with caplog.at_level(logging.INFO, logger="dualdiff_jax.sharding.placement"):
         sharding = leaf_sharding(abstract_mesh(), "some.bias", (12,), ("width",))
     assert sharding.is_fully_replicated
@@ -78,7 +78,7 @@ def test_a_small_leaf_that_does_not_divide_stays_whole_and_says_so(caplog):
     assert record.getMessage() == "some.bias (12,) stays whole along width: 12 does not divide by 8"
 
 
-def test_what_stays_whole_is_one_warning_said_once(caplog):
+def test_leaves_that_stay_whole_get_one_warning_once(caplog):
     mesh, axes = abstract_mesh(), {"a.kernel": ("width",), "b.bias": ("width",), "c.bias": ("width", None)}
     shapes = {"a.kernel": (16,), "b.bias": (12,), "c.bias": (4, 3)}
     shardings = {name: leaf_sharding(mesh, name, shapes[name], axes[name]) for name in axes}
@@ -89,7 +89,7 @@ def test_what_stays_whole_is_one_warning_said_once(caplog):
     assert "b.bias, c.bias (" in record.getMessage() and "a.kernel" not in record.getMessage()
 
 
-def test_a_leaf_that_divides_says_nothing(caplog):
+def test_a_leaf_that_divides_is_not_logged(caplog):
     with caplog.at_level(logging.INFO, logger="dualdiff_jax.sharding.placement"):
         leaf_sharding(abstract_mesh(), "some.bias", (16,), ("width",))
     assert not caplog.records
@@ -131,7 +131,7 @@ def test_a_mesh_of_another_size_than_the_machine_is_an_error():
         ({"layout": "sizes", "data": 2, "fsdp": 2, "tensor": 2}, 8, 1, (2, 2, 2, 1)),
     ],
 )
-def test_a_layout_says_what_each_axis_gets(fields, devices, nodes, sizes):
+def test_a_layout_decides_the_size_of_each_axis(fields, devices, nodes, sizes):
     assert mesh_sizes(MeshConfig(**fields), devices, nodes) == sizes
 
 
@@ -148,7 +148,7 @@ def test_a_layout_that_is_unknown_is_an_error():
         ({"layout": "hybrid", "tensor": 16}, "sizes that divide it: 1, 2, 4, 8"),
     ],
 )
-def test_sizes_that_do_not_fit_are_told_with_those_that_would(fields, message):
+def test_sizes_that_do_not_fit_are_refused_with_those_that_would(fields, message):
     with pytest.raises(UserError, match=message):
         mesh_sizes(MeshConfig(**fields), 8, 1)
 
@@ -185,7 +185,7 @@ class Device:
         ([Device("gpu", 0) for _ in range(4)], [0, 0, 0, 0]),
     ],
 )
-def test_slices_and_nvlink_domains_and_else_processes_are_nodes(devices, nodes):
+def test_nodes_are_slices_or_nvlink_domains_and_otherwise_processes(devices, nodes):
     assert nodes_of(devices) == nodes
 
 
@@ -194,7 +194,7 @@ def test_tensor_and_context_stay_inside_a_node():
         _across_nodes((1, 2, 8, 2), 4)
 
 
-def test_batches_are_cut_over_data_and_fsdp():
+def test_batches_are_split_over_data_and_fsdp():
     assert batch_sharding(abstract_mesh(data=2, fsdp=4)).shard_shape((16, 5)) == (2, 5)
     assert replicated(abstract_mesh()).shard_shape((16, 5)) == (16, 5)
 

@@ -31,7 +31,7 @@ WHOLE_MLP = DEFAULT_RULES.replaced([("mlp",)])
 
 
 def specs(jaxpr: jax.extend.core.Jaxpr) -> list[PartitionSpec]:
-    """Of all sharding constraints in a program, those inside jitted functions included."""
+    """The specs of all sharding constraints in a program, including those inside jitted functions."""
     found = []
     for equation in jaxpr.eqns:
         if equation.primitive.name == "sharding_constraint":
@@ -42,7 +42,7 @@ def specs(jaxpr: jax.extend.core.Jaxpr) -> list[PartitionSpec]:
 
 
 def constraint(program) -> PartitionSpec:
-    """The one that ``program`` puts on an ``mlp`` activation over ``MESH``."""
+    """The one constraint that ``program`` puts on an ``mlp`` activation over ``MESH``."""
     with jax.sharding.use_abstract_mesh(MESH):
         [spec] = specs(jax.make_jaxpr(program)(MLP).jaxpr)
     return spec

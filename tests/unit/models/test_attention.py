@@ -87,7 +87,7 @@ KERNELS = ("splash_interpreted", "xla")
 
 
 @pytest.mark.parametrize("kernel", ["cudnn", "splash"])
-def test_a_kernel_without_a_bias_says_so(kernel):
+def test_a_kernel_that_takes_no_bias_is_an_error(kernel):
     with pytest.raises(ValueError, match=f"{kernel!r} takes no bias"):
         attention(Q, K, V, scale=1.0, bias=BIAS, kernel=kernel)
 

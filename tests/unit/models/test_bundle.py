@@ -146,9 +146,9 @@ def test_the_model_is_t5_before_the_transformer():
         model = bind(CONFIG, weights)
         return model(latents, TIMESTEP, tokens), model.denoise(latents, TIMESTEP, model.encode_text(tokens))
 
-    whole, apart = jax.jit(both_ways, compiler_options=QUICK)(weights)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), whole, apart)
-    assert np.ptp(whole.velocity) > 0 and np.ptp(whole.logits) > 0
+    together, apart = jax.jit(both_ways, compiler_options=QUICK)(weights)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), together, apart)
+    assert np.ptp(together.velocity) > 0 and np.ptp(together.logits) > 0
 
 
 def test_a_model_can_be_bound_first_in_another_thread():

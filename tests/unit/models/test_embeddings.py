@@ -18,17 +18,17 @@ TABLE = position_table(GRID, BASE, WIDTH)
 
 
 def latents(height: int, width: int, channels: int) -> np.ndarray:
-    """Each entry says where it is: 10000 b + 1000 y + 10 x + c."""
+    """Each entry encodes its index: 10000 b + 1000 y + 10 x + c."""
     b, y, x, c = np.meshgrid(*map(np.arange, (2, height, width, channels)), indexing="ij")
     return (10_000 * b + 1000 * y + 10 * x + c).astype(np.float32)
 
 
 @pytest.mark.parametrize("patch, height, width, channels", [(2, 4, 6, 3), (1, 3, 2, 2), (3, 3, 6, 1)])
 def test_unpatchify_inverts_patchify(patch, height, width, channels):
-    whole = latents(height, width, channels)
-    tokens = patchify(whole, patch)
+    original = latents(height, width, channels)
+    tokens = patchify(original, patch)
     assert tokens.shape == (2, height * width // patch**2, patch**2 * channels)
-    np.testing.assert_array_equal(unpatchify(tokens, height, width, patch), whole)
+    np.testing.assert_array_equal(unpatchify(tokens, height, width, patch), original)
 
 
 def test_tokens_run_row_by_row_and_hold_row_column_channel():
@@ -40,7 +40,7 @@ def test_tokens_run_row_by_row_and_hold_row_column_channel():
 
 @pytest.mark.parametrize("height, width, top, left", [(6, 6, 0, 0), (4, 2, 1, 2), (3, 5, 1, 0), (1, 1, 2, 2)])
 def test_crop_is_the_window_in_the_centre(height, width, top, left):
-    """Where the margin is odd the window stands one step nearer to the first row or column."""
+    """With an odd margin the window is one step nearer to the first row or column."""
     window = centre_crop(jnp.asarray(TABLE), height, width)
     expected = TABLE[top : top + height, left : left + width].reshape(height * width, WIDTH)
     np.testing.assert_array_equal(window, expected)
@@ -66,7 +66,7 @@ def test_position_table_by_its_formula():
         np.testing.assert_allclose(TABLE[y, x], expected, atol=1e-6)
 
 
-def test_position_table_tells_all_places_apart():
+def test_no_two_positions_have_the_same_vector():
     places = position_table(24, 8, 16).reshape(-1, 16)
     assert len(np.unique(places.round(5), axis=0)) == 24 * 24
 

@@ -1,4 +1,4 @@
-"""Laws of the whole transformer: who sees whom, and in which precision."""
+"""Laws of the transformer: which input each output depends on, and in which precision it is computed."""
 
 import functools
 
@@ -27,7 +27,7 @@ def denoise(latents=LATENTS, timestep=TIMESTEP, text=TEXT, config=CONFIG, weight
 
 @functools.cache
 def gradients() -> dict:
-    """Of the sum of squares of each head, by input and by leaf."""
+    """Gradients of the sum of squares of each head, by input and by leaf."""
 
     def heads(latents, text, timestep, weights):
         output = bind(CONFIG, weights).denoise(latents, timestep, text)

@@ -1,4 +1,4 @@
-"""Laws of the two orders in which masks become tokens."""
+"""Laws of the two samplers that replace masks by tokens."""
 
 import functools
 from collections import Counter
@@ -107,7 +107,7 @@ def test_ancestral_has_the_law_of_the_sequential_sampler(monkeypatch, steps, t_e
     assert_same_law(np.hstack(found), np.hstack([token_ids, rank]))
 
 
-def test_the_comparison_of_laws_tells_two_steps_from_three():
+def test_the_comparison_of_laws_distinguishes_two_steps_from_three():
     two, three = (sequential_law(np.random.default_rng(3), 30_000, steps, T_END) for steps in (2, 3))
     for a, b in zip(two, three, strict=True):
         with pytest.raises(AssertionError, match="degrees of freedom"):
@@ -137,7 +137,7 @@ def test_every_mask_is_filled_and_every_given_token_stays(order, steps):
 
 
 def eager_logits(token_ids: jax.Array) -> jax.Array:
-    """Would write the mask everywhere."""
+    """Scores that prefer the mask token everywhere."""
     return smooth_logits(token_ids) + 1e4 * jnp.eye(VOCABULARY)[MASK]
 
 
@@ -155,16 +155,16 @@ def test_an_example_does_not_depend_on_its_neighbours(order):
             return sample_confidence(given[rows], steps=4)
         return sample_ancestral(rngs[np.array(rows)], given[rows], steps=4)
 
-    whole, turned = sample([0, 1, 2, 3, 4, 5]), sample([2, 0, 3, 2, 5, 1])
-    for a, b in zip(whole, turned, strict=True):
+    batch, turned = sample([0, 1, 2, 3, 4, 5]), sample([2, 0, 3, 2, 5, 1])
+    for a, b in zip(batch, turned, strict=True):
         np.testing.assert_array_equal(a[np.array([2, 0, 3, 2, 5, 1])], b)
     alone = sample([0])
-    for a, b in zip(whole, alone, strict=True):
+    for a, b in zip(batch, alone, strict=True):
         np.testing.assert_array_equal(a[:1], b)
 
 
 def count_evaluations(order: str, given: np.ndarray, steps: int) -> tuple[int, np.ndarray]:
-    """(how often the network was called, revealed_in)."""
+    """(number of network evaluations, revealed_in)."""
     calls = []
 
     def logits(token_ids):
@@ -211,7 +211,7 @@ def test_ancestral_draws_differ_by_key_and_repeat_with_it():
 
 
 def peaked_logits(token_ids: jax.Array) -> jax.Array:
-    """Place j is sure to the degree PEAKS[j], of token 0 or 3 in turn, whatever the context."""
+    """Position j prefers token 0 or 3, in turn, by PEAKS[j], whatever the context."""
     favourite = jnp.where(jnp.arange(len(PEAKS)) % 2 == 0, 0, 3)
     return jnp.broadcast_to(
         jnp.asarray(PEAKS)[:, None] * jax.nn.one_hot(favourite, VOCABULARY), (*token_ids.shape, VOCABULARY)
@@ -221,7 +221,7 @@ def peaked_logits(token_ids: jax.Array) -> jax.Array:
 PEAKS = np.array([0.5, 4.0, 1.0, 3.0, 2.0, 5.0, 0.2], np.float32)
 
 
-def test_confidence_reveals_the_surest_first_and_the_likeliest_token():
+def test_confidence_reveals_the_most_confident_position_first_and_its_likeliest_token():
     sample = sample_confidence(masks(1, 7), steps=7, logits=peaked_logits)
     np.testing.assert_array_equal(np.argsort(sample.revealed_in[0]), np.argsort(-PEAKS))
     np.testing.assert_array_equal(sample.token_ids[0], [0, 3, 0, 3, 0, 3, 0])
@@ -256,7 +256,7 @@ def test_confidence_spreads_what_is_masked_evenly():
     revealed_in = np.asarray(sample_confidence(given, steps=3, logits=peaked_logits).revealed_in)
     counts = [np.bincount(row[row != VISIBLE]) for row in revealed_in]
     assert [sorted(count.tolist(), reverse=True) for count in counts] == [[3, 2, 2], [2, 2, 1], [1, 1]]
-    for row in revealed_in:  # surer places are never later
+    for row in revealed_in:  # a more confident position is never later
         free = row != VISIBLE
         assert (np.diff(row[free][np.argsort(-PEAKS[free])]) >= 0).all()
 
