@@ -21,7 +21,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ class Session:
     def _run(self, tree: Tree, mutant: Mutant) -> dict[str, Any]:
         files = belonging_to(mutant.file.removeprefix(PACKAGE))
         for test_files, tests in self.calls.stages(files, f"{mutant.file}::{mutant.function}", self.quick):
-            while True:
+            while test_files := [file for file in test_files if self.passes_unchanged.get(file, True)]:
                 with tree.mutated(mutant):
                     answer = self._run_tests(tree, test_files, tests)
                 if answer["outcome"] not in NOTICED:
@@ -122,16 +122,17 @@ class Session:
 
         It may be a file, or no test at all, where a mutant made the collection fail; then the files must be collected.
         """
-        if test not in self.passes_unchanged:
-            is_test = "::" in test
-            answer = self._run_tests(tree, [test.split("::")[0]] if is_test else files, [test] if is_test else [])
-            if not is_test and answer["outcome"] != "passed":
-                raise SystemExit(f"{', '.join(files)}: cannot be collected without any mutant\n{answer['message']}")
+        suspects = [test] if "::" in test else files
+        for suspect in suspects:
+            if suspect in self.passes_unchanged:
+                continue
+            is_test = "::" in suspect
+            answer = self._run_tests(tree, [suspect.split("::")[0]], [suspect] if is_test else [])
             with self.lock:
-                self.passes_unchanged[test] = answer["outcome"] == "passed"
-            if not self.passes_unchanged[test]:
-                print(f"left out, since it fails without any mutant: {test}", flush=True)
-        return self.passes_unchanged[test]
+                self.passes_unchanged[suspect] = answer["outcome"] == "passed"
+            if not self.passes_unchanged[suspect]:
+                print(f"left out, since it fails without any mutant: {suspect}", flush=True)
+        return all(self.passes_unchanged[suspect] for suspect in suspects)
 
 
 def report(rows: list[dict[str, Any]], wanted: int, seed: int, seconds: float) -> dict[str, Any]:
@@ -228,7 +229,9 @@ def main() -> int:
             calls.record((file for m in chosen for file in belonging_to(m.file.removeprefix(PACKAGE))), trees[0])
         session = Session(trees, calls, arguments.quick)
         pool = stack.enter_context(ThreadPoolExecutor(arguments.jobs))
-        for mutant, row in zip(chosen, pool.map(session.examine, chosen), strict=True):
+        for future in as_completed([pool.submit(session.examine, mutant) for mutant in chosen]):
+            row = future.result()
+            mutant = Mutant(**{name: row[name] for name in Mutant._fields})
             row["explanation"] = explanation(mutant, entries) if row["outcome"] == "survived" else None
             rows.append(row)
             print(f"[{len(rows)}/{len(chosen)}] {row['outcome']:8} {row['seconds']:6.1f} s  {mutant}", flush=True)

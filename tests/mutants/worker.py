@@ -8,6 +8,7 @@ progress and ends it, with all that it has started, where one test takes too lon
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -24,9 +25,12 @@ from typing import Any
 import pytest
 
 LIBRARIES = (
-    *("jax", "jax.numpy", "jax.experimental.mesh_utils", "jax.experimental.pallas", "optax", "orbax.checkpoint"),
-    *("numpy", "grain", "PIL.Image", "ml_collections", "absl.flags", "tokenizers", "sklearn.datasets", "torch"),
-    *("transformers", "safetensors.numpy", "pyarrow", "array_record.python.array_record_module"),
+    *("jax", "jax.numpy", "jax.experimental.mesh_utils", "jax.experimental.multihost_utils", "jax.experimental.pallas"),
+    *("numpy", "flax.nnx", "optax", "optax.contrib", "orbax.checkpoint", "grain", "ml_collections", "absl.flags"),
+    *("PIL.Image", "PIL.ImageOps", "tokenizers", "sklearn.datasets", "safetensors.numpy", "safetensors.torch"),
+    *("pyarrow.parquet", "array_record.python.array_record_module", "torch", "torch._dynamo", "requests"),
+    *("transformers.models.t5.modeling_t5", "diffusers.models.transformers.transformer_sd3"),
+    *("diffusers.models.autoencoders.autoencoder_kl", "diffusers.schedulers.scheduling_flow_match_euler_discrete"),
 )
 DEFAULT_LIMIT = 300.0  # seconds for a test of which nothing is known
 
@@ -172,6 +176,7 @@ def main() -> None:
     for library in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(library)
+    gc.freeze()  # a child's collection would copy the pages of all that it shares
     log = Path(sys.argv[1])
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
