@@ -1,5 +1,6 @@
 """The folder of a run. It belongs to the first config that ran in it."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -99,9 +100,14 @@ def check_same_config(workdir: Path, where: str, stored: Mapping[str, Any], conf
         raise UserError(
             f"{where}: cannot be read as this version's config; start in another --workdir\n{error}"
         ) from error
-    changed = [line for line in differences(old, config) if not line.startswith(FREE_TO_CHANGE)]
+    changed = [line for line in differences(_as_read(old), _as_read(config)) if not line.startswith(FREE_TO_CHANGE)]
     if changed:
         raise UserError(
             f"{workdir}: belongs to a run with another config; name another --workdir, or undo\n  "
             + "\n  ".join(changed)
         )
+
+
+def _as_read(config: RunConfig) -> RunConfig:
+    """``config`` without the sources that are not read: earlier versions needed one for every stream."""
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, sources=config.read_sources))

@@ -111,7 +111,7 @@ def test_a_worker_that_hangs_is_shown_and_ends_the_run(blocked, tmp_path):
     process = start(blocked)
     _, told = process.communicate(timeout=240)
     assert process.returncode == 1
-    assert "error: no step was finished for 45 seconds" in told
+    assert "error: no step has finished for 45 seconds" in told
     for stacks in (told, (tmp_path / "run" / "stall_host_0.txt").read_text()):
         assert "read_pixels" in stacks and "loop.py" in stacks
 

@@ -123,7 +123,7 @@ def test_shares_over_a_hundred_thousand_draws_are_the_weights(tmp_path, monkeypa
     more = sources[1] | {"name": "more", "weight": 0.7, "caption_weights": (0.9, 0.1)}
     given = [sources[0], sources[1] | {"weight": 2.0}, more, sources[2] | {"weight": 1.3}]
     data = mixture(tmp_path, sources=given, batch=1000)
-    draws = Counter((o.source, o.record_id) for step in range(100) for o in data._steps._text[step][1])
+    draws = Counter((o.source, o.record_id) for step in range(100) for o in data._steps._streams["text"][step][1])
     by_source = Counter()
     for (name, _), count in draws.items():
         by_source[name] += count

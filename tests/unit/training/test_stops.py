@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[3]
 def test_a_signal_and_its_echo_are_noted_and_the_next_ends_the_process(number, monkeypatch):
     before = {each: signal.getsignal(each) for each in SIGNALS}
     with Interruption(make_mesh(MeshConfig(), jax.devices()[:1])) as interruption:
-        assert not interruption.is_asked()
+        assert not interruption.is_requested()
         os.kill(os.getpid(), number)
-        assert interruption.is_asked() and interruption.signal == number.name
+        assert interruption.is_requested() and interruption.signal == number.name
         os.kill(os.getpid(), number)
         assert signal.getsignal(number) is not signal.SIG_DFL
         raised = []
@@ -42,7 +42,7 @@ def test_another_thread_may_train_without_listening():
 
     def use():
         with Interruption(make_mesh(MeshConfig(), jax.devices()[:1])) as interruption:
-            caught.append(interruption.is_asked())
+            caught.append(interruption.is_requested())
 
     thread = threading.Thread(target=use)
     thread.start()
@@ -53,12 +53,12 @@ def test_another_thread_may_train_without_listening():
 STALL = """
 import sys, time, threading
 from pathlib import Path
-from dualdiff_jax.training.stall_watchdog import StallWatch
+from dualdiff_jax.training.stall_watchdog import StallWatchdog
 
 def hang():
     time.sleep(60)
 
-with StallWatch({seconds}, Path(sys.argv[1])) as watch:
+with StallWatchdog({seconds}, Path(sys.argv[1])) as watch:
     for step in range(5):
         time.sleep(0.1)
         watch.progress(step)
@@ -77,7 +77,7 @@ def run_stall(folder, seconds, then):
 def test_a_stall_shows_where_it_hangs_and_ends(tmp_path):
     done = run_stall(tmp_path, 0.4, "hang()")
     assert done.returncode == 1 and "ended well" not in done.stdout
-    assert "no step was finished for 0.4 seconds, the last was 4" in done.stderr
+    assert "no step has finished for 0.4 seconds, the last was 4" in done.stderr
     for told in (done.stderr, (tmp_path / "stall_host_0.txt").read_text()):
         assert "in hang" in told
 

@@ -1,5 +1,7 @@
 """A workdir is of one config, and of one file system that all hosts see."""
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -17,7 +19,7 @@ def second_host(monkeypatch):
 
 def test_another_host_writes_nothing_and_finds_what_the_first_has_written(tmp_path, second_host, monkeypatch):
     config, _ = small_run(tmp_path / "data")
-    with pytest.raises(UserError, match="does not see what the first one has written there; name a folder of a file"):
+    with pytest.raises(UserError, match="does not see the files of the first host there; name a folder of a file"):
         prepare_workdir(tmp_path / "run", config)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(jax, "process_index", lambda: 0)
@@ -27,3 +29,15 @@ def test_another_host_writes_nothing_and_finds_what_the_first_has_written(tmp_pa
     other, _ = small_run(tmp_path / "data", optimizer={"learning_rate": 1e-4})
     with pytest.raises(UserError, match="belongs to a run with another config"):
         prepare_workdir(tmp_path / "run", other)
+
+
+def test_a_source_that_is_not_read_may_go(tmp_path):
+    """Earlier versions needed one for every stream, so that their workdirs have it in config.json."""
+    before, _ = small_run(tmp_path / "data", objective={"image_weight": 0.0})
+    prepare_workdir(tmp_path / "run", before)
+    after = dataclasses.replace(before, data=dataclasses.replace(before.data, sources=before.read_sources))
+    assert len(after.data.sources) < len(before.data.sources)
+    prepare_workdir(tmp_path / "run", after)
+    fewer = dataclasses.replace(after, data=dataclasses.replace(after.data, sources=after.data.sources[:1]))
+    with pytest.raises(UserError, match="data.sources"):
+        prepare_workdir(tmp_path / "run", fewer)
