@@ -1,1 +1,1 @@
-"""Torch checkpoints to our weights and back."""
+"""The command ``python -m convert``, over ``dualdiff_jax.convert``."""

@@ -17,7 +17,7 @@ GIGABYTE, MEGABYTE = 10**9, 10**6
 def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr, force=True)
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of its ordinary doings as warnings
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs its normal operation as warnings
     environment.prepare()
     try:
         arguments.run(arguments)
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.debug:
             raise
         sys.exit(f"error: {error}")
-    except OSError as error:  # of a file that may not be read, or a disk that fails
+    except OSError as error:  # an unreadable file, or a failing disk
         if arguments.debug or error.filename is None:
             raise
         sys.exit(f"error: {error.filename}: {error.strerror}")
@@ -34,9 +34,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _import(arguments: argparse.Namespace) -> None:
-    chosen = _open(arguments)
-    _describe(chosen)
-    chosen.write(arguments.output, overwrite=arguments.overwrite, progress=bar("importing", "MB", MEGABYTE))
+    planned = _open(arguments)
+    _describe(planned)
+    planned.write(arguments.output, overwrite=arguments.overwrite, progress=bar("importing", "MB", MEGABYTE))
     print(arguments.output)
 
 
@@ -56,21 +56,22 @@ def _open(arguments: argparse.Namespace) -> Import:
     )
 
 
-def _describe(chosen: Import) -> None:
-    config = chosen.config
-    for network, (first, *others) in summary(chosen).items():
+def _describe(planned: Import) -> None:
+    """Prints what an import would do."""
+    config = planned.config
+    for network, (first, *others) in summary(planned).items():
         print(f"{network}: {first}")
         for field, value in vars(getattr(config, network)).items():
             print(f"  {field} = {value}")
         for line in others:
             print(f"  {line}")
-    print(f"tokenizer: {chosen.tokenizer.vocab_size} tokens, from {chosen.tokenizer.folder}")
-    if chosen.mask_embedding:
-        print(f"mask embedding: {chosen.mask_embedding}")
-    print(f"model folder: {chosen.bytes / GIGABYTE:.2f} GB, {config.compute_dtype} computation")
-    missing = [name for name in NETWORKS if name not in chosen.networks]
+    print(f"tokenizer: {planned.tokenizer.vocab_size} tokens, from {planned.tokenizer.folder}")
+    if planned.mask_embedding:
+        print(f"mask embedding: {planned.mask_embedding}")
+    print(f"model folder: {planned.bytes / GIGABYTE:.2f} GB, {config.compute_dtype} computation")
+    missing = [name for name in NETWORKS if name not in planned.networks]
     if missing:
-        print(f"not imported: {', '.join(missing)} (a model that samples needs all three)")
+        print(f"not imported: {', '.join(missing)} (sampling needs all three)")
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -91,27 +92,29 @@ def _parser() -> argparse.ArgumentParser:
 
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("source", help="diffusers folder, .safetensors or .pth file, or T5 folder")
-    source.add_argument("--t5", help="file or folder of the T5 encoder, where SOURCE has none")
-    source.add_argument("--autoencoder", help="file or folder of SD3's autoencoder, where SOURCE has none")
+    source.add_argument("--t5", help="file or folder to take the T5 encoder from, in place of SOURCE's")
+    source.add_argument("--autoencoder", help="file or folder to take SD3's autoencoder from, in place of SOURCE's")
     source.add_argument("--tokenizer", help="folder of the T5 tokenizer; default: SOURCE's, else T5's own")
     source.add_argument("--mask-embedding", help=".pth or .safetensors file with the mask token's embedding")
-    source.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: as in the files, at least bfloat16")
-    source.add_argument("--components", help="some of mmdit,t5,autoencoder; default: all that are there")
+    source.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        help="of the weights and the computation; default: bfloat16 where all files have it, else float32",
+    )
+    source.add_argument("--components", help="networks to import, some of mmdit,t5,autoencoder; default: all in SOURCE")
 
     mode = modes.add_parser("import", parents=[source], help="torch checkpoint -> model folder")
     mode.add_argument("--output", required=True, help="model folder to write")
     mode.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     mode.set_defaults(run=_import)
 
-    mode = modes.add_parser("inspect", parents=[source], help="what a source is, and what import would do")
+    mode = modes.add_parser("inspect", parents=[source], help="print what SOURCE holds and what an import would do")
     mode.set_defaults(run=_inspect)
 
     mode = modes.add_parser("export", help="model folder -> diffusers folder")
     mode.add_argument("model", help="model folder")
     mode.add_argument("--output", required=True, help="folder to write")
-    mode.add_argument(
-        "--dtype", choices=("bfloat16", "float16", "float32"), help="of the tensors; default: as they are stored"
-    )
+    mode.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="of the tensors; default: as stored")
     mode.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     mode.set_defaults(run=_export)
     return parser

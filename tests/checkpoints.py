@@ -1,4 +1,4 @@
-"""Checkpoints of the true layouts at a small size, with random weights, as files."""
+"""Checkpoint files in the true formats, of a small model with random weights."""
 
 import json
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ from dualdiff_jax.convert.plan import format_rules
 from dualdiff_jax.data.tokenizer import Tokenizer
 from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_t5
 
-SINGLE_FILE = next(layout for layout in FORMATS if layout.mark.startswith("joint_blocks"))
-ORIGINAL_AUTOENCODER = next(layout for layout in FORMATS if layout.mark.startswith("decoder.up.0"))
+SINGLE_FILE = next(one for one in FORMATS if one.marker.startswith("joint_blocks"))
+ORIGINAL_AUTOENCODER = next(one for one in FORMATS if one.marker.startswith("decoder.up.0"))
 VOCABULARY = 33  # of the demo's tokenizer
 TIED = "encoder.embed_tokens.weight"
 POOLED = 20  # width of SD3's pooled text vector
@@ -37,6 +37,7 @@ Tensors = Mapping[str, np.ndarray]
 
 
 def autoencoder(config: ModelConfig = CONFIG) -> AutoencoderKL:
+    """diffusers' autoencoder with the sizes of ``config``."""
     sizes = config.autoencoder
     levels = len(sizes.level_widths)
     return AutoencoderKL(
@@ -54,6 +55,7 @@ def autoencoder(config: ModelConfig = CONFIG) -> AutoencoderKL:
 
 
 def sd3_transformer(config: ModelConfig = CONFIG) -> SD3Transformer2DModel:
+    """diffusers' SD3 transformer with the sizes of ``config``."""
     mmdit = config.mmdit
     return SD3Transformer2DModel(
         sample_size=mmdit.position_base * mmdit.patch_size,
@@ -71,7 +73,7 @@ def sd3_transformer(config: ModelConfig = CONFIG) -> SD3Transformer2DModel:
 
 
 def random_networks(seed: int, mmdit: torch.nn.Module | None = None) -> dict[str, torch.nn.Module]:
-    """Network -> torch module; ``mmdit`` in place of D-DiT's transformer."""
+    """Network -> torch module with random weights; ``mmdit`` replaces D-DiT's transformer."""
     networks = {"mmdit": mmdit or ReferenceMMDiT(CONFIG), "t5": reference_t5(CONFIG), "autoencoder": autoencoder()}
     for number, network in enumerate(networks.values()):
         randomise(network, 3 * seed + number)
@@ -79,7 +81,7 @@ def random_networks(seed: int, mmdit: torch.nn.Module | None = None) -> dict[str
 
 
 def write_d_dit(folder: Path, seed: int, dtype: str = "float32") -> dict[str, Tensors]:
-    """A released D-DiT as a diffusers folder, its T5 in two shards; returns the tensors, by network."""
+    """Writes a released D-DiT as a diffusers folder, its T5 in two shards; returns network -> key -> tensor."""
     networks = {name: _cast(arrays(network), dtype) for name, network in random_networks(seed).items()}
     networks["t5"].pop(TIED, None)
     write_configs(folder, CONFIG)
@@ -91,7 +93,7 @@ def write_d_dit(folder: Path, seed: int, dtype: str = "float32") -> dict[str, Te
 
 
 def write_sd3(folder: Path, seed: int, dtype: str = "float32") -> dict[str, torch.nn.Module]:
-    """SD3-medium as a diffusers folder (without its CLIP encoders); returns the torch modules."""
+    """Writes SD3-medium as a diffusers folder, without its CLIP encoders; returns network -> torch module."""
     networks = random_networks(seed, sd3_transformer())
     write_configs(folder, CONFIG)
     index = json.loads((folder / "model_index.json").read_text())
@@ -113,25 +115,26 @@ def write_sd3(folder: Path, seed: int, dtype: str = "float32") -> dict[str, torc
 
 
 def write_shards(folder: Path, stem: str, tensors: Tensors) -> None:
-    """Two shards and their index."""
+    """Writes tensors as two shards and their index."""
     folder.mkdir(parents=True, exist_ok=True)
     names = sorted(tensors)
-    places = {}
+    shard_of = {}
     for number, group in enumerate((names[::2], names[1::2]), start=1):
         name = f"{stem}-{number:05d}-of-00002.safetensors"
         save_file({key: tensors[key] for key in group}, folder / name, metadata={"format": "pt"})
-        places |= dict.fromkeys(group, name)
-    index = {"metadata": {}, "weight_map": places}
+        shard_of |= dict.fromkeys(group, name)
+    index = {"metadata": {}, "weight_map": shard_of}
     (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index))
 
 
 def tokenizer(folder: Path) -> Tokenizer:
+    """Writes the demo's tokenizer to ``folder`` and opens it."""
     write_tokenizer(folder)
     return Tokenizer(folder)
 
 
 def t5_tensors(t5: torch.nn.Module) -> dict[str, np.ndarray]:
-    """As files have them: the embedding under one of its two names."""
+    """The state dict as files have it, with the embedding under one of its two names."""
     return {key: tensor for key, tensor in arrays(t5).items() if key != TIED}
 
 
@@ -140,21 +143,25 @@ def _cast(tensors: Tensors, dtype: str) -> dict[str, np.ndarray]:
 
 
 def original_file(seed: int) -> dict[str, np.ndarray]:
-    """The tensors of SD3's original single file: transformer, autoencoder, and strangers that come with them."""
+    """The tensors of SD3's original single file: transformer, autoencoder, and keys that an import ignores."""
     rng = np.random.default_rng(seed)
-    found = {}
-    for layout, prefix in ((SINGLE_FILE, "model.diffusion_model."), (ORIGINAL_AUTOENCODER, "first_stage_model.")):
-        for rules in format_rules(layout, CONFIG).values():
-            found |= {prefix + rule.key: _random(rng, rule.shape) for rule in rules}
+    tensors = {}
+    for checkpoint_format, prefix in (
+        (SINGLE_FILE, "model.diffusion_model."),
+        (ORIGINAL_AUTOENCODER, "first_stage_model."),
+    ):
+        for rules in format_rules(checkpoint_format, CONFIG).values():
+            tensors |= {prefix + rule.key: _random(rng, rule.shape) for rule in rules}
     width = CONFIG.mmdit.width
     for layer, shape in ((0, (width, POOLED)), (2, (width, width))):
-        found[f"model.diffusion_model.y_embedder.mlp.{layer}.weight"] = _random(rng, shape)
-        found[f"model.diffusion_model.y_embedder.mlp.{layer}.bias"] = _random(rng, shape[:1])
-    found["text_encoders.clip_l.transformer.text_model.final_layer_norm.bias"] = _random(rng, (7,))
-    found["model_sampling.sigmas"] = _random(rng, (1000,))
-    return found
+        tensors[f"model.diffusion_model.y_embedder.mlp.{layer}.weight"] = _random(rng, shape)
+        tensors[f"model.diffusion_model.y_embedder.mlp.{layer}.bias"] = _random(rng, shape[:1])
+    tensors["text_encoders.clip_l.transformer.text_model.final_layer_norm.bias"] = _random(rng, (7,))
+    tensors["model_sampling.sigmas"] = _random(rng, (1000,))
+    return tensors
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal numbers, sized by the fan-in."""
     fan_in = np.prod(shape[1:]) if len(shape) > 1 else 10
     return rng.standard_normal(shape, np.float32) * np.float32(fan_in**-0.5)

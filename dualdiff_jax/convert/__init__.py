@@ -1,1 +1,1 @@
-"""Torch checkpoints to our weights and back: strict, both ways, a layer at a time."""
+"""Conversion of torch checkpoints to model folders and back: strict, and one layer in memory at a time."""

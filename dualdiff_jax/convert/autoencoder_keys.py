@@ -1,4 +1,4 @@
-"""The names of SD3's autoencoder in a diffusers folder (``AutoencoderKL``) and in the original file, beside ours."""
+"""SD3's autoencoder: the keys of a diffusers folder (``AutoencoderKL``) and of the original file for each leaf."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -7,9 +7,9 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.rule import Entry, TensorLayout, convolution, matrix, pointwise, vector
 from dualdiff_jax.models.bundle import leaf_specs
 
-PARTS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+SUFFIXES = {"kernel": "weight", "scale": "weight", "bias": "bias"}  # last word of a leaf -> last word of a key
 
-# Our module path -> diffusers' ...
+# Pattern of a module path here -> diffusers' name.
 DIFFUSERS = (
     (r"encoder\.levels\.(\d+)\.resample", r"encoder.down_blocks.\1.downsamplers.0.conv"),
     (r"decoder\.levels\.(\d+)\.resample", r"decoder.up_blocks.\1.upsamplers.0.conv"),
@@ -20,7 +20,8 @@ DIFFUSERS = (
     (r"middle\.attention", "mid_block.attentions.0"),
     (r"norm_out", "conv_norm_out"),
 )
-# ... and the original's, whose decoder counts its levels from the image.
+# Pattern of a module path here -> the original file's name. Its decoder counts levels from the image side: {n} is the
+# level n counted from the other end.
 ORIGINAL = (
     (r"encoder\.levels\.(\d+)\.resample", r"encoder.down.\1.downsample.conv"),
     (r"decoder\.levels\.(\d+)\.resample", r"decoder.up.{\1}.upsample.conv"),
@@ -35,12 +36,12 @@ ORIGINAL = (
 
 
 def autoencoder_entries(config: ModelConfig) -> Iterator[Entry]:
-    """An entry for every leaf of ``autoencoder``, from a diffusers folder."""
+    """An entry for every leaf of ``autoencoder``, with the keys of a diffusers folder."""
     return _entries(config, lambda path: _rename(path, DIFFUSERS), ("to_q", "to_k", "to_v"), "to_out.0", matrix())
 
 
 def original_autoencoder_entries(config: ModelConfig) -> Iterator[Entry]:
-    """From the original single file, without the prefix ``first_stage_model.``."""
+    """An entry for every leaf, with the keys of the original single file after ``first_stage_model.``."""
     last = len(config.autoencoder.level_widths) - 1
 
     def rename(path: str) -> str:
@@ -58,10 +59,11 @@ def _rename(path: str, names: tuple[tuple[str, str], ...]) -> str:
 def _entries(
     config: ModelConfig, rename: Callable[[str], str], qkv: tuple[str, ...], out: str, attention: TensorLayout
 ) -> Iterator[Entry]:
+    """The entries, given the format's names of modules and the layout of its attention's kernels."""
     for leaf in leaf_specs(config, ("autoencoder",)):
-        module, _, part = leaf.removeprefix("autoencoder.").rpartition(".")
+        module, _, suffix = leaf.removeprefix("autoencoder.").rpartition(".")
         kernel = attention if ".attention." in module else convolution
-        layout = vector if part in ("scale", "bias") else kernel
+        layout = vector if suffix in ("scale", "bias") else kernel
         if module.endswith(".qkv"):
             base = rename(module.removesuffix(".qkv"))
             keys = tuple(f"{base}.{name}" for name in qkv)
@@ -69,4 +71,4 @@ def _entries(
             keys = (f"{rename(module.removesuffix('.out'))}.{out}",)
         else:
             keys = (rename(module),)
-        yield Entry(leaf, tuple(f"{key}.{PARTS[part]}" for key in keys), layout)
+        yield Entry(leaf, tuple(f"{key}.{SUFFIXES[suffix]}" for key in keys), layout)

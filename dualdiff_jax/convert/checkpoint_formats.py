@@ -1,4 +1,4 @@
-"""The kinds of file that hold a network, each known by one of its keys."""
+"""The formats in which files hold a network, each recognised by one of its keys."""
 
 import dataclasses
 import re
@@ -15,16 +15,26 @@ from dualdiff_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointFormat:
-    """How one kind of file names one network."""
+    """How one kind of file names the tensors of one network.
+
+    Attributes:
+        network: one of ``NETWORKS``.
+        name: for messages.
+        marker: a key that only files of this format have.
+        entries: the entries of every leaf that the format has, for the sizes of a config.
+        dropped: regular expressions of keys that have no leaf in D-DiT.
+        fresh: leaves that the format lacks, wholly or in some layers; an import initialises them.
+    """
 
     network: str
-    name: str  # as messages say it
-    mark: str  # a key that only such a file has
+    name: str
+    marker: str
     entries: Callable[[ModelConfig], Iterator[Entry]]
-    dropped: tuple[str, ...] = ()  # patterns (regular expressions) of keys that D-DiT has no place for
-    fresh: tuple[str, ...] = ()  # leaves that are, wholly or in some layers, not in the file
+    dropped: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
 
     def drops(self, key: str) -> bool:
+        """Whether an import ignores ``key``, given without its prefix."""
         return any(re.fullmatch(pattern, key) for pattern in self.dropped)
 
 
@@ -34,7 +44,7 @@ T5 = CheckpointFormat(
     "T5 v1.1 encoder",
     "encoder.block.0.layer.0.SelfAttention.q.weight",
     t5_entries,
-    dropped=(r"decoder\..*", r"lm_head\.weight"),  # of the whole T5
+    dropped=(r"decoder\..*", r"lm_head\.weight"),  # in files of the full T5
 )
 AUTOENCODER = CheckpointFormat(
     "autoencoder", "SD3 autoencoder", "decoder.up_blocks.0.resnets.0.conv1.weight", autoencoder_entries
@@ -66,18 +76,21 @@ FORMATS = (
         original_autoencoder_entries,
     ),
 )
-OWN = {layout.network: layout for layout in (MMDIT, T5, AUTOENCODER)}  # what export writes
+D_DIT_FORMATS = {one.network: one for one in (MMDIT, T5, AUTOENCODER)}  # network -> the format that export writes
 
-# Parts of the original single file that D-DiT does not have.
-STRANGERS = (r"text_encoders\.clip_.*", r"model_sampling\..*", r"model_ema\..*", r"conditioner\..*")
+# Keys of the original single file that belong to no network of D-DiT.
+IGNORED_KEYS = (r"text_encoders\.clip_.*", r"model_sampling\..*", r"model_ema\..*", r"conditioner\..*")
 
-# A key pattern -> the model that has such keys. The first that matches names the file.
+# Pattern of a key -> the model that has such keys; no checkpoint of D-DiT or SD3-medium has one.
 OTHER_MODELS = (
     (r"(^|\.)(label_emb\.0\.0|add_embedding\.linear_1)\.weight$", "Stable Diffusion XL"),
     (r"(^|\.)(double_blocks|single_transformer_blocks)\.0\.", "Flux"),
     (r"(^|\.)(input_blocks\.0\.0|time_embedding\.linear_1)\.weight$", "the UNet of Stable Diffusion 1 or 2"),
     (r"blocks\.\d+\..*(attn\.(ln_q|norm_q|norm_added_q)|attn2)\.", "Stable Diffusion 3.5"),
     (r"^(first_stage_model\.)?quant_conv\.weight$", "the autoencoder of Stable Diffusion 1, 2 or XL"),
+)
+# The same for models whose keys may lie beside networks of D-DiT: they name a file in which no network is found.
+OTHER_TEXT_ENCODERS = (
     (r"encoder\.block\.0\.layer\.1\.DenseReluDense\.wi\.weight$", "T5 1.0, whose layers are not gated"),
     (r"text_model\.encoder\.layers\.0\.", "a CLIP text encoder"),
 )
@@ -85,21 +98,32 @@ EXPECTED = "SD3-medium, D-DiT, a T5 v1.1 encoder or SD3's autoencoder"
 
 
 def recognise(keys: Iterable[str]) -> dict[str, CheckpointFormat]:
-    """Prefix -> layout, for every network among the keys of a file; empty where there is none.
+    """Finds the networks in a file by their marker keys.
 
-    Raises ``UserError`` with the name of another model whose keys these are.
+    Args:
+        keys: all keys of the file.
+
+    Returns:
+        Prefix of a network's keys -> its format. Empty where no network is found.
+
+    Raises:
+        UserError: the keys are those of another model, which the message names.
     """
     keys = list(keys)
-    for pattern, model in OTHER_MODELS[:4]:
+    _refuse_models(OTHER_MODELS, keys)
+    found: dict[str, CheckpointFormat] = {}
+    for checkpoint_format in FORMATS:
+        for key in keys:
+            prefix = key.removesuffix(checkpoint_format.marker)
+            if key.endswith(checkpoint_format.marker) and prefix[-1:] in ("", "."):
+                found.setdefault(prefix, checkpoint_format)
+    if not found:
+        _refuse_models(OTHER_TEXT_ENCODERS, keys)
+    return found
+
+
+def _refuse_models(models: Iterable[tuple[str, str]], keys: Iterable[str]) -> None:
+    """Raises ``UserError`` with the name of the first model whose pattern matches one of ``keys``."""
+    for pattern, model in models:
         if any(re.search(pattern, key) for key in keys):
             raise UserError(f"this is {model}, expected {EXPECTED}")
-    found = {}
-    for layout in FORMATS:
-        for key in keys:
-            if key.endswith(layout.mark) and key.removesuffix(layout.mark)[-1:] in ("", "."):
-                found.setdefault(key.removesuffix(layout.mark), layout)
-    if not found or any(re.search(OTHER_MODELS[4][0], key) for key in keys):
-        for pattern, model in OTHER_MODELS[4:]:
-            if any(re.search(pattern, key) for key in keys):
-                raise UserError(f"this is {model}, expected {EXPECTED}")
-    return found

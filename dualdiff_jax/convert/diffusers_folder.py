@@ -1,4 +1,4 @@
-"""The small files of a diffusers pipeline folder: what PyTorch's loaders read beside the tensors."""
+"""The configuration files of a diffusers pipeline, which PyTorch's loaders read beside the tensors."""
 
 import json
 from pathlib import Path
@@ -6,13 +6,18 @@ from typing import Any
 
 from dualdiff_jax.config import ModelConfig
 
-DIFFUSERS_VERSION = "0.30.3"  # that the original was written with
+DIFFUSERS_VERSION = "0.30.3"  # the release that the original was written with
 MASK_FILE = "mask_token_emb.00-of-01.pth"  # the mask token's row of T5's embedding, as the original keeps it
-POOLED_WIDTH = 2048  # of SD3's CLIP vector; the original's class takes it and does not use it
+POOLED_WIDTH = 2048  # of SD3's CLIP vector; an argument of the original's class, which ignores it
 
 
 def write_configs(folder: Path, config: ModelConfig) -> None:
-    """``model_index.json`` and each component's configuration, under the original's class names."""
+    """Writes ``model_index.json`` and the configuration of each component, with the original's class names.
+
+    Args:
+        folder: of the pipeline.
+        config: of the model, whose autoencoder is SD3's kind.
+    """
     files = {
         "model_index.json": {
             "_class_name": "DualDiffSD3Pipeline",

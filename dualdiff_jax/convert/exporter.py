@@ -1,4 +1,4 @@
-"""From a model folder to the diffusers folder that the PyTorch original loads."""
+"""Exports a model folder to the diffusers folder that the PyTorch original loads."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.convert.checkpoint_formats import OWN
+from dualdiff_jax.convert.checkpoint_formats import D_DIT_FORMATS
 from dualdiff_jax.convert.diffusers_folder import MASK_FILE, write_configs
 from dualdiff_jax.convert.output import check_output
 from dualdiff_jax.convert.plan import format_rules
@@ -22,8 +22,8 @@ from dualdiff_jax.files import move, new_folder
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.weights import load_config, load_networks, read_leaf, stored_leaves
 
-SHARD_BYTES = 2_000_000_000  # of one file; a shard is held in memory while it is written
-FILES = {
+SHARD_BYTES = 2_000_000_000  # largest file; memory holds one shard until it is written
+FILES = {  # network -> folder in the pipeline, stem of its files
     "mmdit": ("transformer", "diffusion_pytorch_model"),
     "t5": ("text_encoder", "model"),
     "autoencoder": ("vae", "diffusion_pytorch_model"),
@@ -39,52 +39,70 @@ def export_model(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> Path:
-    """Writes ``output`` as a diffusers pipeline, in ``dtype`` or as stored, and the mask token's embedding.
+    """Writes a diffusers pipeline, with the mask token's embedding in a file of its own.
 
-    Raises ``UserError`` where ``output`` exists (without ``overwrite``), the disk is too small, the model folder
-    is damaged or lacks a network, or its autoencoder is none that PyTorch has.
+    Args:
+        model: a model folder with all networks.
+        output: the folder to write.
+        dtype: of the tensors; None for the dtype in which each leaf is stored.
+        overwrite: whether to replace a folder that exists.
+        shard_bytes: largest size of a file, except for a single tensor that is larger.
+        progress: called with (bytes written, bytes in all).
+
+    Returns:
+        ``output``.
+
+    Raises:
+        UserError: ``output`` exists (without ``overwrite``) or finds too little room, or the model folder is damaged,
+            lacks a network or has an autoencoder or a block that diffusers lacks.
     """
     model, output = Path(model), Path(output)
     config, tokenizer = load_config(model), Tokenizer(model / "tokenizer")
     if config.autoencoder.kind != "kl" or config.mmdit.mlp_ratio != 4:
-        raise UserError(f"{model}: has no autoencoder or block that diffusers knows; only SD3's kind can be exported")
-    missing = [network for network in OWN if network not in load_networks(model)]
+        raise UserError(f"{model}: has an autoencoder or blocks that diffusers lacks; only SD3's kind can be exported")
+    missing = [network for network in D_DIT_FORMATS if network not in load_networks(model)]
     if missing:
         raise UserError(f"{model}: holds no {' and no '.join(missing)}; export needs a complete model")
     stored = stored_leaves(model / "weights")
-    kinds = {leaf: jnp.dtype(dtype or spec.dtype) for leaf, spec in stored.items()}
-    done, total = 0, sum(int(np.prod(spec.shape)) * kinds[leaf].itemsize for leaf, spec in stored.items())
+    dtypes = {leaf: jnp.dtype(dtype or spec.dtype) for leaf, spec in stored.items()}
+    written, total = 0, sum(int(np.prod(spec.shape)) * dtypes[leaf].itemsize for leaf, spec in stored.items())
     check_output(output, total, overwrite)
     with new_folder(output) as folder:
         write_configs(folder, config)
         tokenizer.save(folder / "tokenizer")
         for network, (name, stem) in FILES.items():
             shards = Shards(folder / name, stem, shard_bytes)
-            for rule, part in _parts(model / "weights", config, network, stored):
-                tensor = rule.take(part).astype(kinds[rule.leaf], copy=False)
+            for rule, array in _arrays(model / "weights", config, network, stored):
+                tensor = rule.extract(array).astype(dtypes[rule.leaf], copy=False)
                 shards.add(rule.key, tensor)
                 if rule.leaf == "t5.embedding":
                     save_tensor(tensor[tokenizer.mask_token_id], folder / MASK_FILE)
-                done += tensor.nbytes
+                written += tensor.nbytes
                 if progress is not None:
-                    progress(done, total)
+                    progress(written, total)
             shards.close()
     return output
 
 
-def _parts(folder: Path, config: ModelConfig, network: str, stored: dict) -> Iterator[tuple[Rule, np.ndarray]]:
-    """Each tensor's rule and the part it is taken from, leaf after leaf: one leaf is in memory at a time."""
+def _arrays(folder: Path, config: ModelConfig, network: str, stored: dict) -> Iterator[tuple[Rule, np.ndarray]]:
+    """Each tensor's rule and the leaf or layer that it comes from; one leaf is in memory at a time."""
     held: tuple[str, np.ndarray] | None = None
-    for (leaf, layer), rules in format_rules(OWN[network], config).items():
+    for (leaf, layer), rules in format_rules(D_DIT_FORMATS[network], config).items():
         if held is None or held[0] != leaf:
-            held = None
+            held = None  # frees the last leaf before the next is read
             held = leaf, read_leaf(folder, leaf, stored[leaf])
         for rule in rules:
             yield rule, held[1] if layer is None else held[1][layer]
 
 
 class Shards:
-    """Tensors into files of at most ``limit`` bytes (a larger tensor gets a file of its own), with an index."""
+    """Writes tensors into ``.safetensors`` files, and an index where there are several.
+
+    Args:
+        folder: where; it is made.
+        stem: of the names of the files.
+        limit: largest size of a file in bytes; a larger tensor gets a file of its own.
+    """
 
     def __init__(self, folder: Path, stem: str, limit: int):
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +112,7 @@ class Shards:
         self._bytes = self._total = 0
 
     def add(self, key: str, tensor: np.ndarray) -> None:
+        """Adds a tensor; writes the current file first where the tensor does not fit into it."""
         if self._held and self._bytes + tensor.nbytes > self._limit:
             self._flush()
         self._held[key] = tensor
@@ -109,24 +128,27 @@ class Shards:
         return self._folder / f"{number}.part"
 
     def close(self) -> None:
-        """Writes what is held and gives the files their names, which tell how many there are."""
+        """Writes the last file, renames all (the names contain their number) and writes the index."""
         self._flush()
         count = len(self._files)
         if count == 1:
             move(self._temporary(1), self._folder / f"{self._stem}.safetensors")
             return
-        places = {}
+        shard_of = {}
         for number, keys in enumerate(self._files, start=1):
             name = f"{self._stem}-{number:05d}-of-{count:05d}.safetensors"
             move(self._temporary(number), self._folder / name)
-            places |= dict.fromkeys(keys, name)
-        index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(places.items()))}
+            shard_of |= dict.fromkeys(keys, name)
+        index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(shard_of.items()))}
         file = self._folder / f"{self._stem}.safetensors.index.json"
         file.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _save(tensors: dict[str, np.ndarray], file: Path) -> None:
-    """A safetensors file as PyTorch's loaders want it, with the rights of any new file (the library gives fewer)."""
+    """Writes a safetensors file that PyTorch's loaders accept, with the permissions of any new file.
+
+    The library alone would give it fewer permissions.
+    """
     save_file(tensors, file, metadata={"format": "pt"})
     mask = os.umask(0)
     os.umask(mask)

@@ -1,4 +1,4 @@
-"""From torch files to a model folder, a layer at a time; or straight onto devices."""
+"""Imports a torch checkpoint: one layer at a time into a model folder, or straight onto devices."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -13,9 +13,9 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.leaf_writer import LeafWriter
 from dualdiff_jax.convert.output import check_output
 from dualdiff_jax.convert.plan import Plan
-from dualdiff_jax.convert.rule import whole_leaf
+from dualdiff_jax.convert.rule import stack_layers
 from dualdiff_jax.convert.tensors import open_file
-from dualdiff_jax.convert.torch_checkpoint import TorchCheckpoint, homeless, open_checkpoint
+from dualdiff_jax.convert.torch_checkpoint import TorchCheckpoint, open_checkpoint, unclaimed_keys
 from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import weight_shardings
@@ -27,17 +27,35 @@ EMBEDDING = "t5.embedding"
 
 
 class Import:
-    """One import, opened and checked in full; ``UserError`` tells all that is wrong before anything is written.
+    """One import. The constructor opens and checks everything; ``write`` or ``load`` then reads the tensors.
 
-    ``t5`` and ``autoencoder`` are further files or folders that these networks come from, ``tokenizer`` a
-    folder, ``mask_embedding`` a file with the one vector that the mask token has in T5's embedding; left out, the
-    one that lies in a pipeline's folder.
-    ``components`` narrows the import to some networks.
+    Args:
+        path: the checkpoint (``torch_checkpoint.open_checkpoint``).
+        t5: a checkpoint to take T5 from instead.
+        autoencoder: a checkpoint to take the autoencoder from instead.
+        tokenizer: a folder with the tokenizer; by default the checkpoint's, else T5's own.
+        mask_embedding: a file with one vector, the mask token's row of T5's embedding; by default the file that lies
+            in a pipeline's folder, if there is one.
+        dtype: of the stored weights and the computation, ``"float32"`` or ``"bfloat16"``; by default that of the
+            files, see ``Plan.dtype``.
+        components: the networks to import; by default all that are there.
+
+    Attributes:
+        checkpoint: the opened checkpoint.
+        networks: the networks to import, a subset of ``NETWORKS`` in its order.
+        tokenizer: of the model.
+        config: of the model.
+        plan: which tensor fills which leaf.
+        dtypes: in which each leaf is stored.
+        mask_embedding: the file in use, or None.
+
+    Raises:
+        UserError: the import is impossible; the message lists all faults of the tensors.
     """
 
     def __init__(
         self,
-        source: str | Path,
+        path: str | Path,
         *,
         t5: str | Path | None = None,
         autoencoder: str | Path | None = None,
@@ -46,29 +64,31 @@ class Import:
         dtype: str | None = None,
         components: Sequence[str] | None = None,
     ):
-        self.source = open_checkpoint(source)
+        checkpoint = open_checkpoint(path)
         if t5 is not None:
-            self.source = self.source.with_parts(open_checkpoint(t5), "t5", "--t5")
+            checkpoint = checkpoint.with_component(open_checkpoint(t5), "t5", "--t5")
         if autoencoder is not None:
-            self.source = self.source.with_parts(open_checkpoint(autoencoder), "autoencoder", "--autoencoder")
-        self.networks = _chosen(self.source, components)
-        self.tokenizer = Tokenizer(tokenizer or self.source.tokenizer or T5_TOKENIZER)
-        self.config: ModelConfig = with_dtype(self.source.model_config(self.tokenizer.vocab_size), dtype)
-        parts = [part for network, part in self.source.parts.items() if network in self.networks]
-        self.plan = Plan(self.config, parts, homeless(self.source))
+            checkpoint = checkpoint.with_component(open_checkpoint(autoencoder), "autoencoder", "--autoencoder")
+        self.checkpoint = checkpoint
+        self.networks = _selected_networks(checkpoint, components)
+        self.tokenizer = Tokenizer(tokenizer or checkpoint.tokenizer or T5_TOKENIZER)
+        self.config: ModelConfig = with_dtype(checkpoint.model_config(self.tokenizer.vocab_size), dtype)
+        selected = [found for network, found in checkpoint.components.items() if network in self.networks]
+        self.plan = Plan(self.config, selected, unclaimed_keys(checkpoint))
         if self.tokenizer.vocab_size != self.config.mmdit.vocab_size:
             raise UserError(
                 f"{self.tokenizer.folder}: has {self.tokenizer.vocab_size} tokens, but the text head of "
-                f"{self.source.path} scores {self.config.mmdit.vocab_size}; give the model's own with --tokenizer"
+                f"{checkpoint.path} scores {self.config.mmdit.vocab_size}; give the model's own with --tokenizer"
             )
         self.dtypes = {leaf: self.plan.dtype(network_of(leaf), dtype) for leaf in self.plan.specs}
         if mask_embedding is not None and "t5" not in self.networks:
             raise UserError(f"{mask_embedding}: a mask embedding needs a T5 to go into; add --t5=FILE_OR_FOLDER")
-        row = mask_embedding or self.source.mask_embedding
+        row = mask_embedding or checkpoint.mask_embedding
         self.mask_embedding = Path(row) if row and "t5" in self.networks else None
         self._mask_row = self.mask_embedding and self._read_mask_row(self.mask_embedding)
 
     def _read_mask_row(self, file: Path) -> np.ndarray:
+        """The vector in ``file``, (width of T5,)."""
         tensors, width = open_file(file), self.config.t5.width
         shapes = {name: info.shape for name, info in tensors.items()}
         if len(shapes) != 1 or int(np.prod(next(iter(shapes.values())))) != width:
@@ -78,17 +98,30 @@ class Import:
 
     @property
     def bytes(self) -> int:
-        """What the arrays take on disk."""
+        """Size of the arrays on disk."""
         return sum(int(np.prod(spec.shape)) * self.dtypes[leaf].itemsize for leaf, spec in self.plan.specs.items())
 
     def read(self, leaf: str, layer: int | None) -> np.ndarray:
-        part = self.plan.read(leaf, layer, self.dtypes[leaf])
+        """One layer of a stacked leaf, or a leaf that is not stacked, in ``dtypes[leaf]``; as ``Plan.read``."""
+        array = self.plan.read(leaf, layer, self.dtypes[leaf])
         if leaf == EMBEDDING and self._mask_row is not None:
-            part[self.tokenizer.mask_token_id] = self._mask_row
-        return part
+            array[self.tokenizer.mask_token_id] = self._mask_row
+        return array
 
     def write(self, output: str | Path, *, overwrite: bool = False, progress: Progress | None = None) -> Path:
-        """Writes the model folder ``output``, which appears when it is complete."""
+        """Writes a model folder, which gets its name when it is complete.
+
+        Args:
+            output: the folder.
+            overwrite: whether to replace a folder that exists.
+            progress: called with (bytes written, bytes in all).
+
+        Returns:
+            ``output``.
+
+        Raises:
+            UserError: ``output`` exists, cannot be written or finds too little room, or a tensor cannot be read.
+        """
         output = Path(output)
         check_output(output, self.bytes, overwrite)
         with new_model_folder(output, self.config, self.tokenizer, self.networks) as folder:
@@ -96,65 +129,92 @@ class Import:
         return output
 
     def _write_weights(self, folder: Path, progress: Progress | None) -> None:
-        writer, done, total = LeafWriter(folder, self.plan.specs, self.dtypes), 0, self.bytes
+        writer, written, total = LeafWriter(folder, self.plan.specs, self.dtypes), 0, self.bytes
         for leaf, spec in self.plan.specs.items():
             for layer in layers_of(spec):
-                part = self.read(leaf, layer)
-                writer.write(leaf, layer, part)
-                done += part.nbytes
+                array = self.read(leaf, layer)
+                writer.write(leaf, layer, array)
+                written += array.nbytes
                 if progress is not None:
-                    progress(done, total)
+                    progress(written, total)
 
     def load(self, mesh: Mesh) -> Weights:
-        """The weights on ``mesh``, leaf by leaf, without a model folder in between."""
+        """Reads the weights onto ``mesh``, one leaf at a time, without writing a model folder.
+
+        Raises:
+            UserError: a tensor cannot be read, or a large leaf does not divide over ``mesh``.
+        """
         shardings = weight_shardings(self.config, mesh)
         weights: Weights = {}
         for leaf, spec in self.plan.specs.items():
-            weights[leaf] = _place(whole_leaf(spec, self.dtypes[leaf], partial(self.read, leaf)), shardings[leaf])
+            array = stack_layers(spec, self.dtypes[leaf], partial(self.read, leaf))
+            weights[leaf] = _shard(array, shardings[leaf])
         return weights
 
 
 def open_pipeline(path: Path, mesh: Mesh, dtype: str | None, cache: bool) -> tuple[ModelConfig, Weights, Tokenizer]:
-    """Config, weights on ``mesh`` and tokenizer of a diffusers folder; ``cache`` leaves a model folder beside it."""
-    beside = path.absolute().with_name(f"{path.absolute().name}.dualdiff_jax")
-    if cache and not is_model_folder(beside):
-        Import(path).write(beside)
+    """Loads a diffusers folder.
+
+    Args:
+        path: the folder.
+        mesh: where to place the weights.
+        dtype: as in ``weights.load_model``.
+        cache: whether to write a model folder beside ``path``, ``NAME.dualdiff_jax``, and to load an existing one.
+
+    Returns:
+        Config, weights and tokenizer.
+
+    Raises:
+        UserError: the folder cannot be imported, or the model folder cannot be written.
+    """
+    model_folder = path.absolute().with_name(f"{path.absolute().name}.dualdiff_jax")
+    if cache and not is_model_folder(model_folder):
+        Import(path).write(model_folder)
     if cache:
-        return load_model(beside, mesh, dtype)
-    chosen = Import(path, dtype=dtype)
-    return chosen.config, chosen.load(mesh), chosen.tokenizer
+        return load_model(model_folder, mesh, dtype)
+    direct = Import(path, dtype=dtype)
+    return direct.config, direct.load(mesh), direct.tokenizer
 
 
-def _place(whole: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+def _shard(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def _chosen(source: TorchCheckpoint, components: Sequence[str] | None) -> tuple[str, ...]:
+def _selected_networks(checkpoint: TorchCheckpoint, components: Sequence[str] | None) -> tuple[str, ...]:
+    """The networks to import, in the order of ``NETWORKS``."""
     if components is None:
-        components = tuple(source.parts)
+        components = tuple(checkpoint.components)
     for network in components:
         if network not in NETWORKS:
             raise UserError(f"--components has {network!r}; there are {', '.join(NETWORKS)}")
-        if network not in source.parts:
-            raise UserError(f"{source.path}: holds {', '.join(source.parts)}, but no {network}")
+        if network not in checkpoint.components:
+            raise UserError(f"{checkpoint.path}: holds {', '.join(checkpoint.components)}, but no {network}")
     return tuple(network for network in NETWORKS if network in components)
 
 
-def summary(chosen: Import) -> Mapping[str, list[str]]:
-    """Network -> a line on where it comes from and what becomes of it, then one each on what is left out and new."""
+def summary(planned: Import) -> Mapping[str, list[str]]:
+    """What an import would do.
+
+    Args:
+        planned: the import.
+
+    Returns:
+        Network -> lines of text: its format, size, dtypes and file; then a line each on dropped keys and fresh
+        leaves, if there are any.
+    """
     lines = {}
-    for network in chosen.networks:
-        part = chosen.source.parts[network]
-        leaves = [leaf for leaf in chosen.plan.specs if network_of(leaf) == network]
-        numbers = sum(int(np.prod(chosen.plan.specs[leaf].shape)) for leaf in leaves)
-        stored = sorted({str(part.tensors[key].dtype) for key in part.keys.values()})
+    for network in planned.networks:
+        component = planned.checkpoint.components[network]
+        leaves = [leaf for leaf in planned.plan.specs if network_of(leaf) == network]
+        numbers = sum(int(np.prod(planned.plan.specs[leaf].shape)) for leaf in leaves)
+        found = sorted({str(component.tensors[key].dtype) for key in component.keys.values()})
         lines[network] = [
-            f"{part.layout.name}, {numbers:,} numbers, {', '.join(stored)} -> {chosen.dtypes[leaves[0]]}, "
-            f"from {part.tensors.path}"
+            f"{component.format.name}, {numbers:,} numbers, {', '.join(found)} -> {planned.dtypes[leaves[0]]}, "
+            f"from {component.tensors.path}"
         ]
-        left_out = [name for key, name in part.keys.items() if part.layout.drops(key)]
-        if left_out:
-            lines[network].append(f"left out, for D-DiT has no place for it: {', '.join(left_out)}")
-        if part.layout.fresh:
-            lines[network].append(f"new, wholly or in the last block: {', '.join(part.layout.fresh)}")
+        dropped = [name for key, name in component.keys.items() if component.format.drops(key)]
+        if dropped:
+            lines[network].append(f"dropped, D-DiT has no such tensors: {', '.join(dropped)}")
+        if component.format.fresh:
+            lines[network].append(f"initialised, wholly or in the last block: {', '.join(component.format.fresh)}")
     return lines

@@ -1,8 +1,8 @@
-"""Writes a model's arrays a layer at a time, in the format that Orbax restores.
+"""Writes a model's arrays one layer at a time, in the format that Orbax restores.
 
-Orbax writes the tree (names and its own version marks) around empty arrays; each array is then laid out by
-TensorStore, which Orbax itself stands on, and filled layer by layer. A chunk is at most one layer, cut along
-the dim that is sharded first (the width), so that a device that holds a shard reads little beside it.
+Orbax writes the tree (names and version marks) with placeholder arrays. TensorStore, on which Orbax is built, then
+creates each array in place of its placeholder and fills it layer by layer. A chunk is at most one layer, cut along
+the dim that is sharded first (the width), so that a device reads little more than its shard.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,17 @@ import tensorstore as ts
 from dualdiff_jax.files import remove
 from dualdiff_jax.models.leaves import LeafSpec, is_stacked, layer_shape
 
-CHUNK_BYTES = 16 << 20  # a larger layer is cut
+CHUNK_BYTES = 16 << 20  # a larger layer is cut into chunks
 
 
 class LeafWriter:
-    """``folder`` must not exist. After every part was written it is an Orbax checkpoint of ``specs``."""
+    """Writes a folder that is a complete Orbax checkpoint once ``write`` has received every layer of every leaf.
+
+    Args:
+        folder: must not exist.
+        specs: of every leaf, by name.
+        dtypes: in which each leaf is stored.
+    """
 
     def __init__(self, folder: Path, specs: Mapping[str, LeafSpec], dtypes: Mapping[str, np.dtype]):
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
@@ -28,14 +34,21 @@ class LeafWriter:
         self._folder, self._specs, self._dtypes = folder.absolute(), specs, dtypes
         self._open: tuple[str, ts.TensorStore] | None = None
 
-    def write(self, leaf: str, layer: int | None, part: np.ndarray) -> None:
-        """One layer of a stacked leaf, or a whole one. A leaf's parts follow each other."""
-        if self._open is None or self._open[0] != leaf:
-            self._open = leaf, self._lay_out(leaf)
-        store = self._open[1]
-        (store if layer is None else store[layer]).write(part).result()
+    def write(self, leaf: str, layer: int | None, array: np.ndarray) -> None:
+        """Writes one layer of a stacked leaf, or a leaf that is not stacked.
 
-    def _lay_out(self, leaf: str) -> ts.TensorStore:
+        Args:
+            leaf: name of the leaf. The layers of a leaf must be written one after the other.
+            layer: index of the layer; None where the leaf is not stacked.
+            array: in the leaf's dtype.
+        """
+        if self._open is None or self._open[0] != leaf:
+            self._open = leaf, self._create(leaf)
+        store = self._open[1]
+        (store if layer is None else store[layer]).write(array).result()
+
+    def _create(self, leaf: str) -> ts.TensorStore:
+        """Replaces the placeholder of a leaf by an array of its shape, without values."""
         spec, dtype = self._specs[leaf], self._dtypes[leaf]
         remove(self._folder / leaf)
         chunk = chunk_shape(spec, dtype)
@@ -56,7 +69,10 @@ class LeafWriter:
 
 
 def chunk_shape(spec: LeafSpec, dtype: np.dtype) -> list[int]:
-    """Of one layer of a stacked leaf, or of a whole one."""
+    """The largest chunk of at most ``CHUNK_BYTES`` of one layer, or of a leaf that is not stacked.
+
+    The width is halved until the chunk is small enough; the largest dim where there is no width.
+    """
     chunk = list(layer_shape(spec))
     axes = spec.axes[len(spec.axes) - len(chunk) :]
     cut = axes.index("width") if "width" in axes else int(np.argmax(chunk))

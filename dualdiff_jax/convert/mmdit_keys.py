@@ -1,7 +1,7 @@
-"""The names of D-DiT's transformer in a diffusers folder, beside ours.
+"""D-DiT's transformer: the keys of a diffusers folder for each leaf.
 
-They are SD3's (diffusers, ``SD3Transformer2DModel``), with two heads and the null image in place of one
-head and the pooled text vector.
+The keys are SD3's (diffusers, ``SD3Transformer2DModel``), except that D-DiT has two heads and the null image where
+SD3 has one head and the pooled text vector.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,10 @@ def mmdit_entries(config: ModelConfig) -> Iterator[Entry]:
 
 
 def patches(config: ModelConfig, key: str) -> Iterator[Entry]:
-    """A convolution (out, channel, row, column) in torch; our patches are (row, column, channel)."""
+    """The entries of the patch embedding, whose torch name is ``key``.
+
+    In torch it is a convolution, (out, channel, row, column); here a matrix over patches, (row, column, channel, out).
+    """
     patch = config.mmdit.patch_size
     convolution = tensor(config.mmdit.width, config.autoencoder.channels, patch, patch, order=(2, 3, 1, 0))
     yield Entry("mmdit.patch_embedding.kernel", (f"{key}.weight",), convolution)
@@ -37,7 +40,7 @@ def patches(config: ModelConfig, key: str) -> Iterator[Entry]:
 
 
 def _stream(stream: str, norm: str, qkv: tuple[str, str, str], out: str, mlp: str) -> Iterator[Entry]:
-    """The entries of one residual stream of the blocks."""
+    """The entries of ``image_stream`` or ``text_stream`` in the blocks, given torch's names of its modules."""
     leaf = f"mmdit.blocks.{stream}"
     yield from linear(f"{leaf}.modulation", f"{LAYER}.{norm}.linear")
     yield from linear(f"{leaf}.qkv", *(f"{LAYER}.attn.{name}" for name in qkv))

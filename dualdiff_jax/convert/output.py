@@ -1,4 +1,4 @@
-"""Where a command writes to, looked at before anything is written."""
+"""The check of an output path before a command writes there."""
 
 from pathlib import Path
 
@@ -7,7 +7,16 @@ from dualdiff_jax.files import free_bytes
 
 
 def check_output(output: Path, size: int, overwrite: bool) -> None:
-    """Raises ``UserError`` where ``output`` exists, without ``overwrite``, or ``size`` bytes have no room."""
+    """Checks that a folder can be written.
+
+    Args:
+        output: the folder to write.
+        size: bytes that it will take.
+        overwrite: whether ``output`` may exist.
+
+    Raises:
+        UserError: ``output`` exists without ``overwrite``, or the disk has too little room.
+    """
     if output.exists() and not overwrite:
         raise UserError(f"{output}: exists already; choose another --output, or replace it with --overwrite")
     free = free_bytes(output)

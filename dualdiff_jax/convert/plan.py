@@ -1,7 +1,7 @@
-"""Which tensor of a source goes where: checked in full before anything is read.
+"""The plan of an import: which tensor of a checkpoint fills which leaf, checked in full before any tensor is read.
 
-Strict: every key of a part has exactly one place, every leaf is filled, every shape is right, and all
-that is wrong is told in one report of lines ``file: key: found ..., expected ...``.
+The check is strict: each key of a component has exactly one leaf, each leaf is filled, each shape fits. One report
+lists all faults, a line ``file: key: found ..., expected ...`` each.
 """
 
 import difflib
@@ -13,9 +13,9 @@ import ml_dtypes
 import numpy as np
 
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.convert.checkpoint_formats import OWN, CheckpointFormat
+from dualdiff_jax.convert.checkpoint_formats import D_DIT_FORMATS, CheckpointFormat
 from dualdiff_jax.convert.rule import Rule, expand
-from dualdiff_jax.convert.sd3_keys import fresh_part
+from dualdiff_jax.convert.sd3_keys import init_array
 from dualdiff_jax.convert.torch_checkpoint import Component
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
@@ -23,114 +23,162 @@ from dualdiff_jax.models.leaves import LeafSpec, layer_shape, layers_of, network
 
 log = logging.getLogger(__name__)
 
-FRESH_SEED = 0  # of what a source lacks: the same import gives the same model
-LeafLayer = tuple[str, int | None]  # leaf, layer
+INIT_SEED = 0  # for the leaves that a checkpoint lacks: two imports of one checkpoint give the same model
+LeafLayer = tuple[str, int | None]  # (leaf, index of a layer, or None where the leaf is not stacked)
 
 
-def format_rules(layout: CheckpointFormat, config: ModelConfig) -> dict[LeafLayer, list[Rule]]:
-    """(leaf, layer) -> the rules that fill it, for every leaf of the layout's network."""
-    specs = leaf_specs(config, (layout.network,))
-    places: dict[LeafLayer, list[Rule]] = {
+def format_rules(checkpoint_format: CheckpointFormat, config: ModelConfig) -> dict[LeafLayer, list[Rule]]:
+    """The rules of a format for a model.
+
+    Args:
+        checkpoint_format: names the network.
+        config: sizes of the model.
+
+    Returns:
+        (leaf, layer) -> the rules that fill it, for every leaf of the network.
+
+    Raises:
+        AssertionError: the entries of the format fill a number twice, or leave one out that is not fresh.
+    """
+    specs = leaf_specs(config, (checkpoint_format.network,))
+    by_layer: dict[LeafLayer, list[Rule]] = {
         (leaf, layer): [] for leaf, spec in specs.items() for layer in layers_of(spec)
     }
-    for entry in layout.entries(config):
+    for entry in checkpoint_format.entries(config):
         for rule in expand(entry, specs[entry.leaf]):
-            places[rule.leaf, rule.layer].append(rule)
-    for (leaf, layer), rules in places.items():
+            by_layer[rule.leaf, rule.layer].append(rule)
+    for (leaf, layer), rules in by_layer.items():
         filled, size = sum(rule.size for rule in rules), int(np.prod(layer_shape(specs[leaf])))
-        if filled > size or (filled < size and leaf not in layout.fresh):
-            raise AssertionError(f"{layout.name}: {leaf}, layer {layer}: {filled} of {size} numbers have a key")
-    return places
+        if filled > size or (filled < size and leaf not in checkpoint_format.fresh):
+            raise AssertionError(
+                f"{checkpoint_format.name}: {leaf}, layer {layer}: {filled} of {size} numbers have a key"
+            )
+    return by_layer
 
 
 class Plan:
-    """The parts of a source, matched with the leaves of ``config``; raises one ``UserError`` with every fault."""
+    """The components of a checkpoint, matched with the leaves of a model.
 
-    def __init__(self, config: ModelConfig, parts: Iterable[Component], strays: Iterable[tuple[object, str]] = ()):
+    Args:
+        config: the model.
+        components: the networks to import, each at most once.
+        unclaimed: (file, key) of tensors that belong to no component; each is a fault.
+
+    Attributes:
+        config: as given.
+        components: by network.
+        specs: of every leaf that the plan fills, by name.
+
+    Raises:
+        UserError: the tensors do not fit the leaves; the message lists all faults.
+    """
+
+    def __init__(
+        self, config: ModelConfig, components: Iterable[Component], unclaimed: Iterable[tuple[object, str]] = ()
+    ):
         self.config = config
-        self.parts = {part.layout.network: part for part in parts}
-        self.specs: dict[str, LeafSpec] = leaf_specs(config, tuple(self.parts))
-        self._rules: dict[LeafLayer, list[tuple[Rule, str]]] = {}
-        faults = [f"{file}: {key}: found an unknown name" for file, key in strays]
-        for part in self.parts.values():
-            faults += self._match(part)
+        self.components = {component.format.network: component for component in components}
+        self.specs: dict[str, LeafSpec] = leaf_specs(config, tuple(self.components))
+        self._rules: dict[LeafLayer, list[tuple[Rule, str]]] = {}  # rules with the key in the file
+        faults = [f"{file}: {key}: found an unknown name" for file, key in unclaimed]
+        for component in self.components.values():
+            faults += self._match(component)
         if faults:
             count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
             raise UserError(f"the weights have {count}:\n" + "\n".join(f"  {fault}" for fault in faults))
 
-    def _match(self, part: Component) -> list[str]:
-        """Fills ``_rules`` from one part; the faults are its answer."""
-        keys, places = part.keys, format_rules(part.layout, self.config)
-        rules = [rule for group in places.values() for rule in group]
+    def _match(self, component: Component) -> list[str]:
+        """Adds one component to ``_rules`` and returns the faults."""
+        keys, by_layer = component.keys, format_rules(component.format, self.config)
+        rules = [rule for group in by_layer.values() for rule in group]
         found = {rule.key: next((name for name in (rule.key, *rule.tied) if name in keys), None) for rule in rules}
         known = {name for rule in rules for name in (rule.key, *rule.tied)}
         missing = [key for key, name in found.items() if name is None]
-        faults = list(_unknown(part, keys, known, missing))
+        faults = list(_unknown(component, keys, known, missing))
         for rule in rules:
             name = found[rule.key]
             if name is None:
-                missed = f"{part.prefix}{rule.key}: found nothing, expected shape {rule.shape} for {rule.leaf}"
-                faults.append(f"{part.tensors.path}: {missed}")
+                fault = f"{component.prefix}{rule.key}: found nothing, expected shape {rule.shape} for {rule.leaf}"
+                faults.append(f"{component.tensors.path}: {fault}")
                 continue
             for alias in {name, *rule.tied} & keys.keys():
-                faults += _unlike(part, keys[alias], rule)
-        for place, group in places.items():
-            self._rules[place] = [(rule, keys[found[rule.key]]) for rule in group if found[rule.key]]
+                faults += _misfits(component, keys[alias], rule)
+        for leaf_layer, group in by_layer.items():
+            names = [(rule, found[rule.key]) for rule in group]
+            self._rules[leaf_layer] = [(rule, keys[name]) for rule, name in names if name is not None]
         return faults
 
-    def dtype(self, network: str, chosen: str | None) -> np.dtype:
-        """How a network's leaves are kept: as ``chosen``, else bfloat16 where the whole source is, else float32.
+    def dtype(self, network: str, requested: str | None) -> np.dtype:
+        """The dtype in which a model folder stores a network.
 
-        float16 and float8 widen to float32, which loses nothing.
+        Args:
+            network: a component of this plan.
+            requested: a dtype that overrides the rule.
+
+        Returns:
+            ``requested``; else bfloat16 where all tensors are bfloat16; else float32, which holds every float16 and
+            float8 number exactly.
         """
-        if chosen is not None:
-            return jnp.dtype(chosen)
-        part = self.parts[network]
-        kinds = {part.tensors[key].dtype for key in part.keys.values()}
-        return np.dtype(ml_dtypes.bfloat16 if kinds == {np.dtype(ml_dtypes.bfloat16)} else np.float32)
+        if requested is not None:
+            return jnp.dtype(requested)
+        component = self.components[network]
+        found = {component.tensors[key].dtype for key in component.keys.values()}
+        return np.dtype(ml_dtypes.bfloat16 if found == {np.dtype(ml_dtypes.bfloat16)} else np.float32)
 
     def read(self, leaf: str, layer: int | None, dtype: np.dtype) -> np.ndarray:
-        """One leaf, or one layer of a stacked one. Non-finite numbers are warned of by key."""
+        """Reads one layer of a stacked leaf, or a leaf that is not stacked; logs each key with non-finite numbers.
+
+        Args:
+            leaf: name of the leaf.
+            layer: index of the layer; None where the leaf is not stacked.
+            dtype: of the result.
+
+        Raises:
+            UserError: a tied tensor differs between its names, or a file cannot be read.
+        """
         rules, spec = self._rules[leaf, layer], self.specs[leaf]
-        part, shape = self.parts[network_of(leaf)], layer_shape(spec)
+        component, shape = self.components[network_of(leaf)], layer_shape(spec)
         if sum(rule.size for rule, _ in rules) < np.prod(shape):
-            rng = np.random.default_rng([FRESH_SEED, *leaf.encode(), layer or 0])
-            array = fresh_part(leaf, shape, self._fan_in(leaf), rng).astype(dtype)
+            rng = np.random.default_rng([INIT_SEED, *leaf.encode(), layer or 0])
+            array = init_array(leaf, shape, self._fan_in(leaf), rng).astype(dtype)
         else:
             array = np.empty(shape, dtype)
         for rule, key in rules:
-            tensor = part.tensors.read(key)
-            self._check_ties(part, rule, key, tensor)
+            tensor = component.tensors.read(key)
+            self._check_ties(component, rule, key, tensor)
             if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
-                file = part.tensors.file_of(key)
+                file = component.tensors.file_of(key)
                 log.warning("%s: %s holds numbers that are not finite; the file may be damaged", file, key)
-            rule.place(tensor, array)
+            rule.insert(tensor, array)
         return array
 
     def _fan_in(self, leaf: str) -> int:
-        """Inputs of a kernel: the second dim of its tensor in D-DiT's own files."""
-        rules = format_rules(OWN[network_of(leaf)], self.config)
-        return next(rules[place][0].shape[-1] for place in rules if place[0] == leaf)
+        """Number of inputs of a kernel: the last dim of its tensor in D-DiT's own format."""
+        rules = format_rules(D_DIT_FORMATS[network_of(leaf)], self.config)
+        return next(group[0].shape[-1] for (name, _), group in rules.items() if name == leaf)
 
     @staticmethod
-    def _check_ties(part: Component, rule: Rule, key: str, tensor: np.ndarray) -> None:
-        for other in {rule.key, *rule.tied} - {key.removeprefix(part.prefix)}:
-            name = part.prefix + other
-            if name in part.tensors and not np.array_equal(part.tensors.read(name), tensor):
-                raise UserError(f"{part.tensors.path}: {name}: found other values than in {key}, expected the same")
+    def _check_ties(component: Component, rule: Rule, key: str, tensor: np.ndarray) -> None:
+        for other in {rule.key, *rule.tied} - {key.removeprefix(component.prefix)}:
+            name = component.prefix + other
+            if name in component.tensors and not np.array_equal(component.tensors.read(name), tensor):
+                raise UserError(
+                    f"{component.tensors.path}: {name}: found other values than in {key}, expected the same"
+                )
 
 
-def _unknown(part: Component, keys: Mapping[str, str], known: set[str], missing: Sequence[str]) -> Iterable[str]:
-    """A fault for each key that has no place; a missing one that is near is offered."""
+def _unknown(component: Component, keys: Mapping[str, str], known: set[str], missing: Sequence[str]) -> Iterable[str]:
+    """A fault for each key without a leaf; it suggests a missing key of nearly the same name."""
     for key, name in keys.items():
-        if key not in known and not part.layout.drops(key):
+        if key not in known and not component.format.drops(key):
             near = difflib.get_close_matches(key, missing, n=1)
             expected = f"; expected {near[0]}?" if near else ", which is expected nowhere"
-            yield f"{part.tensors.file_of(name)}: {name}: found an unknown name{expected}"
+            yield f"{component.tensors.file_of(name)}: {name}: found an unknown name{expected}"
 
 
-def _unlike(part: Component, name: str, rule: Rule) -> Iterable[str]:
-    info, where = part.tensors[name], f"{part.tensors.file_of(name)}: {name}"
+def _misfits(component: Component, name: str, rule: Rule) -> Iterable[str]:
+    """A fault for a wrong shape and one for a wrong dtype of the tensor ``name``."""
+    info, where = component.tensors[name], f"{component.tensors.file_of(name)}: {name}"
     if info.shape != rule.shape:
         yield f"{where}: found shape {info.shape}, expected {rule.shape} for {rule.leaf}"
     if not jnp.issubdtype(info.dtype, jnp.floating):

@@ -1,11 +1,10 @@
-"""One torch tensor is one part of one leaf.
+"""One torch tensor fills one region of one leaf.
 
-(1)  part[index] = tensor.transpose(order).reshape(shape of part[index])
-(2)  tensor = part[index].reshape(shape[order]).transpose(inverse of order)
+(1)  array[index] = tensor.transpose(order).reshape(shape of array[index])
+(2)  tensor = array[index].reshape(shape[order]).transpose(inverse of order)
 
-A part is a whole leaf or, of a leaf of stacked layers, one layer: what has to be in memory at a time. An
-``Entry`` is what a person writes down, once for all layers; ``expand`` turns it into the ``Rule``s that
-both directions go by.
+``array`` is a whole leaf or, for a leaf of stacked layers, one layer: the most that is in memory at a time. A
+developer writes an ``Entry`` once for all layers; ``expand`` turns it into the ``Rule``s that both directions follow.
 """
 
 import dataclasses
@@ -17,42 +16,65 @@ import numpy as np
 from dualdiff_jax.models.leaves import LeafSpec, layer_shape, layers_of
 
 Shape = tuple[int, ...]
-TensorLayout = Callable[[Shape], tuple[Shape, Shape]]  # shape of part[index] -> the tensor's (shape, order)
+TensorLayout = Callable[[Shape], tuple[Shape, Shape]]  # shape of array[index] -> the tensor's (shape, order)
 ALL = slice(None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Where one tensor goes. ``tied`` are further names under which a file may hold the same tensor."""
+    """Where one tensor goes.
+
+    Attributes:
+        key: the tensor's name, without the prefix that a file may put before it.
+        shape: of the tensor.
+        order: the tensor's dims in the order in which the leaf has them.
+        leaf: name of the leaf.
+        layer: index of the layer; None where the leaf is not stacked.
+        index: of the tensor's region in the array.
+        tied: other names under which a file may hold the same tensor.
+    """
 
     key: str
-    shape: Shape  # of the tensor
-    order: Shape  # of its dims, as the leaf has them
+    shape: Shape
+    order: Shape
     leaf: str
-    layer: int | None  # None where the leaf is not stacked
-    index: tuple[int | slice, ...]  # of the tensor's place in the part
+    layer: int | None
+    index: tuple[int | slice, ...]
     tied: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
+        """How many numbers the tensor has."""
         return math.prod(self.shape)
 
-    def place(self, tensor: np.ndarray, part: np.ndarray) -> None:
-        """Writes a tensor of ``self.shape`` into its place, in the part's dtype. Equation (1)."""
-        part[self.index] = tensor.transpose(self.order).reshape(part[self.index].shape)
+    def insert(self, tensor: np.ndarray, array: np.ndarray) -> None:
+        """Writes a tensor into its region of ``array``, by equation (1).
 
-    def take(self, part: np.ndarray) -> np.ndarray:
-        """The tensor, contiguous, of ``self.shape`` and the part's dtype. Equation (2)."""
-        found = part[self.index].reshape([self.shape[dim] for dim in self.order])
-        return np.ascontiguousarray(found.transpose(np.argsort(self.order)))
+        Args:
+            tensor: has ``self.shape``.
+            array: the leaf or layer to write into; its dtype stays.
+        """
+        array[self.index] = tensor.transpose(self.order).reshape(array[self.index].shape)
+
+    def extract(self, array: np.ndarray) -> np.ndarray:
+        """Reads the tensor out of its leaf or layer, by equation (2); contiguous, in the array's dtype."""
+        region = array[self.index].reshape([self.shape[dim] for dim in self.order])
+        return np.ascontiguousarray(region.transpose(np.argsort(self.order)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """``leaf`` comes from ``keys``: one, or one for each index of its dim ``projection``.
+    """Which tensors fill a leaf, for all of its layers.
 
-    ``{layer}`` in a key counts the leaf's first dim. ``layers`` and ``projections`` narrow an entry to some
-    of them; a single key then fills these projections in this order.
+    Attributes:
+        leaf: name of the leaf.
+        keys: one tensor, or one for each index of the leaf's dim ``projection``. ``{layer}`` in a key stands for
+            the index of the layer.
+        layout: shape and order of a tensor.
+        tied: other names under which a file may hold the tensor.
+        layers: the layers that the entry fills; None for all.
+        projections: the indices of ``projection`` that a single key fills, in the order in which the tensor holds
+            them; None for all.
     """
 
     leaf: str
@@ -64,41 +86,63 @@ class Entry:
 
 
 def matrix(inputs: int = 1) -> TensorLayout:
-    """Torch's Linear weight (outputs, inputs); ours has the inputs first, as its first ``inputs`` dims."""
-    return lambda part: ((math.prod(part[inputs:]), math.prod(part[:inputs])), (1, 0))
+    """The weight of torch's Linear, (outputs, inputs); a kernel here starts with ``inputs`` input dims."""
+    return lambda region: ((math.prod(region[inputs:]), math.prod(region[:inputs])), (1, 0))
 
 
-def vector(part: Shape) -> tuple[Shape, Shape]:
-    """A bias or a scale: one dim in torch."""
-    return (math.prod(part),), (0,)
+def vector(region: Shape) -> tuple[Shape, Shape]:
+    """A bias or a scale, which has one dim in torch."""
+    return (math.prod(region),), (0,)
 
 
-def convolution(part: Shape) -> tuple[Shape, Shape]:
-    """Torch's (outputs, inputs, row, column); ours is (row, column, inputs, outputs)."""
-    rows, columns, inputs, outputs = part
+def convolution(region: Shape) -> tuple[Shape, Shape]:
+    """The weight of torch's Conv2d, (outputs, inputs, row, column); here (row, column, inputs, outputs)."""
+    rows, columns, inputs, outputs = region
     return (outputs, inputs, rows, columns), (2, 3, 1, 0)
 
 
-def pointwise(part: Shape) -> tuple[Shape, Shape]:
-    """A 1 x 1 convolution (outputs, inputs, 1, 1) that is a matrix here."""
-    inputs = part[0]
-    return (math.prod(part[1:]), inputs, 1, 1), (1, 0, 2, 3)
+def pointwise(region: Shape) -> tuple[Shape, Shape]:
+    """A 1 x 1 convolution, (outputs, inputs, 1, 1), that is a matrix here."""
+    inputs = region[0]
+    return (math.prod(region[1:]), inputs, 1, 1), (1, 0, 2, 3)
 
 
 def tensor(*shape: int, order: Shape | None = None) -> TensorLayout:
-    """A tensor of exactly this shape."""
-    return lambda part: (shape, order or tuple(range(len(shape))))
+    """A tensor of exactly this shape; ``order`` as in ``Rule``, None for the tensor's own order."""
+    return lambda region: (shape, order or tuple(range(len(shape))))
 
 
-def linear(leaf: str, *keys: str, inputs: int = 1, bias: bool = True, **narrowed: slice | None) -> Iterator[Entry]:
-    """The entries of a ``Linear``: its kernel from ``<key>.weight``, its bias from ``<key>.bias``."""
-    yield Entry(f"{leaf}.kernel", tuple(f"{key}.weight" for key in keys), matrix(inputs), **narrowed)
+def linear(
+    leaf: str,
+    *keys: str,
+    inputs: int = 1,
+    bias: bool = True,
+    layers: slice | None = None,
+    projections: slice | None = None,
+) -> Iterator[Entry]:
+    """The entries of a ``Linear``.
+
+    Args:
+        leaf: the module's name, without ``.kernel`` and ``.bias``.
+        keys: torch's names of the module, without ``.weight`` and ``.bias``.
+        inputs: how many dims of the kernel are inputs.
+        bias: whether there is a bias.
+        layers, projections: as in ``Entry``.
+    """
+    weights, biases = tuple(f"{key}.weight" for key in keys), tuple(f"{key}.bias" for key in keys)
+    yield Entry(f"{leaf}.kernel", weights, matrix(inputs), layers=layers, projections=projections)
     if bias:
-        yield Entry(f"{leaf}.bias", tuple(f"{key}.bias" for key in keys), vector, **narrowed)
+        yield Entry(f"{leaf}.bias", biases, vector, layers=layers, projections=projections)
 
 
-def whole_leaf(spec: LeafSpec, dtype: np.dtype, read: Callable[[int | None], np.ndarray]) -> np.ndarray:
-    """A leaf from its layers, each as ``read`` gives it."""
+def stack_layers(spec: LeafSpec, dtype: np.dtype, read: Callable[[int | None], np.ndarray]) -> np.ndarray:
+    """Assembles a leaf.
+
+    Args:
+        spec: of the leaf.
+        dtype: of the result.
+        read: index of a layer -> its array; called with None, for the whole array, where the leaf is not stacked.
+    """
     leaf = np.empty(spec.shape, dtype)
     for layer in layers_of(spec):
         leaf[... if layer is None else layer] = read(layer)
@@ -106,7 +150,7 @@ def whole_leaf(spec: LeafSpec, dtype: np.dtype, read: Callable[[int | None], np.
 
 
 def expand(entry: Entry, spec: LeafSpec) -> Iterator[Rule]:
-    """One rule for each layer and each key of an entry."""
+    """One rule for each layer and each key of an entry, given the ``spec`` of its leaf."""
     shape = layer_shape(spec)
     axes = spec.axes[len(spec.axes) - len(shape) :]
     for layer in layers_of(spec)[entry.layers or ALL]:
@@ -116,6 +160,6 @@ def expand(entry: Entry, spec: LeafSpec) -> Iterator[Rule]:
                 index[axes.index("projection")] = number
             elif entry.projections is not None:
                 index[axes.index("projection")] = entry.projections
-            found = tuple(len(range(size)[at]) for size, at in zip(shape, index, strict=True) if isinstance(at, slice))
-            torch_shape, order = entry.layout(found)
+            region = tuple(len(range(size)[at]) for size, at in zip(shape, index, strict=True) if isinstance(at, slice))
+            torch_shape, order = entry.layout(region)
             yield Rule(key.format(layer=layer), torch_shape, order, entry.leaf, layer, tuple(index), entry.tied)

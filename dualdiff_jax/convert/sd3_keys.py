@@ -1,12 +1,12 @@
-"""SD3-medium's own names beside ours: what a D-DiT starts from.
+"""SD3-medium, from which the training of a D-DiT starts: the keys of its two formats for each leaf.
 
-SD3's last block reads text without writing it, and SD3 has no text head. The leaves that SD3 lacks are
-fresh; the gates of the last text block are zero, so that the text passes it unchanged and the image
-output stays SD3's (with its pooled text vector left out).
+SD3's last block reads the text stream without updating it, and SD3 has no text head. An import initialises the
+leaves that SD3 lacks. The gates of the last text block start at zero, so that the text stream passes that block
+unchanged and the image output stays SD3's (without its pooled text vector).
 
-SD3 keeps (scale, shift) of the last block's text in that order in a diffusers folder, and (shift, scale)
-in the original file, which also has (shift, scale) where the image head of diffusers and ours has
-(scale, shift).
+The modulation of the last block's text is (scale, shift) in a diffusers folder and (shift, scale) in the original
+file. The modulation of the image head is (scale, shift) here and in a diffusers folder, and (shift, scale) in the
+original file.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from dualdiff_jax.convert.rule import Entry, linear, tensor
 REVERSED = slice(None, None, -1)
 SHIFT_SCALE = slice(0, 2)  # of the six modulation vectors
 SCALE_SHIFT = slice(1, None, -1)
-BUT_LAST, LAST = slice(0, -1), slice(-1, None)
+ALL_BUT_LAST, LAST = slice(0, -1), slice(-1, None)
 
-# Leaves that SD3 has not, wholly or in its last block.
+# Leaves that SD3 lacks, wholly or in its last block.
 TEXT_OUTPUTS = tuple(
     f"mmdit.blocks.text.{name}.{leaf}"
     for name in ("modulation", "attention_out", "mlp_in", "mlp_out")
@@ -34,13 +34,13 @@ ZERO = ("mmdit.blocks.text.modulation.kernel", "mmdit.text_out.kernel")
 
 
 def sd3_entries(config: ModelConfig) -> Iterator[Entry]:
-    """Of the transformer in a diffusers folder (``SD3Transformer2DModel``)."""
+    """The entries with the keys of the transformer in a diffusers folder (``SD3Transformer2DModel``)."""
     renamed = {"image_norm_out.linear": "norm_out.linear", "image_proj_out": "proj_out"}
     for entry in mmdit_entries(config):
         if entry.leaf in ("mmdit.text_out.kernel", "mmdit.text_out.bias", "mmdit.null_image"):
             continue
         if entry.leaf in TEXT_OUTPUTS:
-            entry = dataclasses.replace(entry, layers=BUT_LAST)
+            entry = dataclasses.replace(entry, layers=ALL_BUT_LAST)
         for new, old in renamed.items():
             entry = dataclasses.replace(entry, keys=tuple(key.replace(new, old) for key in entry.keys))
         yield entry
@@ -49,14 +49,14 @@ def sd3_entries(config: ModelConfig) -> Iterator[Entry]:
 
 
 def single_file_entries(config: ModelConfig) -> Iterator[Entry]:
-    """Of the original single file, without the prefix ``model.diffusion_model.``."""
+    """The entries with the keys of the original single file after ``model.diffusion_model.``."""
     mmdit, block = config.mmdit, "joint_blocks.{layer}"
     yield from patches(config, "x_embedder.proj")
     yield Entry("mmdit.positions", ("pos_embed",), tensor(1, mmdit.position_grid**2, mmdit.width))
     yield from linear("mmdit.text_embedding", "context_embedder")
     yield from linear("mmdit.timestep_embedding.hidden", "t_embedder.mlp.0")
     yield from linear("mmdit.timestep_embedding.out", "t_embedder.mlp.2")
-    for stream, layers in (("image", None), ("text", BUT_LAST)):
+    for stream, layers in (("image", None), ("text", ALL_BUT_LAST)):
         name = f"{block}.{'x_block' if stream == 'image' else 'context_block'}"
         leaf = f"mmdit.blocks.{stream}"
         yield from linear(f"{leaf}.qkv", f"{name}.attn.qkv")
@@ -70,10 +70,17 @@ def single_file_entries(config: ModelConfig) -> Iterator[Entry]:
     yield from linear("mmdit.image_out", "final_layer.linear")
 
 
-def fresh_part(leaf: str, shape: tuple[int, ...], fan_in: int, rng: np.random.Generator) -> np.ndarray:
-    """What a leaf (or a layer of it) that SD3 lacks starts from: the model's own initial law.
+def init_array(leaf: str, shape: tuple[int, ...], fan_in: int, rng: np.random.Generator) -> np.ndarray:
+    """Initial values of a leaf, or a layer of it, that SD3 lacks, by the rule that a new model follows.
 
-    ``fan_in`` is the number of inputs of a kernel; biases and what has to be silent at first are zero.
+    Args:
+        leaf: name of the leaf.
+        shape: of the result.
+        fan_in: number of inputs of a kernel.
+        rng: decides the values.
+
+    Returns:
+        fp32 zeros for biases and the leaves of ``ZERO``; else draws from a normal with deviation ``fan_in**-0.5``.
     """
     if leaf in ZERO or leaf.endswith(".bias"):
         return np.zeros(shape, np.float32)

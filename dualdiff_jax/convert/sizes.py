@@ -1,6 +1,6 @@
-"""The sizes of a network, read off the shapes of its tensors.
+"""The sizes of a network, derived from the shapes of its tensors.
 
-A folder's ``config.json`` adds what shapes do not tell (heads, epsilons) and must not contradict them.
+A folder's ``config.json`` adds values that shapes do not determine (heads, shifts) and must not contradict the shapes.
 """
 
 import math
@@ -14,7 +14,7 @@ from dualdiff_jax.errors import UserError
 Shapes = Mapping[str, tuple[int, ...]]  # key without its prefix -> shape
 Json = Mapping[str, Any]
 
-HEAD_DIM = 64  # of SD3, where no config.json says it
+HEAD_DIM = 64  # of SD3; for files without a config.json that gives the number of heads
 
 
 def count(shapes: Shapes, pattern: str) -> int:
@@ -23,29 +23,41 @@ def count(shapes: Shapes, pattern: str) -> int:
     return max(found, default=-1) + 1
 
 
-def read_sizes(layout: CheckpointFormat, shapes: Shapes, given: Json, vocabulary: int) -> dict[str, dict[str, Any]]:
-    """Section of ``ModelConfig`` -> fields, for the networks that this one determines.
+def read_sizes(
+    checkpoint_format: CheckpointFormat, shapes: Shapes, json_config: Json, vocab_size: int
+) -> dict[str, dict[str, Any]]:
+    """Derives a network's sizes, and those of other networks that it determines.
 
-    ``vocabulary`` is the number of outputs that a text head gets which the file has not.
-    Raises ``UserError`` where keys that tell a size are missing or ``given`` (config.json) disagrees.
+    Args:
+        checkpoint_format: of the network.
+        shapes: of its tensors.
+        json_config: of ``config.json``; empty where there is none.
+        vocab_size: outputs of the text head, where the file has none.
+
+    Returns:
+        Section of ``ModelConfig`` -> fields.
+
+    Raises:
+        UserError: a tensor that determines a size is missing, or ``json_config`` contradicts the shapes.
     """
+    name = checkpoint_format.name
     try:
-        sizes, facts = READERS[layout.network](shapes, given, vocabulary)
+        sizes, expected = READERS[checkpoint_format.network](shapes, json_config, vocab_size)
     except (KeyError, IndexError) as error:
-        raise UserError(f"the {layout.name} lacks what tells its size: {error}") from error
+        raise UserError(f"the {name} lacks a tensor that determines its size: {error}; download it again") from error
     except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise UserError(f"the sizes of the {layout.name} and its config.json make no sense ({error})") from error
+        raise UserError(f"the sizes of the {name} and its config.json make no sense ({error})") from error
     wrong = [
-        f"  {key}: config.json says {given[key]!r}, the tensors say {fact!r}"
-        for key, fact in facts.items()
-        if key in given and given[key] is not None and given[key] != fact
+        f"  {key}: {json_config[key]!r} in config.json, {value!r} by the tensors"
+        for key, value in expected.items()
+        if key in json_config and json_config[key] is not None and json_config[key] != value
     ]
     if wrong:
-        raise UserError(f"the {layout.name} and its config.json contradict each other:\n" + "\n".join(wrong))
+        raise UserError(f"the {name} and its config.json contradict each other:\n" + "\n".join(wrong))
     return sizes
 
 
-def _mmdit(shapes: Shapes, given: Json, vocabulary: int) -> tuple[dict, Json]:
+def _mmdit(shapes: Shapes, json_config: Json, vocab_size: int) -> tuple[dict, Json]:
     if "pos_embed" in shapes:
         positions, patches, block = shapes["pos_embed"], shapes["x_embedder.proj.weight"], "joint_blocks"
         mlp = shapes["joint_blocks.0.x_block.mlp.fc1.weight"]
@@ -53,21 +65,21 @@ def _mmdit(shapes: Shapes, given: Json, vocabulary: int) -> tuple[dict, Json]:
         positions, patches, block = shapes["pos_embed.pos_embed"], shapes["pos_embed.proj.weight"], "transformer_blocks"
         mlp = shapes["transformer_blocks.0.ff.net.0.proj.weight"]
     width, text_width = shapes["context_embedder.weight"]
-    heads = given.get("num_attention_heads", width // HEAD_DIM)
+    heads = json_config.get("num_attention_heads", width // HEAD_DIM)
     depth = count(shapes, rf"{block}\.(\d+)\.")
-    vocabulary = shapes.get("text_proj_out.weight", (vocabulary,))[0]
+    vocab_size = shapes.get("text_proj_out.weight", (vocab_size,))[0]
     mmdit = dict(
         depth=depth,
         width=width,
         heads=heads,
-        vocab_size=vocabulary,
+        vocab_size=vocab_size,
         mlp_ratio=mlp[0] // width,
         patch_size=patches[-1],
         position_grid=math.isqrt(positions[1]),
-        position_base=given.get("sample_size", 128) // patches[-1],
+        position_base=json_config.get("sample_size", 128) // patches[-1],
         null_image_tokens=shapes.get("null_image_embd", (1, 8))[1],
     )
-    facts = dict(
+    expected = dict(
         num_layers=depth,
         attention_head_dim=width // heads,
         patch_size=patches[-1],
@@ -75,12 +87,12 @@ def _mmdit(shapes: Shapes, given: Json, vocabulary: int) -> tuple[dict, Json]:
         joint_attention_dim=text_width,
         caption_projection_dim=width,
         pos_embed_max_size=mmdit["position_grid"],
-        vocab_size=vocabulary,
+        vocab_size=vocab_size,
     )
-    return dict(mmdit=mmdit, t5=dict(width=text_width), autoencoder=dict(channels=patches[1])), facts
+    return dict(mmdit=mmdit, t5=dict(width=text_width), autoencoder=dict(channels=patches[1])), expected
 
 
-def _t5(shapes: Shapes, given: Json, _: int) -> tuple[dict, Json]:
+def _t5(shapes: Shapes, json_config: Json, _: int) -> tuple[dict, Json]:
     block = "encoder.block.0.layer.0.SelfAttention"
     embedding = shapes.get("shared.weight") or shapes["encoder.embed_tokens.weight"]
     buckets, heads = shapes[f"{block}.relative_attention_bias.weight"]
@@ -92,9 +104,9 @@ def _t5(shapes: Shapes, given: Json, _: int) -> tuple[dict, Json]:
         head_dim=shapes[f"{block}.q.weight"][0] // heads,
         mlp_width=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
         relative_buckets=buckets,
-        relative_max_distance=given.get("relative_attention_max_distance", 128),
+        relative_max_distance=json_config.get("relative_attention_max_distance", 128),
     )
-    facts = dict(
+    expected = dict(
         vocab_size=t5["vocab_size"],
         d_model=t5["width"],
         num_layers=t5["depth"],
@@ -105,10 +117,10 @@ def _t5(shapes: Shapes, given: Json, _: int) -> tuple[dict, Json]:
         feed_forward_proj="gated-gelu",
         layer_norm_epsilon=1e-6,
     )
-    return dict(t5=t5), facts
+    return dict(t5=t5), expected
 
 
-def _autoencoder(shapes: Shapes, given: Json, _: int) -> tuple[dict, Json]:
+def _autoencoder(shapes: Shapes, json_config: Json, _: int) -> tuple[dict, Json]:
     channels = shapes["decoder.conv_in.weight"][1]
     if "encoder.mid.block_1.conv1.weight" in shapes:
         level, block = "encoder.down.{}.block", "encoder.down"
@@ -119,10 +131,11 @@ def _autoencoder(shapes: Shapes, given: Json, _: int) -> tuple[dict, Json]:
     depth = count(shapes, re.escape(level.format(0)) + r"\.(\d+)\.")
     autoencoder = dict(kind="kl", channels=channels, level_widths=widths, level_depth=depth)
     for field, key in (("norm_groups", "norm_num_groups"), ("shift", "shift_factor"), ("scale", "scaling_factor")):
-        if given.get(key) is not None:
-            autoencoder[field] = given[key]
-    facts = dict(latent_channels=channels, block_out_channels=widths, layers_per_block=depth, act_fn="silu")
-    return dict(autoencoder=autoencoder), facts
+        if json_config.get(key) is not None:
+            autoencoder[field] = json_config[key]
+    expected = dict(latent_channels=channels, block_out_channels=widths, layers_per_block=depth, act_fn="silu")
+    return dict(autoencoder=autoencoder), expected
 
 
+# Network -> function that returns (section of ModelConfig -> fields, values that config.json must not contradict).
 READERS = {"mmdit": _mmdit, "t5": _t5, "autoencoder": _autoencoder}

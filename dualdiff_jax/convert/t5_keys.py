@@ -1,4 +1,4 @@
-"""The names of T5 v1.1's encoder in a Hugging Face folder (``T5EncoderModel``), beside ours."""
+"""T5 v1.1's encoder: the keys of a Hugging Face folder (``T5EncoderModel``) for each leaf."""
 
 from collections.abc import Iterator
 
@@ -11,10 +11,10 @@ ATTENTION, MLP = "encoder.block.{layer}.layer.0", "encoder.block.{layer}.layer.1
 def t5_entries(config: ModelConfig) -> Iterator[Entry]:
     """An entry for every leaf of ``t5``."""
     t5 = config.t5
-    # Files hold the embedding under either name, or twice.
+    # A file holds the embedding under either name or under both.
     embedding = tensor(t5.vocab_size, t5.width)
     yield Entry("t5.embedding", ("shared.weight",), embedding, tied=("encoder.embed_tokens.weight",))
-    # All layers share the first one's.
+    # All layers share the bias of the first.
     bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     yield Entry("t5.relative_bias", (bias,), tensor(t5.relative_buckets, t5.heads))
     yield Entry("t5.blocks.attention_norm.scale", (f"{ATTENTION}.layer_norm.weight",), vector)

@@ -1,6 +1,6 @@
 """A file of named tensors, read one tensor at a time.
 
-By offset, not mapped, so that memory holds what is being worked on and no more.
+Tensors are read by offset and not mapped, so that memory holds only the tensor in use.
 """
 
 import dataclasses
@@ -31,6 +31,8 @@ DTYPES = {
 
 @dataclasses.dataclass(frozen=True)
 class TensorInfo:
+    """Shape and dtype of a stored tensor."""
+
     shape: tuple[int, ...]
     dtype: np.dtype
 
@@ -40,7 +42,7 @@ class TensorInfo:
 
 
 class TensorFile(Mapping[str, TensorInfo]):
-    """What one file holds, by key; a subclass fills ``_infos`` and reads."""
+    """The tensors of one file, by key. A subclass fills ``_infos`` and implements ``read``."""
 
     path: Path
     _infos: dict[str, TensorInfo]
@@ -55,12 +57,12 @@ class TensorFile(Mapping[str, TensorInfo]):
         return len(self._infos)
 
     def read(self, key: str) -> np.ndarray:
-        """The tensor, in the file's dtype."""
+        """The tensor, in the dtype of the file. Raises ``UserError`` where the file is damaged."""
         raise NotImplementedError
 
 
 class SafetensorsFile(TensorFile):
-    """One ``.safetensors`` file; ``UserError`` where it is truncated or none."""
+    """One ``.safetensors`` file. Raises ``UserError`` where it is truncated or of another kind."""
 
     def __init__(self, path: Path):
         self.path = path

@@ -1,5 +1,6 @@
-"""The tensors of a component: one file of them, or shards with an index."""
+"""The tensors of a component: in one file, or in shards with an index."""
 
+import abc
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,11 +14,34 @@ from dualdiff_jax.errors import UserError
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 
 
-class Tensors(Mapping[str, TensorInfo]):
-    """The tensors of one or several files (shards), by key. ``path`` is what messages name."""
+class Tensors(Mapping[str, TensorInfo], abc.ABC):
+    """Named tensors that are read one at a time. ``path`` is for messages."""
+
+    path: Path
+
+    @abc.abstractmethod
+    def file_of(self, key: str) -> Path:
+        """The file that holds ``key``."""
+
+    @abc.abstractmethod
+    def read(self, key: str) -> np.ndarray:
+        """The tensor, in the dtype in which it is stored. Raises ``UserError`` where its file cannot be read."""
+
+
+class FileTensors(Tensors):
+    """The tensors of one or several files (shards).
+
+    Args:
+        path: a file or folder, for messages.
+        files: the shards.
+
+    Raises:
+        UserError: two files hold the same key.
+    """
 
     def __init__(self, path: Path, files: list[TensorFile]):
-        self.path, self._files = path, {}
+        self.path = path
+        self._files: dict[str, TensorFile] = {}
         for file in files:
             for key in file:
                 if key in self._files:
@@ -37,12 +61,11 @@ class Tensors(Mapping[str, TensorInfo]):
         return self._files[key].path
 
     def read(self, key: str) -> np.ndarray:
-        """The tensor, in the file's dtype."""
         return self._files[key].read(key)
 
 
 def open_file(path: Path) -> TensorFile:
-    """A tensor file by its suffix; ``UserError`` where it is missing, unreadable or of another kind."""
+    """Opens a tensor file by its suffix. Raises ``UserError`` where it is missing, unreadable or of another kind."""
     if not path.is_file():
         raise UserError(f"{path}: there is no such file")
     if path.suffix == ".safetensors":
@@ -52,11 +75,15 @@ def open_file(path: Path) -> TensorFile:
     raise UserError(f"{path}: is no file of tensors; expected .safetensors, {', '.join(TORCH_SUFFIXES)}")
 
 
-def open_sharded(index: Path) -> Tensors:
-    """The shards that a ``*.index.json`` names. All that is missing is told at once."""
+def open_sharded(index: Path) -> FileTensors:
+    """Opens the shards that a ``*.index.json`` names.
+
+    Raises:
+        UserError: the index or a shard cannot be read, or they do not fit; the message lists all that is missing.
+    """
     try:
-        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({str(name) for name in places.values()})
+        shard_of: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted({str(name) for name in shard_of.values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: is no index of shards ({error!r}); download it again") from error
     missing = [name for name in names if not (index.parent / name).is_file()]
@@ -64,23 +91,26 @@ def open_sharded(index: Path) -> Tensors:
         raise UserError(
             f"{index}: names {len(missing)} files that are not there: {', '.join(missing)}; download them too"
         )
-    tensors = Tensors(index.parent, [open_file(index.parent / name) for name in names])
-    strayed = [
+    tensors = FileTensors(index.parent, [open_file(index.parent / name) for name in names])
+    misplaced = [
         f"{key}: the index says {name}, found {tensors.file_of(key).name if key in tensors else 'it nowhere'}"
-        for key, name in places.items()
+        for key, name in shard_of.items()
         if key not in tensors or tensors.file_of(key).name != name
     ]
-    if strayed:
-        raise UserError(f"{index}: does not fit its shards:\n" + "\n".join(f"  {line}" for line in strayed))
+    if misplaced:
+        raise UserError(f"{index}: does not fit its shards:\n" + "\n".join(f"  {line}" for line in misplaced))
     return tensors
 
 
-def open_folder(folder: Path) -> Tensors:
-    """The one set of tensors in a component's folder.
+def open_folder(folder: Path) -> FileTensors:
+    """Opens the tensors of a component's folder.
 
-    safetensors before torch's own files; a full-precision set before a variant such as ``fp16``.
+    It prefers safetensors to torch's own files, and full precision to a variant such as ``fp16``.
+
+    Raises:
+        UserError: the folder holds no tensors, several files of them, or files that cannot be read.
     """
-    for suffix in ("safetensors", *(kind[1:] for kind in TORCH_SUFFIXES)):
+    for suffix in ("safetensors", *(dotted[1:] for dotted in TORCH_SUFFIXES)):
         found = [*folder.glob(f"*.{suffix}.index.json"), *folder.glob(f"*.{suffix}.index.*.json")]
         if found:
             return open_sharded(min(found, key=lambda file: len(file.name)))
@@ -91,5 +121,5 @@ def open_folder(folder: Path) -> Tensors:
         if len(files) > 1 and files[0].name.split(".")[0] != files[1].name.split(".")[0]:
             raise UserError(f"{folder}: holds {len(files)} files of tensors; name one: {files[0]}, {files[1]}, ...")
         if files:
-            return Tensors(folder, [open_file(files[0])])
+            return FileTensors(folder, [open_file(files[0])])
     raise UserError(f"{folder}: holds no tensors (*.safetensors); download them too")

@@ -1,12 +1,12 @@
-"""Files that ``torch.save`` writes, without torch.
+"""Reads and writes files of ``torch.save`` without torch.
 
-Since torch 1.6 they are zip archives, not compressed: ``NAME/data.pkl``, a pickle of what was saved, and
-``NAME/data/KEY`` with the bytes of each storage. In the pickle a tensor is a call
+Since torch 1.6 they are uncompressed zip archives: ``NAME/data.pkl`` is a pickle of the saved object, and
+``NAME/data/KEY`` holds the bytes of each storage. In the pickle a tensor is a call
 
     torch._utils._rebuild_tensor_v2(storage, offset, shape, stride, requires_grad, hooks)
 
-and a storage a persistent id ("storage", torch.FloatStorage, KEY, device, count). The unpickler here knows these
-names, ``OrderedDict`` and nothing else: what a pickle may carry besides is never imported, let alone run.
+and a storage is a persistent id ("storage", torch.FloatStorage, KEY, device, count). The unpickler here accepts these
+names and ``OrderedDict`` only; it refuses a pickle that names anything else before it imports or runs it.
 """
 
 import os
@@ -36,27 +36,28 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-ZIP, LOCAL_HEADER = b"PK\x03\x04", struct.Struct("<26xHH")  # how a record begins: (length of its name, of what follows)
-ALIGNMENT = 64  # of storages in the file, as torch has it
+ZIP_SIGNATURE = b"PK\x03\x04"
+LOCAL_HEADER = struct.Struct("<26xHH")  # start of a zip record: (length of its name, length of its extra field)
+ALIGNMENT = 64  # bytes; of storages in the file, as torch aligns them
 
 
-class Stored(NamedTuple):
-    """Where a tensor lies in its file. ``offset`` and ``stride`` count numbers."""
+class StorageView(NamedTuple):
+    """A tensor as a view of a storage in the file. ``offset`` and ``stride`` count numbers, not bytes."""
 
     dtype: np.dtype
-    key: str
+    key: str  # of the storage
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
 
     @property
     def span(self) -> int:
-        """Numbers from its first to its last."""
+        """How many numbers lie from the first to the last, both included."""
         return 0 if 0 in self.shape else 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
 
 
 class _CodeFound(Exception):
-    pass
+    """A pickle names something other than tensors; the message is that name."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -77,55 +78,62 @@ class _Unpickler(pickle.Unpickler):
         return np.dtype(STORAGES[kind]), key
 
     @staticmethod
-    def _tensor(storage: tuple[np.dtype, str], offset: int, shape: tuple, stride: tuple, *_) -> Stored:
-        return Stored(*storage, offset, tuple(shape), tuple(stride))
+    def _tensor(storage: tuple[np.dtype, str], offset: int, shape: tuple, stride: tuple, *_) -> StorageView:
+        return StorageView(*storage, offset, tuple(shape), tuple(stride))
 
     @staticmethod
-    def _parameter(tensor: Stored, *_) -> Stored:
+    def _parameter(tensor: StorageView, *_) -> StorageView:
         return tensor
 
 
 class TorchFile(TensorFile):
-    """A dict of tensors, also one inside another such as {"model": ...}; or one tensor, which is then named ``""``.
+    """A file that holds a dict of tensors, directly or as the only entry of a dict such as {"model": ...}.
 
-    Files of before torch 1.6 are read whole, by torch itself.
+    A file that holds a single tensor gives it the key ``""``. torch itself reads the whole of a file from before
+    torch 1.6.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UserError: the file is damaged, or holds anything else than tensors.
     """
 
     def __init__(self, path: Path):
         self.path = path
         with open(path, "rb") as file:
-            is_zip = file.read(4) == ZIP
+            is_zip = file.read(4) == ZIP_SIGNATURE
         try:
             content = self._open() if is_zip else _load_old(path)
         except _CodeFound as error:
             raise UserError(
-                f"{path}: carries more than tensors and was not opened, for it could run code ({reason(error)}); "
-                "save the plain state dict in the program it comes from"
+                f"{path}: holds more than tensors and was not opened, because it could run code ({reason(error)}); "
+                "save the plain state dict in the program that wrote the file"
             ) from error
         except UserError:
             raise
-        except Exception as error:  # of a damaged pickle or archive come many kinds
+        except Exception as error:  # a damaged pickle or archive raises many types
             raise UserError(f"{path}: cannot be read ({reason(error)}); it is damaged or no torch file") from error
-        if isinstance(content, Stored | np.ndarray):
+        if isinstance(content, StorageView | np.ndarray):
             content = {"": content}
         if not isinstance(content, dict):
             raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
         while len(content) == 1 and isinstance(next(iter(content.values())), dict):
             content = next(iter(content.values()))
         for name, tensor in content.items():
-            if not isinstance(tensor, Stored | np.ndarray):
+            if not isinstance(tensor, StorageView | np.ndarray):
                 raise UserError(
                     f"{path}: {name} is a {type(tensor).__name__}, expected a tensor; save the plain state dict"
                 )
-        self._tensors: dict[str, Stored | np.ndarray] = content
+        self._tensors: dict[str, StorageView | np.ndarray] = content
         self._infos = {name: TensorInfo(tensor.shape, tensor.dtype) for name, tensor in content.items()}
 
     def _open(self) -> Any:
-        """What the archive's pickle holds."""
+        """The object in the archive's pickle, with a ``StorageView`` for each tensor."""
         with zipfile.ZipFile(self.path) as archive:
             records = {record.filename.partition("/")[2]: record for record in archive.infolist()}
             if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
-                raise UserError(f"{self.path}: was written on a big-endian machine; save it on another")
+                raise UserError(f"{self.path}: was written on a big-endian machine; save it on a little-endian one")
             with archive.open(records["data.pkl"]) as file:
                 content = _Unpickler(file).load()
         self._records = records
@@ -137,15 +145,16 @@ class TorchFile(TensorFile):
             return tensor
         numbers = self._numbers(tensor)
         if numbers is None:
-            raise UserError(f"{self.path}: {key} does not lie in its storage; the file is damaged, copy it again")
+            raise UserError(f"{self.path}: {key} exceeds its storage; the file is damaged, copy it again")
         strides = [stride * tensor.dtype.itemsize for stride in tensor.stride]
         return np.asarray(np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides), order="C")
 
-    def _numbers(self, tensor: Stored) -> np.ndarray | None:
-        """From a tensor's first to its last; None where they are not all in its storage."""
+    def _numbers(self, tensor: StorageView) -> np.ndarray | None:
+        """The numbers from a tensor's first to its last; None where its storage does not hold all of them."""
         record, size = self._records.get(f"data/{tensor.key}"), tensor.dtype.itemsize
-        is_within = record is not None and min(tensor.offset, *tensor.shape, *tensor.stride, 0) == 0
-        if not is_within or record.compress_type or (tensor.offset + tensor.span) * size > record.file_size:
+        if record is None or record.compress_type or min(tensor.offset, *tensor.shape, *tensor.stride, 0) < 0:
+            return None
+        if (tensor.offset + tensor.span) * size > record.file_size:
             return None
         with open(self.path, "rb") as file:
             file.seek(record.header_offset)
@@ -156,7 +165,7 @@ class TorchFile(TensorFile):
 
 
 def _load_old(path: Path) -> Any:
-    """By torch, which runs nothing that the file carries either."""
+    """Reads a file from before torch 1.6 with torch, which runs no code of the file either."""
     try:
         import torch
     except ImportError as error:
@@ -181,7 +190,12 @@ def _load_old(path: Path) -> Any:
 
 
 def save_tensor(array: np.ndarray, file: Path) -> None:
-    """What ``torch.save`` writes for one tensor; ``torch.load`` gives it back."""
+    """Writes one array as ``torch.save`` writes a tensor.
+
+    Args:
+        array: of a dtype in ``STORAGES``.
+        file: the path.
+    """
     kind = next(name for name, dtype in STORAGES.items() if np.dtype(dtype) == array.dtype)
     stride = [int(np.prod(array.shape[dim + 1 :])) for dim in range(array.ndim)]
     storage = _text("storage") + f"ctorch\n{kind}\n".encode() + _text("0") + _text("cpu") + _number(array.size)
@@ -191,7 +205,7 @@ def save_tensor(array: np.ndarray, file: Path) -> None:
         archive.writestr(f"{file.stem}/data.pkl", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR.")
         archive.writestr(f"{file.stem}/byteorder", "little")
         record = zipfile.ZipInfo(f"{file.stem}/data/0")
-        begin = archive.fp.tell() + LOCAL_HEADER.size + len(record.filename) + 4
+        begin = archive.start_dir + LOCAL_HEADER.size + len(record.filename) + 4
         padding = -begin % ALIGNMENT
         record.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
         archive.writestr(record, np.ascontiguousarray(array).tobytes())
@@ -199,6 +213,7 @@ def save_tensor(array: np.ndarray, file: Path) -> None:
 
 
 def _text(text: str) -> bytes:
+    """A string in a pickle; the next two functions give an integer and a tuple of integers."""
     return b"X" + struct.pack("<I", len(text)) + text.encode()
 
 

@@ -1,4 +1,4 @@
-"""Torch keys to leaves and back: nothing lost, nothing twice, and every fault named."""
+"""Torch keys to leaves and back: each number has one leaf, no number is lost, and the report lists every fault."""
 
 import re
 
@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.convert.checkpoint_formats import OWN
+from dualdiff_jax.convert.checkpoint_formats import D_DIT_FORMATS
 from dualdiff_jax.convert.plan import format_rules
 from dualdiff_jax.convert.rule import Rule
-from dualdiff_jax.convert.state_dict import from_torch, present, to_torch
+from dualdiff_jax.convert.state_dict import from_torch, networks_with_leaves, to_torch
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from tests.parity.pair import CONFIG, KL, UNPATCHED, random_pair
@@ -22,14 +22,14 @@ LAST_GATE = "transformer_blocks.1.norm1_context.linear.weight"
 
 @pytest.fixture
 def state_dict() -> dict[str, np.ndarray]:
-    """Both networks' tensors, the embedding under both of its names."""
+    """The tensors of both networks, with the embedding under both of its names."""
     tensors = random_pair(CONFIG, seed=0).state_dict()
     tensors[TIED] = tensors["shared.weight"].copy()
     return tensors
 
 
 def assert_faults(message: str, *patterns: str) -> None:
-    """The report has exactly these faults, one a line."""
+    """Checks that the report has exactly these faults, one per line."""
     _, *faults = message.splitlines()
     assert len(faults) == len(patterns), message
     for pattern in patterns:
@@ -37,16 +37,17 @@ def assert_faults(message: str, *patterns: str) -> None:
 
 
 def all_rules(config: ModelConfig) -> list[Rule]:
-    return [rule for n in present(config) for group in format_rules(OWN[n], config).values() for rule in group]
+    rules = [format_rules(D_DIT_FORMATS[network], config) for network in networks_with_leaves(config)]
+    return [rule for by_layer in rules for group in by_layer.values() for rule in group]
 
 
 @pytest.mark.parametrize("config", [CONFIG, UNPATCHED, KL], ids=["patch2", "patch1", "kl"])
 def test_every_number_of_every_leaf_has_one_source(config):
     covered = {name: np.zeros(spec.shape, int) for name, spec in leaf_specs(config).items()}
     for rule in all_rules(config):
-        part = covered[rule.leaf] if rule.layer is None else covered[rule.leaf][rule.layer]
-        part[rule.index] += 1
-        assert rule.size == part[rule.index].size, rule
+        array = covered[rule.leaf] if rule.layer is None else covered[rule.leaf][rule.layer]
+        array[rule.index] += 1
+        assert rule.size == array[rule.index].size, rule
     assert all((count == 1).all() for count in covered.values())
 
 

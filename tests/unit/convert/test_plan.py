@@ -1,4 +1,4 @@
-"""The plan of an import by itself: every number has one source, what a source lacks is drawn, faults are named."""
+"""The plan of an import: each number has one tensor, missing leaves are initialised, the report lists every fault."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,12 +11,12 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.checkpoint_formats import FORMATS, MMDIT, CheckpointFormat
 from dualdiff_jax.convert.plan import Plan, format_rules
 from dualdiff_jax.convert.rule import Entry
-from dualdiff_jax.convert.state_dict import _Memory
+from dualdiff_jax.convert.state_dict import ArrayTensors
 from dualdiff_jax.convert.torch_checkpoint import Component
 from dualdiff_jax.errors import UserError
 from tests.unit.tiny import CONFIG
 
-SD3 = {layout.name: layout for layout in FORMATS if layout.network == "mmdit" and layout is not MMDIT}
+SD3 = {one.name: one for one in FORMATS if one.network == "mmdit" and one is not MMDIT}
 DIFFUSERS, ORIGINAL = "SD3 transformer", "SD3 transformer of the original file"
 SIZES = CONFIG.mmdit
 WIDTH, LAST = SIZES.width, SIZES.depth - 1
@@ -24,45 +24,45 @@ FLOAT32 = np.dtype(np.float32)
 
 
 def with_entries(entries: list[Entry]) -> CheckpointFormat:
-    def give(config: ModelConfig) -> Iterator[Entry]:
+    def given_entries(config: ModelConfig) -> Iterator[Entry]:
         return iter(entries)
 
-    return dataclasses.replace(MMDIT, entries=give)
+    return dataclasses.replace(MMDIT, entries=given_entries)
 
 
-def source(layout: CheckpointFormat, seed: int = 0) -> dict[str, np.ndarray]:
+def random_tensors(checkpoint_format: CheckpointFormat, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    rules = [rule for group in format_rules(layout, CONFIG).values() for rule in group]
+    rules = [rule for group in format_rules(checkpoint_format, CONFIG).values() for rule in group]
     return {rule.key: rng.standard_normal(rule.shape, np.float32) for rule in rules}
 
 
-def plan(layout: CheckpointFormat, tensors: dict[str, np.ndarray], prefix: str = "") -> Plan:
+def plan(checkpoint_format: CheckpointFormat, tensors: dict[str, np.ndarray], prefix: str = "") -> Plan:
     named = {prefix + key: tensor for key, tensor in tensors.items()}
-    return Plan(CONFIG, [Component(layout, _Memory(named, list(named)), prefix, {})])
+    return Plan(CONFIG, [Component(checkpoint_format, ArrayTensors(named, list(named)), prefix, {})])
 
 
-def test_a_format_that_fills_a_number_twice_or_not_at_all_is_a_mistake_of_ours():
+def test_a_format_that_fills_a_number_twice_or_not_at_all_is_an_assertion_error():
     entries = list(MMDIT.entries(CONFIG))
-    assert sum(map(len, format_rules(with_entries(entries), CONFIG).values())) == len(source(MMDIT))
+    assert sum(map(len, format_rules(with_entries(entries), CONFIG).values())) == len(random_tensors(MMDIT))
     for wrong in (entries[:-1], [*entries, entries[-1]]):
         with pytest.raises(AssertionError, match=f"{entries[-1].leaf}, layer None: .* of .* numbers have a key"):
             format_rules(with_entries(wrong), CONFIG)
 
 
 @pytest.mark.parametrize("name", [DIFFUSERS, ORIGINAL])
-def test_what_sd3_lacks_is_drawn_by_its_name_and_layer_or_zero(name):
-    found = plan(SD3[name], source(SD3[name]))
+def test_a_leaf_that_sd3_lacks_is_drawn_by_its_name_and_layer_or_zero(name):
+    found = plan(SD3[name], random_tensors(SD3[name]))
 
-    def drawn(leaf: str, layer: int, fan_in: int) -> None:
+    def assert_drawn(leaf: str, layer: int, fan_in: int) -> None:
         array = found.read(leaf, layer or None, FLOAT32)
         rng = np.random.default_rng([0, *leaf.encode(), layer])
         expected = rng.standard_normal(array.shape, np.float32) * np.float32(fan_in**-0.5)
         np.testing.assert_array_equal(array, expected, err_msg=leaf)
 
-    drawn("mmdit.null_image", 0, WIDTH)
-    drawn("mmdit.blocks.text.attention_out.kernel", LAST, WIDTH)
-    drawn("mmdit.blocks.text.mlp_in.kernel", LAST, WIDTH)
-    drawn("mmdit.blocks.text.mlp_out.kernel", LAST, SIZES.mlp_ratio * WIDTH)
+    assert_drawn("mmdit.null_image", 0, WIDTH)
+    assert_drawn("mmdit.blocks.text.attention_out.kernel", LAST, WIDTH)
+    assert_drawn("mmdit.blocks.text.mlp_in.kernel", LAST, WIDTH)
+    assert_drawn("mmdit.blocks.text.mlp_out.kernel", LAST, SIZES.mlp_ratio * WIDTH)
     for leaf in ("mmdit.text_out.kernel", "mmdit.text_out.bias"):
         assert not found.read(leaf, None, FLOAT32).any()
     for leaf in ("attention_out", "mlp_in", "mlp_out"):
@@ -77,7 +77,7 @@ def test_what_sd3_lacks_is_drawn_by_its_name_and_layer_or_zero(name):
     ],
 )
 def test_the_last_text_block_has_scale_and_shift_in_the_order_of_its_file_and_closed_gates(name, key, order):
-    tensors = source(SD3[name])
+    tensors = random_tensors(SD3[name])
     found = plan(SD3[name], tensors)
     kernel = found.read("mmdit.blocks.text.modulation.kernel", LAST, FLOAT32)
     bias = found.read("mmdit.blocks.text.modulation.bias", LAST, FLOAT32)
@@ -89,14 +89,14 @@ def test_the_last_text_block_has_scale_and_shift_in_the_order_of_its_file_and_cl
 
 
 def test_the_head_of_the_original_file_has_shift_before_scale():
-    tensors = source(SD3[ORIGINAL])
+    tensors = random_tensors(SD3[ORIGINAL])
     kernel = plan(SD3[ORIGINAL], tensors).read("mmdit.image_modulation.kernel", None, FLOAT32)
     both = tensors["final_layer.adaLN_modulation.1.weight"].reshape(2, WIDTH, WIDTH)
     np.testing.assert_array_equal(kernel, both[::-1].transpose(2, 0, 1))
 
 
 def test_a_prefix_is_not_part_of_a_name():
-    tensors = source(MMDIT)
+    tensors = random_tensors(MMDIT)
     found = plan(MMDIT, tensors, "model.")
     np.testing.assert_array_equal(found.read("mmdit.text_out.bias", None, FLOAT32), tensors["text_proj_out.bias"])
     with pytest.raises(UserError, match=r"have a fault:\n.*model\.text_proj_out\.bias: found nothing, expected shape"):
@@ -104,7 +104,7 @@ def test_a_prefix_is_not_part_of_a_name():
 
 
 def test_faults_are_counted_and_a_near_name_is_offered():
-    tensors = source(MMDIT)
+    tensors = random_tensors(MMDIT)
     tensors["text_proj_out.bais"] = tensors.pop("text_proj_out.bias")
     tensors["something.else"] = np.zeros(3, np.float32)
     with pytest.raises(UserError) as error:
@@ -115,8 +115,8 @@ def test_faults_are_counted_and_a_near_name_is_offered():
     assert "something.else: found an unknown name, which is expected nowhere" in message
 
 
-def test_each_key_with_numbers_that_are_not_finite_is_warned_of(caplog):
-    tensors = source(MMDIT)
+def test_each_key_with_non_finite_numbers_is_logged(caplog):
+    tensors = random_tensors(MMDIT)
     tensors["text_proj_out.bias"][3] = np.inf
     found = plan(MMDIT, tensors)
     found.read("mmdit.text_out.kernel", None, FLOAT32)
@@ -126,8 +126,8 @@ def test_each_key_with_numbers_that_are_not_finite_is_warned_of(caplog):
     assert "text_proj_out.bias" in record.getMessage() and record.levelname == "WARNING"
 
 
-def test_leaves_are_bfloat16_where_the_whole_source_is_and_as_chosen_where_that_is_given():
-    half = {key: value.astype(jnp.bfloat16) for key, value in source(MMDIT).items()}
+def test_leaves_are_bfloat16_where_all_tensors_are_or_as_requested():
+    half = {key: value.astype(jnp.bfloat16) for key, value in random_tensors(MMDIT).items()}
     mixed = half | {"text_proj_out.bias": half["text_proj_out.bias"].astype(np.float32)}
     assert plan(MMDIT, half).dtype("mmdit", None) == jnp.bfloat16
     assert plan(MMDIT, mixed).dtype("mmdit", None) == FLOAT32
