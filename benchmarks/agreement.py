@@ -1,4 +1,4 @@
-"""Whether both sides compute the same, before any clock starts."""
+"""A check that both sides compute the same, made before anything is timed."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,17 @@ from dualdiff_jax.objectives.time_sampling import TIMESTEPS
 if TYPE_CHECKING:
     from benchmarks.torch_peer import TorchPeer
 
-BOUND = 1e-4  # relative, on everything that both sides compute in fp32
+BOUND = 1e-4  # relative error allowed, in fp32
 
 
 def differences(size: Size, weights: Mapping[str, Any], peer: "TorchPeer") -> dict[str, float]:
-    """Relative differences of velocity, logits, loss and gradient, of the same weights and draws, in fp32."""
+    """Relative differences of velocity, logits, loss and gradient, with the same weights and draws, in fp32.
+
+    Args:
+        size: the model and its training step.
+        weights: of all networks, by leaf name; ``peer`` has the same.
+        peer: the torch side.
+    """
     config = size.config
     batch, tokenizer = random_batch(size, config.train.global_batch_size), Vocabulary(config.model.mmdit.vocab_size)
     null = tokenizer.null_ids(config.data.text_length)
@@ -54,13 +60,13 @@ def differences(size: Size, weights: Mapping[str, Any], peer: "TorchPeer") -> di
     return {name: float(f"{value:.2e}") for name, value in found.items()}
 
 
-def far(found: dict[str, float]) -> list[str]:
-    """Those above ``BOUND``."""
+def beyond_bound(found: dict[str, float]) -> list[str]:
+    """Name and value of each difference that is above ``BOUND``."""
     return [f"{name} {value:.1e}" for name, value in found.items() if not value <= BOUND]
 
 
 def difference(found: Any, expected: Any) -> float:
-    """Relative, by the norms of the whole arrays."""
+    """Norm of the difference over norm of ``expected``."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 

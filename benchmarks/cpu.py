@@ -1,13 +1,13 @@
-"""This implementation beside the same model in eager PyTorch, on one CPU, in one run.
+"""This implementation next to the same model in eager PyTorch, on one CPU, in one run.
 
     python -m benchmarks.cpu [--output=benchmarks/results/cpu.json] [--sizes=demo,small] [--threads=N] [--allow_busy]
 
 Training step, text to image and image to text, with the same random fp32 weights and the same number of threads
-on both sides. Before any clock starts, both must give the same velocity, logits, loss and gradient. Samples
-alternate, and the ratio torch/jax is taken pair by pair. About five minutes on two cores that do nothing else.
-Samples during which other processes worked are thrown away: eager torch waits for all its threads after each
-operation, so a neighbour slows it far more than us. ``--allow_busy`` keeps them, and the record says so; then
-only ``--threads=1`` and the ratio of processor time mean anything. Torch and diffusers: requirements-test.txt.
+on both sides. Before anything is timed, both must give the same velocity, logits, loss and gradient. Samples
+alternate, and the ratio torch/jax is taken pair by pair. It takes about five minutes on two cores that are otherwise
+idle. Samples during which other processes worked are discarded: eager torch waits for all its threads after each
+operation, so another process slows it far more than us. ``--allow_busy`` keeps them, which the record shows; then only
+``--threads=1`` and the ratio of processor time mean anything. Torch and diffusers: requirements-test.txt.
 """
 
 import argparse
@@ -36,14 +36,14 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch", "diffusers", "transformers")
 
 
 def demo_size() -> Size:
-    """The demo's model and training step, on its wide images."""
+    """The demo's model, and its training step on wide images."""
     config = demo.get_config()
     config.model.sampling.update(image_steps=28, answer_steps=12)
     return Size(resolve(config), train_image=(8, 16), sample_batches=(1, 16), budget_s=6.0)
 
 
 def small_size() -> Size:
-    """256 image and 64 text tokens, the full vocabulary; T5 frozen, as in the real model."""
+    """256 image and 64 text tokens, the full vocabulary, T5 frozen as in the published model."""
     config = demo.get_config()
     config.model.mmdit.update(depth=6, width=384, heads=6, vocab_size=32100)
     config.model.t5.update(vocab_size=32128, width=256, depth=2, heads=4, head_dim=64, mlp_width=512)
@@ -62,7 +62,7 @@ Sides = tuple[record.Side, record.Side]
 
 
 def figures(size: Size, pipeline: DualDiffusionPipeline, peer: "TorchPeer") -> Iterator[tuple[str, int, Sides]]:
-    """Yields (name, batch, (ours, theirs)) to be timed."""
+    """Yields (name, batch, (our side, their side)), to be timed."""
     count = size.config.train.global_batch_size
     batch = random_batch(size, count)
     placed = peer.place(batch)
@@ -85,11 +85,11 @@ def _image_to_text(peer: "TorchPeer", pixels: np.ndarray) -> record.Side:
 
 
 def _nothing(_: Any) -> None:
-    """Drops a result: on the CPU it is there when the call returns."""
+    """Drops a result: on the CPU, it is computed when the call returns."""
 
 
 def measure(name: str, *, allow_busy: bool) -> Iterator[dict[str, Any]]:
-    """Yields the agreement of both sides, then each figure."""
+    """Yields the differences of both sides, then each figure."""
     from benchmarks import torch_peer
 
     size = SIZES[name]()
@@ -100,9 +100,8 @@ def measure(name: str, *, allow_busy: bool) -> Iterator[dict[str, Any]]:
     mask = pipeline.tokenizer.mask_token_id
     peer = torch_peer.TorchPeer(size.config, networks, null_token_ids=null, mask_token_id=mask)
     found = agreement.differences(size, pipeline.weights, peer)
-    if far := agreement.far(found):
-        bound = f"bound {agreement.BOUND:.0e}"
-        sys.exit(f"error: the two sides do not compute the same: {', '.join(far)} apart, {bound}")
+    if beyond := agreement.beyond_bound(found):
+        sys.exit(f"error: the two sides differ: {', '.join(beyond)}; the bound is {agreement.BOUND:.0e}")
     yield {"size": name, "differences": found}
     for figure, count, (ours, theirs) in figures(size, pipeline, peer):
         measured = record.interleave(ours, theirs, budget_s=size.budget_s, allow_busy=allow_busy)
@@ -118,33 +117,33 @@ def main() -> None:
     options = parser.parse_args()
     sizes = options.sizes.split(",")
     if unknown := [name for name in sizes if name not in SIZES]:
-        parser.error(f"unknown size {', '.join(unknown)}; there are {', '.join(SIZES)}")
+        parser.error(f"--sizes: {', '.join(unknown)} is unknown; give some of {', '.join(SIZES)}")
     available = sorted(os.sched_getaffinity(0))
     if not 1 <= options.threads <= len(available):
-        parser.error(f"--threads must be from 1 to {len(available)}")
+        parser.error(f"--threads={options.threads}: give 1 to {len(available)}")
     os.sched_setaffinity(0, available[: options.threads])  # before either side starts its threads
     environment.keep_memory()  # the allocator's settings hold for both sides
     try:
         from benchmarks import torch_peer
     except ImportError as error:
-        sys.exit(f"error: the comparison needs {error.name}; pip install -r requirements-test.txt")
+        sys.exit(f"error: the comparison needs {error.name}; run: pip install -r requirements-test.txt")
     torch_peer.set_threads(options.threads)
     result = record.circumstances(options.threads, PACKAGES) | {"agreement": {}, "figures": []}
     try:
         for name in sizes:
             for found in measure(name, allow_busy=options.allow_busy):
-                _note(result, found)
+                _add(result, found)
     except record.BusyMachineError as error:
-        sys.exit(f"error: {error}; stop it and try again, or keep such samples with --allow_busy")
+        sys.exit(f"error: {error}; stop that work and try again, or keep such samples with --allow_busy")
     record.write(result, options.output)
     print(f"\n{record.table(result['figures'])}\n\nwritten to {options.output}")
 
 
-def _note(result: dict[str, Any], found: dict[str, Any]) -> None:
-    """Adds what was found to the record, and shows it."""
+def _add(result: dict[str, Any], found: dict[str, Any]) -> None:
+    """Adds an agreement or a figure to the record, and prints it."""
     if "differences" in found:
         result["agreement"][found["size"]] = found["differences"]
-        print(f"{found['size']}: both sides agree; relative differences {found['differences']}", flush=True)
+        print(f"{found['size']}: the two sides agree; relative differences {found['differences']}", flush=True)
     else:
         result["figures"].append(found)
         print(record.table([found]).splitlines()[-1], flush=True)

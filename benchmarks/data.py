@@ -1,12 +1,12 @@
-"""How fast images come off the disk, beside the loaders that others use: JSON, tar, ArrayRecord; 1 and 2 readers.
+"""Images read per second, next to two other loaders: from JSON, tar and ArrayRecord, with 1 and 2 readers.
 
     python -m benchmarks.data
 
-About 1 megapixel of real detail a JPEG (scikit-learn's photos, tiled), to 512 x 512, on as many cores as
-readers. The peers do what the original does, full decode and torchvision's operations (resize, crop, to tensor,
-normalize), in a plain loop over files and in webdataset's pipeline (pip install webdataset torch); both sides
-finish with batches of the same arrays. The rounds alternate, and the ratio is ours over theirs, in images a
-second. The loader's own part is what it does beside decoding, resizing and scaling them.
+Each JPEG has about 1 megapixel of real detail (scikit-learn's photos, tiled) and is read at 512 x 512, on as many cores
+as readers. The peers do what the original does, a full decode and torchvision's operations (resize, crop, to tensor,
+normalize), in a plain loop over files and in webdataset's pipeline (pip install webdataset torch). Both sides produce
+batches of the same arrays. Rounds alternate, and the ratio is ours over theirs, in images a second. The loader's own
+part is its processor time outside of decoding, resizing and scaling images.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from demo.data import write_tokenizer
 from dualdiff_jax.config import DataConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data import examples, mixture
+from dualdiff_jax.data import images as image_reading
 from dualdiff_jax.data.formats.array_record import write_records
 from dualdiff_jax.data.images import fit, normalize
 from dualdiff_jax.data.mixture import Mixture
@@ -43,12 +44,12 @@ SIDE = 512
 BATCH = 8
 CAPTION = "a three left of a seven"
 WARM = 16  # batches before the loader's own part is measured
-REPEATS = 100  # of the images, so that the set is not a tiny one, which shuffles slowly
+REPEATS = 100  # of the images, because a tiny set shuffles slowly
 FORMATS = {"json": "list.json", "tar": "0.tar", "array_record": "0.array_record"}
 
 
 def megapixel_jpegs(count: int, scale: int) -> list[bytes]:
-    """``count`` different JPEGs of quality 90, 1280 x 854 times ``scale``, of the two photos' real detail."""
+    """``count`` different JPEGs of quality 90, each side of 1280 x 854 times ``scale``, with the two photos' detail."""
     from sklearn.datasets import load_sample_images
 
     photos, found = load_sample_images().images, []
@@ -62,7 +63,7 @@ def megapixel_jpegs(count: int, scale: int) -> list[bytes]:
 
 
 def write_data(root: Path, images: list[bytes]) -> None:
-    """The same images as files with JSON, as a tar shard, and as ArrayRecord; and a tokenizer."""
+    """Writes the same images as files with JSON, as a tar shard and as ArrayRecord, and a tokenizer."""
     (root / "images").mkdir()
     metadata = []
     with tarfile.open(root / FORMATS["tar"], "w") as archive:
@@ -84,7 +85,7 @@ def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def our_batches(root: Path, form: str, readers: int) -> Iterator[np.ndarray]:
-    """Our loader: as many threads as readers, over both streams."""
+    """Our loader, over both streams, with ``readers`` threads."""
     place = dict(root=str(root), files=FORMATS[form])
     common = dict(format=form, height=SIDE, width=SIDE, roots=(place,) * REPEATS, **place)
     sources = [dict(name=task, task=task, **common) for task in ("image_generation", "captioning")]
@@ -96,7 +97,7 @@ def our_batches(root: Path, form: str, readers: int) -> Iterator[np.ndarray]:
 
 
 def torchvision_operations() -> Callable[[Image.Image], Any]:
-    """What torchvision.transforms does to a PIL image: Resize, CenterCrop, ToTensor, Normalize."""
+    """torchvision's Resize, CenterCrop, ToTensor and Normalize of a PIL image."""
     import torch
 
     half = torch.full((3, 1, 1), 0.5)
@@ -114,7 +115,7 @@ def torchvision_operations() -> Callable[[Image.Image], Any]:
 
 
 def file_batches(root: Path, readers: int) -> Iterator[Any]:
-    """The original's way: a data set over JSON metadata, torch's loader."""
+    """The original's way: a data set over JSON metadata, read by torch's loader."""
     import torch
 
     transform = torchvision_operations()
@@ -132,7 +133,7 @@ def file_batches(root: Path, readers: int) -> Iterator[Any]:
 
 
 def webdataset_batches(root: Path, readers: int) -> Iterator[Any]:
-    """webdataset's own pipeline, decoding with PIL."""
+    """webdataset's pipeline, decoding with PIL."""
     import torch
     import webdataset
 
@@ -145,7 +146,7 @@ def webdataset_batches(root: Path, readers: int) -> Iterator[Any]:
 
 
 def rate(batches: Iterator[Any], count: int) -> float:
-    """Images a second over ``count`` batches, after two that are not counted."""
+    """Images a second over ``count`` batches, after two that are not timed."""
     for _ in range(2):
         next(batches)
     start = time.perf_counter()
@@ -155,14 +156,14 @@ def rate(batches: Iterator[Any], count: int) -> float:
 
 
 def own_part(root: Path, form: str, count: int) -> float:
-    """Share of the loader's processor time in ``count`` batches that is not spent on reading images.
+    """Share of the loader's processor time that is not spent on reading images, over ``count`` batches.
 
-    Reading is decoding, resizing and the way to [-1, 1], without getting a file's bytes; taken from the same batches.
+    Reading an image is decoding, resizing and scaling to [-1, 1], without fetching the file's bytes.
     """
     with (
         spent(examples, "read_pixels") as pixels,
         spent(mixture, "normalize") as scaling,
-        spent(images, "_stream") as bytes_of_files,
+        spent(image_reading, "_stream") as bytes_of_files,
     ):
         batches = our_batches(root, form, 1)
         for _ in range(WARM):
@@ -171,16 +172,16 @@ def own_part(root: Path, form: str, count: int) -> float:
         start, before = time.process_time(), [part[0] for part in parts]
         for _ in range(count):
             next(batches)
-        whole = time.process_time() - start
-        pixels_s, scaling_s, bytes_s = (part[0] - was for part, was in zip(parts, before, strict=True))
+        total = time.process_time() - start
+        pixels_s, scaling_s, bytes_s = (part[0] - earlier for part, earlier in zip(parts, before, strict=True))
         batches.close()
-        time.sleep(1.0)  # what its threads have begun they finish, and the next figure should not have it
-    return 1 - (pixels_s + scaling_s - bytes_s) / whole
+        time.sleep(1.0)  # its threads finish the work they began, which must not count for the next figure
+    return 1 - (pixels_s + scaling_s - bytes_s) / total
 
 
 @contextlib.contextmanager
 def spent(module: ModuleType, name: str) -> Iterator[list[float]]:
-    """One number: processor seconds that all threads together have spent in a function of ``module``."""
+    """Times a function of ``module``: a list of one number, the processor seconds that all threads have spent in it."""
     function, seconds, lock = getattr(module, name), [0.0], threading.Lock()
 
     def timed(*args, **kwargs):
@@ -200,12 +201,12 @@ def spent(module: ModuleType, name: str) -> Iterator[list[float]]:
 
 
 def resizing(images: list[bytes], rounds: int) -> dict[str, Any]:
-    """The resize alone, ours beside Pillow's, on the same decoded pictures."""
+    """The resize alone, ours next to Pillow's, on the same decoded pictures."""
     pictures = [Image.open(io.BytesIO(image)).convert("RGB") for image in images[:8]]
     pairs = []
     for _ in range(rounds):
         seconds = []
-        for resize in (_pillows_resize, fit):
+        for resize in (_pillow_resize, fit):
             start = time.process_time()
             for picture in pictures:
                 resize(picture, SIDE, SIDE)
@@ -215,8 +216,8 @@ def resizing(images: list[bytes], rounds: int) -> dict[str, Any]:
     return {"what": "resize", "milliseconds": round(mine, 2), "pillow_milliseconds": round(theirs, 2)}
 
 
-def _pillows_resize(picture: Image.Image, height: int, width: int) -> np.ndarray:
-    """The same operations as ``fit``, as a centre box of the picture."""
+def _pillow_resize(picture: Image.Image, height: int, width: int) -> np.ndarray:
+    """The same result as ``fit``, by Pillow's resize of the picture's centre box."""
     scale = max(height / picture.height, width / picture.width)
     left, top = (picture.width - width / scale) / 2, (picture.height - height / scale) / 2
     box = (left, top, picture.width - left, picture.height - top)
@@ -224,7 +225,7 @@ def _pillows_resize(picture: Image.Image, height: int, width: int) -> np.ndarray
 
 
 def loading(root: Path, images: list[bytes], rounds: int, count: int, own_count: int) -> Iterator[dict[str, Any]]:
-    """Yields a figure for each format, number of readers and peer; and what the resize alone takes."""
+    """Yields the figure of the resize alone, then one for each number of readers, format and peer."""
     import torch
 
     torch.set_num_threads(1)
@@ -266,11 +267,11 @@ def loading(root: Path, images: list[bytes], rounds: int, count: int, own_count:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="benchmarks/results/data.json", help="JSON file to write")
-    parser.add_argument("--images", type=int, default=64, help="JPEGs to read again and again")
-    parser.add_argument("--scale", type=int, default=1, help="times 1280 x 854 pixels")
-    parser.add_argument("--rounds", type=int, default=5, help="of both sides in turn")
-    parser.add_argument("--batches", type=int, default=24, help="a round has, of 8 images")
-    parser.add_argument("--own-batches", type=int, default=60, help="a round of the loader's own part has")
+    parser.add_argument("--images", type=int, default=64, help="different JPEGs to read")
+    parser.add_argument("--scale", type=int, default=1, help="factor on each side of 1280 x 854 pixels")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each pair is measured")
+    parser.add_argument("--batches", type=int, default=24, help="batches of 8 images in a round")
+    parser.add_argument("--own-batches", type=int, default=60, help="batches in a round of the loader's own part")
     options = parser.parse_args()
     packages = ("pillow", "grain", "array_record", "numpy", "torch", "webdataset")
     result = record.circumstances(len(os.sched_getaffinity(0)), packages)
@@ -278,7 +279,7 @@ def main() -> None:
         images = megapixel_jpegs(options.images, options.scale)
         write_data(Path(folder), images)
         result["image"] = {"pixels": list(Image.open(io.BytesIO(images[0])).size), "to": SIDE}
-        figures = record.tell(loading(Path(folder), images, options.rounds, options.batches, options.own_batches))
+        figures = record.print_all(loading(Path(folder), images, options.rounds, options.batches, options.own_batches))
     record.write(result | {"figures": figures}, options.output)
     print(f"written to {options.output}")
 

@@ -1,9 +1,9 @@
-"""The converter and the networks at the published size, in what a laptop has.
+"""The converter and the networks at the published size, in the memory of a laptop.
 
     make check-full-size
-writes a random SD3-medium with T5-XXL and its autoencoder (the true layout, about 14 GB), imports it, opens it
-on eight fake devices, compares a 512 px pass of the MMDiT and a T5-XXL encoding with torch, and deletes it all.
-Each phase is a process of its own, so that its peak of memory is its own. Writes benchmarks/results/full_size.json.
+writes a random SD3-medium with T5-XXL and its autoencoder (the real layout, about 14 GB), imports it, opens it on eight
+fake devices, compares a 512 px pass of the MMDiT and a T5-XXL encoding with torch, and deletes the files. Each phase
+runs in its own process, which measures its peak of memory. Writes benchmarks/results/full_size.json.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from benchmarks.record import circumstances, write
 
 RESULTS = Path(__file__).parent / "results" / "full_size.json"
 PHASES = ("write", "import", "load", "mmdit", "mmdit_torch", "t5", "t5_torch")
-IMPORT_BOUND = 4 << 30  # bytes beside the largest stored leaf
+IMPORT_BOUND = 4 << 30  # bytes in addition to the largest stored leaf
 MEMORY_BOUND = 24 << 30
 ERROR_BOUND = 1e-5
 DEVICES = 8
@@ -29,8 +29,8 @@ DEVICES = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", help="where the files go; default: a temporary folder")
-    parser.add_argument("--phase", choices=PHASES, help="run this one only, on the files of an earlier one")
+    parser.add_argument("--folder", help="folder for the files; default: a temporary one")
+    parser.add_argument("--phase", choices=PHASES, help="run this phase only, on the files of earlier ones")
     parser.add_argument("--keep", action="store_true", help="do not delete the files at the end")
     arguments = parser.parse_args()
     if arguments.phase:
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def run(folder: Path) -> dict:
-    """Every phase, and the comparison of what they left."""
+    """Runs every phase and compares their outputs."""
     import numpy as np
 
     phases = {}
@@ -83,7 +83,7 @@ def run(folder: Path) -> dict:
         "relative_errors": errors,
         "bounds": bounds | {"relative error": ERROR_BOUND},
         "missed": missed,
-        **circumstances(os.cpu_count(), ("jax", "flax", "numpy", "torch", "diffusers", "transformers")),
+        **circumstances(os.cpu_count() or 1, ("jax", "flax", "numpy", "torch", "diffusers", "transformers")),
     }
 
 

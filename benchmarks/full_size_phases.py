@@ -1,4 +1,4 @@
-"""What ``full_size`` does in each of its processes. A phase takes the folder and returns its figures."""
+"""The phases of ``full_size``, one a process. A phase takes the folder of the files and returns its figures."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ SOURCE, MODEL = "sd3", "model"
 
 
 def phase_write(folder: Path) -> dict:
-    """SD3-medium in half precision, T5-XXL in bfloat16 in shards, the autoencoder: random, of the true layout."""
+    """Writes random weights in the real layout: SD3-medium in fp16, T5-XXL in bf16 in shards, the autoencoder."""
     import ml_dtypes
 
     from dualdiff_jax.config import ModelConfig
@@ -62,7 +62,7 @@ def phase_write(folder: Path) -> dict:
 
 
 def _random(rng: np.random.Generator, key: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Normal numbers, sized by the fan-in so that activations neither vanish nor grow; T5's norms around one."""
+    """Normal numbers scaled by the fan-in, so that activations neither vanish nor grow; T5's norms are around one."""
     count = int(np.prod(shape))
     if "relative_attention_bias" in key or len(shape) == 1:
         scale = 0.1
@@ -92,7 +92,7 @@ def phase_import(folder: Path) -> dict:
 
 
 def phase_load(folder: Path) -> dict:
-    """Onto all (fake) devices, in bfloat16, each with its shards."""
+    """Loads the model in bf16, sharded over all (fake) devices."""
     from dualdiff_jax import DualDiffusionPipeline
     from dualdiff_jax.config import MeshConfig
     from dualdiff_jax.sharding import make_mesh
@@ -108,7 +108,7 @@ def phase_load(folder: Path) -> dict:
 
 
 def _inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Latents of 512 px, timestep, T5's output for the MMDiT, token ids for T5."""
+    """(latents of 512 px, timestep, text embeddings for the MMDiT, token ids for T5)."""
     rng = np.random.default_rng(1)
     latents = rng.standard_normal((1, SIDE, SIDE, 16), np.float32)
     text = rng.standard_normal((1, TEXT, 4096), np.float32)
@@ -116,7 +116,7 @@ def _inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _ours(folder: Path, network: str, run) -> dict:
-    """One network of the model folder, computing in fp32, its output kept for the comparison."""
+    """Runs one network of the model folder in fp32 and saves its output for the comparison."""
     from dualdiff_jax.config import MeshConfig
     from dualdiff_jax.models.bundle import bind, leaf_specs, weight_shardings
     from dualdiff_jax.sharding import make_mesh
@@ -144,7 +144,7 @@ def phase_mmdit(folder: Path) -> dict:
 
 
 def phase_t5(folder: Path) -> dict:
-    """A layer at a time: inside one program the CPU's compiler would widen all of the bfloat16 weights at once."""
+    """One layer at a time: in a single program, the CPU's compiler would widen all bf16 weights at once."""
     from dualdiff_jax.models import t5_encoder
 
     *_, token_ids = _inputs()
@@ -181,7 +181,7 @@ def phase_mmdit_torch(folder: Path) -> dict:
 
 
 def phase_t5_torch(folder: Path) -> dict:
-    """In fp32, a block at a time: its weights are bfloat16 numbers, so widening and narrowing them changes nothing."""
+    """In fp32, a block at a time: its weights are bf16 numbers, so widening and narrowing them changes nothing."""
     import torch
     from transformers import T5EncoderModel
 

@@ -1,7 +1,7 @@
-"""What ``h100`` does in each of its processes: a phase tells its figures one by one, as it finds them.
+"""The JAX phases of ``h100``, one a process: each yields its figures as it measures them.
 
-A phase of JAX imports no torch, and needs neither Grain, ml_collections nor the packages of data formats. A phase of
-torch keeps JAX off the card.
+They import no torch, and need neither Grain, ml_collections nor the packages of data formats. In the torch phases
+(``h100_torch_phases``), JAX stays off the card.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ from dualdiff_jax.planning.cost import program_flops
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.telemetry.recorder import device_memory
 
-Figure = dict[str, Any]  # name, side and what was found, or an error in its place
+Figure = dict[str, Any]  # name, side, and either measurements or an error
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
-HEADS, HEAD_DIM = 24, 64  # of the attention that is timed apart: SD3-medium's
+HEADS, HEAD_DIM = 24, 64  # of SD3-medium's attention, which is also timed alone
 
 
 def names(size: CardSize) -> dict[str, list[tuple[str, str]]]:
-    """Phase -> (name, side) of the figures that it tells, in the order in which they are measured."""
+    """Phase -> (name, side) of its figures, in the order in which they are measured."""
     steps = ("training_step", "training_step_encoded")
     samplers = [f"{way}_{count}" for way in ("text_to_image", "image_to_text") for count in size.sample_batches]
     attentions = [f"attention_{length}_{way}" for length in size.attention_lengths for way in ("forward", "both")]
@@ -49,17 +49,17 @@ def names(size: CardSize) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def figure(name: str, side: str, find: Callable[[], Figure]) -> Figure:
-    """What ``find`` found, or how it failed: the next figure may still be had."""
+def figure(name: str, side: str, measure: Callable[[], Figure]) -> Figure:
+    """The result of ``measure``, or its error, so that the next figure can still be measured."""
     try:
-        return {"name": name, "side": side} | find()
-    except Exception as error:  # an unknown kernel, no memory, a compiler's own kinds
+        return {"name": name, "side": side} | measure()
+    except Exception as error:  # an unknown kernel, no memory, or what a compiler raises
         gc.collect()
         return {"name": name, "side": side, "error": f"{type(error).__name__}: {reason(error)}"}
 
 
 def phase_jax_training(size: CardSize, batch: int | None) -> Iterator[Figure]:
-    """``batch``: pairs to begin the search with; None is the size's own largest."""
+    """``batch``: pairs with which the search begins; None is the largest of ``size``."""
     side = jax.random.normal(jax.random.key(0), (size.matmul, size.matmul), jnp.bfloat16)
     product = jax.jit(lambda x: x @ x)
     yield figure("matmul", "jax", lambda: _matmul(size, _many(lambda: product(side), size.calls)))
@@ -67,7 +67,7 @@ def phase_jax_training(size: CardSize, batch: int | None) -> Iterator[Figure]:
     candidates = [count for count in size.train_batches if batch is None or count <= batch]
     found = figure("training_step", "jax", lambda: _largest_step(size, training, candidates))
     yield found
-    candidates = [found["batch"]] if "batch" in found else candidates  # the same work but for the encoders
+    candidates = [found["batch"]] if "batch" in found else candidates  # the same work except for the encoders
     yield figure("training_step_encoded", "jax", lambda: _largest_step(size, training, candidates, is_encoded=True))
 
 
@@ -85,23 +85,23 @@ def _largest_step(
                 raise
             refused.append(count)
             continue
-        told = {"batch": count, "refused_batches": refused, "memory_peak": device_memory()}
-        return measured | told | _mfu(size, count, measured["median_s"], is_encoded)
+        about = {"batch": count, "refused_batches": refused, "memory_peak": device_memory()}
+        return measured | about | _mfu(size, count, measured["median_s"], is_encoded)
     raise MemoryError(f"no batch of {candidates} fits")
 
 
 def _mfu(size: CardSize, batch: int, seconds: float, is_encoded: bool) -> Figure:
-    """Useful operations alone, without what is computed twice: of the MMDiT, and of all networks that ran."""
+    """Useful operations, none counted twice: those of the MMDiT, and those of all networks that ran."""
     parts = program_flops(size.config, "train", batch)
     mmdit = parts["mmdit forward"] + parts["mmdit backward"]
-    whole = mmdit + (parts["t5"] / 2 if is_encoded else parts["t5"] + parts["autoencoder"])
+    total = mmdit + (parts["t5"] / 2 if is_encoded else parts["t5"] + parts["autoencoder"])
     peak = peak_flops(jax.devices()[0].device_kind)
     return {
         "pairs_per_s": batch / seconds,
         "mmdit_flops": mmdit,
-        "flops": whole,
+        "flops": total,
         "mfu_mmdit": peak and mmdit / seconds / peak,
-        "mfu": peak and whole / seconds / peak,
+        "mfu": peak and total / seconds / peak,
     }
 
 
@@ -111,7 +111,7 @@ def _matmul(size: CardSize, call: jax_side.Call) -> Figure:
 
 
 def _many(call: Callable[[], Any], calls: int) -> jax_side.Call:
-    """Dispatches all, then waits for the last."""
+    """A side that dispatches ``calls`` calls, then waits for the last."""
 
     def side(_: int) -> None:
         for _ in range(calls):
@@ -127,12 +127,12 @@ def phase_jax_sampling(size: CardSize, batch: int | None) -> Iterator[Figure]:
     for way, make in ways.items():
         for count in size.sample_batches:
 
-            def find(way=way, make=make, count=count) -> Figure:
+            def measure(way=way, make=make, count=count) -> Figure:
                 found = record.alone(make(size, pipeline, count), budget_s=size.budget_s)
                 flops = sum(program_flops(size.config, way, count).values())
                 return found | {"batch": count, "examples_per_s": count / found["median_s"], "most_flops": flops}
 
-            yield figure(f"{way}_{count}", "jax", find)
+            yield figure(f"{way}_{count}", "jax", measure)
 
 
 def phase_jax_attention(size: CardSize, batch: int | None) -> Iterator[Figure]:
@@ -154,17 +154,17 @@ def phase_jax_attention(size: CardSize, batch: int | None) -> Iterator[Figure]:
 
 
 def attention_cases(size: CardSize) -> Iterator[tuple[str, int, bool]]:
-    """(name, joint length, with the backward pass)."""
+    """Yields (name, joint sequence length, whether the backward pass runs too)."""
     for length in size.attention_lengths:
         for way in ("forward", "both"):
             yield f"attention_{length}_{way}", length, way == "both"
 
 
 def phase_numerics(size: CardSize, batch: int | None) -> Iterator[Figure]:
-    """The passes in bfloat16 against fp32 of the same weights, relative to the norm of what fp32 gives."""
+    """Errors of bf16 passes against fp32 passes of the same weights, relative to the norm of the fp32 output."""
     from benchmarks.agreement import difference
 
-    def find() -> Figure:
+    def measure() -> Figure:
         model = size.config.model
         weights = random_weights(model, make_mesh(size.config.mesh))
         _, token_ids = jax_side.prompts(size, 2)
@@ -181,4 +181,4 @@ def phase_numerics(size: CardSize, batch: int | None) -> Iterator[Figure]:
         exact = outputs["float32"]
         return {"relative_errors": {name: difference(outputs["bfloat16"][name], exact[name]) for name in exact}}
 
-    yield figure("bfloat16_error", "jax", find)
+    yield figure("bfloat16_error", "jax", measure)

@@ -1,4 +1,4 @@
-"""What ``h100`` measures: the published 2B model for the card, and a toy for trying the command out anywhere."""
+"""The sizes that ``h100`` measures: the published 2B model, and a toy to try the command on any machine."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,7 @@ from dualdiff_jax.config.resolve import resolve
 
 @dataclasses.dataclass(frozen=True)
 class CardSize(Size):
-    """A ``Size``, and what the phases that have no model need."""
+    """A ``Size``, and the sizes of the phases without a model."""
 
     train_batches: tuple[int, ...]  # pairs, the largest first; planned with --mode=plan --topology=h100:1
     matmul: int  # side of the square product
@@ -18,12 +18,12 @@ class CardSize(Size):
     attention_lengths: tuple[int, ...]  # joint sequences
     jax_kernels: tuple[str, ...]
     torch_kernels: tuple[str, ...]  # of torch.nn.attention.SDPBackend
-    calls: int  # in a row, of what takes less than a millisecond
+    calls: int  # in a row, for what takes less than a millisecond
     compile_backend: str  # of torch.compile
 
 
 def run_config(model: dict[str, Any], side: int, length: int, **train: Any) -> Any:
-    """A run of ``model`` on images of ``side`` pixels; its sources are named and never opened."""
+    """A run of ``model`` on square images of ``side`` pixels. It names sources, which are never opened."""
     shape = dict(root="-", files="-", height=side, width=side)
     sources = [dict(name=task, task=task, **shape) for task in ("image_generation", "captioning")]
     return resolve(
@@ -55,13 +55,13 @@ def full_size() -> CardSize:
 
 
 def tiny_size() -> CardSize:
-    """Every phase in seconds, on a CPU too; its figures mean nothing."""
+    """A toy with which every phase takes seconds, also on a CPU; its figures mean nothing."""
     model = dict(
         mmdit=dict(depth=2, width=32, heads=2, vocab_size=64, position_grid=8, position_base=8),
         t5=dict(vocab_size=64, width=16, depth=1, heads=2, head_dim=8, mlp_width=32),
         autoencoder=dict(kind="kl", channels=4, level_widths=(8, 8), level_depth=1, norm_groups=4),
         sampling=dict(height=16, width=16, text_length=8, image_steps=2, answer_length=8, answer_steps=2),
-        compute_dtype="float32",  # a CPU multiplies no bfloat16 matrices into fp32
+        compute_dtype="float32",  # a CPU cannot multiply bf16 matrices into fp32
     )
     return CardSize(
         config=run_config(model, 16, 8, global_batch_size=2),

@@ -1,4 +1,4 @@
-"""The phases of ``h100`` that run torch. See ``h100_phases``."""
+"""The phases of ``h100`` that run torch; see ``h100_phases``."""
 
 import contextlib
 import gc
@@ -31,7 +31,7 @@ def _peer(size: CardSize, networks: Networks, *, is_training: bool) -> TorchPeer
 
 
 def phase_torch_training(size: CardSize, batch: int | None) -> Iterator[Figure]:
-    """``batch``: pairs of the step that it is compared with."""
+    """``batch``: pairs in the step of the JAX side; None is the largest of ``size``."""
     side = torch.randn(size.matmul, size.matmul, dtype=torch.bfloat16, device=DEVICE)
 
     def product(_: int) -> None:
@@ -53,13 +53,13 @@ def phase_torch_training(size: CardSize, batch: int | None) -> Iterator[Figure]:
         for name in ("training_step", "training_step_encoded"):
             placed = peer.place(random_batch(size, count, is_encoded=name.endswith("encoded")))
             found = figure(name, side_name, lambda placed=placed, parts=parts: _step(size, peer, placed, count, parts))
-            parts = found.get("microbatches", parts)  # what fits eagerly fits the others
+            parts = found.get("microbatches", parts)  # parts that fit eagerly also fit the other steps
             yield found
             gc.collect()
 
 
 def _step(size: CardSize, peer: TorchPeer, placed, count: int, parts: int | None) -> Figure:
-    """In as few parts as memory allows: there is no recomputation here, as there is none in the original."""
+    """Times the step, cut into as few parts as memory allows: it recomputes nothing, like the original."""
     candidates = [n for n in range(1, count + 1) if count % n == 0 and (parts is None or n >= parts)]
     for parts in candidates:
 
@@ -70,10 +70,10 @@ def _step(size: CardSize, peer: TorchPeer, placed, count: int, parts: int | None
         with contextlib.suppress(torch.OutOfMemoryError):
             measured = record.alone(call, budget_s=size.budget_s)
             return measured | {"batch": count, "microbatches": parts, "pairs_per_s": count / measured["median_s"]}
-        peer.optimizer.zero_grad(set_to_none=True)  # out here, where the error no longer holds what it was made of
+        peer.optimizer.zero_grad(set_to_none=True)  # here, where the error no longer references the step's tensors
         gc.collect()
         torch.cuda.empty_cache()
-    raise MemoryError(f"not even one pair of {count} at a time fits")
+    raise MemoryError(f"a step of {count} pairs does not fit, not even one pair at a time")
 
 
 def phase_torch_sampling(size: CardSize, batch: int | None) -> Iterator[Figure]:
@@ -84,12 +84,12 @@ def phase_torch_sampling(size: CardSize, batch: int | None) -> Iterator[Figure]:
         for way in ("text_to_image", "image_to_text"):
             for count in size.sample_batches:
 
-                def find(way=way, count=count) -> Figure:
+                def measure(way=way, count=count) -> Figure:
                     make = {"text_to_image": _text_to_image, "image_to_text": _image_to_text}[way]
                     found = record.alone(make(size, peer, count), budget_s=size.budget_s)
                     return found | {"batch": count, "examples_per_s": count / found["median_s"]}
 
-                yield figure(f"{way}_{count}", side, find)
+                yield figure(f"{way}_{count}", side, measure)
 
 
 def _text_to_image(size: CardSize, peer: TorchPeer, count: int) -> record.Side:
@@ -126,17 +126,17 @@ def phase_torch_attention(size: CardSize, batch: int | None) -> Iterator[Figure]
 
 
 def phase_agreement(size: CardSize, batch: int | None) -> Iterator[Figure]:
-    """That both sides compute the same: the toy in fp32 on this device, with the same weights."""
+    """Differences of both sides: the toy in fp32 on this device, with the same weights."""
 
-    def find() -> Figure:
+    def measure() -> Figure:
         tiny = tiny_size()  # it computes in fp32
         weights = random_weights(tiny.config.model, make_mesh(tiny.config.mesh))
         networks = build(tiny.config, DEVICE)
         load(networks, weights, tiny.config)
         peer = _peer(tiny, networks, is_training=True)
         found = agreement.differences(tiny, weights, peer)
-        if far := agreement.far(found):
-            raise ValueError(f"the two sides do not compute the same: {', '.join(far)} apart")
+        if beyond := agreement.beyond_bound(found):
+            raise ValueError(f"the two sides differ: {', '.join(beyond)}; the bound is {agreement.BOUND:.0e}")
         return {"relative_differences": found}
 
-    yield figure("agreement", "both", find)
+    yield figure("agreement", "both", measure)

@@ -1,4 +1,4 @@
-"""How large an index of records may grow: seconds and memory to build, open, filter and train from it.
+"""Seconds and memory to build, open, filter and train from a large index of records.
 
 python -m benchmarks.index --records=10000000
 """
@@ -25,7 +25,7 @@ from benchmarks.data import BATCH, add_member
 from demo.data import write_tokenizer
 from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.config.resolve import resolve
-from dualdiff_jax.data.formats.registry import open_checkpoint
+from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.tokenizer import Tokenizer
@@ -34,20 +34,20 @@ SHARD_SAMPLES = 100_000
 
 
 def indexing(records: int) -> Iterator[dict[str, Any]]:
-    """Yields seconds and resident memory of JSON Lines and of tar shards: see ``LARGE``."""
+    """Yields seconds and resident memory of each step of ``LARGE``, on JSON Lines and on tar shards."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_tokenizer(root / "tokenizer")
         for form, write in (("json", _write_lines), ("tar", _write_shards)):
             files = write(root, records)
             for what in ("build", "open", "stream") + (("filter", "filtered stream") if form == "json" else ()):
-                done = subprocess.run(
+                process = subprocess.run(
                     [sys.executable, "-m", "benchmarks.index", f"--large={form}:{what}:{root}:{files}"],
                     check=True,
                     capture_output=True,
                     text=True,
                 )
-                yield {"format": form, "what": what} | json.loads(done.stdout.splitlines()[-1])
+                yield {"format": form, "what": what} | json.loads(process.stdout.splitlines()[-1])
 
 
 def _write_lines(root: Path, records: int) -> str:
@@ -60,7 +60,7 @@ def _write_lines(root: Path, records: int) -> str:
 
 
 def _write_shards(root: Path, records: int) -> str:
-    """One shard of small members, and links to it: each link is a shard of its own to the loader."""
+    """One shard of small members, and hard links to it, which the loader takes for different shards."""
     samples, image = min(records, SHARD_SAMPLES), _small_jpeg()
     with tarfile.open(root / "00000.tar", "w") as archive:
         for index in range(samples):
@@ -79,7 +79,7 @@ def _small_jpeg() -> bytes:
 
 
 def large(form: str, what: str, root: str, files: str) -> dict[str, Any]:
-    """Does one of ``LARGE`` in this process, and says how long it took and how much memory it needed."""
+    """Runs one step of ``LARGE`` in this process and measures its seconds and its memory."""
     given = dict(name="read", task="captioning", format=form, root=root, files=files, height=8, width=8)
     before = _most_resident()
     start = time.perf_counter()
@@ -94,21 +94,21 @@ def large(form: str, what: str, root: str, files: str) -> dict[str, Any]:
 
 
 def _most_resident() -> int:
-    """KiB, of this program alone: what getrusage says is never below what its parent had."""
+    """Peak resident KiB of this program alone; getrusage is never below the peak of the parent process."""
     status = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 
 
 def _open_large(given: dict[str, Any]) -> dict[str, int]:
-    """Opens the source and reads a thousand records anywhere in it."""
-    source = open_checkpoint(resolve(given, SourceConfig), IndexCache(f"{given['root']}/index"))
+    """Opens the source and reads a thousand records at random positions."""
+    source = open_source(resolve(given, SourceConfig), IndexCache(f"{given['root']}/index"))
     for index in np.random.default_rng(0).integers(0, len(source), 1000).tolist():
         assert source[index].captions
     return {"records": len(source)}
 
 
 def _stream_large(given: dict[str, Any], **filters: Any) -> dict[str, int]:
-    """Opens both streams of a run over it and reads a hundred batches in the middle of their shuffled order."""
+    """Opens both streams of a run and reads a hundred batches from the middle of their shuffled order."""
     root = Path(given["root"])
     sources = [given | filters, given | filters | {"name": "draw", "task": "image_generation"}]
     config = {"sources": sources, "tokenizer": str(root / "tokenizer"), "index_cache": str(root / "index")}
@@ -121,7 +121,7 @@ def _stream_large(given: dict[str, Any], **filters: Any) -> dict[str, int]:
 
 
 FILTERS = {"max_aspect": 4.0, "min_side": 4, "min_caption": 1, "max_caption": 100}
-# Build the index (the first time), open it, train from it; all of it with filters, for which every record is read once.
+# Build the index (by the first call), open it, train from it; the same with filters, which read every record once.
 LARGE = {
     "build": _open_large,
     "open": _open_large,
@@ -134,14 +134,14 @@ LARGE = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.index", description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="benchmarks/results/index.json", help="JSON file to write")
-    parser.add_argument("--records", type=int, default=10_000_000, help="of each of the two sources")
+    parser.add_argument("--records", type=int, default=10_000_000, help="records of each of the two sources")
     parser.add_argument("--large", help=argparse.SUPPRESS)  # one of our own processes
     options = parser.parse_args()
     if options.large:
         print(json.dumps(large(*options.large.split(":", 3))))
         return
     result = record.circumstances(len(os.sched_getaffinity(0)), ("pillow", "grain", "array_record", "numpy"))
-    record.write(result | {"figures": record.tell(indexing(options.records))}, options.output)
+    record.write(result | {"figures": record.print_all(indexing(options.records))}, options.output)
     print(f"written to {options.output}")
 
 

@@ -1,4 +1,4 @@
-"""Our side of a comparison: the training step and the pipeline's samplers, as calls that end when the device does."""
+"""Our side of a comparison: the training step and the samplers, as calls that return when the device has finished."""
 
 from collections.abc import Callable
 
@@ -14,28 +14,28 @@ from dualdiff_jax.sharding import make_mesh, place_batch
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.step import make_step
 
-Call = Callable[[int], int | None]  # a number to draw from -> how often the network ran, where that varies
+Call = Callable[[int], int | None]  # seed -> number of network evaluations, if that varies
 
 
 class Training:
-    """The training step of ``size.config`` and the state that it moves; it takes batches of any number of pairs."""
+    """The training step of ``size.config`` with its state. It takes batches of any number of pairs."""
 
     def __init__(self, size: Size):
         self._config, self._mesh = size.config, make_mesh(size.config.mesh)
         self._setup = TrainSetup(self._config, self._mesh)
         tokenizer = Vocabulary(size.config.model.mmdit.vocab_size)
         null, mask = tokenizer.null_ids(size.config.data.text_length), tokenizer.mask_token_id
-        stored = np.zeros((len(null), size.config.model.t5.width), jnp.bfloat16)  # what it is costs the same
+        stored = np.zeros((len(null), size.config.model.t5.width), jnp.bfloat16)  # the values do not change the cost
         objective = Objective(
             self._config.objective, null_token_ids=null, mask_token_id=mask, null_text_embeddings=stored
         )
         self._step = make_step(self._setup, objective)
-        self._begin()
+        self._make_state()
 
     def on(self, batch: Batch) -> Call:
-        """One update from ``batch``, which is put on the device now."""
-        if any(leaf.is_deleted() for leaf in jax.tree.leaves(self._state)):  # a step that failed has consumed it
-            self._begin()
+        """A call that makes one update from ``batch``, which is put on the device now."""
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(self._state)):  # by a step that failed
+            self._make_state()
         placed = place_batch(self._mesh, batch)
 
         def call(_: int) -> None:
@@ -43,8 +43,8 @@ class Training:
 
         return call
 
-    def _begin(self) -> None:
-        self._state = self._frozen = None  # before there is another
+    def _make_state(self) -> None:
+        self._state = self._frozen = None  # frees the memory of the old state first
         model, trainable = self._config.model, self._setup.trainable
         weights = random_weights(model, self._mesh, model.compute_dtype, kept=trainable.specs)
         params, self._frozen = trainable.split(weights, self._mesh, jax.random.key(0))
@@ -52,7 +52,7 @@ class Training:
 
 
 def prompts(size: Size, count: int) -> tuple[list[str], np.ndarray]:
-    """Texts, and their ids (b, l)."""
+    """(texts, their token ids (b, l))."""
     texts = [f"prompt {index}" for index in range(count)]
     tokenizer = Vocabulary(size.config.model.mmdit.vocab_size)
     length = size.config.model.sampling.text_length
@@ -60,21 +60,21 @@ def prompts(size: Size, count: int) -> tuple[list[str], np.ndarray]:
 
 
 def photos(size: Size, count: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Images to read: as a user has them, and (b, h, w, 3) fp32 in [-1, 1]."""
+    """Images to caption: (uint8 arrays as a user has them, one array (b, h, w, 3) fp32 in [-1, 1])."""
     sampling = size.config.model.sampling
     images = np.random.default_rng(3).integers(0, 256, (count, sampling.height, sampling.width, 3), dtype=np.uint8)
     return list(images), images.astype(np.float32) / 127.5 - 1.0
 
 
 def open_pipeline(size: Size, dtype: str) -> DualDiffusionPipeline:
-    """With random weights in ``dtype``, as ``from_pretrained`` would load them."""
+    """A pipeline with random weights in ``dtype``, as ``from_pretrained`` would load them."""
     model = size.config.model
     weights = random_weights(model, make_mesh(size.config.mesh), dtype)
     return DualDiffusionPipeline(model, weights, Vocabulary(model.mmdit.vocab_size))
 
 
 def text_to_image(size: Size, pipeline: DualDiffusionPipeline, count: int) -> Call:
-    """Prompts to pixels on the device."""
+    """A call from prompts to pixels on the device."""
     texts, _ = prompts(size, count)
 
     def call(seed: int) -> None:
@@ -85,14 +85,14 @@ def text_to_image(size: Size, pipeline: DualDiffusionPipeline, count: int) -> Ca
 
 
 def image_to_text(size: Size, pipeline: DualDiffusionPipeline, count: int) -> Call:
-    """Images to token ids on the host, by ancestral sampling."""
+    """A call from images to token ids on the host, by ancestral sampling."""
     images, _ = photos(size, count)
     sampling = size.config.model.sampling
-    starts = [np.zeros(0, np.int32)] * count
+    no_prompts = [np.zeros(0, np.int32)] * count
 
     def call(seed: int) -> int:
         length, steps = sampling.answer_length, sampling.answer_steps
-        sample = pipeline.generate_text(images, starts, length=length, steps=steps, seed=seed, order="ancestral")
+        sample = pipeline.generate_text(images, no_prompts, length=length, steps=steps, seed=seed, order="ancestral")
         return int(sample.revealed_in.max()) + 1
 
     return call

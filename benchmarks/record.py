@@ -1,4 +1,4 @@
-"""How a figure is taken and what is written beside it."""
+"""How a figure is measured, and the circumstances that are written with it."""
 
 import contextlib
 import datetime
@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-REST = 0.02  # seconds between two timed calls, in which the other side's waiting threads fall asleep
+REST = 0.02  # seconds between two timed calls, in which the other side's spinning threads go to sleep
 FEWEST_PAIRS, MOST_PAIRS = 3, 31
-CALM = 0.1  # cores' worth of work by others, up to which a sample counts
-PATIENCE = 3  # attempts for each pair wanted
+CALM = 0.1  # a sample counts if other processes kept at most so many cores busy
+PATIENCE = 3  # attempts per wanted pair
 
-Side = Callable[[int], int | None]  # a number to draw from -> how often the network ran, where that varies
+Side = Callable[[int], int | None]  # seed -> number of network evaluations, if that varies
 
 
 class BusyMachineError(RuntimeError):
-    """Too few samples were undisturbed."""
+    """Other work disturbed too many samples."""
 
 
 class Sample(NamedTuple):
@@ -34,14 +34,14 @@ class Sample(NamedTuple):
     counts: list[int]
 
 
-def take(side: Side, numbers: Iterable[int]) -> Sample:
-    """Calls ``side`` with each of the numbers."""
-    numbers = list(numbers)
+def take(side: Side, seeds: Iterable[int]) -> Sample:
+    """Calls ``side`` once with each seed."""
+    seeds = list(seeds)
     busy, cpu, wall = _busy_seconds(), time.process_time(), time.perf_counter()
-    counts = [side(number) for number in numbers]
+    counts = [side(seed) for seed in seeds]
     wall, cpu, busy = time.perf_counter() - wall, time.process_time() - cpu, _busy_seconds() - busy
     known = [count for count in counts if count is not None]
-    return Sample(wall / len(numbers), cpu / len(numbers), max(0.0, busy - cpu) / wall, known)
+    return Sample(wall / len(seeds), cpu / len(seeds), max(0.0, busy - cpu) / wall, known)
 
 
 def interleave(
@@ -49,9 +49,18 @@ def interleave(
 ) -> dict[str, Any]:
     """Times two sides in turn, A B A B, for about ``budget_s`` seconds after a warm-up of both.
 
-    A sample is as many calls in a row as take ``sample_s`` seconds, the same number on both sides. A pair during
-    which other processes worked is thrown away, unless ``allow_busy``; raises ``BusyMachineError`` where too few
-    remain. The ratio is theirs / ours, pair by pair: above 1, ours is faster.
+    Args:
+        ours: our side.
+        theirs: the other side.
+        budget_s: seconds.
+        sample_s: a sample is as many calls in a row as take so many seconds, the same number on both sides.
+        allow_busy: keeps pairs during which other processes worked, which are discarded otherwise.
+
+    Returns:
+        The figure, with the ratio theirs / ours, taken pair by pair: above 1, ours is faster.
+
+    Raises:
+        BusyMachineError: too few pairs remain.
     """
     compiled = take(ours, [0]).wall_s
     theirs(0)
@@ -60,11 +69,11 @@ def interleave(
     wanted = int(min(MOST_PAIRS, max(FEWEST_PAIRS, budget_s / (calls * sum(warm)))))
     pairs: list[tuple[Sample, Sample]] = []
     for attempt in range(wanted * (1 if allow_busy else PATIENCE)):
-        numbers = range(2 + attempt * calls, 2 + (attempt + 1) * calls)
+        seeds = range(2 + attempt * calls, 2 + (attempt + 1) * calls)
         time.sleep(REST)
-        our_sample = take(ours, numbers)
+        our_sample = take(ours, seeds)
         time.sleep(REST)
-        pair = our_sample, take(theirs, numbers)
+        pair = our_sample, take(theirs, seeds)
         if allow_busy or max(sample.others for sample in pair) <= CALM:
             pairs.append(pair)
         if len(pairs) == wanted:
@@ -86,11 +95,14 @@ def interleave(
 def alone(side: Side, *, budget_s: float, calls: int = 1) -> dict[str, Any]:
     """Times one side for about ``budget_s`` seconds after a first call, which compiles; at least three samples.
 
-    Seconds are those of one of the ``calls`` that ``side`` makes in one go.
+    Args:
+        side: what is timed.
+        budget_s: seconds.
+        calls: how many calls ``side`` makes itself; seconds in the figure are those of one of them.
     """
-    first, *samples = (take(side, [number]) for number in (0, 1))
+    first, *samples = (take(side, [seed]) for seed in (0, 1))
     wanted = int(min(MOST_PAIRS, max(FEWEST_PAIRS, budget_s / samples[0].wall_s)))
-    samples += [take(side, [number]) for number in range(2, 1 + wanted)]
+    samples += [take(side, [seed]) for seed in range(2, 1 + wanted)]
     counts = [count for sample in samples for count in sample.counts]
     found = _spread([sample.wall_s / calls for sample in samples], "{}_s", 9) | {"samples": wanted}
     found["compile_s"] = round(max(0.0, first.wall_s - samples[0].wall_s), 3)
@@ -110,7 +122,7 @@ def _spread(values: Sequence[float], key: str, digits: int = 6) -> dict[str, flo
 
 
 def _busy_seconds() -> float:
-    """Seconds that all cores together have worked since the start, for anyone; 0 where the system does not say."""
+    """Seconds that all cores together have been busy since boot; 0 where the system does not report it."""
     try:
         with open("/proc/stat", encoding="ascii") as file:
             user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
@@ -120,7 +132,7 @@ def _busy_seconds() -> float:
 
 
 def circumstances(threads: int, packages: Sequence[str]) -> dict[str, Any]:
-    """Machine, versions, date, commit and threads; of the packages those that are installed."""
+    """Machine, date, commit, number of threads, and the versions of those of ``packages`` that are installed."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -137,23 +149,24 @@ def circumstances(threads: int, packages: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def tell(figures: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """All of them; each is printed as soon as it is known."""
-    known = []
+def print_all(figures: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All figures as a list; each is printed as soon as it is measured."""
+    measured = []
     for figure in figures:
         print(json.dumps(figure), flush=True)
-        known.append(figure)
-    return known
+        measured.append(figure)
+    return measured
 
 
 def write(record: dict[str, Any], file: str | Path) -> None:
+    """Writes a record as JSON; its folder is made."""
     file = Path(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def table(figures: Sequence[dict[str, Any]]) -> str:
-    """One line a figure: medians in milliseconds, the ratio, its range, and the ratio of processor time."""
+    """One line a figure: medians in milliseconds, the ratio with its range, the ratio of processor time, compiling."""
     head = ("size", "figure", "batch", "jax ms", "torch ms", "torch/jax", "range", "CPU time", "compile s")
     rows = [head]
     for figure in figures:
@@ -194,7 +207,7 @@ def _accelerators() -> list[str]:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, marked where files differ from it; None outside a repository."""
+    """The checkout's commit, marked if files differ from it; None outside a repository."""
     try:
         run = [
             subprocess.run(["git", *command], capture_output=True, text=True, check=True, timeout=30).stdout.strip()

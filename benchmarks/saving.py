@@ -1,9 +1,9 @@
-"""What a checkpoint costs the loop, in the demo: the same steps in turn with a save in front and without.
+"""The cost of a checkpoint to the demo's training loop: the same steps, in turn with and without a save before them.
 
     python -m benchmarks.saving --output=benchmarks/results/saving.json
 
-The save runs in the background while the steps after it do; its cost is how much later they end. The share is that
-over the time between two saves at the default interval. Run it on a quiet machine.
+The save runs in the background during the steps after it; its cost is how much later they end. The share is this cost
+over the time between two saves at the default interval. Run it on a machine that is otherwise idle.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.step import make_step
 
-STEPS = 40  # in which a save is over
+STEPS = 40  # a save ends within them
 
 
 def settings(data: Path) -> RunConfig:
@@ -39,7 +39,7 @@ def settings(data: Path) -> RunConfig:
 
 
 def measure(root: Path, pairs: int) -> dict[str, float]:
-    """Seconds: of a step, of a save while the loop waits, of a save in all."""
+    """Seconds of a step, seconds that the loop waits for a save to begin, and seconds that a save costs in all."""
     write_data(root / "data")
     config = settings(root / "data")
     tokenizer, mesh = Tokenizer(config.data.tokenizer), make_mesh(config.mesh)
@@ -64,10 +64,10 @@ def measure(root: Path, pairs: int) -> dict[str, float]:
         jax.block_until_ready(state)
         (with_save if is_saving else without).append(time.perf_counter() - before)
         if checkpoints.is_saving():
-            raise RuntimeError(f"a save takes more than {STEPS} steps, and would slow the next ones without a save")
+            raise RuntimeError(f"a save takes longer than {STEPS} steps, so it would slow the steps without a save")
     if not checkpoints.close(2 * pairs + 1):
         raise RuntimeError("a checkpoint could not be written")
-    plain = statistics.median(without[1:])  # the first compiled
+    plain = statistics.median(without[1:])  # the first includes compiling
     return {
         "step_s": plain / STEPS,
         "save_waited_s": statistics.median(waits[1:]),

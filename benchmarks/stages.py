@@ -1,11 +1,11 @@
-"""What each stage of training is for, on handwritten digits: figures before and after it.
+"""The effect of each stage of training, on handwritten digits: figures before and after it.
 
     python -m benchmarks.stages --workdir=runs/stages --output=benchmarks/results/stages.json
 
-A tiny model goes through all stages in some minutes on two CPU cores. Its start has learnt to read beside a frozen
-random text encoder; then the encoder's row for masks is drawn anew, as that of an encoder that never saw masks, and
-everything the model reads is lost until alignment has found a row for it. Then come pretraining and instruction
-tuning. The NELBO is of held-out captions; answers are to "which digit is this?" about held-out digits.
+A tiny model passes through all stages in some minutes on two CPU cores. The first stage learns captions, with a frozen
+random text encoder. Then the encoder's row for the mask token is replaced by random numbers, like that of an encoder
+that never saw masks, and captions fail until alignment has learned a new row. Pretraining and instruction tuning
+follow. The NELBO is that of held-out captions; answers are to "which digit is this?" about held-out digits.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from dualdiff_jax.training.loop import train
 from dualdiff_jax.training.trainable import EMBEDDING, mask_row
 from dualdiff_jax.weights import load_model, save_model
 
-STAGES = {  # run -> (config, the run whose model folder it starts from)
+STAGES = {  # run -> (config, the run from whose model folder it starts)
     "start": ("dual_diff_pretrain_256", None),
     "align": ("align_mask_embedding", "unaligned"),
     "pretrain": ("dual_diff_pretrain", "align"),
@@ -40,7 +40,7 @@ STAGES = {  # run -> (config, the run whose model folder it starts from)
 
 
 def stage(root: Path, name: str) -> RunConfig:
-    """The tiny config of a run under ``root``, over the data there."""
+    """The tiny config of a run under ``root``, on the data there."""
     config_name, before = STAGES[name]
     config = importlib.import_module(f"configs.tiny.{config_name}").get_config()
     data = root / "data"
@@ -57,6 +57,7 @@ def stage(root: Path, name: str) -> RunConfig:
 
 
 def write_held_out(folder: Path, digits: Digits) -> None:
+    """Writes the digits as PNG files, with one caption each in captions.json."""
     folder.mkdir(parents=True)
     records = []
     for index, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
@@ -66,8 +67,8 @@ def write_held_out(folder: Path, digits: Digits) -> None:
     (folder / "captions.json").write_text(json.dumps(records))
 
 
-def forget_masks(config: RunConfig, folder: Path, output: Path) -> Path:
-    """Another model folder in which the mask's row is a fresh one."""
+def reset_mask_row(config: RunConfig, folder: Path, output: Path) -> Path:
+    """Copies the model folder to ``output`` with a random row for the mask token; returns ``output``."""
     _, weights, tokenizer = load_model(folder, make_mesh(MeshConfig(), jax.devices()[:1]))
     row = jax.random.normal(jax.random.key(config.seed + 1), (config.model.t5.width,))
     weights[EMBEDDING] = weights[EMBEDDING].at[mask_row(config.model)].set(row)
@@ -76,7 +77,7 @@ def forget_masks(config: RunConfig, folder: Path, output: Path) -> Path:
 
 
 def judge(config: RunConfig, folder: Path, held_out: Path, digits: Digits) -> dict[str, float]:
-    """Of a model folder: NELBO of held-out captions in nats a token, flow loss, share of answers that are right."""
+    """Evaluates a model folder: NELBO of held-out captions in nats a token, flow loss, share of right answers."""
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     _, weights, tokenizer = load_model(folder, mesh)
     figures = Likelihood(config, tokenizer, mesh)(0, weights)
@@ -109,7 +110,7 @@ def main() -> None:
         figures[name] = judge(config, folder, root / "held_out", digits) | {"steps": config.train.steps}
         print(name, figures[name], flush=True)
         if name == "start":
-            folder = forget_masks(config, folder, root / "unaligned" / "model")
+            folder = reset_mask_row(config, folder, root / "unaligned" / "model")
             figures["unaligned"] = judge(config, folder, root / "held_out", digits)
             print("unaligned", figures["unaligned"], flush=True)
     found = {"held_out": len(digits.labels), "after": figures}

@@ -1,4 +1,4 @@
-"""What is random in the torch peer's training step, drawn from the same laws as ours, and its encoded images."""
+"""The random draws of the torch peer's training step, from the same distributions as ours, and its latents."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ CorruptedTensors = dict[str, torch.Tensor | None]  # ``Corrupted`` flat, latents
 
 
 class Draws:
-    """``autoencoder`` None: pixels are the latents."""
+    """Draws the corrupted batch of a step. Without an ``autoencoder``, pixels are the latents."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Draws:
     ):
         self.config, self.autoencoder, self.dtype = config, autoencoder, dtype
         self.null_token_ids, self.mask_token_id = null_token_ids, mask_token_id
-        self._null_text: torch.Tensor | None = None  # computed once, where captions come with their embeddings
+        self._null_text: torch.Tensor | None = None  # computed once, if captions come with their embeddings
 
     @torch.no_grad()
     def latents(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -46,7 +46,7 @@ class Draws:
         text: dict[str, torch.Tensor],
         encode_text: Callable[[torch.Tensor], torch.Tensor],
     ) -> CorruptedTensors:
-        """The draws of one step."""
+        """Corrupts both batches of a step; all random draws are made here."""
         objective = self.config.objective
         latents, text_latents = self._clean_latents(image), self._clean_latents(text)
         images, texts, device = len(latents), len(text_latents), latents.device
@@ -58,8 +58,8 @@ class Draws:
         t = (T_MIN + (1 - T_MIN) * spread)[torch.randperm(texts, device=device)]
         clean, is_answer = text["token_ids"], text["is_answer"]
         is_masked = is_answer & (torch.rand(clean.shape, device=device) < (1 - T_MIN) * t[:, None])
-        every = objective.text_normalization == "all_positions"
-        tokens = clean.numel() if every else is_answer.sum().clamp_min(1)
+        is_over_all = objective.text_normalization == "all_positions"
+        tokens = clean.numel() if is_over_all else is_answer.sum().clamp_min(1)
         embeddings = image.get("text_embeddings")
         if embeddings is not None:
             if self._null_text is None:
@@ -91,7 +91,7 @@ class Draws:
 
 
 def tensors(batch: Corrupted, device: torch.device) -> CorruptedTensors:
-    """Our corrupted batch as torch has it."""
+    """Our corrupted batch as torch tensors."""
     image, text = batch.image._asdict(), batch.text._asdict()
     flat = {name: image[name] for name in ("noisy_latents", "velocity", "sigma")}
     flat |= {f"image_{name}": image[name] for name in ("token_ids", "share", "text_embeddings")}

@@ -1,11 +1,11 @@
-"""The same model in PyTorch: what a figure is compared with.
+"""The other side of a comparison: the same model in PyTorch.
 
 Networks: the parity tests' transformer, from diffusers' SD3 blocks, transformers' T5 encoder, diffusers' autoencoder.
-Loops and training step as the original runs them (arXiv 2501.00289): both heads in every pass, Euler with guidance
-in one batch, ancestral sampling that walks a fixed grid of t and calls the networks again once a token has changed.
-Where the original leaves time on the table for no reason of its own (no gradient bookkeeping, fused or multi-tensor
-optimizer and EMA, no pass over an unchanged batch, frozen networks in half precision), the faster form is taken.
-Training in bfloat16 is autocast over fp32 weights, sampling has the weights themselves in bfloat16.
+Loops and training step are those of the original (arXiv 2501.00289): both heads in every pass, Euler with guidance in
+one batch, ancestral sampling on a fixed grid of t that evaluates the networks again only if a token has changed. Where
+the original is slower without need, the peer takes the faster form: no gradient bookkeeping in sampling, a fused or
+multi-tensor optimizer and EMA, no pass over an unchanged batch, frozen networks in half precision.
+Training in bf16 is autocast over fp32 weights; sampling has the weights in bf16.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Networks(NamedTuple):
 
 
 def build(config: RunConfig, device: str) -> Networks:
-    """All in fp32 with torch's own initial weights."""
+    """All networks in fp32, with torch's own initial weights."""
     with torch.device(device):
         mmdit, t5 = ReferenceMMDiT(config.model), reference_t5(config.model)
         autoencoder = reference_autoencoder(config.model) if config.model.autoencoder.kind == "kl" else None
@@ -51,7 +51,7 @@ def build(config: RunConfig, device: str) -> Networks:
 
 
 def load(networks: Networks, weights: Mapping[str, np.ndarray], config: RunConfig) -> None:
-    """Gives the networks our weights (all leaves, numpy)."""
+    """Loads our weights (all leaves, by name) into the networks."""
     state_dict = {key: torch.from_numpy(np.array(value)) for key, value in to_torch(weights, config.model).items()}
     for network in networks:
         known = {} if network is None else network.state_dict()
@@ -60,7 +60,7 @@ def load(networks: Networks, weights: Mapping[str, np.ndarray], config: RunConfi
 
 
 class TorchPeer:
-    """``networks`` in the compute dtype of ``config``, with samplers and, ``is_training``, a training step."""
+    """``networks`` in the compute dtype of ``config``, with samplers and, if ``is_training``, a training step."""
 
     def __init__(
         self, config: RunConfig, networks: Networks, *, null_token_ids, mask_token_id: int, is_training: bool = True
@@ -87,7 +87,7 @@ class TorchPeer:
             self.ema = [p.detach().clone() for p in self.parameters.values()]
 
     def compile(self, backend: str) -> None:
-        """``torch.compile`` of the blocks that repeat: compiled once for all layers, as diffusers recommends."""
+        """Compiles the repeated blocks with ``torch.compile``, once for all layers, as diffusers recommends."""
         for block in (*self.mmdit.transformer_blocks, *self.t5.encoder.block):
             block.compile(backend=backend, dynamic=False)
 
@@ -102,7 +102,7 @@ class TorchPeer:
 
     @torch.inference_mode()
     def evaluate(self, batch: Corrupted) -> tuple[np.ndarray, np.ndarray]:
-        """Velocity (b, h, w, c) and logits (b, l, v) of the image batch, for comparison."""
+        """Velocity (b, h, w, c) and logits (b, l, v) of the image batch."""
         fields = tensors(batch, self.device)
         text = self.encode_text(fields["image_token_ids"])
         velocity, logits = self.denoise(fields["noisy_latents"], TIMESTEPS * fields["sigma"], text)
@@ -130,7 +130,7 @@ class TorchPeer:
 
     @torch.inference_mode()
     def image_to_text(self, images: np.ndarray, seed: int) -> tuple[torch.Tensor, int]:
-        """Token ids (b, l) by ancestral sampling from masks alone, and how often the networks ran.
+        """Token ids (b, l) by ancestral sampling from masks alone, and the number of network evaluations.
 
         ``answer_length`` tokens in ``answer_steps`` steps; images (b, h, w, 3).
         """
@@ -143,7 +143,7 @@ class TorchPeer:
         probs, evaluations = None, 0
         for t, s in zip(grid, grid[1:], strict=False):
             if probs is None:
-                probs = self._read(latents, clean, token_ids).exp()
+                probs = self._text_log_probs(latents, clean, token_ids).exp()
                 evaluations += 1
             weights = probs * (t - s)
             weights[..., self.mask_token_id] = s
@@ -152,12 +152,12 @@ class TorchPeer:
             if not torch.equal(following, token_ids):
                 token_ids, probs = following, None
         if (token_ids == self.mask_token_id).any():
-            best = self._read(latents, clean, token_ids).argmax(dim=-1)
+            best = self._text_log_probs(latents, clean, token_ids).argmax(dim=-1)
             token_ids, evaluations = torch.where(token_ids == self.mask_token_id, best, token_ids), evaluations + 1
         return token_ids.cpu(), evaluations
 
     def joint_loss(self, batch: CorruptedTensors) -> torch.Tensor:
-        """The flow loss plus lambda times the NELBO, both batches in one pass."""
+        """The flow loss plus lambda times the NELBO, with both batches in one pass."""
         objective, known = self.config.objective, batch["image_text_embeddings"]
         if known is None:
             text = self.encode_text(torch.cat([batch["image_token_ids"], batch["noisy_token_ids"]]))
@@ -179,7 +179,7 @@ class TorchPeer:
         return (batch["image_share"] * error).sum() + objective.text_weight * (batch["text_share"] * nelbo).sum()
 
     def gradients(self, batch: Corrupted) -> tuple[float, dict[str, np.ndarray]]:
-        """Loss, and the gradient of every trained parameter by its key."""
+        """The loss, and the gradient of every trained parameter, by key."""
         loss = self.joint_loss(tensors(batch, self.device))
         found = torch.autograd.grad(loss, self.parameters.values(), allow_unused=True)
         pairs = zip(self.parameters.items(), found, strict=True)
@@ -196,7 +196,7 @@ class TorchPeer:
         return tuple({name: tensor(value).to(self.device) for name, value in part.items()} for part in batch)
 
     def train_step(self, batch: TensorBatch, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-        """One update: corrupt, differentiate in so many parts, clip, AdamW, EMA. Returns loss and gradient norm."""
+        """One update: corrupt, differentiate in ``parts`` parts, clip, AdamW, EMA. Returns loss and gradient norm."""
         optimizer, settings = self.optimizer, self.config.optimizer
         self.updates += 1
         optimizer.zero_grad(set_to_none=True)
@@ -229,8 +229,8 @@ class TorchPeer:
         form = {"fused": True} if self.device.type == "cuda" else {"foreach": True}
         return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas, **form)
 
-    def _read(self, latents: torch.Tensor, clean: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        """(b, l, v): the log-probabilities of masked tokens."""
+    def _text_log_probs(self, latents: torch.Tensor, clean: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of masked tokens (b, l, v)."""
         return self._masked_log_probs(self.denoise(latents, clean, self.encode_text(token_ids))[1])
 
     def _masked_log_probs(self, logits: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What both sides of a comparison are given: a model's sizes, weights, and a step's batch in memory."""
+"""The inputs of both sides of a comparison: a model's sizes, its weights, and a step's batch in memory."""
 
 import dataclasses
 import math
@@ -22,16 +22,16 @@ BLOCK = 4_194_301  # random numbers; a prime, so that the rows of a matrix diffe
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """What is measured of one model. Reading is of ``answer_length`` tokens in ``answer_steps`` steps."""
+    """The measurements of one model. Image to text samples ``answer_length`` tokens in ``answer_steps`` steps."""
 
     config: RunConfig
-    train_image: tuple[int, int]  # pixels of a training example
+    train_image: tuple[int, int]  # (height, width) of a training example, pixels
     sample_batches: tuple[int, ...]
-    budget_s: float  # of each figure
+    budget_s: float  # seconds for each figure
 
 
 class Vocabulary:
-    """Stands in for a tokenizer: a prompt is any text, its ids are drawn from its bytes; the mask is the last id."""
+    """Stands in for a tokenizer: the ids of a text are drawn from a seed made of its bytes; the mask is the last id."""
 
     def __init__(self, size: int):
         self.vocab_size, self.mask_token_id = size, size - 1
@@ -51,10 +51,10 @@ class Vocabulary:
 
 
 def random_weights(config: ModelConfig, mesh: Mesh, dtype: str = "float32", kept: Container[str] = ()) -> Weights:
-    """Every leaf drawn by the host, in ``dtype``; those of ``kept`` in fp32.
+    """Every leaf, drawn by the host in ``dtype``, or in fp32 if it is in ``kept``.
 
-    No gate is zero, as fresh ones are, and nothing has to be compiled. A leaf repeats a block of random numbers, sized
-    by its fan-in, so that activations neither vanish nor grow.
+    Unlike in fresh weights, no gate is zero, and nothing has to be compiled. A leaf repeats a block of random numbers,
+    scaled by its fan-in, so that activations neither vanish nor grow.
     """
     block = np.random.default_rng(0).standard_normal(BLOCK, np.float32)
     sizes, shardings, weights = config.mmdit, weight_shardings(config, mesh), {}
@@ -62,14 +62,14 @@ def random_weights(config: ModelConfig, mesh: Mesh, dtype: str = "float32", kept
         if not spec.trainable:
             value = position_table(sizes.position_grid, sizes.position_base, sizes.width).astype(np.float32)
         else:
-            mean, deviation = _law(name, spec)
+            mean, deviation = _distribution(name, spec)
             drawn = mean + deviation * np.roll(block, number)
             value = np.resize(drawn.astype("float32" if name in kept else dtype), spec.shape)
         weights[name] = jax.device_put(value, shardings[name])
     return weights
 
 
-def _law(name: str, spec: LeafSpec) -> tuple[float, float]:
+def _distribution(name: str, spec: LeafSpec) -> tuple[float, float]:
     """(mean, standard deviation) of a leaf's entries."""
     if name.endswith(".scale"):
         return 1.0, 0.1
@@ -79,15 +79,16 @@ def _law(name: str, spec: LeafSpec) -> tuple[float, float]:
         return 0.0, 0.02
     is_convolution = spec.axes[0] == "row"
     inputs = spec.shape[:-1] if is_convolution else [spec.shape[dim] for dim in kernel_dims(spec).inputs]
-    unscaled_logits = spec.shape[-1] if name == "t5.blocks.q.kernel" else 1  # T5 does not divide by the head's width
+    # T5 does not divide its logits by sqrt(head_dim)
+    unscaled_logits = spec.shape[-1] if name == "t5.blocks.q.kernel" else 1
     return 0.0, (math.prod(inputs) * unscaled_logits) ** -0.5
 
 
 def random_batch(size: Size, count: int, *, is_encoded: bool = False) -> Batch:
     """A step's two batches in memory, of ``count`` examples each.
 
-    ``is_encoded``: with the autoencoder's posteriors in place of the images, and T5's embeddings of the captions to
-    draw from; masked text has none, because T5 reads the masks.
+    With ``is_encoded``, they contain the autoencoder's posteriors in place of images, and T5's embeddings of the
+    captions of the image batch; the text batch has none, because T5 encodes its masked tokens in the step.
     """
     model, length = size.config.model, size.config.data.text_length
     generator, mask = np.random.default_rng(1), model.mmdit.vocab_size - 1

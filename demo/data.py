@@ -5,7 +5,6 @@ python -m demo.data --output=runs/demo/data
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,16 @@ from transformers import T5TokenizerFast
 
 from demo.digits import CAPTIONS, PAIR_CAPTION, QUESTION, WORDS, Digits, compose, load, moved, pair_caption, split_pairs
 from dualdiff_jax.data.tokenizer import MASK_TOKEN, QUESTION_TEMPLATE
+from dualdiff_jax.files import move, remove
 
 IMAGES_PER_PAIR = 100
-MOVED_COPIES = 4  # of each training digit, to be read; what is drawn is learned from the digits as they are
+MOVED_COPIES = 4  # of each training digit, for image to text; text to image is trained on the original digits
 
 
 def write(output: Path) -> None:
-    """Writes the data set under ``output``; it is there whole or not at all."""
+    """Writes the data set as the folder ``output``, whole or not at all."""
     partial = output.with_name(f".{output.name}-partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    remove(partial)
     train, held_out = load()
     seen = split_pairs()[0]
     for prefix, digits in (("", train), ("moved_", moved(train, MOVED_COPIES, seed=0))):
@@ -33,12 +33,12 @@ def write(output: Path) -> None:
         _metadata(partial / f"{prefix}pairs.json", records)
     list(_images(partial, "held_out", held_out.images, held_out.labels))
     write_tokenizer(partial / "tokenizer")
-    shutil.rmtree(output, ignore_errors=True)
-    partial.rename(output)
+    remove(output)
+    move(partial, output)
 
 
 def write_tokenizer(folder: Path) -> None:
-    """A word a token, in T5's layout: <pad>, </s>, <unk> first, <extra_id_0> last. No spelling of other words."""
+    """One token a word, in T5's layout: <pad>, </s>, <unk> first, <extra_id_0> last. Other words are unknown."""
     texts = [*CAPTIONS, PAIR_CAPTION, *WORDS, QUESTION_TEMPLATE.format(question=QUESTION)]
     words = sorted(
         {word for text in texts for word in text.replace("{}", "").replace("?", " ").replace(":", " ").split()}
@@ -49,7 +49,7 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def _digits(output: Path, name: str, digits: Digits) -> list[dict]:
-    """Two captions of each, and the question with its answer."""
+    """The record of each digit: two captions, and the question with its answer."""
     rng, records = np.random.default_rng(0), []
     for path, label in _images(output, name, digits.images, digits.labels):
         first, second = (CAPTIONS[i].format(WORDS[label]) for i in rng.permutation(len(CAPTIONS))[:2])

@@ -1,8 +1,8 @@
-"""Handwritten digits, one by one and in pairs: what there is, how it is split, and what is said about it.
+"""Handwritten digits, single and in pairs: images, split, and captions.
 
 The pictures are scikit-learn's copy of the UCI optical recognition test set: 1,797 digits of 8 x 8 pixels,
 values 0 to 16. 1,500 are for training, 297 are held out (stratified, seed 0). A pair is two digits side by
-side; 15 of the 100 ordered pairs never occur in training. What is read in training is also moved a little.
+side; 15 of the 100 ordered pairs never occur in training. For image to text, training also has moved copies of digits.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ SIDE = 8  # pixels
 HELD_OUT = 297
 UNSEEN_PAIRS = 15
 
-# How far a digit is moved at most: enough to be new, too little to become another.
+# The largest movement of a digit: enough to be a new image, too small to become another digit.
 TURN, STRETCH, SHIFT = 10.0, 0.1, 0.5  # degrees, logarithm of a side's scale, pixels
 
 
@@ -33,7 +33,7 @@ class Digits:
 
 
 def load() -> tuple[Digits, Digits]:
-    """(training digits, held-out digits)."""
+    """Returns (training digits, held-out digits)."""
     raw = load_digits()
     images = np.round(raw.images * (255 / 16)).astype(np.uint8)
     parts = train_test_split(images, raw.target, test_size=HELD_OUT, stratify=raw.target, random_state=0)
@@ -42,7 +42,7 @@ def load() -> tuple[Digits, Digits]:
 
 
 def moved(digits: Digits, copies: int, seed: int) -> Digits:
-    """The digits as they are, and so many copies of each, turned, stretched and shifted a little at random."""
+    """The original digits, then ``copies`` copies of each, randomly rotated, stretched and shifted a little."""
     rng = np.random.default_rng(seed)
     images = [_move(image, rng) for _ in range(copies) for image in digits.images]
     return Digits(np.concatenate([digits.images, images]), np.tile(digits.labels, copies + 1))
@@ -51,7 +51,7 @@ def moved(digits: Digits, copies: int, seed: int) -> Digits:
 def _move(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     turn, stretch, shift = np.deg2rad(rng.uniform(-TURN, TURN)), rng.uniform(-STRETCH, STRETCH, 2), np.full(2, SHIFT)
     turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    back = turned @ np.diag(np.exp(stretch))  # from a pixel of the copy to where its value is read
+    back = turned @ np.diag(np.exp(stretch))  # maps a pixel of the copy to its position in the original
     middle = np.full(2, SIDE / 2)
     start = middle - back @ (middle + rng.uniform(-shift, shift))
     affine = (*back[0], start[0], *back[1], start[1])
@@ -60,7 +60,7 @@ def _move(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def split_pairs() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """(pairs seen in training, pairs never seen); every digit is seen on both sides."""
+    """(pairs seen in training, pairs never seen); every digit is seen on the left and on the right."""
     rng = np.random.default_rng(0)
     pairs = [(left, right) for left in range(10) for right in range(10)]
     while True:
@@ -74,11 +74,21 @@ def split_pairs() -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
 def compose(
     digits: Digits, pairs: list[tuple[int, int]], each: int, seed: int
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """((n * each, 8, 16) uint8, their pairs): each pair ``each`` times, from digits drawn at random."""
+    """Images of pairs, made of digits drawn at random.
+
+    Args:
+        digits: where both halves are taken from.
+        pairs: n pairs of labels.
+        each: images of each pair.
+        seed: of the draws.
+
+    Returns:
+        (images (n * each, 8, 16) uint8, the pair of each image).
+    """
     rng = np.random.default_rng(seed)
-    of_label = [np.flatnonzero(digits.labels == label) for label in range(10)]
+    with_label = [np.flatnonzero(digits.labels == label) for label in range(10)]
     labels = [pair for pair in pairs for _ in range(each)]
-    halves = [[digits.images[rng.choice(of_label[label])] for label in pair] for pair in labels]
+    halves = [[digits.images[rng.choice(with_label[label])] for label in pair] for pair in labels]
     return np.stack([np.concatenate(pair, axis=1) for pair in halves]), labels
 
 

@@ -1,4 +1,4 @@
-"""The pieces of the page: its style, an image, a loss curve, a text as it is revealed."""
+"""The parts of the page: its style, an image, a loss curve, a text as it is revealed."""
 
 import base64
 import io
@@ -61,7 +61,7 @@ LEFT, RIGHT, TOP, BOTTOM = 36, 44, 8, 24  # its margins
 
 
 def tile(image: np.ndarray, height: int) -> str:
-    """(h, w) uint8 as an <img> of its own, enlarged to ``height``."""
+    """An image (h, w) uint8 as an <img> with its data inline, enlarged to ``height``."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode("ascii")
@@ -70,7 +70,7 @@ def tile(image: np.ndarray, height: int) -> str:
 
 
 def reveal(readings: Readings, index: int) -> str:
-    """A text as a table: a row an evaluation, a column a token."""
+    """A text as a table: one row for each evaluation, one column for each token."""
     rows = []
     for number, row in enumerate(readings.reveal(index), start=1):
         cells = "".join(_token(token, state) for token, state in row)
@@ -86,12 +86,12 @@ def _token(token: str, state: str) -> str:
 
 
 def shown(token: str) -> str:
-    """A token for people."""
+    """A token as people read it."""
     return "end" if token == "</s>" else token.replace("▁", "") or "▁"
 
 
 def curve(records: Sequence[dict], field: str, title: str) -> str:
-    """A loss over the steps, on a logarithmic scale."""
+    """An SVG of ``field`` of the records over the steps, on a logarithmic scale."""
     points = [(r["step"], r[field]) for r in records if r[field] > 0]
     steps, low, high = points[-1][0], min(v for _, v in points), max(v for _, v in points)
     low, high = math.log10(low * 0.92), math.log10(high * 1.08)
@@ -119,7 +119,7 @@ def curve(records: Sequence[dict], field: str, title: str) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round values between 10^low and 10^high, at most about eight."""
+    """Round values between 10^low and 10^high, about eight at most."""
     ticks: list[float] = []
     for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
         ticks = [s * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for s in steps]

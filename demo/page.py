@@ -1,4 +1,4 @@
-"""The report as one HTML page: no script, no file beside it, light and dark."""
+"""The report as one HTML page: no script, no other files, light and dark."""
 
 from collections.abc import Sequence
 from html import escape
@@ -12,12 +12,19 @@ from demo.scores import MEASURES
 
 SHOWN = 8  # drawings a caption
 FRAMES = 10  # of a filmstrip
-READ = 16  # held-out images with caption and answer
+READINGS = 16  # held-out images with caption and answer
 MISTAKES = 8  # at most, of a kind
 
 
 def page(figures: dict, samples: Samples, verdicts: dict[str, np.ndarray], metrics: Sequence[dict]) -> str:
-    """figures: as in report.json; verdicts: see ``scores.judge``; metrics: the records of metrics.jsonl."""
+    """The page.
+
+    Args:
+        figures: as in report.json.
+        samples: all samples of the run.
+        verdicts: as ``scores.judge`` returns them.
+        metrics: the records of metrics.jsonl.
+    """
     sections = [
         _opening(figures),
         _section("Scores", _scores(figures, verdicts)),
@@ -49,8 +56,8 @@ def _opening(figures: dict) -> str:
         "<header><h1>One model, both ways</h1><p>One small transformer of "
         f"{figures['parameters']:,} parameters, trained in {minutes:.1f} minutes, draws handwritten digits from "
         "captions by flow matching and reads digits into captions and answers by masked diffusion "
-        "(Dual Diffusion, arXiv 2501.00289). All that is below was made with its weights and one seed; nothing "
-        "was picked by its looks.</p></header>"
+        "(Dual Diffusion, arXiv 2501.00289). Everything below was sampled with its weights and one seed; nothing "
+        "was hand-picked.</p></header>"
     )
 
 
@@ -66,7 +73,7 @@ def _scores(figures: dict, verdicts: dict[str, np.ndarray]) -> str:
             f"<td class=number>{int(verdicts[name].sum())} of {len(verdicts[name])}</td>"
             f"<td class=number>{bound}</td><td class={'bad' if is_missed else 'good'}>{verdict}</td></tr>"
         )
-    head = "<tr><th>What is measured</th><th>Score</th><th>Right</th><th>At least</th><th></th></tr>"
+    head = "<tr><th>Measure</th><th>Score</th><th>Right</th><th>At least</th><th></th></tr>"
     return f"<div class=wide><table class=scores><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
 
 
@@ -76,7 +83,7 @@ def _digits(drawings: Drawings) -> str:
         caption = CAPTIONS[digit % len(CAPTIONS)].format(word)
         chosen = [i for i, c in enumerate(drawings.captions) if c == caption][:SHOWN]
         rows.append(_row(caption, [tile(drawings.images[i], 44) for i in chosen]))
-    return "<p>Each row is one caption and the first drawings of it.</p>" + _grid(rows)
+    return "<p>Each row shows one caption and its first drawings.</p>" + _grid(rows)
 
 
 def _pairs(samples: Samples) -> str:
@@ -98,7 +105,7 @@ def _films(samples: Samples) -> str:
             rows.append(_row(drawings.captions[index], frames))
     head = "".join(f"<td class=faint>{step + 1}</td>" for step in steps)
     note = (
-        f"<p>What the model takes the finished picture to be, at {FRAMES} of the {len(samples.digits.estimates)} "
+        f"<p>The model's estimate of the finished picture, at {FRAMES} of the {len(samples.digits.estimates)} "
         "steps from pure noise; the numbers are the steps.</p>"
     )
     return note + _grid([f"<tr><td></td>{head}</tr>", *rows])
@@ -110,25 +117,26 @@ def _guidance(guidance: dict[float, Drawings]) -> str:
         for scale in GUIDANCE_SCALES
     ]
     return (
-        "<p>The digits zero to nine from the same noise. Guidance 1 is the bare model; more of it follows the "
-        "caption harder and varies less.</p>" + _grid(rows)
+        "<p>The digits zero to nine from the same noise. Guidance 1 is the model without guidance; with more, drawings "
+        "follow the caption more closely and vary less.</p>" + _grid(rows)
     )
 
 
 def _readings(samples: Samples) -> str:
     cards = [
         _card(tile(samples.captions.images[i], 64), samples.captions.texts[i], f"answer: {samples.answers.texts[i]}")
-        for i in range(READ)
+        for i in range(READINGS)
     ]
-    note = f"<p>Real digits that were held out, the model's caption, and its answer to “{QUESTION}”</p>"
+    note = f"<p>Held-out real digits, with the model's caption and its answer to “{QUESTION}”</p>"
     return note + f"<div class=cards>{''.join(cards)}</div>"
 
 
 def _reveals(samples: Samples) -> str:
     note = (
-        "<p>A text starts as masks and appears in any order. A row is an evaluation of the model, what it revealed "
-        "is marked; “end” fills up what the text does not need. First the surest tokens first, then a random order, "
-        "then a pair, and answers, whose question is given.</p>"
+        "<p>A text starts as masks, and its tokens appear in any order. Each row is one evaluation of the model, with "
+        "newly revealed tokens marked; “end” fills the positions after the text. The first text appears with the most "
+        "confident tokens first, the second in random order; then a pair, and two answers, whose questions are "
+        "given.</p>"
     )
     shown = [
         (samples.captions, 0),
@@ -161,8 +169,8 @@ def _mistakes(samples: Samples, verdicts: dict[str, np.ndarray]) -> str:
         body = _cards(examples, shown, 50) if len(wrong) else "<p>None.</p>"
         blocks.append(f"<h3>{MEASURES[name].title}: {count} wrong</h3>{body}")
     note = (
-        f"<p>The first {MISTAKES} of each kind. Under a real image stand the model's words and, in brackets, what it "
-        "shows; under a drawing stands its caption, and the classifier read something else.</p>"
+        f"<p>The first {MISTAKES} of each kind. Below a real image are the model's words and, in brackets, the digits "
+        "that it shows; below a drawing is its caption, which differs from the classifier's reading.</p>"
     )
     return note + "".join(blocks)
 
@@ -170,7 +178,7 @@ def _mistakes(samples: Samples, verdicts: dict[str, np.ndarray]) -> str:
 def _curves(metrics: Sequence[dict]) -> str:
     curves = [
         curve(metrics, "image_loss", "Image part: squared error of the velocity"),
-        curve(metrics, "text_loss", "Text part: bound on the likelihood, nats a token"),
+        curve(metrics, "text_loss", "Text part: bound on the negative log-likelihood, nats a token"),
     ]
     return f"<div class=two>{''.join(curves)}</div>"
 
@@ -180,7 +188,7 @@ def _footer(figures: dict) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in figures["versions"].items())
     times = f"training {figures['train_seconds']:.0f} s, sampling {figures['sampling_seconds']:.0f} s"
     if figures["total_seconds"] is not None:
-        times += f", all in all {figures['total_seconds']:.0f} s"
+        times += f", in total {figures['total_seconds']:.0f} s"
     facts = (
         f"{machine['platform']}, {machine['cpu_count']} CPUs, computed on {machine['device']}",
         versions,
@@ -199,7 +207,7 @@ def _grid(rows: Sequence[str]) -> str:
 
 
 def _cards(examples: Drawings | Readings, rows: Sequence[int], height: int) -> str:
-    """Images with words under them: the caption of a drawing; of a reading what was said and what is shown."""
+    """Images with words below: the caption of a drawing; the text of a reading, and the digits that it shows."""
     cards = []
     for row in rows:
         if isinstance(examples, Drawings):

@@ -1,4 +1,4 @@
-"""One picture of what the demo does, for a README."""
+"""One picture of the demo's samples, for a README."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ WIDTH, MARGIN, GAP = 900, 28, 6
 PAPER, INK, FAINT, MASK, NEW = "#fcfcfb", "#1c2024", "#6b7280", "#c5c9d0", "#ffe08a"
 TEXT, HEADING = ImageFont.load_default(15), ImageFont.load_default(18)
 FRAMES = 12  # of the filmstrip
-TALLEST = 2000  # pixels; what stays empty is cut off
+TALLEST = 2000  # pixels; the empty rest is cut off
 
 
 def picture(samples: Samples) -> Image.Image:
@@ -27,23 +27,23 @@ def picture(samples: Samples) -> Image.Image:
             chosen = [i for i, c in enumerate(digits.captions) if c == caption][:4]
             canvas.row(caption, digits.images[chosen], 40, left=MARGIN + column * 430, label=236)
         canvas.down(40 + GAP)
-    canvas.heading("Pairs that training never saw")
+    canvas.heading("Pairs never seen in training")
     for first in (0, 4, 8):
         for column, index in enumerate(range(first, first + 4)):
             canvas.under(samples.unseen_pairs, index, 64, left=MARGIN + column * 215)
         canvas.down(64 + 34)
-    canvas.heading("From noise to a pair: the model's idea of the finished picture, step by step")
+    canvas.heading("From noise to a pair: the model's estimate of the finished picture, step by step")
     film = samples.unseen_pairs.estimates
     steps = np.linspace(0, len(film) - 1, FRAMES).round().astype(int)
     canvas.row("", film[steps, 1], 32, left=MARGIN, label=0)
     canvas.down(32 + GAP)
-    canvas.heading("A held-out digit read into words: masks turn into tokens, the surest first")
+    canvas.heading("A held-out digit turned into words: masks become tokens, the most confident first")
     canvas.reveal(samples.captions, 0)
     return canvas.finish()
 
 
 class Canvas:
-    """A sheet that is filled from the top."""
+    """A sheet that is filled from top to bottom."""
 
     def __init__(self):
         self._sheet = Image.new("RGB", (WIDTH, TALLEST), PAPER)

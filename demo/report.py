@@ -1,4 +1,4 @@
-"""Judges a trained demo and tells it: WORKDIR/report.html, WORKDIR/report.json and a table on stdout.
+"""Evaluates a trained demo: writes WORKDIR/report.html and WORKDIR/report.json and prints a table.
 
 python -m demo.report --workdir=runs/demo
 """
@@ -25,13 +25,24 @@ from demo.samples import sample
 from demo.scores import MEASURES, DigitClassifier, judge, missed
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import write_text
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.runtime import environment
 
 
 def report(workdir: Path, started: float | None, seed: int, picture_file: Path | None) -> dict:
-    """Samples, judges, writes the page, the figures and, if asked for, the picture; returns the figures."""
+    """Samples, judges, and writes the page, the figures and the picture.
+
+    Args:
+        workdir: folder of the finished training.
+        started: seconds since the epoch at which the whole demo was started, if known.
+        seed: of all samples.
+        picture_file: None for no picture.
+
+    Returns:
+        The figures, as in report.json.
+    """
     metrics = read_metrics(workdir / "metrics.jsonl")
     pipeline = DualDiffusionPipeline.from_pretrained(workdir / "model")
     train, held_out = load()
@@ -51,13 +62,13 @@ def report(workdir: Path, started: float | None, seed: int, picture_file: Path |
     if picture_file is not None:
         picture_file.parent.mkdir(parents=True, exist_ok=True)
         picture(samples).save(picture_file)
-    _write(workdir / "report.html", page(figures, samples, verdicts, metrics))
-    _write(workdir / "report.json", json.dumps(figures, indent=2) + "\n")
+    write_text(workdir / "report.html", page(figures, samples, verdicts, metrics))
+    write_text(workdir / "report.json", json.dumps(figures, indent=2) + "\n")
     return figures
 
 
 def summary(verdicts: dict[str, np.ndarray]) -> dict:
-    """The scores, the number of examples behind each, what was promised, and what was missed."""
+    """Scores, the number of examples of each, the bounds, and the names of those that were missed."""
     scores = {name: float(is_right.mean()) for name, is_right in verdicts.items()}
     return scores | {
         "examples": {name: len(is_right) for name, is_right in verdicts.items()},
@@ -67,9 +78,9 @@ def summary(verdicts: dict[str, np.ndarray]) -> dict:
 
 
 def read_metrics(file: Path) -> list[dict]:
-    """What the training logged, step after step."""
+    """The records that training logged, in the order of steps."""
     if not file.is_file():
-        raise UserError(f"{file}: there is no such file; name the --workdir of a finished training")
+        raise UserError(f"{file}: does not exist; name the --workdir of a finished training")
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     if not records:
         raise UserError(f"{file}: is empty; name the --workdir of a finished training")
@@ -101,7 +112,7 @@ def surroundings() -> dict:
 
 
 def table(figures: dict) -> str:
-    """The scores in plain text, and which promises were not kept."""
+    """The scores as plain text, and the bounds that were missed."""
     lines = []
     for name in MEASURES:
         bound = figures["bounds"].get(name)
@@ -113,19 +124,12 @@ def table(figures: dict) -> str:
     return "\n".join([*lines, f"bounds missed: {missed_bounds}"])
 
 
-def _write(file: Path, text: str) -> None:
-    """The file is there whole or as it was."""
-    partial = file.with_name(f".{file.name}-partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=Path("runs/demo"), help="folder of the finished training")
-    parser.add_argument("--started", type=float, help="seconds since the epoch at which the whole demo was started")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is sampled")
-    parser.add_argument("--picture", type=Path, help="also draw a picture of the results, a PNG file")
+    parser.add_argument("--started", type=float, help="start of the whole demo, in seconds since the epoch")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all samples")
+    parser.add_argument("--picture", type=Path, help="PNG file for a picture of the results")
     options = parser.parse_args()
     environment.prepare()
     try:

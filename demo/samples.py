@@ -1,7 +1,7 @@
-"""What the demo's model draws and reads for the report. Nothing is picked: a seed and an order decide.
+"""The samples of the report: drawings and readings of the demo's model. Nothing is hand-picked; one seed decides.
 
-The pipeline compiles a program for each shape, so like is asked for together, and one is compiled while
-another runs.
+The pipeline compiles a program for each shape, so samples of one shape are requested together, and one program is
+compiled while another runs.
 """
 
 import dataclasses
@@ -17,16 +17,20 @@ from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 
 REPEATS = 10  # drawings of each of the 30 captions of single digits
 SEEN_EACH, UNSEEN_EACH = 2, 8  # drawings, and images to caption, of each pair: 170 and 120 in all
-FILMS = 16  # drawings of which the way from noise is kept
+FILMS = 16  # drawings whose estimates at each step are kept
 GUIDANCE_SCALES = (1.0, 3.0, 6.0)
-WORKERS = 2  # threads; what they make does not depend on which is first
+WORKERS = 2  # threads; samples do not depend on their order
 
 Labels = tuple[int, ...]  # the digits of an image from the left, one or two
 
 
 @dataclasses.dataclass(frozen=True)
 class Drawings:
-    """captions, labels: n each; images (n, h, w) uint8; estimates (steps, films, h, w) uint8, clean at each step."""
+    """Images sampled from captions.
+
+    captions, labels: n each; images (n, h, w) uint8; estimates (steps, films, h, w) uint8, the clean estimate of each
+    step.
+    """
 
     captions: list[str]
     labels: list[Labels]
@@ -36,9 +40,10 @@ class Drawings:
 
 @dataclasses.dataclass(frozen=True)
 class Readings:
-    """images (n, h, w) uint8; labels: what they show; texts: what the model says.
+    """Texts sampled from images.
 
-    tokens (n, l): every token by itself; revealed_in (n, l): the evaluation that revealed it, -1 if it was given.
+    images (n, h, w) uint8; labels: the digits that they show; texts: the model's, n each; tokens (n, l): every token as
+    a piece of text; revealed_in (n, l): the evaluation that revealed it, -1 if it was given.
     """
 
     images: np.ndarray
@@ -65,7 +70,7 @@ class Readings:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """All that the report shows and judges."""
+    """Everything that the report shows and judges."""
 
     digits: Drawings
     pairs: Drawings
@@ -86,23 +91,24 @@ def sample(pipeline: DualDiffusionPipeline, held_out: Digits, seed: int) -> Samp
     real = held_out.images, [(int(label),) for label in held_out.labels]
     seen, unseen = split_pairs()
     seen_pairs, unseen_pairs = seen * SEEN_EACH, unseen * UNSEEN_EACH
-    batch = pipeline.config.sampling.batch_size  # a full one is of the shape that is compiled anyway
+    batch = pipeline.config.sampling.batch_size  # a full batch has a shape that is compiled anyway
     with ThreadPoolExecutor(WORKERS) as pool:
-        drawn, said = partial(pool.submit, draw, pipeline, seed=seed), partial(pool.submit, read, pipeline, seed=seed)
+        drawings = partial(pool.submit, draw, pipeline, seed=seed)
+        readings = partial(pool.submit, read, pipeline, seed=seed)
         jobs = {
-            "digits": drawn(captions, labels),
-            "pairs": drawn([pair_caption(pair) for pair in seen_pairs], seen_pairs),
-            "captions": said(*real, order="confidence"),
-            "captions_ancestral": said(*real, order="ancestral"),
-            "pair_captions": said(*compose(held_out, seen, SEEN_EACH, seed), order="confidence"),
-            "answers": said(*real, order="confidence", question=QUESTION),
-            "answers_ancestral": said(*real, order="ancestral", question=QUESTION),
-            "unseen_pairs": drawn([pair_caption(pair) for pair in unseen_pairs], unseen_pairs),
-            "unseen_pair_captions": said(*compose(held_out, unseen, UNSEEN_EACH, seed), order="confidence"),
+            "digits": drawings(captions, labels),
+            "pairs": drawings([pair_caption(pair) for pair in seen_pairs], seen_pairs),
+            "captions": readings(*real, order="confidence"),
+            "captions_ancestral": readings(*real, order="ancestral"),
+            "pair_captions": readings(*compose(held_out, seen, SEEN_EACH, seed), order="confidence"),
+            "answers": readings(*real, order="confidence", question=QUESTION),
+            "answers_ancestral": readings(*real, order="ancestral", question=QUESTION),
+            "unseen_pairs": drawings([pair_caption(pair) for pair in unseen_pairs], unseen_pairs),
+            "unseen_pair_captions": readings(*compose(held_out, unseen, UNSEEN_EACH, seed), order="confidence"),
         }
-        guidance = {s: drawn(captions[:batch], labels[:batch], guidance_scale=s) for s in GUIDANCE_SCALES}
+        guidance = {s: drawings(captions[:batch], labels[:batch], guidance_scale=s) for s in GUIDANCE_SCALES}
     results = {name: job.result() for name, job in jobs.items()}
-    return Samples(guidance={scale: drawings.result() for scale, drawings in guidance.items()}, **results)
+    return Samples(guidance={scale: job.result() for scale, job in guidance.items()}, **results)
 
 
 def draw(
@@ -113,7 +119,7 @@ def draw(
     seed: int,
     guidance_scale: float | None = None,
 ) -> Drawings:
-    """One drawing a caption; all show the same number of digits."""
+    """One drawing for each caption; all show the same number of digits."""
     width = SIDE * len(labels[0])
     batches = list(
         pipeline.generate_images(captions, seed=seed, height=SIDE, width=width, guidance_scale=guidance_scale)
@@ -137,7 +143,7 @@ def read(
     order: str,
     question: str | None = None,
 ) -> Readings:
-    """A caption of each image, or its answer to ``question``. images (n, h, w) uint8."""
+    """A caption of each image, or an answer to ``question`` about it. images (n, h, w) uint8."""
     default, tokenizer = pipeline.config.sampling, pipeline.tokenizer
     length, steps = default.caption_length, default.caption_steps
     prompt = np.zeros(0, np.int32)
@@ -162,7 +168,7 @@ def read(
 
 
 def _text(tokens: list[str], end: str) -> str:
-    """The words before the end. Unlike ``Tokenizer.decode`` it hides no special token, which would be a mistake."""
+    """The words before the end. Unlike in ``Tokenizer.decode``, special tokens stay visible: here they are mistakes."""
     return "".join(tokens[: tokens.index(end)] if end in tokens else tokens).replace("▁", " ").strip()
 
 

@@ -1,7 +1,7 @@
-"""What the demo is judged by: the scores, what was promised of them, and how an example is found right or wrong.
+"""The demo's measures: the scores, their bounds, and the check of each example.
 
-A text is right when all of it is. A drawing is right when a classifier that was fitted on the real
-training digits, and that shares nothing with the model, reads every digit of it as its caption says.
+A text is right if all of it is right. A drawing is right if a classifier, fitted on the real training digits and
+sharing nothing with the model, reads the digits that its caption names.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ GAMMA = 0.001  # of the classifier's kernel, for pixels of 0 to 16
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """A score: what it is called, what it counts, and the least it should be (None: nothing is promised)."""
+    """A score: its title, what it counts, and its lower bound (None: no bound)."""
 
     title: str
     meaning: str
@@ -26,27 +26,27 @@ class Measure:
 
 MEASURES = {
     "caption_exact_match": Measure(
-        "Captions of digits", "held-out digits whose whole caption is right, the surest token first", 0.95
+        "Captions of digits", "held-out digits whose whole caption is right, most confident token first", 0.95
     ),
     "caption_exact_match_ancestral": Measure(
         "Captions of digits, random order", "the same, with positions and tokens drawn at random"
     ),
     "answer_accuracy": Measure(
-        "Answers", "held-out digits of which “which digit is this?” is answered right, the surest token first", 0.95
+        "Answers", "held-out digits with the right answer to “which digit is this?”, most confident token first", 0.95
     ),
     "answer_accuracy_ancestral": Measure(
         "Answers, random order", "the same, with positions and tokens drawn at random"
     ),
-    "generation_accuracy": Measure("Drawn digits", "drawings that an independent classifier reads as asked for", 0.97),
-    "classifier_accuracy": Measure("The classifier itself", "real held-out digits that it reads right", 0.98),
+    "generation_accuracy": Measure("Drawn digits", "drawings that an independent classifier reads as captioned", 0.97),
+    "classifier_accuracy": Measure("The classifier itself", "real held-out digits that it reads correctly", 0.98),
     "composed_generation_accuracy": Measure(
-        "Drawn pairs", "both halves read as asked for, pairs that occur in training", 0.97
+        "Drawn pairs", "drawings with both halves read as captioned, of pairs that occur in training", 0.97
     ),
     "composed_generation_accuracy_unseen": Measure(
         "Drawn pairs, never seen", "the same for pairs that never occur in training", 0.95
     ),
     "composed_caption_accuracy": Measure(
-        "Captions of pairs", "pairs of held-out digits whose whole caption is right, the surest token first", 0.93
+        "Captions of pairs", "pairs of held-out digits whose whole caption is right, most confident token first", 0.93
     ),
     "composed_caption_accuracy_unseen": Measure(
         "Captions of pairs, never seen", "the same for pairs that never occur in training", 0.93
@@ -61,14 +61,14 @@ class DigitClassifier:
         self._svc = SVC(gamma=GAMMA).fit(_features(digits.images), digits.labels)
 
     def __call__(self, images: np.ndarray) -> list[Labels]:
-        """(n, 8, 8 k) uint8 -> what stands in each of the k parts of each image, from the left."""
+        """(n, 8, 8 k) uint8 -> the digit in each of the k parts of each image, from the left."""
         parts = np.split(images, images.shape[2] // SIDE, axis=2)
         read = [self._svc.predict(_features(part)).tolist() for part in parts]
         return list(zip(*read, strict=True))
 
 
 def is_caption(text: str, labels: Labels) -> bool:
-    """Whether ``text`` is, word for word, one of the captions that these digits may have."""
+    """Whether ``text`` is, word for word, one of the possible captions of these digits."""
     return text in ([c.format(WORDS[labels[0]]) for c in CAPTIONS] if len(labels) == 1 else [pair_caption(labels)])
 
 
@@ -77,7 +77,7 @@ def is_right_answer(text: str, labels: Labels) -> bool:
 
 
 def judge(samples: Samples, classifier: DigitClassifier, held_out: Digits) -> dict[str, np.ndarray]:
-    """For every measure, which of its examples are right: (n,) bool in the order of the examples."""
+    """Measure -> whether each of its examples is right: (n,) bool, in the order of the examples."""
 
     def drawn(drawings: Drawings) -> list[bool]:
         return [read == labels for read, labels in zip(classifier(drawings.images), drawings.labels, strict=True)]
@@ -102,7 +102,7 @@ def judge(samples: Samples, classifier: DigitClassifier, held_out: Digits) -> di
 
 
 def missed(scores: dict[str, float]) -> list[str]:
-    """The names of the scores that are below what was promised."""
+    """The names of the scores below their bounds."""
     return [name for name, m in MEASURES.items() if m.bound is not None and scores[name] < m.bound]
 
 

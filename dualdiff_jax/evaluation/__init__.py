@@ -1,1 +1,1 @@
-"""What a model is worth: pictures and texts to look at while it trains."""
+"""Training hooks that evaluate a model: previews to look at, and losses of held-out records."""

@@ -1,4 +1,4 @@
-"""Fixed prompts drawn and fixed images read, with fixed seeds, while training goes on."""
+"""Previews during training: images for fixed prompts, and texts for fixed images, always with the same seed."""
 
 import json
 from collections.abc import Sequence
@@ -12,20 +12,32 @@ from dualdiff_jax.config import ModelConfig, PreviewConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 
-TILE = 64  # pixels; smaller images are enlarged to this height by whole factors
-GAP = 2
+TILE = 64  # pixels; smaller images are enlarged by the largest whole factor up to this height
+GAP = 2  # pixels between images
 
 
 class Preview:
-    """A training hook: writes ``samples/step_N.png`` (one image a prompt) and ``samples/step_N.json`` (texts)."""
+    """A training hook, ``(step, weights) -> None``. Writes ``step_N.png``, one image a prompt, and ``step_N.json``.
+
+    Args:
+        config: prompts, images and the question.
+        model: sizes, and the settings of the samplers.
+        tokenizer: the run's.
+        folder: where the files go; it is made when the first preview is written.
+    """
 
     def __init__(self, config: PreviewConfig, model: ModelConfig, tokenizer: Tokenizer, folder: Path):
         self._config, self._model, self._tokenizer, self._folder = config, model, tokenizer, folder
 
     def __call__(self, step: int, weights: Weights) -> None:
-        """Every host draws and reads; the first one writes."""
+        """Samples on every host; the first host writes.
+
+        Args:
+            step: number in the file names.
+            weights: of all networks, on the mesh.
+        """
         pipeline = DualDiffusionPipeline(self._model, weights, self._tokenizer)
-        images = pipeline.text_to_image(self._config.prompts) if self._config.prompts else []
+        images = list(pipeline.text_to_image(self._config.prompts)) if self._config.prompts else []
         texts = []
         if self._config.images:
             captions = pipeline.image_to_text(self._config.images)
@@ -43,7 +55,12 @@ class Preview:
 
 
 def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:
-    """Images of one size as a contact sheet, row by row; small ones enlarged without smoothing."""
+    """A contact sheet.
+
+    Args:
+        images: of one size, at least one; small ones are enlarged without smoothing.
+        columns: at most this many images a row.
+    """
     factor = max(1, TILE // images[0].height)
     width, height = images[0].width * factor, images[0].height * factor
     columns = min(columns, len(images))

@@ -1,1 +1,1 @@
-"""What a program needs of a machine that is not here: compiled for it, measured and reckoned."""
+"""Plans: programs compiled for devices that are not here, with their memory, operations, traffic and roofline."""

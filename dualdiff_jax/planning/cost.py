@@ -1,54 +1,89 @@
-"""How many operations a program is, counted from the sizes of its networks, and how fast a chip could be with it.
+"""Floating-point operations of a program, counted from the sizes of its networks, and the roofline of a chip.
 
 Matrix products and convolutions only, a multiplication and an addition each. ``training/flops.py`` counts the
 transformers; the autoencoder is counted here, convolution by convolution.
 """
 
-from dualdiff_jax.config import AutoencoderConfig, ModelConfig, RunConfig
+from collections.abc import Callable, Mapping
+
+from dualdiff_jax.config import AutoencoderConfig, ModelConfig, RunConfig, SourceConfig
 from dualdiff_jax.hardware import Chip
 from dualdiff_jax.training.flops import forward_flops
 
-Flops = dict[str, float]  # part -> operations of one call, on all devices
+Flops = dict[str, float]  # part of the program -> operations
 
 
-def program_flops(config: RunConfig, of: str, examples: int) -> Flops:
-    """By part; an example of training is a pair, one of each stream."""
-    model, sampling = config.model, config.model.sampling
-    if of == "train":
-        source = next(source for source in config.data.sources if source.task == "image_generation")
-        return {part: examples * flops for part, flops in _pair(config, source.height, source.width).items()}
-    length = sampling.text_length if of == "text_to_image" else sampling.answer_length
-    mmdit, t5 = _networks(model, sampling.height, sampling.width, length)
-    encode, decode = autoencoder_flops(model.autoencoder, sampling.height, sampling.width)
-    if of == "text_to_image":
-        passes = 2 if sampling.guidance_scale != 1.0 else 1
-        parts = {"mmdit": passes * sampling.image_steps * mmdit, "t5": t5, "autoencoder": decode}
-    else:
-        parts = {"mmdit": sampling.answer_steps * mmdit, "t5": sampling.answer_steps * t5, "autoencoder": encode}
-    return {part: examples * flops for part, flops in parts.items()}
+def program_flops(config: RunConfig, program: str, examples: int) -> Flops:
+    """Operations of one call of a program, on all devices together.
+
+    Args:
+        config: the run's.
+        program: a name in ``EXAMPLE_FLOPS``.
+        examples: of one call. An example of training is one of each stream that is trained: a pair, if both are.
+
+    Raises:
+        ValueError: ``program`` is unknown.
+    """
+    if program not in EXAMPLE_FLOPS:
+        raise ValueError(f"program {program!r} is none of {', '.join(EXAMPLE_FLOPS)}")
+    return {part: examples * flops for part, flops in EXAMPLE_FLOPS[program](config).items()}
 
 
-def _pair(config: RunConfig, height: int, width: int) -> Flops:
-    mmdit, t5 = _networks(config.model, height, width, config.data.text_length)
-    attention = forward_flops(config.model, height, width, config.data.text_length)["mmdit.attention"]
+def planned_source(config: RunConfig) -> SourceConfig:
+    """The source whose image size a plan of training assumes: the first of the first stream that has weight."""
+    return next(source for source in config.read_sources if source.stream == config.objective.streams[0])
+
+
+def _train(config: RunConfig) -> Flops:
+    source, streams, length = planned_source(config), len(config.objective.streams), config.data.text_length
+    mmdit, t5 = _networks(config.model, source.height, source.width, length)
+    attention = forward_flops(config.model, source.height, source.width, length)["mmdit.attention"]
     again = {"none": 0.0, "dots": 0.0, "offload": mmdit - attention, "save_attention": mmdit - attention, "full": mmdit}
+    encode, _ = autoencoder_flops(config.model.autoencoder, source.height, source.width)
     return {
-        "mmdit forward": 2 * mmdit,
-        "mmdit backward": 4 * mmdit,
-        "rematerialisation": 2 * again[config.train.remat],
-        "t5": 2 * t5,
-        "autoencoder": 2 * autoencoder_flops(config.model.autoencoder, height, width)[0],
+        "mmdit forward": streams * mmdit,
+        "mmdit backward": 2 * streams * mmdit,
+        "rematerialisation": streams * again[config.train.remat],
+        "t5": streams * t5,
+        "autoencoder": streams * encode,
     }
 
 
+def _text_to_image(config: RunConfig) -> Flops:
+    sampling = config.model.sampling
+    mmdit, t5 = _networks(config.model, sampling.height, sampling.width, sampling.text_length)
+    _, decode = autoencoder_flops(config.model.autoencoder, sampling.height, sampling.width)
+    passes = 2 if sampling.guidance_scale != 1.0 else 1
+    return {"mmdit": passes * sampling.image_steps * mmdit, "t5": t5, "autoencoder": decode}
+
+
+def _image_to_text(config: RunConfig) -> Flops:
+    sampling = config.model.sampling
+    mmdit, t5 = _networks(config.model, sampling.height, sampling.width, sampling.answer_length)
+    encode, _ = autoencoder_flops(config.model.autoencoder, sampling.height, sampling.width)
+    return {"mmdit": sampling.answer_steps * mmdit, "t5": sampling.answer_steps * t5, "autoencoder": encode}
+
+
+# Program -> the operations of one example, by part.
+EXAMPLE_FLOPS: Mapping[str, Callable[[RunConfig], Flops]] = {
+    "train": _train,
+    "text_to_image": _text_to_image,
+    "image_to_text": _image_to_text,
+}
+
+
 def _networks(config: ModelConfig, height: int, width: int, length: int) -> tuple[float, float]:
-    """A forward pass of the MMDiT and of T5, of one example."""
+    """One forward pass of one example: (MMDiT, T5)."""
     flops = forward_flops(config, height, width, length)
-    return tuple(sum(value for name, value in flops.items() if name.startswith(n)) for n in ("mmdit.", "t5."))
+
+    def total(network: str) -> float:
+        return sum(value for name, value in flops.items() if name.startswith(network))
+
+    return total("mmdit."), total("t5.")
 
 
 def autoencoder_flops(config: AutoencoderConfig, height: int, width: int) -> tuple[float, float]:
-    """(encode, decode) of one image; the identity costs nothing."""
+    """Operations for one image of ``height`` x ``width`` pixels: (encode, decode). The identity costs nothing."""
     if config.kind == "identity":
         return 0.0, 0.0
     widths, side = config.level_widths, config.downscale
@@ -86,13 +121,21 @@ def _middle(width: int, pixels: float) -> float:
 
 
 def roofline(chip: Chip, flops: float, moved: float, sent: float, across: float) -> dict[str, float | str]:
-    """Seconds that one device needs at the least for operations, memory and network; the largest is the bound.
+    """A lower bound on the time of one call, from the rates of the data sheet.
 
-    flops, bytes moved through memory, bytes sent, and those of them that go to other nodes are one device's.
+    Args:
+        chip: of every device.
+        flops: operations of one device.
+        moved: bytes through the memory of one device.
+        sent: bytes that one device sends.
+        across: those of ``sent`` that go to other nodes.
+
+    Returns:
+        Seconds for ``compute``, ``memory`` and ``network``; ``bound`` names the largest.
     """
     seconds = {
         "compute": flops / chip.flops,
         "memory": moved / chip.bandwidth,
         "network": (sent - across) / chip.network.within + across / chip.network.across,
     }
-    return {**seconds, "bound": max(seconds, key=seconds.get)}
+    return {**seconds, "bound": max(seconds, key=lambda name: seconds[name])}

@@ -1,8 +1,9 @@
-"""The real programs of a config, compiled for devices that are not here."""
+"""The programs of a config, compiled for devices that are not here."""
 
 import dataclasses
 import re
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,14 +14,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.attention import choose_kernel
-from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
+from dualdiff_jax.models.bundle import leaf_specs, rules_of, weight_shardings
+from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.pipeline import programs
+from dualdiff_jax.planning.cost import planned_source
 from dualdiff_jax.runtime import compiler_flags
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
-from dualdiff_jax.sharding import batch_parts, batch_sharding, check_batch, make_mesh
-from dualdiff_jax.training.state import abstract_state
+from dualdiff_jax.sharding import batch_parts, batch_sharding, check_batch, make_mesh, rules_in_force
+from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.step import make_step
-from dualdiff_jax.training.trainable import trained_specs
 
 Abstract = jax.ShapeDtypeStruct
 
@@ -30,69 +32,92 @@ _TOO_LARGE = re.compile(r"RESOURCE_EXHAUSTED.*?(?:required for HLO temporaries \
 _UNITS = {"M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-class Program(NamedTuple):
-    """A compiled program. ``arguments``: what it is given, by the name that a report says."""
+class LoweredProgram(NamedTuple):
+    """A program before it is compiled."""
 
-    compiled: Any  # None where the compiler refused it for its size
-    needed: int  # bytes that it would take of one device; 0 where it was compiled
-    arguments: dict[str, Any]
+    lowered: Any  # jax.stages.Lowered
+    arguments: dict[str, Any]  # name in a report -> tree of abstract arrays
+    examples: int  # of one call, on all devices; training counts one of each stream
+
+
+class CompiledProgram(NamedTuple):
+    """A compiled program, or the memory that it would need."""
+
+    executable: Any  # jax.stages.Compiled; None where the compiler refused the program for its size
+    bytes_needed: int  # of one device, where the compiler refused; else 0
+    arguments: dict[str, Any]  # name in a report -> tree of abstract arrays
     mesh: Mesh
-    examples: int  # of one call, on all devices; training counts pairs
-    seconds: float  # that compiling took
+    batch_parts: int  # into which the mesh splits a batch
+    examples: int  # of one call, on all devices; training counts one of each stream
+    seconds: float  # for compiling
 
 
-def compile_program(config: RunConfig, of: str, devices: list[jax.Device], platform: str) -> Program:
-    """``of``: train, text_to_image or image_to_text; attention kernel and compiler flags are the platform's."""
+def compile_program(config: RunConfig, program: str, devices: Sequence[Any], platform: str) -> CompiledProgram:
+    """Compiles one program of a run.
+
+    Args:
+        config: the run's; its mesh and ``mesh.rules`` are laid over ``devices``.
+        program: a name in ``PROGRAMS``.
+        devices: of a topology.
+        platform: ``gpu``, ``tpu`` or ``cpu``; the attention kernel and compiler flags are chosen for it.
+
+    Raises:
+        ValueError: ``program`` is unknown.
+        UserError: the mesh does not fit ``devices``, the batch does not fit the mesh, or a row of ``mesh.rules`` is
+            wrong.
+        jax.errors.JaxRuntimeError: the compiler fails for another reason than the program's size.
+    """
+    if program not in PROGRAMS:
+        raise ValueError(f"program {program!r} is none of {', '.join(PROGRAMS)}")
     kernel = choose_kernel(config.model.attention, platform, config.model.compute_dtype)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention=kernel))
     mesh = make_mesh(config.mesh, devices)
     started = time.monotonic()
-    lower = {"train": _train, "text_to_image": _text_to_image, "image_to_text": _image_to_text}[of]
-    with jax.set_mesh(mesh):
-        lowered, arguments, examples = lower(config, mesh)
+    with jax.set_mesh(mesh), rules_in_force(rules_of(config.mesh, config.model)):
+        lowered, arguments, examples = PROGRAMS[program](config, mesh)
         try:
-            compiled, needed = lowered.compile(compiler_options=compiler_flags.options(platform) or None), 0
+            executable, needed = lowered.compile(compiler_options=compiler_flags.options(platform) or None), 0
         except jax.errors.JaxRuntimeError as error:
-            compiled, needed = None, bytes_needed(str(error))
+            executable, needed = None, bytes_needed(str(error))
             if not needed:
                 raise
-    return Program(compiled, needed, arguments, mesh, examples, time.monotonic() - started)
+        parts = batch_parts(mesh)
+    return CompiledProgram(executable, needed, arguments, mesh, parts, examples, time.monotonic() - started)
 
 
-def bytes_needed(refusal: str) -> int:
-    """What a program takes of one device, from the sentence with which a TPU's compiler refuses it; 0: another one."""
-    found = _TOO_LARGE.search(refusal)
+def bytes_needed(message: str) -> int:
+    """Bytes of one device that a program needs, from the error of a TPU's compiler; 0 if it is another error."""
+    found = _TOO_LARGE.search(message)
     return int(float(found[1]) * _UNITS[found[2]]) if found else 0
 
 
 def bytes_of(tree: Any) -> int:
-    """What the leaves of a tree of abstract arrays take on one device."""
+    """Bytes that the leaves of a tree of abstract arrays occupy on one device."""
     shards = ((leaf.sharding.shard_shape(leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(tree))
     return sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for shape, dtype in shards)
 
 
-def _train(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
+def _train(config: RunConfig, mesh: Mesh) -> LoweredProgram:
     check_batch(mesh, config.train.global_batch_size // config.train.microbatches, "the microbatch")
-    source = next(source for source in config.data.sources if source.task == "image_generation")
+    setup, source = TrainSetup(config, mesh), planned_source(config)
     length, size = config.data.text_length, config.train.global_batch_size
     rows = batch_sharding(mesh)
 
-    def stream() -> dict[str, Abstract]:
+    def examples() -> Any:  # abstract arrays in place of the arrays of an ``Example``
         return {
             "image": Abstract((size, source.height, source.width, 3), jnp.float32, sharding=rows),
             "token_ids": Abstract((size, length), jnp.int32, sharding=rows),
             "is_answer": Abstract((size, length), jnp.bool_, sharding=rows),
         }
 
-    state, batch = abstract_state(config, mesh), Batch(stream(), stream())
-    held = trained_specs(config).keys()
-    frozen = {name: leaf for name, leaf in _weights(config.model, mesh).items() if name not in held}
-    step = make_step(
-        config,
-        mesh,
+    state, batch = setup.abstract_state, Batch(**{stream: examples() for stream in config.objective.streams})
+    frozen = {name: leaf for name, leaf in _weights(config.model, mesh).items() if name not in setup.trainable.specs}
+    objective = Objective(
+        config.objective,
         null_token_ids=np.ones(length, np.int32),
         mask_token_id=config.model.mmdit.vocab_size - 1,
     )
+    step = make_step(setup, objective)
     arguments = {
         "parameters": state.params,
         "averages": state.ema_params,
@@ -100,11 +125,11 @@ def _train(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
         "frozen": frozen,
         "batch": batch,
     }
-    return step.lower(state, frozen, batch), arguments, size
+    return LoweredProgram(step.lower(state, frozen, batch), arguments, size)
 
 
 def _weights(config: ModelConfig, mesh: Mesh) -> dict[str, Abstract]:
-    """All weights as they are sampled from: in the compute dtype, constants as they are."""
+    """All weights as a pipeline has them: in the compute dtype, except constants."""
     shardings = weight_shardings(config, mesh)
     return {
         name: Abstract(spec.shape, config.compute_dtype if spec.trainable else spec.dtype, sharding=shardings[name])
@@ -112,20 +137,20 @@ def _weights(config: ModelConfig, mesh: Mesh) -> dict[str, Abstract]:
     }
 
 
-def _rows(config: RunConfig, mesh: Mesh) -> int:
-    """Examples that are sampled together: the config's, at least one a part of the mesh."""
+def _sampling_batch(config: RunConfig, mesh: Mesh) -> int:
+    """The config's ``batch_size``, rounded up to a multiple of the parts that the mesh splits a batch into."""
     parts = batch_parts(mesh)
     return -(-config.model.sampling.batch_size // parts) * parts
 
 
-def _text_to_image(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
-    model, sampling, count = config.model, config.model.sampling, _rows(config, mesh)
-    rows, whole = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+def _text_to_image(config: RunConfig, mesh: Mesh) -> LoweredProgram:
+    model, sampling, count = config.model, config.model.sampling, _sampling_batch(config, mesh)
+    rows, replicated = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     side = model.autoencoder.downscale
     shape = (count, sampling.height // side, sampling.width // side, model.autoencoder.channels)
     batch = {
         "token_ids": Abstract((count, sampling.text_length), jnp.int32, sharding=rows),
-        "null_token_ids": Abstract((sampling.text_length,), jnp.int32, sharding=whole),
+        "null_token_ids": Abstract((sampling.text_length,), jnp.int32, sharding=replicated),
         "noise": Abstract(shape, jnp.float32, sharding=rows),
     }
     weights = _weights(model, mesh)
@@ -135,15 +160,15 @@ def _text_to_image(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
         model,
         weights,
         *batch.values(),
-        Abstract(sigmas.shape, sigmas.dtype, sharding=whole),
-        Abstract(scale.shape, scale.dtype, sharding=whole),
+        Abstract(sigmas.shape, sigmas.dtype, sharding=replicated),
+        Abstract(scale.shape, scale.dtype, sharding=replicated),
         is_guided=sampling.guidance_scale != 1.0,
     )
-    return lowered, {"parameters": weights, "batch": batch}, count
+    return LoweredProgram(lowered, {"parameters": weights, "batch": batch}, count)
 
 
-def _image_to_text(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
-    model, sampling, count = config.model, config.model.sampling, _rows(config, mesh)
+def _image_to_text(config: RunConfig, mesh: Mesh) -> LoweredProgram:
+    model, sampling, count = config.model, config.model.sampling, _sampling_batch(config, mesh)
     rows = batch_sharding(mesh)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
     batch = {
@@ -160,4 +185,12 @@ def _image_to_text(config: RunConfig, mesh: Mesh) -> tuple[Any, dict, int]:
         steps=sampling.answer_steps,
         order=sampling.text_order,
     )
-    return lowered, {"parameters": weights, "batch": batch}, count
+    return LoweredProgram(lowered, {"parameters": weights, "batch": batch}, count)
+
+
+# The programs that can be planned, by the names of ``--of``. Each is lowered with the mesh in force.
+PROGRAMS: Mapping[str, Callable[[RunConfig, Mesh], LoweredProgram]] = {
+    "train": _train,
+    "text_to_image": _text_to_image,
+    "image_to_text": _image_to_text,
+}

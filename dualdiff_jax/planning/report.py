@@ -1,4 +1,4 @@
-"""What a config needs of a topology, as one dict, and as a table for people."""
+"""The memory, operations, collectives and roofline of a config on a topology: as a dict, and as a table for people."""
 
 import dataclasses
 import logging
@@ -8,65 +8,86 @@ import jax
 
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.hardware import GIB
+from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.planning.collectives import collectives
 from dualdiff_jax.planning.cost import program_flops, roofline
-from dualdiff_jax.planning.programs import Program, bytes_of, compile_program
+from dualdiff_jax.planning.programs import CompiledProgram, bytes_of, compile_program
 from dualdiff_jax.planning.topology import Topology, open_topology, quiet_backends
-from dualdiff_jax.sharding import batch_parts, make_mesh, nodes_of
+from dualdiff_jax.sharding import batch_parts, make_mesh, nodes_of, rules_in_force
 
 log = logging.getLogger(__name__)
 
-OF = ("train", "text_to_image", "image_to_text")
-POLICIES = ("none", "dots", "save_attention", "full")  # from the fastest to the smallest
-CONFIRMATIONS = 4  # plans of a search beside the two first ones, at the most
+POLICIES = ("none", "dots", "save_attention", "full")  # from the fastest to the one that needs least memory
+CONFIRMATIONS = 4  # plans that a search compiles after the first two, at most
 Report = dict[str, Any]
 
 
-def plan(config: RunConfig, topology: str, of: str = "train") -> Report:
-    """Compiles ``of`` for ``topology`` and reports memory, operations, collectives and the roofline of one device."""
-    there = _open(topology)
-    program = compile_program(config, of, list(there.devices), there.chip.platform)
-    count = len(there.devices)
-    memory = _memory(program, there)
-    flops = {part: value / count for part, value in program_flops(config, of, program.examples).items()}
-    text = _text(program)
-    sent = {} if text is None else collectives(text, nodes_of(list(program.mesh.devices.flat)))
+def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
+    """Compiles a program for a topology and reports what one device needs for it.
+
+    Args:
+        config: the run's.
+        topology: a name as ``topology.py`` lists them.
+        program: a name in ``programs.PROGRAMS``.
+
+    Returns:
+        A dict that JSON can hold, of one call of the program. ``memory``: bytes of one device. ``flops``: operations
+        of one device, by part. ``collectives``: by kind, for one device; None where the program cannot be printed.
+        ``roofline``: seconds. ``largest_batch_at_least``: a batch of all devices that fits.
+
+    Raises:
+        UserError: the topology is unknown, its compiler is missing, or the config does not fit it.
+    """
+    target = _open(topology)
+    compiled = compile_program(config, program, target.devices, target.chip.platform)
+    count = len(target.devices)
+    memory = _memory(compiled, target)
+    flops = {part: value / count for part, value in program_flops(config, program, compiled.examples).items()}
+    text = _text(compiled)
+    sent = {} if text is None else collectives(text, nodes_of(list(compiled.mesh.devices.flat)))
     moved = memory["arguments"] + memory["results"] + 2 * memory["temporaries"]
     return {
         "topology": topology,
-        "chip": there.chip.name,
+        "chip": target.chip.name,
         "devices": count,
-        "nodes": there.nodes,
-        "mesh": dict(program.mesh.shape),
-        "of": of,
-        "batch": program.examples,
-        "batch_per_device": program.examples / count,
-        "microbatches": config.train.microbatches if of == "train" else 1,
-        "remat": config.train.remat if of == "train" else "none",
+        "nodes": target.nodes,
+        "mesh": dict(compiled.mesh.shape),
+        "of": program,
+        "batch": compiled.examples,
+        "batch_per_device": compiled.examples / count,
+        "microbatches": config.train.microbatches if program == "train" else 1,
+        "remat": config.train.remat if program == "train" else "none",
         "memory": memory,
-        "largest_batch_at_least": _largest(program.examples, memory, batch_parts(program.mesh)),
+        "largest_batch_at_least": _largest(compiled.examples, memory, compiled.batch_parts),
         "flops": flops | {"total": sum(flops.values())},
-        "collectives": None if text is None else {kind: found._asdict() for kind, found in sent.items()},
+        "collectives": None if text is None else {kind: traffic._asdict() for kind, traffic in sent.items()},
         "roofline": roofline(
-            there.chip,
+            target.chip,
             sum(flops.values()),
             moved,
-            sum(found.moved for found in sent.values()),
-            sum(found.across for found in sent.values()),
+            sum(traffic.moved for traffic in sent.values()),
+            sum(traffic.across for traffic in sent.values()),
         ),
-        "compile_seconds": program.seconds,
+        "compile_seconds": compiled.seconds,
     }
 
 
 def search(config: RunConfig, topology: str) -> list[Report]:
-    """For each remat policy the largest batch of one microbatch that fits, as far as ``CONFIRMATIONS`` plans tell.
+    """Finds, for each remat policy, the largest batch of one microbatch that fits.
 
-    Two plans of small batches tell how the memory grows with the batch; the next ones try the largest batch of that
-    line, and draw it again, until the batch above the largest that fits is known not to. A policy's report is that of
-    the largest batch that fits, or of the smallest that there is.
+    Two plans of small batches show how memory grows with the batch. Each further plan tries the largest batch on the
+    line through earlier ones, until the next larger batch is known not to fit, or ``CONFIRMATIONS`` plans are made.
+
+    Args:
+        config: the run's; its batch, microbatches and remat policy are replaced.
+        topology: as in ``plan``.
+
+    Returns:
+        One report for each of ``POLICIES``: of the largest batch that fits, or of the smallest batch where none fits.
     """
-    there = _open(topology)
-    parts = batch_parts(make_mesh(config.mesh, list(there.devices)))
+    target = _open(topology)
+    with rules_in_force(rules_of(config.mesh, config.model)):
+        parts = batch_parts(make_mesh(config.mesh, target.devices))
     return [_largest_that_fits(config, topology, policy, parts) for policy in POLICIES]
 
 
@@ -81,10 +102,14 @@ def _largest_that_fits(config: RunConfig, topology: str, policy: str, parts: int
 
 
 def _guess(totals: dict[int, int], available: int) -> int:
-    """The batch to try next; one of ``totals`` where the largest that fits is known.
+    """The batch to try next, or one of ``totals`` if the largest that fits is known.
 
-    It is on the line through the largest that fits and the smallest that does not, and between the two. Where all
-    that were compiled fit, on the line through the two largest.
+    It lies on the line through the largest batch that fits and the smallest that does not, and between the two. If all
+    batches so far fit, it lies on the line through the two largest.
+
+    Args:
+        totals: batch -> bytes of one device.
+        available: bytes of one device.
     """
     fitting = sorted(n for n, total in totals.items() if total <= available)
     if not fitting:
@@ -97,38 +122,38 @@ def _guess(totals: dict[int, int], available: int) -> int:
     return min(guess, max(other - 1, low)) if others else guess
 
 
-def _with(config: RunConfig, policy: str, size: int) -> RunConfig:
+def _with(config: RunConfig, policy: Any, size: int) -> RunConfig:
     train = dataclasses.replace(config.train, remat=policy, global_batch_size=size, microbatches=1)
     return dataclasses.replace(config, train=train)
 
 
 def _open(topology: str) -> Topology:
-    jax.config.update("jax_platforms", "cpu")  # nothing is run, and the machine's own devices are not asked for
-    jax.config.update("jax_enable_compilation_cache", False)  # these programs cannot be read from it without devices
+    jax.config.update("jax_platforms", "cpu")  # nothing runs, so the machine's own devices are not needed
+    jax.config.update("jax_enable_compilation_cache", False)  # without devices, these programs cannot be read from it
     quiet_backends()
     return open_topology(topology)
 
 
-def _text(program: Program) -> str | None:
-    """The compiled program, where there is one that can be printed."""
-    if program.compiled is None:
+def _text(compiled: CompiledProgram) -> str | None:
+    """The compiled program as text, if it can be printed."""
+    if compiled.executable is None:
         log.warning("the compiler refuses a program that does not fit, so collectives are not counted")
         return None
     try:
-        return program.compiled.as_text()
+        return compiled.executable.as_text()
     except Exception as error:  # jax 0.10 cannot print every TPU program
         log.warning("this version of JAX cannot print the program, so collectives are not counted: %s", error)
         return None
 
 
-def _memory(program: Program, there: Topology) -> dict[str, Any]:
+def _memory(compiled: CompiledProgram, target: Topology) -> dict[str, Any]:
     """Bytes of one device."""
-    parts = {name: bytes_of(tree) for name, tree in program.arguments.items()}
-    if program.compiled is None:
+    parts = {name: bytes_of(tree) for name, tree in compiled.arguments.items()}
+    if compiled.executable is None:
         arguments, results = sum(parts.values()), 0
-        temporaries = program.needed - arguments
+        temporaries = compiled.bytes_needed - arguments
     else:
-        found = program.compiled.memory_analysis()
+        found = compiled.executable.memory_analysis()
         arguments, temporaries = found.argument_size_in_bytes, found.temp_size_in_bytes
         results = found.output_size_in_bytes - found.alias_size_in_bytes
     total = arguments + results + temporaries
@@ -138,19 +163,19 @@ def _memory(program: Program, there: Topology) -> dict[str, Any]:
         "results": results,
         "temporaries": temporaries,
         "total": total,
-        "available": there.chip.memory,
-        "fits": total <= there.chip.memory,
+        "available": target.chip.memory,
+        "fits": total <= target.chip.memory,
     }
 
 
 def _largest(batch: int, memory: dict[str, Any], parts: int) -> int:
-    """Examples that fit if temporaries grew in proportion to the batch; some are the weights', so more may fit."""
+    """A batch that fits if temporaries are proportional to it. Some depend on the weights alone, so more may fit."""
     room = memory["available"] - memory["arguments"] - memory["results"]
     return int(batch * room / max(memory["temporaries"], 1)) // parts * parts if room > 0 else 0
 
 
 def table(report: Report) -> str:
-    """One report for people."""
+    """A report of ``plan`` as a table for people."""
     memory, flops, time = report["memory"], report["flops"], report["roofline"]
     mesh = " x ".join(f"{name} {size}" for name, size in report["mesh"].items() if size > 1) or "one device"
     lines = [
@@ -170,12 +195,14 @@ def table(report: Report) -> str:
     lines += [f"  {name:<18}{value / 1e12:10.2f}" for name, value in flops.items()]
     lines += ["", "sent by one device in one call"]
     sent = report["collectives"]
-    lines += ["  not counted"] if sent is None else [f"  {kind:<20}{_sent(**found)}" for kind, found in sent.items()]
-    lines += ["", "at the least, seconds (data sheet rates)"]
+    lines += (
+        ["  not counted"] if sent is None else [f"  {kind:<20}{_sent(**traffic)}" for kind, traffic in sent.items()]
+    )
+    lines += ["", "lower bound, seconds (data sheet rates)"]
     lines += [f"  {name:<10}{time[name]:10.4f}" for name in ("compute", "memory", "network")]
     return "\n".join([*lines, f"  bound by {time['bound']}"])
 
 
 def _sent(count: int, bytes: int, moved: float, across: float) -> str:
-    elsewhere = f", of that {across / 1e9:.2f} GB to other nodes" if across else ""
+    elsewhere = f", of which {across / 1e9:.2f} GB to other nodes" if across else ""
     return f"{count:>7} times {moved / 1e9:10.2f} GB{elsewhere}"

@@ -1,4 +1,4 @@
-"""The 2B model's step, made narrow and shallow, compiled by the compilers of TPUs and GPUs; and how to read it.
+"""The training step of a narrow and shallow 2B model, compiled for TPUs and GPUs, and a reader of the compiled text.
 
 Sequences (1024 image and 256 text tokens), head dim, vocabulary and the loop over blocks are the real ones.
 """
@@ -14,7 +14,7 @@ from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.planning import report
-from dualdiff_jax.planning.programs import Program, compile_program
+from dualdiff_jax.planning.programs import CompiledProgram, compile_program
 
 DEPTH, WIDTH, HEADS, VOCABULARY = 5, 512, 8, 32100
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
@@ -24,14 +24,14 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 
 
 class Result(NamedTuple):
-    """One array that an instruction gives."""
+    """One array among the results of an instruction."""
 
     operation: str
     dtype: str
     shape: tuple[int, ...]
     layout: str
     computation: str
-    is_fused: bool  # inside a fusion, so that it is never in memory
+    is_fused: bool  # inside a fusion, so it is never in memory
     line: str
 
 
@@ -49,16 +49,16 @@ def small_config(*, batch: int, depth: int = DEPTH, width: int = WIDTH, **sectio
 
 
 @functools.cache
-def step_on(topology: str, batch: int, remat: str = "dots", width: int = WIDTH) -> Program:
-    there = report._open(topology)
+def step_on(topology: str, batch: int, remat: str = "dots", width: int = WIDTH) -> CompiledProgram:
+    target = report._open(topology)
     config = small_config(batch=batch, width=width, train={"remat": remat})
-    return compile_program(config, "train", list(there.devices), there.chip.platform)
+    return compile_program(config, "train", target.devices, target.chip.platform)
 
 
 @functools.cache
 def results(topology: str, batch: int, **changes) -> list[Result]:
-    """Every array of the step's text; the arguments of ``step_on``."""
-    return list(read(step_on(topology, batch, **changes).compiled.as_text()))
+    """Every array in the step's text. The arguments are those of ``step_on``."""
+    return list(read(step_on(topology, batch, **changes).executable.as_text()))
 
 
 def read(text: str) -> Iterator[Result]:
@@ -75,7 +75,7 @@ def read(text: str) -> Iterator[Result]:
 
 
 def kernels() -> dict[str, int]:
-    """Size of one block's part of each trained matrix, by name."""
+    """Name of each trained matrix -> its number of elements, in one block."""
     specs = leaf_specs(small_config(batch=1).model)
     found = {}
     for name, spec in specs.items():

@@ -1,4 +1,4 @@
-"""Plans for topologies that are not here, compiled for real at a small size."""
+"""Plans of a small model for real topologies."""
 
 import os
 import subprocess
@@ -38,33 +38,33 @@ def test_a_search_ends_at_the_largest_batch(topology, monkeypatch):
 
 
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-def test_what_a_tpu_compiler_refuses_is_told_by_how_much(topology, monkeypatch):
-    """And the memory that we count with is the one it counts with."""
-    said = []
-    monkeypatch.setattr(programs, "bytes_needed", lambda text: said.append(text) or bytes_needed(text))
+def test_a_refusal_of_a_tpu_compiler_is_reported_with_its_bytes(topology, monkeypatch):
+    """The compiler's memory of a device is the one that we count with."""
+    errors = []
+    monkeypatch.setattr(programs, "bytes_needed", lambda text: errors.append(text) or bytes_needed(text))
     found = report.plan(tiny(16384, train={"remat": "full"}), topology)
     memory = found["memory"]
-    assert f"exceeds available HBM ({memory['available'] / GIB:.2f}G)" in said[0]
-    assert f"({memory['total'] / GIB:.2f}G)" in said[0] and not memory["fits"]
+    assert f"exceeds available HBM ({memory['available'] / GIB:.2f}G)" in errors[0]
+    assert f"({memory['total'] / GIB:.2f}G)" in errors[0] and not memory["fits"]
     assert "does not fit" in report.table(found) and 4 < found["largest_batch_at_least"] < 16384
 
 
 @pytest.mark.parametrize("topology", ["h100:1", "v5e:2x2"])
-@pytest.mark.parametrize("of", ["text_to_image", "image_to_text"])
-def test_samplers_are_planned(topology, of):
-    found = report.plan(tiny(), topology, of)
+@pytest.mark.parametrize("program", ["text_to_image", "image_to_text"])
+def test_samplers_are_planned(topology, program):
+    found = report.plan(tiny(), topology, program)
     assert found["memory"]["fits"] and found["flops"]["total"] > 0
 
 
 def test_replicas_of_several_nodes_send_little_across():
-    """In a hybrid layout weights are gathered inside a node, and sums of gradients' shards go across."""
+    """In a hybrid layout, weights are gathered inside a node, and only sums of gradient shards go across."""
     found = report.plan(tiny(16, mesh={"layout": "hybrid"}), "h100:2x8")["collectives"]
     assert found["all-gather"]["moved"] > 0 and found["all-gather"]["across"] == 0
     assert found["reduce-scatter"]["across"] == 0
     assert found["all-reduce"]["across"] > 0
 
 
-def test_shards_may_lie_across_nodes_where_the_user_says_so():
+def test_shards_lie_across_nodes_if_the_sizes_require_it():
     devices = list(open_topology("h100:2x8").devices)
     mesh = make_mesh(tiny(mesh={"layout": "sizes", "data": 1, "fsdp": 16}).mesh, devices)
     assert dict(mesh.shape) == {"data": 1, "fsdp": 16, "tensor": 1, "context": 1}
@@ -73,27 +73,27 @@ def test_shards_may_lie_across_nodes_where_the_user_says_so():
     assert [len(set(nodes_of(list(replica.flat)))) for replica in mesh.devices] == [1, 1]
 
 
-def test_a_shape_that_the_tpu_compiler_refuses_is_told_with_the_known_ones():
+def test_a_shape_that_the_tpu_compiler_refuses_is_reported_with_the_known_ones():
     with pytest.raises(UserError, match="names look like v4:2x2x2"):
         open_topology("v5e:3x5")
 
 
 def test_libtpu_knows_the_flags():
-    """An unknown one in LIBTPU_INIT_ARGS would end the process."""
+    """An unknown flag in LIBTPU_INIT_ARGS would end the process."""
     program = (
-        "from dualdiff_jax import runtime; runtime.prepare();"
+        "from dualdiff_jax.runtime import environment; environment.prepare();"
         "from dualdiff_jax.planning import report;"
         "print(len(report._open('v5e:2x2').devices))"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "4", done.stderr[-2000:]
+    variables = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=variables, capture_output=True, text=True)
+    assert process.stdout.strip() == "4", process.stderr[-2000:]
 
 
 @pytest.mark.parametrize("length", [1280, 1152, 1000])
 @pytest.mark.parametrize("tensor, context", [(1, 1), (2, 2)])
 def test_the_tpu_kernel_takes_every_length_and_sharding(length, tensor, context):
-    """Forward and gradient at head dim 64; with ``context`` each device has a part of the queries."""
+    """Forward and gradient at head dim 64; with ``context``, each device has a part of the queries."""
     devices = np.array(open_topology("v5e:2x2").devices)
     shape = (1, len(devices) // (tensor * context), tensor, context)
     mesh = Mesh(devices.reshape(shape), MESH_AXES, axis_types=(AxisType.Auto,) * 4)

@@ -1,4 +1,4 @@
-"""What the compilers of H100s and TPUs make of the training step, read off the compiled text."""
+"""Laws of the training step as compiled for H100s and TPUs, read from the compiled text."""
 
 import math
 import re
@@ -12,9 +12,9 @@ pytestmark = pytest.mark.targets
 
 GPU, TPU = ("h100:8", 24), ("v5e:4x4", 48)  # three pairs a device
 BOTH = pytest.mark.parametrize("target", [GPU, TPU], ids=lambda target: target[0])
-SMALL = 1 << 16  # elements: biases, norms, and what is summed of a batch
+SMALL = 1 << 16  # elements; biases, norms and sums over a batch are smaller
 PERMUTES = ("collective-permute", "collective-permute-start")
-FROM_VECTORS = ("modulation", "timestep_embedding")  # a vector an example: XLA may gather the vectors instead
+FROM_VECTORS = ("modulation", "timestep_embedding")  # one vector per example: XLA may gather the vectors instead
 
 
 def found(target: tuple[str, int], *operations: str) -> list[Result]:
@@ -34,7 +34,7 @@ def test_on_gpus_attention_is_cudnns_fused_one_forward_and_backward():
 
 
 def test_on_tpus_attention_is_the_pallas_kernel_forward_and_backward():
-    """Three kernels: the result, the gradient of the queries, and that of keys and values."""
+    """Three kernels: the output, the gradient of the queries, and that of keys and values."""
     calls = {result.line.strip() for result in found(TPU, "custom-call") if '"tpu_custom_call"' in result.line}
     names = {re.match(r"(?:ROOT )?%?splash_mha_([a-z]+)", call)[1] for call in calls}
     assert names == {"fwd", "dq", "dkv"}
@@ -43,7 +43,7 @@ def test_on_tpus_attention_is_the_pallas_kernel_forward_and_backward():
 
 @BOTH
 def test_weights_are_gathered_in_bfloat16_a_block_at_a_time(target):
-    """Nothing that brings shards together has fp32 matrices, or the matrices of all blocks."""
+    """No collective that gathers shards handles fp32 matrices, or the matrices of all blocks at once."""
     rings = [array for array in found(target, *PERMUTES) if "windowed_dot_general_body_ag" in array.computation]
     gathered = large(found(target, "all-gather", "all-gather-start") + rings)
     assert {array.dtype for array in gathered} == {"bf16"}
@@ -52,7 +52,7 @@ def test_weights_are_gathered_in_bfloat16_a_block_at_a_time(target):
 
 
 def missing(shards: list[Result], devices: int) -> list[str]:
-    """Matrices of which no fp32 shard is among these."""
+    """Names of the matrices that have no fp32 shard among ``shards``."""
     sizes = {math.prod(array.shape) for array in shards if array.dtype == "f32"}
     summed = {name: size for name, size in kernels().items() if not any(part in name for part in FROM_VECTORS)}
     return [name for name, size in summed.items() if size >= SMALL and size // devices not in sizes]
@@ -60,7 +60,7 @@ def missing(shards: list[Result], devices: int) -> list[str]:
 
 @BOTH
 def test_gradients_are_reduce_scattered_in_float32(target):
-    """On GPUs by that name; on TPUs round a ring, shard by shard, while the product that makes them goes on."""
+    """On GPUs by that name; on TPUs around a ring, shard by shard, during the product that computes them."""
     if target == GPU:
         assert not missing(found(GPU, "reduce-scatter", "reduce-scatter-start"), devices=8)
     else:
@@ -69,7 +69,7 @@ def test_gradients_are_reduce_scattered_in_float32(target):
 
 
 @BOTH
-def test_what_is_all_reduced_is_small(target):
+def test_all_reduced_arrays_are_small(target):
     """Biases, norms, metrics: less than a fiftieth of the gradient."""
     reduced = [array for array in found(target, "all-reduce", "all-reduce-start") if array.dtype == "f32"]
     assert reduced
@@ -78,16 +78,16 @@ def test_what_is_all_reduced_is_small(target):
 
 @BOTH
 def test_logits_are_never_whole_in_float32(target):
-    """In bfloat16 they are, those of 256 tokens of each example."""
+    """In bfloat16 they are: those of 256 tokens of each example."""
     scored = [array for array in results(*target) if array.shape[-1:] == (VOCABULARY,) and not array.is_fused]
     tokens = {dtype: {math.prod(a.shape[:-1]) for a in scored if a.dtype == dtype} for dtype in ("bf16", "f32")}
     assert max(tokens["bf16"]) >= 3 * 256
-    assert not {count for count in tokens["f32"] if count >= 256 and count != WIDTH}  # but for the head's gradient
+    assert not {count for count in tokens["f32"] if count >= 256 and count != WIDTH}  # except the head's gradient
 
 
 @BOTH
 def test_no_example_and_no_logit_goes_to_another_device(target):
-    """The two streams' halves of a batch lie together; what moves is shards of weights and of gradients."""
+    """Both streams' halves of a batch lie on one device; only shards of weights and gradients move."""
     moved = found(target, "collective-permute", "collective-permute-start", "all-to-all", "all-to-all-start")
     assert not [array for array in moved if array.shape[-2:] == (256, VOCABULARY)]
 
@@ -96,7 +96,7 @@ def test_no_example_and_no_logit_goes_to_another_device(target):
 def test_the_state_is_updated_in_place(target):
     program = step_on(*target)
     state = sum(bytes_of(program.arguments[part]) for part in ("parameters", "averages", "optimizer"))
-    assert program.compiled.memory_analysis().alias_size_in_bytes >= 0.99 * state
+    assert program.executable.memory_analysis().alias_size_in_bytes >= 0.99 * state
 
 
 @pytest.mark.parametrize("target", [("h100:8", 16), ("v5e:4x4", 16)], ids=lambda target: target[0])

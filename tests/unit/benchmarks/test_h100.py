@@ -1,4 +1,4 @@
-"""The command for the card, tried without one: what it needs, what it writes, what a cut run leaves."""
+"""The H100 benchmark, tried without a card: its imports, its report, and the report of a run that ends early."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ import benchmarks.h100_phases
 from benchmarks.h100_sizes import full_size
 full_size()
 import jax._src.xla_bridge
-assert not jax._src.xla_bridge._backends, "an import has taken the device"
+assert not jax._src.xla_bridge._backends, "an import initialised the device"
 assert "torch" not in sys.modules
 """
 
@@ -38,14 +38,14 @@ def python(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def run_tiny(output: Path, *arguments: str) -> dict:
-    done = python("-m", "benchmarks.h100", "--size=tiny", "--platform=cpu", f"--output={output}", *arguments)
-    assert done.returncode == 0, done.stderr[-2000:]
+    process = python("-m", "benchmarks.h100", "--size=tiny", "--platform=cpu", f"--output={output}", *arguments)
+    assert process.returncode == 0, process.stderr[-2000:]
     return json.loads(output.read_text())
 
 
-def test_the_jax_side_needs_no_reader_of_data_and_takes_no_device():
-    done = python("-c", WITHOUT.format(absent=ABSENT))
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_the_jax_side_needs_no_reader_of_data_and_initialises_no_device():
+    process = python("-c", WITHOUT.format(absent=ABSENT))
+    assert process.returncode == 0, process.stderr[-2000:]
 
 
 def test_the_full_size_is_the_published_model():
@@ -58,7 +58,7 @@ def test_the_full_size_is_the_published_model():
     assert set(names(size)) == set(h100.PHASES)
 
 
-def test_a_phase_with_a_carried_wheel_writes_what_it_measured(tmp_path):
+def test_a_phase_writes_its_figures_and_the_version_of_a_given_wheel(tmp_path):
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     with zipfile.ZipFile(wheels / "triton-9.9.9-py3-none-any.whl", "w") as wheel:
@@ -73,7 +73,7 @@ def test_a_phase_with_a_carried_wheel_writes_what_it_measured(tmp_path):
     assert [figure["name"] for figure in report["figures"]] == ["attention_24_forward", "attention_24_both"]
 
 
-def test_a_run_without_time_says_what_it_left_out(tmp_path):
+def test_a_run_without_time_lists_its_missing_figures(tmp_path):
     report = run_tiny(tmp_path / "report.json", "--seconds=0")
     assert report["figures"] == [] and report["ratios"] == {}
     assert {entry["reason"] for entry in report["not_measured"]} == {h100.NO_TIME}
@@ -81,7 +81,7 @@ def test_a_run_without_time_says_what_it_left_out(tmp_path):
     assert [(entry["name"], entry["side"]) for entry in report["not_measured"]] == sum(planned.values(), [])
 
 
-TELLS_TWO = """
+PRINTS_TWO = """
 import time
 print("some chatter")
 print('figure: {"name": "a", "side": "jax"}', flush=True)
@@ -89,32 +89,33 @@ print('figure: {"name": "b", "side": "jax"}', flush=True)
 """
 
 
-def told(code: str, seconds: float) -> tuple[list[str], dict[str, str]]:
+def run_phase(code: str, seconds: float) -> tuple[list[str], dict[str, str]]:
+    """Names of the figures that a phase yields, and faults; it prints figures a and b, then runs ``code``."""
     faults = {"phase": h100.NO_TIME}
-    command = [sys.executable, "-S", "-c", TELLS_TWO + code]
-    found = list(h100.told(command, {}, time.monotonic() + seconds, "phase", faults))
+    command = [sys.executable, "-S", "-c", PRINTS_TWO + code]
+    found = list(h100.phase_figures(command, {}, time.monotonic() + seconds, "phase", faults))
     return [figure["name"] for figure in found], faults
 
 
-def test_a_phase_that_takes_too_long_is_ended_and_its_figures_are_kept():
+def test_a_phase_that_takes_too_long_is_stopped_and_its_figures_are_kept():
     started = time.monotonic()
-    assert told("time.sleep(60)", 3.0) == (["a", "b"], {"phase": h100.NO_TIME})
+    assert run_phase("time.sleep(60)", 3.0) == (["a", "b"], {"phase": h100.NO_TIME})
     assert time.monotonic() - started < 30
 
 
-def test_a_worker_that_outlives_its_phase_holds_nothing_up():
+def test_a_worker_that_outlives_its_phase_delays_nothing():
     started = time.monotonic()
     worker = "import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(50)'])"
-    assert told(worker, 40.0)[0] == ["a", "b"]
+    assert run_phase(worker, 40.0)[0] == ["a", "b"]
     assert time.monotonic() - started < 30
 
 
 def test_a_phase_that_dies_keeps_its_figures_and_gives_the_reason():
-    found, faults = told("import os; os._exit(7)", 60.0)
+    found, faults = run_phase("import os; os._exit(7)", 60.0)
     assert found == ["a", "b"] and "code 7" in faults["phase"]
 
 
-def test_failed_and_absent_figures_are_told_apart():
+def test_failed_and_absent_figures_have_different_reasons():
     plan = {"one": [("a", "jax"), ("b", "jax")], "two": [("c", "torch")]}
     figures = [{"name": "a", "side": "jax", "median_s": 1.0}, {"name": "b", "side": "jax", "error": "no memory"}]
     found = h100.not_measured(plan, figures, {"one": "", "two": h100.NO_TIME})
@@ -149,7 +150,7 @@ def test_every_phase_runs_with_the_toy(tmp_path):
             assert figure.get("microbatches", 1) == 1
         if (name.startswith("training_step"), side) == (True, "jax"):
             assert figure["flops"] > figure["mmdit_flops"] > 0 and figure["refused_batches"] == []
-            assert figure["mfu"] is None and figure["mfu_mmdit"] is None  # nobody knows a CPU's peak
+            assert figure["mfu"] is None and figure["mfu_mmdit"] is None  # the peak of a CPU is unknown
         if name.startswith(("text_to_image", "image_to_text")):
             assert figure["examples_per_s"] == pytest.approx(figure["batch"] / figure["median_s"])
         if name.startswith("image_to_text"):

@@ -1,4 +1,4 @@
-"""The demo's data: how it is split, and what is written."""
+"""The demo's data: its split, its records and its tokenizer."""
 
 import json
 
@@ -44,9 +44,9 @@ def _pictures(images):
 def test_every_digit_is_on_one_side_of_the_split():
     train, held_out = load()
     assert (len(train.images), len(held_out.images)) == (1500, HELD_OUT) == (1500, 297)
-    whole = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
+    all_images = np.round(load_digits().images * (255 / 16)).astype(np.uint8)
     both = np.concatenate([train.images, held_out.images])
-    assert sorted(i.tobytes() for i in both) == sorted(i.tobytes() for i in whole)
+    assert sorted(i.tobytes() for i in both) == sorted(i.tobytes() for i in all_images)
     assert not _pictures(train.images) & _pictures(held_out.images)
 
 
@@ -80,8 +80,8 @@ def test_a_composed_image_is_made_of_digits_of_its_own_set():
             assert np.ascontiguousarray(half).tobytes() in _pictures(held_out.images[held_out.labels == label])
 
 
-def test_moved_digits_are_the_digits_and_new_ones_that_read_the_same():
-    """A classifier of real digits reads the copies nearly as well as it reads real digits that it never saw."""
+def test_moved_digits_are_the_originals_and_new_ones_that_read_the_same():
+    """A classifier of real digits reads the copies nearly as well as held-out real digits."""
     train, held_out = load()
     more = moved(train, copies=2, seed=3)
     assert more.images.shape == (4500, 8, 8) and more.images.dtype == np.uint8
@@ -95,7 +95,7 @@ def test_moved_digits_are_the_digits_and_new_ones_that_read_the_same():
 
 
 @pytest.mark.parametrize("name, count", [("digits", 1500), ("moved_digits", 7500), ("pairs", 85), ("moved_pairs", 85)])
-def test_every_record_has_the_promised_fields_and_its_image(written, name, count):
+def test_every_record_has_its_fields_and_its_image(written, name, count):
     records = json.loads((written / f"{name}.json").read_text(encoding="utf-8"))
     assert len(records) == count
     texts = {"caption"} if "pairs" in name else {"caption", "re_caption", "question", "answer"}
@@ -114,8 +114,8 @@ def test_texts_belong_to_their_images(written):
     assert [record["answer"] for record in copies] == [record["answer"] for record in digits] * (MOVED_COPIES + 1)
     for index, label in enumerate(train.labels):
         valid = {caption.format(WORDS[label]) for caption in CAPTIONS}
-        said = {digits[index]["caption"], digits[index]["re_caption"]}
-        assert said < valid and len(said) == 2
+        captions = {digits[index]["caption"], digits[index]["re_caption"]}
+        assert captions < valid and len(captions) == 2
         assert (digits[index]["question"], digits[index]["answer"]) == (QUESTION, WORDS[label])
     with Image.open(written / digits[7]["image_path"]) as image:
         np.testing.assert_array_equal(np.asarray(image), train.images[7])
@@ -129,7 +129,7 @@ def test_no_unseen_pair_is_written(written, name):
     assert not captions & {pair_caption(pair) for pair in unseen}
 
 
-def test_the_demo_config_reads_what_is_written(written):
+def test_the_demo_config_reads_the_written_records(written):
     config = get_config()
     for source in config.data.sources:
         source["root"] = str(written)
@@ -148,7 +148,7 @@ def test_the_tokenizer_spells_every_text_and_fits_the_config(written):
     assert len(tokenizer.question_ids(QUESTION, 12)) <= 10  # leaves room for a word and its end
 
 
-def test_writing_again_replaces_what_was_there(written, tmp_path, monkeypatch):
+def test_writing_again_replaces_the_folder(written, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "IMAGES_PER_PAIR", 1)
     folder = tmp_path / "data"
     folder.mkdir()

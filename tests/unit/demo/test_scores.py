@@ -1,4 +1,4 @@
-"""The demo's scores and page, with an oracle in the model's place: it knows the digits and can be made to err."""
+"""The demo's scores and page, with an oracle in place of the model: it knows all digits and can be made to err."""
 
 import dataclasses
 import re
@@ -15,14 +15,13 @@ from demo.picture import picture
 from demo.samples import Readings, sample
 from demo.scores import MEASURES, DigitClassifier, is_caption, is_right_answer, judge, missed
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.pipeline.pipeline import Drawn
-from dualdiff_jax.sampling.masked_sampler import MaskedSample
+from dualdiff_jax.pipeline.pipeline import ImageSample, TextSample
 
 LENGTH, STEPS = 12, 3
 
 
 class Oracle:
-    """Draws real training digits and reads by looking images up. ``corrupt`` changes what it says."""
+    """Draws real training digits, and reads images by looking them up. ``corrupt`` changes its texts."""
 
     def __init__(self, tokenizer, corrupt=lambda text: text, words=WORDS):
         self.tokenizer, self._corrupt, self._words = tokenizer, corrupt, words
@@ -39,18 +38,18 @@ class Oracle:
             for image, label in zip(part.images, part.labels, strict=True)
         }
 
-    def draw(self, prompts, *, seed, height, width, guidance_scale=None):
+    def generate_images(self, prompts, *, seed, height, width, guidance_scale=None):
         images = [
             np.concatenate([self._example[word] for word in prompt.split() if word in WORDS], 1) for prompt in prompts
         ]
         assert all(image.shape == (height, width) for image in images)
         latents = np.stack(images)[..., None] / 127.5 - 1.0
-        yield Drawn(latents, np.stack([latents * step / STEPS for step in range(1, STEPS + 1)]))
+        yield ImageSample(latents, np.stack([latents * step / STEPS for step in range(1, STEPS + 1)]))
 
     def decode_latents(self, latents):
         return np.repeat(latents, 3, axis=-1)
 
-    def read(self, images, prompts, *, length, steps, seed, height, width, order):
+    def generate_text(self, images, prompts, *, length, steps, seed, height, width, order):
         rows = []
         for image, prompt in zip(images, prompts, strict=True):
             assert image.shape == (height, width)
@@ -60,10 +59,10 @@ class Oracle:
                 text = WORDS[labels[0]]
             else:
                 text = CAPTIONS[labels[0] % 3].format(WORDS[labels[0]]) if len(labels) == 1 else pair_caption(labels)
-            said = self.tokenizer.caption_ids(self._corrupt(text), length - len(prompt))
-            rows.append(np.concatenate([prompt, said]).astype(np.int32))
+            token_ids = self.tokenizer.caption_ids(self._corrupt(text), length - len(prompt))
+            rows.append(np.concatenate([prompt, token_ids]).astype(np.int32))
         revealed_in = np.tile(np.arange(length) - len(prompts[0]), (len(rows), 1))
-        return MaskedSample(np.stack(rows), np.maximum(revealed_in, -1))
+        return TextSample(np.stack(rows), np.maximum(revealed_in, -1))
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +89,14 @@ def drawn(tokenizer, digits):
 
 @pytest.fixture(scope="module")
 def flawed(tokenizer, digits):
-    """An oracle that says seven for one and draws the digits one place off."""
+    """An oracle that writes seven for one and draws each digit as the next one."""
     return sample(
         Oracle(tokenizer, lambda text: text.replace("one", "seven"), WORDS[1:] + WORDS[:1]), digits[1], seed=0
     )
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
-def test_a_caption_is_right_as_a_whole_or_not_at_all(caption):
+def test_a_caption_is_right_only_as_a_whole(caption):
     right = caption.format("three")
     assert is_caption(right, (3,))
     assert not is_caption(caption.format("four"), (3,))
@@ -138,7 +137,7 @@ def test_the_classifier_reads_pairs_from_the_left(classifier, digits):
     assert classifier(np.concatenate([seven, three], 1)[None]) == [(7, 3)]
 
 
-def test_an_oracle_scores_one_everywhere(drawn, classifier, digits):
+def test_an_oracle_scores_one_in_every_measure(drawn, classifier, digits):
     verdicts = judge(drawn, classifier, digits[1])
     assert list(verdicts) == list(MEASURES)
     counts = {"generation_accuracy": 300, "composed_caption_accuracy": 170, "composed_caption_accuracy_unseen": 120}
@@ -148,7 +147,7 @@ def test_an_oracle_scores_one_everywhere(drawn, classifier, digits):
         assert len(is_right) == counts.get(name, 297), name
 
 
-def test_mistakes_are_counted_where_they_are(flawed, classifier, digits):
+def test_mistakes_are_counted_in_their_measures(flawed, classifier, digits):
     _, held_out = digits
     verdicts = judge(flawed, classifier, held_out)
     for name in (
@@ -185,15 +184,15 @@ def test_there_are_enough_examples_of_the_right_kinds(drawn):
     assert len(drawn.captions.labels) == len(drawn.answers.labels) == 297
 
 
-def test_special_tokens_inside_a_text_are_not_hidden(tokenizer):
+def test_special_tokens_inside_a_text_stay_visible(tokenizer):
     pieces = ["▁a", "<pad>", "▁handwritten", "▁three", "</s>", "▁three"]
     assert samples._text(pieces, "</s>") == "a<pad> handwritten three"
     assert samples._text(pieces[2:], "</s>") == "handwritten three"
 
 
 def test_a_text_is_revealed_evaluation_by_evaluation():
-    tokens, when = [["A", "▁three", "</s>", "</s>"]], np.array([[-1, 3, 0, 3]])
-    readings = Readings(np.zeros((1, 8, 8), np.uint8), [(3,)], ["three"], tokens, when)
+    tokens, revealed_in = [["A", "▁three", "</s>", "</s>"]], np.array([[-1, 3, 0, 3]])
+    readings = Readings(np.zeros((1, 8, 8), np.uint8), [(3,)], ["three"], tokens, revealed_in)
     states = [[state for _, state in row] for row in readings.reveal(0)]
     assert states == [["given", "masked", "new", "masked"], ["given", "new", "old", "new"]]
 
@@ -206,7 +205,7 @@ def test_a_score_at_its_bound_is_met_and_one_below_is_missed():
         assert missed(scores | {name: scores[name] - 1e-6}) == ([] if bound is None else [name])
 
 
-def test_the_bounds_are_those_that_are_promised():
+def test_the_bounds():
     assert {name: m.bound for name, m in MEASURES.items() if m.bound is not None} == {
         "caption_exact_match": 0.95,
         "answer_accuracy": 0.95,
@@ -220,7 +219,7 @@ def test_the_bounds_are_those_that_are_promised():
 
 
 @pytest.fixture(scope="module")
-def told(flawed, classifier, digits):
+def reported(flawed, classifier, digits):
     verdicts = judge(flawed, classifier, digits[1])
     metrics = [{"step": s, "image_loss": 2.0 / s, "text_loss": 3.0 / s, "seconds": 0.5 * s} for s in range(1, 9)]
     measured = {"train_seconds": 4.0, "train_steps": 8, "sampling_seconds": 1.0, "total_seconds": None}
@@ -228,16 +227,16 @@ def told(flawed, classifier, digits):
     return figures, page(figures, flawed, verdicts, metrics)
 
 
-def test_the_page_needs_nothing_but_itself(told):
-    _, html = told
+def test_the_page_needs_nothing_but_itself(reported):
+    _, html = reported
     assert "http://" not in html and "https://" not in html
     assert "<script" not in html and "<link" not in html and "@import" not in html and "url(" not in html
     references = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", html)
     assert references and all(reference.startswith("data:image/png;base64,") for reference in references)
 
 
-def test_the_page_tells_scores_bounds_and_mistakes(told):
-    figures, html = told
+def test_the_page_shows_scores_bounds_and_mistakes(reported):
+    figures, html = reported
     for name, measure in MEASURES.items():
         assert measure.title in html
         assert f"<b>{figures[name]:.1%}</b>" in html
@@ -248,8 +247,8 @@ def test_the_page_tells_scores_bounds_and_mistakes(told):
     assert QUESTION in html and "1,234,567" in html
 
 
-def test_the_table_names_what_was_missed(told):
-    figures, _ = told
+def test_the_table_names_the_missed_bounds(reported):
+    figures, _ = reported
     last = report.table(figures).splitlines()[-1]
     assert last == "bounds missed: " + ", ".join(figures["missed"])
     assert "generation_accuracy" in figures["missed"] and "classifier_accuracy" not in figures["missed"]

@@ -1,4 +1,4 @@
-"""Collectives are counted as often as they run, whatever loops they stand in."""
+"""Collectives are counted as often as they run, inside any loops."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_an_asynchronous_start_counts_its_results_and_not_its_operands():
     assert collectives(nested)["all-reduce"].bytes == 20 and collectives(flat)["all-reduce"].bytes == 36
 
 
-def test_a_loop_without_a_written_count_turns_as_often_as_its_condition_says():
+def test_a_loop_without_a_written_count_runs_up_to_the_constant_of_its_condition():
     text = GPU.replace(', backend_config={"known_trip_count":{"n":"3"}}', "")
     assert collectives(text)["all-gather"].count == 2 * 7
 
@@ -56,7 +56,7 @@ def test_a_program_that_sends_nothing(text):
     assert collectives(text) == {}
 
 
-# As XLA writes for TPUs: a ring of 16, and one gather that stands in three fusions of a loop's body.
+# As XLA writes for TPUs: a ring of 16, and one gather in three fusions, two of them in a loop's body.
 TPU = """HloModule step, is_scheduled=true, num_partitions=16
 
 %first (p: bf16[4]) -> bf16[64] {
@@ -88,24 +88,24 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 """  # noqa: E501
 
 
-def test_a_gather_that_stands_in_several_fusions_counts_as_often_as_its_loop_turns():
+def test_a_gather_in_several_fusions_counts_once_an_iteration():
     assert collectives(TPU)["all-gather"][:2] == (5, 5 * 128)
     assert collectives(TPU.replace("channel_id=7, replica_groups=mesh['axis_0'=16] {'axis_0'}, backend_config=", ""))[
         "all-gather"
     ].count == (5 + 5 + 1)
 
 
-def test_a_permute_counts_what_arrives_and_not_the_numbers_beside_it():
+def test_a_permute_counts_its_data_and_not_the_context_numbers():
     assert collectives(TPU)["collective-permute"][:3] == (5, 5 * 96, 5 * 96)
 
 
-def test_what_is_sent_follows_from_the_size_of_the_group():
+def test_bytes_sent_depend_on_the_size_of_the_group():
     assert collectives(TPU)["all-gather"].moved == 5 * 128 * 15 / 16
     assert collectives(TPU)["all-gather"].across == 0
 
 
-def test_what_goes_to_other_nodes_is_told():
-    """Four nodes of four: each brings in the other three quarters once, over its four members."""
+def test_traffic_to_other_nodes_is_counted():
+    """Four nodes of four: each brings in the other three quarters once, shared by its four members."""
     found = collectives(TPU, [device // 4 for device in range(16)])
     assert found["all-gather"].across == 5 * 128 * 3 / 16
     assert found["collective-permute"].across == found["collective-permute"].moved

@@ -1,4 +1,4 @@
-"""Operations are those of the networks, and the roofline is the slowest of three."""
+"""Operations are those of the networks; the bound of the roofline is the slowest of three."""
 
 import dataclasses
 
@@ -17,13 +17,13 @@ CONFIG = resolve(dual_diff_pretrain.get_config())
 
 
 @pytest.mark.parametrize("size", [(16, 16), (8, 24)])
-def test_the_autoencoder_is_what_torch_counts(size):
+def test_the_autoencoder_costs_what_torch_counts(size):
     network, config = checkpoints.autoencoder(), checkpoints.CONFIG.autoencoder
     with FlopCounterMode(display=False) as encoding, torch.no_grad():
         network.encode(torch.zeros(1, 3, *size))
     with FlopCounterMode(display=False) as decoding, torch.no_grad():
         network.decode(torch.zeros(1, config.channels, size[0] // 2, size[1] // 2))
-    attention = 4 * config.level_widths[-1] * (size[0] * size[1] // 4) ** 2  # which torch does not count on a CPU
+    attention = 4 * config.level_widths[-1] * (size[0] * size[1] // 4) ** 2  # torch does not count it on a CPU
     counted = tuple(counter.get_total_flops() + attention for counter in (encoding, decoding))
     assert autoencoder_flops(config, *size) == counted
 
@@ -38,10 +38,22 @@ def test_the_published_model_at_512_pixels():
 
 
 @pytest.mark.parametrize("policy, share", [("none", 0), ("dots", 0), ("full", 1)])
-def test_what_is_computed_again(policy, share):
+def test_rematerialisation_counts_the_forward_pass_again(policy, share):
     config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, remat=policy))
     flops = program_flops(config, "train", 3)
     assert flops["rematerialisation"] == share * flops["mmdit forward"]
+
+
+def test_an_unknown_program_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="'text_to_video' is none of train, text_to_image, image_to_text"):
+        program_flops(CONFIG, "text_to_video", 1)
+
+
+@pytest.mark.parametrize("weight", ["image_weight", "text_weight"])
+def test_a_stream_without_weight_costs_nothing(weight):
+    objective = dataclasses.replace(CONFIG.objective, **{weight: 0.0})
+    one = program_flops(dataclasses.replace(CONFIG, objective=objective), "train", 4)
+    assert one == {part: flops / 2 for part, flops in program_flops(CONFIG, "train", 4).items()}
 
 
 def test_guidance_doubles_the_passes():

@@ -1,8 +1,8 @@
-"""Groups of collectives, and what their members send."""
+"""Groups of collectives, and the bytes that their members send."""
 
 import pytest
 
-from dualdiff_jax.planning.groups import first_group, is_across, sent
+from dualdiff_jax.planning.groups import bytes_sent, first_group, is_across
 
 ONE_NODE, TWO_NODES = [0] * 8, [0, 0, 0, 0, 1, 1, 1, 1]
 
@@ -22,31 +22,31 @@ ONE_NODE, TWO_NODES = [0] * 8, [0, 0, 0, 0, 1, 1, 1, 1]
         ("replica_groups={}", list(range(8))),
     ],
 )
-def test_a_group_is_read_however_it_is_written(written, members):
+def test_a_group_is_read_in_every_notation(written, members):
     assert first_group(f"%x = f32[4] all-reduce(%p), channel_id=1, {written}, to_apply=%add", 8) == members
 
 
 @pytest.mark.parametrize(
     "kind, result, total, across",
     [
-        ("all-gather", 80, 70, 10),  # each of 4 in a node brings in a quarter of the other half
+        ("all-gather", 80, 70, 10),  # each of 4 in a node brings in a quarter of the other node's half
         ("reduce-scatter", 10, 70, 10),
         ("all-reduce", 80, 140, 20),
-        ("all-to-all", 80, 70, 40),  # half of what each has is for the other node
+        ("all-to-all", 80, 70, 40),  # half of each member's data is for the other node
     ],
 )
-def test_what_a_member_sends(kind, result, total, across):
-    assert sent(kind, result, range(8), ONE_NODE) == (total, 0)
-    assert sent(kind, result, range(8), TWO_NODES) == (total, across)
+def test_bytes_that_a_member_sends(kind, result, total, across):
+    assert bytes_sent(kind, result, range(8), ONE_NODE) == (total, 0)
+    assert bytes_sent(kind, result, range(8), TWO_NODES) == (total, across)
 
 
 def test_one_member_sends_nothing():
-    assert sent("all-reduce", 80, [3], ONE_NODE) == (0, 0)
+    assert bytes_sent("all-reduce", 80, [3], ONE_NODE) == (0, 0)
 
 
-def test_replicas_of_shards_send_across_what_they_sum():
-    """A device of each node: everything goes across."""
-    assert sent("all-reduce", 80, [0, 4], TWO_NODES) == (80, 80)
+def test_replicas_of_shards_send_their_sums_across():
+    """One device of each node: everything goes across."""
+    assert bytes_sent("all-reduce", 80, [0, 4], TWO_NODES) == (80, 80)
 
 
 def test_a_permute_across_nodes():

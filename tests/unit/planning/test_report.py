@@ -1,4 +1,4 @@
-"""A plan of the small run for the machine's own device: the whole path, but for the compilers of other machines."""
+"""A plan of the small run for this machine's own device: every stage except the compilers of other machines."""
 
 import dataclasses
 import json
@@ -11,6 +11,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.hardware import CHIPS, GIB
 from dualdiff_jax.planning import programs, report, topology
 from dualdiff_jax.planning.topology import Topology, open_topology
+from dualdiff_jax.sharding import current_rules, make_mesh
 from tests.small_run import small_run
 
 CHIP = dataclasses.replace(CHIPS["h100"], name="a CPU", platform="cpu", memory=1 << 28)
@@ -26,26 +27,57 @@ def here(monkeypatch):
     monkeypatch.setattr(report, "_open", lambda name: Topology(name, CHIP, 1, jax.devices()[:1]))
 
 
-@pytest.mark.parametrize("of", report.OF)
-def test_every_program_is_compiled_and_its_memory_adds_up(here, config, of):
-    found = report.plan(config, "here", of)
+@pytest.mark.parametrize("program", programs.PROGRAMS)
+def test_every_program_is_compiled_and_its_memory_adds_up(here, config, program):
+    found = report.plan(config, "here", program)
     memory = found["memory"]
     named = {name: size for name, size in memory.items() if name in NAMED}
     assert memory["total"] == memory["arguments"] + memory["results"] + memory["temporaries"]
-    unused = 0.0 if of == "train" else 0.05  # a sampler drops the weights of the head that it does not read
+    unused = 0.0 if program == "train" else 0.05  # a sampler drops the weights of the head that it does not use
     assert 0.98 * memory["arguments"] <= sum(named.values()) <= (1.02 + unused) * memory["arguments"]
     assert memory["fits"] and found["largest_batch_at_least"] > found["batch"]
     assert found["collectives"] == {}
     assert found["flops"]["total"] == pytest.approx(sum(v for k, v in found["flops"].items() if k != "total"))
     assert json.loads(json.dumps(found)) == found
     page = report.table(found)
-    assert f"{of} on here: 1 a CPU, mesh one device" in page and "fits, 0." in page
+    assert f"{program} on here: 1 a CPU, mesh one device" in page and "fits, 0." in page
 
 
 NAMED = ("parameters", "averages", "optimizer", "frozen", "batch")
 
 
-def test_what_does_not_fit_says_by_how_much(here, config, monkeypatch):
+def test_an_unknown_program_is_refused_with_the_choices(here, config):
+    with pytest.raises(ValueError, match="'text_to_video' is none of train, text_to_image, image_to_text"):
+        report.plan(config, "here", "text_to_video")
+
+
+@pytest.mark.parametrize("stream, other", [("image", "text"), ("text", "image")])
+def test_only_streams_that_have_weight_are_planned(config, stream, other):
+    """The other stream needs neither a batch nor a source."""
+    objective = dataclasses.replace(config.objective, **{f"{other}_weight": 0.0})
+    sources = tuple(source for source in config.data.sources if source.stream == stream)
+    data = dataclasses.replace(config.data, sources=sources)
+    one = dataclasses.replace(config, objective=objective, data=data)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        lowered, arguments, examples = programs.PROGRAMS["train"](one, mesh)
+    assert getattr(arguments["batch"], other) is None and examples == config.train.global_batch_size
+    abstract = jax.tree.leaves(lowered.args_info[0][-1])
+    assert {leaf.shape[0] for leaf in abstract} == {examples}
+    assert len(abstract) == len(getattr(arguments["batch"], stream)) == 3
+
+
+def test_the_sharding_rules_of_the_run_are_in_force(here, config, monkeypatch):
+    def lower(config, mesh):
+        raise UserError(f"width goes to {current_rules().mesh_axes('width')}")
+
+    monkeypatch.setitem(programs.PROGRAMS, "train", lower)
+    mesh = dataclasses.replace(config.mesh, rules=(("width", "fsdp", "context"),))
+    with pytest.raises(UserError, match="width goes to .'fsdp', 'context'."):
+        report.plan(dataclasses.replace(config, mesh=mesh), "here")
+
+
+def test_the_report_of_a_plan_that_does_not_fit_shows_by_how_much(here, config, monkeypatch):
     small = dataclasses.replace(CHIP, memory=1 << 10)
     monkeypatch.setattr(report, "_open", lambda name: Topology(name, small, 1, jax.devices()[:1]))
     found = report.plan(config, "here")
@@ -60,36 +92,37 @@ OLDER = (
 )
 
 
-def test_a_refusal_says_what_is_needed():
+def test_the_memory_needed_is_read_from_the_compilers_error():
     assert programs.bytes_needed(HBM) == int(18.5 * GIB)
     assert programs.bytes_needed(OLDER) == GIB // 2
     assert programs.bytes_needed("RESOURCE_EXHAUSTED: no more handles") == 0
     assert programs.bytes_needed("INTERNAL: Used 512.00M of 15.75G hbm") == 0
 
 
-def test_what_the_compiler_refuses_does_not_fit(here, config, monkeypatch):
+def test_a_program_that_the_compiler_refuses_does_not_fit(here, config, monkeypatch):
     class Lowered:
-        def compile(self, compiler_options):
-            raise jax.errors.JaxRuntimeError(self.why)
+        error = HBM
 
-    lower = programs._train
-    monkeypatch.setattr(programs, "_train", lambda *args: (Lowered(), *lower(*args)[1:]))
-    Lowered.why = HBM
+        def compile(self, compiler_options):
+            raise jax.errors.JaxRuntimeError(self.error)
+
+    train = programs.PROGRAMS["train"]
+    monkeypatch.setitem(programs.PROGRAMS, "train", lambda *args: train(*args)._replace(lowered=Lowered()))
     found = report.plan(config, "here")
     memory = found["memory"]
     assert not memory["fits"] and memory["total"] == int(18.5 * GIB) and found["collectives"] is None
     assert memory["arguments"] == sum(size for name, size in memory.items() if name in NAMED)
     assert "18.50  of 0.2: does not fit, 18.25 too much" in report.table(found) and "not counted" in report.table(found)
-    Lowered.why = "INTERNAL: a fault of the compiler"
+    Lowered.error = "INTERNAL: a fault of the compiler"
     with pytest.raises(jax.errors.JaxRuntimeError, match="a fault of the compiler"):
         report.plan(config, "here")
 
 
 def searched(monkeypatch, config, bytes_of) -> tuple[list[int], list[int]]:
-    """(the answer of each policy, every batch that was compiled), with 200 bytes to fit in."""
+    """(the batch found for each policy, every batch that was compiled), with 200 bytes available."""
     sizes = []
 
-    def pretend(config, name, of="train"):
+    def pretend(config, name, program="train"):
         size = config.train.global_batch_size
         sizes.append(size)
         total = bytes_of(config.train.remat, size)
@@ -102,30 +135,30 @@ def searched(monkeypatch, config, bytes_of) -> tuple[list[int], list[int]]:
 def test_the_search_finds_the_largest_batch_of_each_policy(here, config, monkeypatch):
     found, sizes = searched(monkeypatch, config, lambda policy, n: 100 + n * (2 if policy == "full" else 30))
     assert found == [3, 3, 3, 50]
-    assert sizes == [1, 2, 3, 4] * 3 + [1, 2, 50, 51]  # what does not fit was tried too
+    assert sizes == [1, 2, 3, 4] * 3 + [1, 2, 50, 51]  # batches that do not fit are tried too
 
 
-def test_a_search_draws_the_line_again_where_memory_does_not_keep_to_it(here, config, monkeypatch):
-    """Batches of one and two have 10 bytes apiece; from ten on every example has 20 more."""
+def test_a_search_draws_a_new_line_where_memory_leaves_the_first(here, config, monkeypatch):
+    """An example takes 10 bytes; from the eleventh on, 30."""
     found, sizes = searched(monkeypatch, config, lambda policy, n: 10 * n + 20 * max(0, n - 10))
     assert found == [13] * len(report.POLICIES) and sizes[:6] == [1, 2, 20, 10, 13, 14]
     found, sizes = searched(monkeypatch, config, lambda policy, n: 40 * n if n < 3 else 70 + 10 * n)
     assert found == [13] * len(report.POLICIES) and sizes[:6] == [1, 2, 5, 11, 13, 14]
 
 
-def test_a_search_where_nothing_fits_tells_the_smallest(here, config, monkeypatch):
+def test_a_search_where_nothing_fits_reports_the_smallest(here, config, monkeypatch):
     found, sizes = searched(monkeypatch, config, lambda policy, n: 200 + n)
     assert found == [1] * len(report.POLICIES) and max(sizes) == 2
 
 
 @pytest.mark.parametrize("name", ["h200:8", "v5p", "v5p:", "h100:", "h100:2x2x2", "a machine", "v5p:4xx4"])
-def test_an_unknown_topology_is_told_with_the_known_ones(name):
+def test_an_unknown_topology_is_refused_with_the_known_ones(name):
     with pytest.raises(UserError, match="names look like v4:2x2x2, v5e:4x4"):
         open_topology(name)
 
 
 @pytest.mark.parametrize("name, advice", [("v5e:4x4", "pip install libtpu"), ("h100:8", "jax\\[cuda12\\]")])
-def test_a_missing_compiler_is_told_with_how_to_get_it(name, advice, monkeypatch):
+def test_the_error_about_a_missing_compiler_names_its_package(name, advice, monkeypatch):
     monkeypatch.setitem(sys.modules, "libtpu", None)
 
     def absent(*args, **kwargs):
