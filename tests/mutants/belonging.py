@@ -68,7 +68,11 @@ TESTS = {
         f"{MODELS}/test_t5_encoder.py",
         f"{UNIT}/pipeline/test_pipeline.py",
     ),
-    "models/convolution.py": (f"{MODELS}/test_autoencoder.py", f"{PARITY}/test_autoencoder.py"),
+    "models/convolution.py": (
+        f"{MODELS}/test_convolution.py",
+        f"{MODELS}/test_autoencoder.py",
+        f"{PARITY}/test_autoencoder.py",
+    ),
     "models/embeddings.py": (f"{MODELS}/test_embeddings.py", *WHOLE_MODEL),
     "models/leaves.py": (f"{TRAINING}/test_trainable.py", f"{CONVERT}/test_plan.py", *WHOLE_MODEL),
     "models/linear.py": (
@@ -86,7 +90,7 @@ TESTS = {
         f"{PARITY}/test_t5.py",
         f"{PARITY}/test_autoencoder.py",
     ),
-    "models/stack.py": (f"{MODELS}/test_stack.py", *LAYERS),
+    "models/stack.py": (f"{MODELS}/test_stack.py", f"{MODELS}/test_remat.py", *LAYERS),
     "models/t5_encoder.py": (f"{MODELS}/test_t5_encoder.py", f"{MODELS}/test_bundle.py", f"{PARITY}/test_t5.py"),
     "sampling/flow_sampler.py": (
         f"{SAMPLING}/test_flow_sampler.py",
