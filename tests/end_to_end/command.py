@@ -1,4 +1,4 @@
-"""main.py as a user starts it."""
+"""``main.py`` in a process of its own, as users run it."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+HANG = 1200.0  # seconds; a bound on waits that only ends a hang: no machine is so slow, and no result depends on it
 
 
 def command(*flags: str) -> list[str]:
@@ -13,19 +14,29 @@ def command(*flags: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT)}
+    # 3 hides what XLA reports as an error when a compilation takes two minutes, which it does on a busy machine.
+    return os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def run(*flags: str) -> subprocess.CompletedProcess:
-    """Runs to the end; stdout and stderr as text."""
-    return subprocess.run(command(*flags), cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    """Waits for the end; stdout and stderr are text."""
+    return _run(command(*flags))
+
+
+def run_module(name: str, *arguments: str) -> subprocess.CompletedProcess:
+    """The same for ``python -m NAME``."""
+    return _run([sys.executable, "-m", name, *arguments])
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=HANG)
 
 
 def refused(*flags: str) -> str:
-    """What it says when it refuses: exit code 1, one message, no traceback."""
-    done = run(*flags)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, done.stderr
-    return done.stderr
+    """The stderr of a command that ends with 1, one error message and no traceback."""
+    finished = run(*flags)
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    assert "Traceback" not in finished.stderr
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, finished.stderr
+    return finished.stderr
