@@ -42,6 +42,12 @@ def test_outputs_start_with_the_variance_of_the_inputs_and_no_bias(size):
     assert not np.asarray(module.bias[...]).any()
 
 
+def test_it_is_three_by_three_and_keeps_the_size_unless_told_otherwise():
+    module = Convolution(2, 3, rngs=nnx.Rngs(0))
+    assert module.kernel.shape == (3, 3, 2, 3)
+    assert module(jnp.ones((1, 5, 6, 2))).shape == (1, 5, 6, 3)
+
+
 def test_its_axes_are_named_and_it_computes_in_the_inputs_dtype():
     module = Convolution(2, 3, rngs=nnx.Rngs(0))
     assert module.kernel.get_metadata()["out_sharding"] == ("row", "column", "channel", "width")
