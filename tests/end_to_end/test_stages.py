@@ -1,4 +1,4 @@
-"""Every stage runs as its config says, and each starts from the folder that the one before has left."""
+"""Every stage runs as its config says, and each starts from the model folder of the one before."""
 
 import importlib
 from pathlib import Path
@@ -33,7 +33,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def stage(name: str, data: Path, init_from: Path | str = "", **fields) -> RunConfig:
-    """The tiny config of a stage over ``data``, of few steps and with a smaller model still."""
+    """The tiny config of a stage on ``data``, with fewer steps and an even smaller model."""
     config = importlib.import_module(f"configs.tiny.{name}").get_config()
     config.model.mmdit.update(width=16)
     config.model.t5.update(width=8, depth=1, head_dim=4, mlp_width=16)
@@ -60,7 +60,7 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def start(data, tmp_path_factory) -> Path:
-    """A model folder in which nothing is zero, as after some training."""
+    """A model folder in which no leaf is zero, as after some training."""
     config = stage("dual_diff_pretrain", data)
     rng = np.random.default_rng(0)
     drawn = {
@@ -83,7 +83,7 @@ def chain(data, start, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_changes_what_it_trains_and_nothing_else(chain, data, name):
+def test_a_stage_changes_the_leaves_that_it_trains_and_no_others(chain, data, name):
     names = list(chain)
     before, after = (weights(chain[one]) for one in (names[names.index(name) - 1], name))
     allowed = set(Trainable(stage(name, data)).changed_leaves)
@@ -122,8 +122,8 @@ def test_the_settings_of_the_stages_are_the_recipe(data):
     assert "instruction" in tasks and "image_generation" in tasks
 
 
-def test_averages_and_raw_weights_are_both_starts(chain, data, tmp_path):
-    """A run of no learning rate ends where it started."""
+def test_a_run_starts_from_averages_or_from_raw_weights(chain, data, tmp_path):
+    """With a learning rate of 0, a run ends with the weights from which it started."""
     folder = chain["dual_diff_pretrain"]
     still = {"optimizer": {"learning_rate": 0.0, "warmup_steps": 0}}
     ends = {}
@@ -138,7 +138,7 @@ def test_averages_and_raw_weights_are_both_starts(chain, data, tmp_path):
 
 
 def test_factors_are_merged_into_the_folder(chain, data, tmp_path):
-    """The folder is a model like any other: it samples, and no factor is left in it."""
+    """The folder has the leaves of any other model; only the targets differ, by a matrix of the factors' rank."""
     lora = {"rank": 2, "targets": ["mmdit.blocks.*.qkv.kernel"]}
     config = stage(
         "dual_diff_pretrain",
@@ -155,21 +155,21 @@ def test_factors_are_merged_into_the_folder(chain, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"init_from": "nowhere"}, "nowhere: is no model folder"),
         ({"model": {"mmdit": {"width": 24}}}, "model.mmdit.width: 16 -> 24"),
         ({"init_weights": "raw"}, "holds averages only, no raw/"),
     ],
 )
-def test_a_start_that_does_not_fit_is_told_before_anything_is_made(start, data, tmp_path, change, told):
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_written(start, data, tmp_path, change, message):
     config = changed_by(change, stage("dual_diff_pretrain", data, start))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         train(config, tmp_path / "run", MESH)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_start_that_was_replaced_is_noticed(chain, data, tmp_path):
+def test_a_start_that_was_replaced_is_refused(chain, data, tmp_path):
     config = stage("dual_diff_pretrain", data, tmp_path / "start")
     tokenizer = Tokenizer(data / "tokenizer")
     _, found, _ = load_model(chain["dual_diff_pretrain"], MESH)
