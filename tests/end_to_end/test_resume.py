@@ -1,11 +1,10 @@
-"""A run that is killed and started again ends like one that was not."""
+"""A run that is killed and started again has the same end, bit for bit, as one that was never stopped."""
 
 import json
 import random
 import signal
 import subprocess
-import time
-from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,10 +15,10 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.weights import load_model
-from tests.end_to_end.command import ROOT, command, environment, refused, run
+from tests.end_to_end.command import refused, run, run_module
 from tests.small_run import small_run, write_config, write_data
 
-STEPS, SAVE_EVERY, LOG_EVERY = 400, 20, 30  # a record also spans saves
+STEPS, SAVE_EVERY, LOG_EVERY = 60, 5, 7  # a record also spans saves
 
 
 def weights(workdir) -> dict[str, np.ndarray]:
@@ -32,29 +31,28 @@ def records(workdir) -> list[dict]:
 
 
 def same_run(found, expected) -> None:
-    """Bit by bit: weights, and every figure that does not depend on the clock."""
-    whole, resumed = weights(expected), weights(found)
-    assert whole.keys() == resumed.keys()
-    for name, value in whole.items():
-        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    """Compares, bit for bit, the weights and every metric that does not depend on the clock."""
+    one, other = weights(expected), weights(found)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(other[name], value, err_msg=name)
     assert [learned(record) for record in records(found)] == [learned(record) for record in records(expected)]
 
 
 def learned(record: dict) -> dict:
-    of_the_clock = ("seconds", "_share", "_left", "per_second", "per_device")
-    return {name: value for name, value in record.items() if not name.endswith(of_the_clock)}
+    clock = ("seconds", "_share", "_left", "per_second", "per_device")
+    return {name: value for name, value in record.items() if not name.endswith(clock)}
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory):
-    """(flags of a training without a workdir, workdir of one that was never stopped)."""
+def uninterrupted(tmp_path_factory) -> tuple[list[str], Path]:
+    """(flags of a training without a workdir, workdir of a run that was never stopped)."""
     root = tmp_path_factory.mktemp("resume")
     write_data(root / "data")
     write_config(root / "config.py", root / "data", steps=STEPS, save_every=SAVE_EVERY, log_every=LOG_EVERY)
     flags = ["--mode=train", f"--config={root / 'config.py'}"]
-    done = run(*flags, f"--workdir={root / 'whole'}")
-    assert done.returncode == 0, done.stderr
-    return flags, root / "whole"
+    resume(flags, root / "uninterrupted")
+    return flags, root / "uninterrupted"
 
 
 def newest(workdir) -> int:
@@ -66,72 +64,58 @@ def is_saving(workdir) -> bool:
     return any((workdir / "checkpoints").glob("*-tmp*"))
 
 
-def start_until(workdir, flags: list[str], is_time: Callable[[], bool]) -> subprocess.Popen:
-    """A training that has come to where ``is_time`` holds, and is not over."""
-    process = subprocess.Popen(
-        command(*flags, f"--workdir={workdir}"), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and process.poll() is None and not is_time():
-        time.sleep(0.002)
-    assert process.poll() is None, f"it ended before it could be stopped: {process.stderr.read()}"
-    return process
+def end(workdir, flags: list[str], how: str, step: int) -> subprocess.CompletedProcess:
+    """Starts or resumes a run that ends itself; see ``ending_run``."""
+    return run_module("tests.end_to_end.ending_run", how, str(step), *flags, f"--workdir={workdir}")
 
 
-def kill(process: subprocess.Popen) -> None:
-    process.kill()
-    process.communicate()
+def kill(workdir, flags: list[str], how: str, step: int) -> None:
+    finished = end(workdir, flags, how, step)
+    assert finished.returncode == -signal.SIGKILL, finished.stderr
+    assert newest(workdir) == (step - 1) // SAVE_EVERY * SAVE_EVERY and is_saving(workdir) == (how == "kill_in_save")
 
 
-def test_killed_twice_and_resumed_is_bit_equal_to_never_stopped(started, tmp_path):
+def resume(flags: list[str], workdir) -> None:
+    """Runs to the end."""
+    finished = run(*flags, f"--workdir={workdir}")
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_killed_twice_and_resumed_is_bit_equal_to_never_stopped(uninterrupted, tmp_path):
     """Once between two saves, once in the middle of one."""
-    flags, whole = started
+    flags, expected = uninterrupted
     killed = tmp_path / "killed"
-    kill(start_until(killed, flags, lambda: newest(killed) >= SAVE_EVERY))
-    kill(start_until(killed, flags, lambda: newest(killed) >= 5 * SAVE_EVERY and is_saving(killed)))
-    done = run(*flags, f"--workdir={killed}")
-    assert done.returncode == 0, done.stderr
-    same_run(killed, whole)
+    kill(killed, flags, "kill", 3 * SAVE_EVERY + 2)
+    kill(killed, flags, "kill_in_save", 5 * SAVE_EVERY)
+    resume(flags, killed)
+    same_run(killed, expected)
 
 
-def test_terminated_it_saves_the_step_and_ends_well(started, tmp_path):
-    flags, whole = started
-    stopped = tmp_path / "stopped"
-    process = start_until(stopped, flags, lambda: newest(stopped) >= 3 * SAVE_EVERY)
-    process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=60)
-    step = newest(stopped)
-    assert process.returncode == 0 and f"stopped by SIGTERM, saved at step {step}" in told, told
-    assert not (stopped / "model").exists() and not is_saving(stopped)
-    done = run(*flags, f"--workdir={stopped}")
-    assert done.returncode == 0, done.stderr
-    same_run(stopped, whole)
+def test_terminated_it_saves_the_step_and_ends_well(uninterrupted, tmp_path):
+    flags, expected = uninterrupted
+    stopped, step = tmp_path / "stopped", 3 * SAVE_EVERY + 2
+    finished = end(stopped, flags, "terminate", step)
+    assert finished.returncode == 0 and f"stopped by SIGTERM, saved at step {step}" in finished.stderr, finished.stderr
+    assert newest(stopped) == step and not (stopped / "model").exists() and not is_saving(stopped)
+    resume(flags, stopped)
+    same_run(stopped, expected)
 
 
 @pytest.mark.slow
-def test_killed_at_ten_random_moments_is_bit_equal_to_never_stopped(started, tmp_path):
-    """Every other time in the middle of a save; each process gets at least one checkpoint further."""
-    flags, whole = started
+def test_killed_ten_times_is_bit_equal_to_never_stopped(uninterrupted, tmp_path):
+    """Every other time in the middle of a save; each process gets one checkpoint further."""
+    flags, expected = uninterrupted
     killed = tmp_path / "killed"
     rng = random.Random(0)
-    saving = 0
     for number in range(10):
-        before = newest(killed)
-        in_save = number % 2 == 1
-        process = start_until(
-            killed,
-            flags,
-            lambda: newest(killed) > before and (not in_save or is_saving(killed)),  # noqa: B023
-        )
-        if not in_save:
-            time.sleep(rng.uniform(0.0, 0.3))
-        saving += is_saving(killed)
-        kill(process)
-        assert newest(killed) > before
-    assert saving >= 4
-    done = run(*flags, f"--workdir={killed}")
-    assert done.returncode == 0, done.stderr
-    same_run(killed, whole)
+        saved = newest(killed) + SAVE_EVERY
+        if number % 2:
+            kill(killed, flags, "kill_in_save", saved + SAVE_EVERY)
+        else:
+            kill(killed, flags, "kill", saved + rng.randrange(1, SAVE_EVERY))
+        assert newest(killed) == saved
+    resume(flags, killed)
+    same_run(killed, expected)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):

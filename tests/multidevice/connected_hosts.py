@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dualdiff_jax.distributed.process_group import connect, distributed_run
-from tests.multidevice.hosts import HANG
+from tests.end_to_end.command import HANG
 
 AXES = ("data", "fsdp", "tensor")
 MARKER = "all groups are connected"

@@ -18,9 +18,9 @@ from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.distributed.process_group import connect, distributed_run
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import loop
+from tests.end_to_end.command import HANG
 from tests.full_disk import full_disk
 from tests.multidevice.connected_hosts import MARKER
-from tests.multidevice.hosts import HANG
 
 LATE = 40.0  # seconds; Gloo waits 30 s for the connection of another process
 

@@ -1,14 +1,14 @@
 """Starts processes that work together on this machine, each with devices of its own: of a test's module, or main.py."""
 
-import os
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-HANG = 1200.0  # seconds; a bound on waits that only ends a hang: no machine is so slow, and no result depends on it
+from tests.end_to_end import command
+from tests.end_to_end.command import HANG, ROOT
+
 # XLA ends a process in which one device waits this long for another, which on a busy machine happens (default: 40 s).
 PATIENCE = f"--xla_cpu_collective_call_terminate_timeout_seconds={HANG:.0f}"
 FAST_COMPILER = "--xla_backend_optimization_level=0"
@@ -23,13 +23,13 @@ def free_port() -> int:
 def environment(devices: int = 4) -> dict[str, str]:
     """This process's environment, but with so many devices on the CPU."""
     flags = f"--xla_force_host_platform_device_count={devices} {FAST_COMPILER} {PATIENCE}"
-    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    return command.environment() | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
-def start(*command: str, devices: int = 4, cwd: Path = ROOT, umask: int = -1) -> subprocess.Popen:
-    """Starts ``python COMMAND``; ``finish`` returns what it prints, stderr included."""
+def start(*arguments: str, devices: int = 4, cwd: Path = ROOT, umask: int = -1) -> subprocess.Popen:
+    """Starts ``python ARGUMENTS``; ``finish`` returns what it prints, stderr included."""
     return subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, *arguments],
         cwd=cwd,
         env=environment(devices),
         umask=umask,
@@ -39,12 +39,12 @@ def start(*command: str, devices: int = 4, cwd: Path = ROOT, umask: int = -1) ->
     )
 
 
-def start_two(*command: str) -> list[subprocess.Popen]:
+def start_two(*arguments: str) -> list[subprocess.Popen]:
     """Starts both processes of a run. Files of the second one are readable to their owner alone, so tests know them."""
     port = free_port()
     return [
         start(
-            *command,
+            *arguments,
             f"--coordinator=127.0.0.1:{port}",
             "--num_processes=2",
             f"--process_id={n}",

@@ -18,7 +18,7 @@ from dualdiff_jax.distributed.process_group import distributed_run
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.loop import train
-from tests.multidevice.hosts import HANG
+from tests.end_to_end.command import HANG
 from tests.small_run import small_run
 
 STEPS = 6

@@ -24,8 +24,9 @@ from dualdiff_jax.encoding.frozen_encoder import different
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.weights import load_model
+from tests.end_to_end.command import HANG, ROOT
 from tests.multidevice.connected_hosts import MARKER
-from tests.multidevice.hosts import HANG, ROOT, finish, free_port, start, start_two
+from tests.multidevice.hosts import finish, free_port, start, start_two
 from tests.small_run import RECORDS, write_data
 
 STEPS = 4

@@ -10,7 +10,8 @@ import pytest
 
 from dualdiff_jax.distributed.launchers import find_launcher, find_process
 from dualdiff_jax.errors import UserError
-from tests.multidevice.hosts import HANG, free_port
+from tests.end_to_end.command import HANG
+from tests.multidevice.hosts import free_port
 
 ROOT = Path(__file__).parents[3]
 OMPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}

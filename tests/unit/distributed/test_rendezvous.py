@@ -9,7 +9,8 @@ import pytest
 from dualdiff_jax.distributed.launchers import ProcessSpec
 from dualdiff_jax.distributed.rendezvous import bind_address, rendezvous
 from dualdiff_jax.errors import UserError
-from tests.multidevice.hosts import HANG, free_port
+from tests.end_to_end.command import HANG
+from tests.multidevice.hosts import free_port
 
 
 def meet(*processes: ProcessSpec, timeout: float = HANG) -> list[str]:
