@@ -43,7 +43,7 @@ demo: $(VENV)/.run
 	$(BIN)/python -m demo.report --workdir=runs/demo --started=$(START)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist=loadgroup --no-loadscope-reorder -q $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -q $(ARGS)
 
 check-full-size: $(VENV)/.test
 	$(BIN)/python -m benchmarks.full_size
