@@ -1,4 +1,4 @@
-"""An import of some components is a model folder that says so, and does what it can."""
+"""An import of some components is a model folder that lists its networks, and those networks work."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.convert.importer import Import
-from dualdiff_jax.training.initial_weights import check_start
+from dualdiff_jax.training.initial_weights import check_init_from
 from dualdiff_jax.weights import load_config, load_networks
 from tests import checkpoints
 from tests.checkpoints import CONFIG
@@ -24,14 +24,14 @@ CALLS = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Network -> a model folder with it alone."""
+    """Network -> a model folder with that network alone."""
     root = tmp_path_factory.mktemp("components")
     checkpoints.write_d_dit(root / "d_dit", 0)
     return {network: Import(root / "d_dit", components=[network]).write(root / network) for network in CALLS}
 
 
 @pytest.mark.parametrize("network", CALLS)
-def test_what_is_there_works_and_what_is_not_is_named(folders, network):
+def test_a_present_network_works_and_a_call_of_an_absent_one_names_it(folders, network):
     pipe = DualDiffusionPipeline.from_pretrained(folders[network], dtype="float32")
     CALLS[network](pipe)
     for absent in CALLS.keys() - {network}:
@@ -41,10 +41,10 @@ def test_what_is_there_works_and_what_is_not_is_named(folders, network):
         pipe.text_to_image(["a handwritten three"], height=16, width=16)
 
 
-def test_no_size_is_told_of_what_is_absent_but_what_the_others_know(folders):
-    told = {network: json.loads((folder / "model.json").read_text()) for network, folder in folders.items()}
-    sections = {network: {name: told[network]["config"][name] for name in CALLS} for network in CALLS}
-    assert {network: one["networks"] for network, one in told.items()} == {network: [network] for network in CALLS}
+def test_an_absent_network_keeps_only_the_sizes_that_the_others_share(folders):
+    written = {network: json.loads((folder / "model.json").read_text()) for network, folder in folders.items()}
+    sections = {network: {name: written[network]["config"][name] for name in CALLS} for network in CALLS}
+    assert {network: one["networks"] for network, one in written.items()} == {network: [network] for network in CALLS}
     vocabulary = {"vocab_size": checkpoints.VOCABULARY}
     assert sections["t5"] | {"t5": None} == {"mmdit": vocabulary, "t5": None, "autoencoder": {}}
     assert sections["autoencoder"] | {"autoencoder": None} == {"mmdit": vocabulary, "t5": {}, "autoencoder": None}
@@ -52,15 +52,15 @@ def test_no_size_is_told_of_what_is_absent_but_what_the_others_know(folders):
     assert sections["mmdit"]["autoencoder"] == {"kind": "kl", "channels": CONFIG.autoencoder.channels}
 
 
-def test_sizes_that_nobody_knows_are_the_published_ones(folders):
+def test_other_sizes_of_an_absent_network_are_the_published_ones(folders):
     config = load_config(folders["mmdit"])
     assert load_networks(folders["mmdit"]) == ("mmdit",)
     assert config.mmdit == CONFIG.mmdit and config.t5.width == CONFIG.t5.width
     assert config.t5.depth == D_DIT_2B["t5"]["depth"]
 
 
-def test_training_needs_all_of_a_model(folders, tmp_path):
+def test_training_needs_a_complete_model(folders, tmp_path):
     config, tokenizer = small_run(tmp_path)
     object.__setattr__(config, "init_from", str(folders["mmdit"]))
     with pytest.raises(UserError, match="holds no t5 and no autoencoder; training needs a complete model"):
-        check_start(config, tokenizer)
+        check_init_from(config, tokenizer)

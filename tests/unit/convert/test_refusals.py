@@ -1,4 +1,4 @@
-"""What cannot be imported or exported is refused in one message, and nothing is left behind."""
+"""An import or export that is impossible ends with one message and leaves no file behind."""
 
 import json
 import pickle
@@ -37,12 +37,12 @@ def released(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(released, tmp_path) -> Path:
-    """A copy to be damaged."""
+    """A copy that a test may damage."""
     return Path(shutil.copytree(released, tmp_path / "source"))
 
 
 def refusal(tmp_path: Path, source: Path, *arguments: str) -> str:
-    """The message of an import that fails; exit code 1 and no new file are checked."""
+    """The message of an import that fails. Checks that it exits with 1 and leaves no new file."""
     before = sorted(tmp_path.iterdir())
     with pytest.raises(SystemExit) as stop:
         main(["import", str(source), f"--output={tmp_path / 'model'}", *arguments])
@@ -65,12 +65,12 @@ def test_a_truncated_file(folder, tmp_path):
     assert str(file) in message and "truncated" in message and "download it again" in message
 
 
-def test_a_file_that_is_none(folder, tmp_path):
+def test_a_file_of_another_kind(folder, tmp_path):
     (folder / MMDIT).write_bytes(b"<html>404</html>")
     assert "no safetensors file" in refusal(tmp_path, folder)
 
 
-def test_an_index_that_names_a_file_that_is_not_there(folder, tmp_path):
+def test_an_index_that_names_a_missing_file(folder, tmp_path):
     (folder / SHARD).unlink()
     message = refusal(tmp_path, folder)
     assert INDEX in message and Path(SHARD).name in message
@@ -111,7 +111,7 @@ def test_a_renamed_a_transposed_and_a_cut_tensor_in_one_report(folder, tmp_path)
         assert any(wanted in line for line in lines), f"{wanted!r} is not in\n{message}"
 
 
-def test_a_missing_key_that_tells_a_size(folder, tmp_path):
+def test_a_missing_key_that_determines_a_size(folder, tmp_path):
     edit(folder / VAE, lambda tensors: tensors.pop("decoder.conv_in.weight"))
     assert "decoder.conv_in.weight" in refusal(tmp_path, folder)
 
@@ -119,10 +119,10 @@ def test_a_missing_key_that_tells_a_size(folder, tmp_path):
 def test_a_config_that_contradicts_its_tensors(folder, tmp_path):
     file = folder / "transformer" / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_layers": 24}))
-    assert "num_layers: config.json says 24, the tensors say 3" in refusal(tmp_path, folder)
+    assert "num_layers: 24 in config.json, 3 by the tensors" in refusal(tmp_path, folder)
 
 
-def test_parts_of_different_models(folder, tmp_path):
+def test_components_of_different_models(folder, tmp_path):
     for shard in (folder / "text_encoder").glob("*.safetensors"):
         shard.unlink()
     (folder / INDEX).unlink()
@@ -130,7 +130,7 @@ def test_parts_of_different_models(folder, tmp_path):
     t5 = {key: rng.standard_normal(np.multiply(shape, 1), np.float32) for key, shape in _wider_t5().items()}
     save_file(t5, folder / "text_encoder" / "model.safetensors")
     (folder / "text_encoder" / "config.json").unlink()
-    assert "do not belong together" in refusal(tmp_path, folder)
+    assert "give networks of the same model" in refusal(tmp_path, folder)
 
 
 def _wider_t5() -> dict[str, tuple[int, ...]]:
@@ -140,15 +140,15 @@ def _wider_t5() -> dict[str, tuple[int, ...]]:
     return {key: tuple(2 * n if n == width else n for n in tensor.shape) for key, tensor in tensors.items()}
 
 
-def test_numbers_that_are_not_finite_are_told_and_kept(folder, tmp_path, capsys):
+def test_non_finite_numbers_are_logged_and_kept(folder, tmp_path, capsys):
     def change(tensors):
         tensors["context_embedder.weight"][2, 3] = np.nan
 
     edit(folder / MMDIT, change)
     main(["import", str(folder), f"--output={tmp_path / 'model'}", "--components=mmdit"])
-    told = capsys.readouterr().err
-    assert "context_embedder.weight holds numbers that are not finite" in told
-    assert told.count("not finite") == 1
+    logged = capsys.readouterr().err
+    assert "context_embedder.weight holds numbers that are not finite" in logged
+    assert logged.count("not finite") == 1
 
 
 @pytest.mark.parametrize(
@@ -280,18 +280,18 @@ def test_no_space_on_the_disk(folder, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("mode", ["import", "export"])
 def test_a_disk_that_fills_up_on_the_way(folder, tmp_path, mode):
-    """Room was there when it was looked at; the real errors of the libraries that write."""
-    chosen, output = Import(folder), tmp_path / "out"
-    model = chosen.write(tmp_path / "model")
+    """The check finds enough room, then writing fails with the real errors of the libraries."""
+    planned, output = Import(folder), tmp_path / "out"
+    model = planned.write(tmp_path / "model")
     before = sorted(tmp_path.iterdir())
     with full_disk() as fill, pytest.raises(UserError, match=f"{output}: the disk is full; make room"):
         fill(True)
-        chosen.write(output) if mode == "import" else export_model(model, output)
+        planned.write(output) if mode == "import" else export_model(model, output)
     assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("model_index.json", "[1]", "it holds a list"),
         ("transformer/config.json", "{", "is no JSON object"),
@@ -303,28 +303,28 @@ def test_a_disk_that_fills_up_on_the_way(folder, tmp_path, mode):
         (INDEX, '{"weight_map": [1]}', "is no index of shards"),
     ],
 )
-def test_a_small_file_that_is_damaged(folder, tmp_path, name, content, told):
+def test_a_small_file_that_is_damaged(folder, tmp_path, name, content, message):
     (folder / name).write_text(content)
-    message = refusal(tmp_path, folder)
-    assert told in message and str(folder) in message
+    found = refusal(tmp_path, folder)
+    assert message in found and str(folder) in found
 
 
 def test_the_command_ends_with_one_line_and_code_1(folder, tmp_path):
-    """As a user starts it, in a process of its own."""
+    """In a process of its own, as a user starts it."""
     (folder / MMDIT).write_bytes(b"")
     command = [sys.executable, "-m", "convert", "import", str(folder), f"--output={tmp_path / 'model'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith(f"error: {folder / MMDIT}") and len(done.stderr.splitlines()) == 1
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1 and process.stdout == ""
+    assert process.stderr.startswith(f"error: {folder / MMDIT}") and len(process.stderr.splitlines()) == 1
     assert not (tmp_path / "model").exists()
 
 
-def test_a_model_folder_is_no_source(folder, tmp_path):
+def test_a_model_folder_is_not_imported(folder, tmp_path):
     main(["import", str(folder / "vae"), f"--output={tmp_path / 'ours'}"])
     assert "is a model folder already" in refusal(tmp_path, tmp_path / "ours")
 
 
-def test_export_of_what_is_no_model(tmp_path):
+def test_export_of_another_folder(tmp_path):
     with pytest.raises(SystemExit, match="is no model folder"):
         main(["export", str(tmp_path), f"--output={tmp_path / 'out'}"])
 

@@ -1,4 +1,4 @@
-"""torch's files without torch: what torch writes is read, and what is written here torch reads."""
+"""Files of torch without torch: files that torch writes are read, and torch reads files that are written here."""
 
 import collections
 import io
@@ -28,7 +28,7 @@ def saved(content, file) -> TorchFile:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_what_torch_writes_is_read(tmp_path, dtype):
+def test_a_file_that_torch_writes_is_read(tmp_path, dtype):
     tensor = (3 * drawn()).to(getattr(torch, dtype))
     found = saved({"a": tensor, "b": tensor[0, 0]}, tmp_path / "x.pth")
     assert {name: info.shape for name, info in found.items()} == {"a": (3, 4, 5), "b": (5,)}
@@ -38,7 +38,7 @@ def test_what_torch_writes_is_read(tmp_path, dtype):
         assert array.tobytes() == expected.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
-def test_views_parameters_scalars_and_nothing_at_all(tmp_path):
+def test_views_parameters_scalars_and_empty_tensors(tmp_path):
     base = drawn().float()
     parameter = torch.nn.Parameter(base[1].T)
     content = {"turned": base.permute(2, 0, 1), "part": base[1:, ::2, 3], "scalar": base[0, 0, 0]}
@@ -49,7 +49,7 @@ def test_views_parameters_scalars_and_nothing_at_all(tmp_path):
         np.testing.assert_array_equal(found.read(name), expected.detach().numpy())
 
 
-def test_the_kinds_of_content(tmp_path):
+def test_a_nested_dict_and_a_single_tensor(tmp_path):
     module = torch.nn.Linear(3, 2)
     found = saved({"model": module.state_dict()}, tmp_path / "x.pth")  # an OrderedDict with an attribute
     assert list(found) == ["weight", "bias"]
@@ -71,7 +71,7 @@ def test_an_old_file_is_read_by_torch(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(4096,), (2, 3), ()])
-def test_what_is_written_torch_reads(tmp_path, dtype, shape):
+def test_torch_reads_a_file_that_is_written_here(tmp_path, dtype, shape):
     tensor = (3 * drawn(shape)).to(getattr(torch, dtype))
     array = saved(tensor, tmp_path / "theirs.pth").read("")
     file = tmp_path / "mask_token_emb.00-of-01.pth"
@@ -84,7 +84,7 @@ def test_what_is_written_torch_reads(tmp_path, dtype, shape):
 
 
 def rewritten(file, change) -> None:
-    """The archive with each record's bytes as ``change(name, bytes)`` gives them; None leaves it out."""
+    """Replaces each record's bytes by ``change(name, bytes)``; None removes the record."""
     with zipfile.ZipFile(file) as archive:
         records = {name: change(name.partition("/")[2], archive.read(name)) for name in archive.namelist()}
     with zipfile.ZipFile(file, "w") as archive:
@@ -122,7 +122,7 @@ def test_a_file_cut_by_a_broken_download_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["os.system", "builtins.exec", "torch.load", "torch.serialization.load"])
-def test_no_name_but_those_of_tensors_is_looked_up(tmp_path, name):
+def test_only_names_of_tensors_are_looked_up(tmp_path, name):
     module, _, function = name.rpartition(".")
     call = f"c{module}\n{function}\n(X\x04\x00\x00\x00exittR.".encode()
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
@@ -132,8 +132,8 @@ def test_no_name_but_those_of_tensors_is_looked_up(tmp_path, name):
     assert name in str(error.value)
 
 
-def test_attributes_of_what_is_known_cannot_be_set():
-    """BUILD sets attributes: on the functions that pickles may name it must change nothing."""
+def test_attributes_of_known_functions_cannot_be_set():
+    """BUILD sets attributes; it must not change the functions that a pickle may name."""
     build = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(N}X\x08\x00\x00\x00__code__Nst" + b"b."
     with pytest.raises((AttributeError, TypeError, pickle.UnpicklingError)):
         torch_file._Unpickler(io.BytesIO(build)).load()
