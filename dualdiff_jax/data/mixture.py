@@ -12,7 +12,7 @@ not asked for is not read, and its sources are not opened.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsIndex, cast
+from typing import Any, NamedTuple, cast
 
 import grain
 import numpy as np
@@ -196,8 +196,8 @@ class _Steps:
     def __len__(self) -> int:
         return min(len(stream) for stream in self._streams.values())
 
-    def __getitem__(self, record_key: SupportsIndex) -> Rows:
-        return {name: cast(Any, stream[int(record_key)]) for name, stream in self._streams.items()}
+    def __getitem__(self, index: Any) -> Rows:
+        return {name: cast(Any, stream[int(index)]) for name, stream in self._streams.items()}
 
 
 def _weights(by_shape: ByShape, sizes: Sequence[Shape]) -> list[float]:

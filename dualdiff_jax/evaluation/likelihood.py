@@ -1,7 +1,7 @@
 """The two training losses of held-out records, with the same draws every time and no caption dropped.
 
-    flow loss   the objective's, also by sigma
-    NELBO       nats a token, also by t: a bound on the negative log-likelihood of the text, given the image
+flow loss   the objective's, also by sigma
+NELBO       nats a token, also by t: a bound on the negative log-likelihood of the text, given the image
 """
 
 import dataclasses
