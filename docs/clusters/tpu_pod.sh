@@ -4,9 +4,9 @@
 #     TPU=my-slice ZONE=us-east5-a CONFIG=configs/dual_diff_pretrain_256.py WORKDIR=/shared/runs/pretrain_256 \
 #         docs/clusters/tpu_pod.sh --config.train.remat=dots
 #
-# Before, once: the repository in ~/dualdiff_jax of every host, with .venv (pip install "jax[tpu]" -r requirements.txt),
-# and a file system that all of them have mounted (Filestore) at the first part of WORKDIR. Each host finds its place
-# through the machine's metadata; the same command goes on where the run was stopped.
+# Prepare once: the repository in ~/dualdiff_jax of every host, with .venv (pip install "jax[tpu]" -r requirements.txt),
+# and a file system that all hosts have mounted (Filestore) at the first part of WORKDIR. Each host finds its number
+# through the machine's metadata server; after a stop the same command resumes the run.
 set -euo pipefail
 : "${TPU:?is not set: the name of the TPU}" "${ZONE:?is not set: its zone}"
 : "${CONFIG:?is not set: a config file}" "${WORKDIR:?is not set: the folder of the run}"

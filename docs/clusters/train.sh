@@ -1,6 +1,6 @@
 #!/bin/bash
-# What a container runs on Kubernetes: training, with the flags given. SIGTERM reaches it, so that it saves. A run that
-# was stopped and is saved ends with 75 here, since 0 would tell Kubernetes that the work is done; a new pod goes on.
+# The command of a container on Kubernetes: training with the given flags. It passes SIGTERM on, so that the run saves.
+# A run that was stopped and saved ends with 75, since Kubernetes takes 0 for complete; a new pod resumes the run.
 #
 #     docs/clusters/train.sh --config=CONFIG --workdir=WORKDIR [--FLAG=VALUE]
 
@@ -11,11 +11,11 @@ done
 cd "$(dirname "$0")/../.." || exit 1
 
 caught=1
-trap 'caught=1; kill -TERM $run' TERM
+trap 'caught=1; kill -TERM $!' TERM
 "${PYTHON:-python}" main.py --mode=train "$@" &
 run=$!
 
-while [[ $caught ]]; do  # a signal ends the wait, and the run saves
+while [[ $caught ]]; do  # a signal interrupts the wait while the run saves
     caught=
     wait $run
     status=$?
