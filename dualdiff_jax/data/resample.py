@@ -90,9 +90,7 @@ def _blocks(size: int, start: float, stop: float, outputs: int, channels: int) -
     widened = max(scale, 1.0)
     count = -(-outputs // OUTPUTS)
     centres = start + (np.arange(count * OUTPUTS).reshape(count, OUTPUTS) + 0.5) * scale
-    centres = np.minimum(
-        centres, start + (outputs - 0.5) * scale
-    )  # the last block's surplus outputs repeat the last one
+    centres = np.minimum(centres, start + (outputs - 0.5) * scale)  # surplus outputs of the last block repeat the last
     inputs = min(size, int(np.ceil((OUTPUTS - 1) * scale + 4 * widened)) + 1)
     starts = np.clip(np.floor(centres[:, 0] - 2 * widened), 0, size - inputs).astype(int)
     places = starts[:, None] + np.arange(inputs)

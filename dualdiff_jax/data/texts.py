@@ -64,10 +64,8 @@ def dialogue_tokens(
     for prompt, answer, needed in zip(prompts[first:], answers[first:], lengths[first:], strict=True):
         if at and at + needed > length:
             break
+        kept = answer[: length - len(prompt) - 1]  # all of it, except in a first turn that is too long
         is_answer[at : at + len(prompt)] = False
-        kept = answer[: length - at - len(prompt) - 1]
         token_ids[at : at + len(prompt) + len(kept)] = prompt + kept
-        at, cut = at + len(prompt) + len(kept) + 1, len(answer) - len(kept)
-        if cut:
-            break
+        at, cut = at + len(prompt) + len(kept) + 1, cut + len(answer) - len(kept)
     return Tokens(token_ids, is_answer, cut)

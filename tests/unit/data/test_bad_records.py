@@ -280,16 +280,25 @@ def test_the_watchdog_hands_on_batches_and_errors():
         list(with_watchdog(batches(OSError("oh")), notes, 60.0))
 
 
-def test_the_watchdog_closes_what_its_consumer_leaves():
-    closed = threading.Event()
+class Endless:
+    """Batches 0, 0, ... until they are closed."""
 
-    def batches():
-        try:
-            yield from range(100)
-        finally:
-            closed.set()
+    def __init__(self):
+        self.closed = threading.Event()
 
-    stream = with_watchdog(batches(), ReadingNotes(), 60.0)
-    assert next(stream) == 0
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return 0
+
+    def close(self):
+        self.closed.set()
+
+
+def test_the_watchdog_closes_batches_that_its_consumer_leaves():
+    batches = Endless()
+    stream = with_watchdog(batches, ReadingNotes(), 60.0)
+    assert next(stream) == 0 and not batches.closed.is_set()
     stream.close()
-    assert closed.wait(60)
+    assert batches.closed.wait(60)

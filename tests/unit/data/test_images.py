@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dualdiff_jax.data import images
-from dualdiff_jax.data.images import fit, image_size, open_image, read_image, to_pil
+from dualdiff_jax.data.images import fit, image_size, normalize, open_image, read_image, to_pil
 from dualdiff_jax.data.records.record import EMPTY, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
 from dualdiff_jax.errors import UserError
 from tests.unit.data import photos
@@ -21,6 +21,17 @@ def test_pixels_survive_at_their_own_size():
     assert array.dtype == np.float32
     assert array.min() >= -1 and array.max() <= 1
     np.testing.assert_array_equal(np.asarray(to_pil(array)), pixels)
+
+
+def test_pixels_are_normalized_in_place_and_rounded_back():
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    out = np.empty(pixels.shape, np.float32)
+    assert normalize(pixels, out) is out and normalize(pixels).dtype == np.float32
+    np.testing.assert_array_equal(out, pixels.astype(np.float32) / np.float32(127.5) - 1)
+    np.testing.assert_array_equal(normalize(pixels), out)
+    for shift in (-0.4, 0.4):
+        np.testing.assert_array_equal(np.asarray(to_pil(out + shift / 127.5)), pixels)
+    assert np.asarray(to_pil(np.full((1, 1, 3), [-1.5, 1.5, 9.0]))).tolist() == [[[0, 255, 255]]]
 
 
 def test_the_short_side_is_resized_and_the_centre_kept():
@@ -48,6 +59,11 @@ def test_cmyk_palette_grey_and_rgba_become_rgb(tmp_path):
 def test_transparency_is_laid_over_white(tmp_path):
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert np.asarray(open_image(tmp_path / "clear.png")).min() == 255
+
+
+def test_half_transparent_black_is_grey(tmp_path):
+    Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(tmp_path / "half.png")
+    assert set(np.asarray(open_image(tmp_path / "half.png")).ravel()) == {127}
 
 
 def test_sixteen_bit_keeps_its_range(tmp_path):
@@ -101,6 +117,13 @@ def test_a_single_pixel_and_a_folder_are_refused(tmp_path):
         open_image(tmp_path / "dot.png")
     with pytest.raises(UserError, match="is a folder"):
         open_image(tmp_path)
+
+
+def test_the_smallest_image_has_two_by_two_pixels():
+    assert open_image(Image.new("RGB", (2, 2))).size == (2, 2)
+    for size in ((1, 2), (2, 1)):
+        with pytest.raises(DataError, match=f"is {size[0]} x {size[1]} pixels; give an image of at least 2 x 2"):
+            open_image(Image.new("RGB", size))
 
 
 def test_an_array_of_floats_is_refused():

@@ -33,6 +33,19 @@ def test_the_smallest_pictures_grow(shape):
     assert difference.max() < 0.5 + 1e-3
 
 
+def test_columns_outside_the_box_are_not_computed(monkeypatch):
+    shapes, rows = [], module._rows
+
+    def note(pixels, *arguments):
+        shapes.append(pixels.shape)
+        return rows(pixels, *arguments)
+
+    monkeypatch.setattr(module, "_rows", note)
+    resample(NOISE, (40, 0, 44, 61), 61, 8)
+    ((height, values),) = shapes
+    assert height == 61 and values <= 3 * 9  # the kernel reaches columns 38 to 45
+
+
 def test_a_picture_at_its_own_size_stays():
     np.testing.assert_array_equal(resample(NOISE, (0, 0, 97, 61), 61, 97), NOISE)
 

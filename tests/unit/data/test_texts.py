@@ -30,6 +30,13 @@ def test_a_caption_is_all_answer_and_ends(tokenizer):
     assert tokens.is_answer.all() and tokens.cut == 0
 
 
+def test_a_caption_that_just_fits_is_whole(tokenizer):
+    tokens = caption_tokens(tokenizer, LONG, 7)
+    assert tokenizer.decode_all(tokens.token_ids) == LONG and tokens.token_ids[-1] == tokenizer.end_token_id
+    assert (tokens.token_ids.dtype, tokens.is_answer.dtype, tokens.cut) == (np.int32, bool, 0)
+    assert caption_tokens(tokenizer, LONG, 6).cut == 1
+
+
 def test_what_is_cut_from_a_caption_is_counted(tokenizer):
     tokens = caption_tokens(tokenizer, LONG, 4)
     assert tokenizer.pieces(tokens.token_ids) == ["▁a", "▁three", "▁left", "</s>"]
@@ -91,6 +98,21 @@ def test_a_question_with_room_for_one_token_and_its_end_is_used(tokenizer):
     assert tokenizer.pieces(tokens.token_ids[PROMPT:]) == ["▁a", "</s>"]
     with pytest.raises(DataError, match="takes 9 tokens and leaves no room for an answer in 10"):
         dialogue(tokenizer, [Turn(QUESTION.question, LONG)], PROMPT + 1)
+
+
+def test_a_question_has_room_if_one_token_of_an_answer_and_its_end_fit(tokenizer):
+    tokens = dialogue(tokenizer, [Turn(QUESTION.question, LONG)], PROMPT + 2)
+    assert tokenizer.pieces(tokens.token_ids[PROMPT:]) == ["▁a", "</s>"] and tokens.cut == 5
+    assert (tokens.token_ids.dtype, tokens.is_answer.dtype) == (np.int32, bool)
+    with pytest.raises(DataError, match=f"takes {PROMPT} tokens and leaves no room for an answer in {PROMPT + 1}"):
+        dialogue(tokenizer, [Turn(QUESTION.question, LONG)], PROMPT + 1)
+
+
+def test_no_turn_follows_one_that_was_cut(tokenizer):
+    tokens = dialogue(tokenizer, [Turn(QUESTION.question, LONG)] * 2, PROMPT + 4)
+    assert tokenizer.pieces(tokens.token_ids[PROMPT:]) == ["▁a", "▁three", "▁left", "</s>"]
+    np.testing.assert_array_equal(tokens.is_answer, np.arange(PROMPT + 4) >= PROMPT)
+    assert tokens.cut == 3
 
 
 def test_the_suffix_follows_the_question(tokenizer):
