@@ -6,6 +6,7 @@ writes it anew. Nothing is computed: meshes and weights are abstract.
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,17 +106,18 @@ def test_every_leaf_and_activation_lies_where_the_golden_dump_has_it(name):
 
 
 def test_each_mesh_splits_the_large_leaves_and_the_activations():
-    """The golden dump is worth keeping: each device holds little more than its share of the 2B model's elements."""
+    """The golden dump is worth keeping: each device holds little more than its share of the 2B model's elements.
+
+    AdaLN's kernels, a tenth of the model, are split over ``fsdp`` alone: beside a ``tensor`` axis of 2 each device holds
+    twice its share of them.
+    """
     for name in MESHES:
         mesh, specs = mesh_of(name), leaf_specs(MODELS["2B"])
         shardings = weight_shardings(MODELS["2B"], mesh)
-        whole = sum(jnp.size(jax.ShapeDtypeStruct(spec.shape, spec.dtype)) for spec in specs.values())
-        held = sum(
-            jnp.size(jax.ShapeDtypeStruct(shardings[leaf].shard_shape(spec.shape), spec.dtype))
-            for leaf, spec in specs.items()
-        )
+        whole = sum(math.prod(spec.shape) for spec in specs.values())
+        held = sum(math.prod(shardings[leaf].shard_shape(spec.shape)) for leaf, spec in specs.items())
         shards = mesh.shape["fsdp"] * mesh.shape["tensor"]
-        assert whole / shards <= held < 1.1 * whole / shards, name
+        assert whole / shards <= held < 1.13 * whole / shards, name
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Fifty steps of the published recipe, here and by a loop in torch: the same start, data order, noise and masks.
+"""Fifty steps of the published recipe, here and in a torch loop, from the same weights and the same draws.
 
-The draws of each step are ours and handed to the torch side, which does the rest with its own modules: losses,
-backward pass, clip by the global norm, AdamW with warm-up, running average.
+JAX draws sigmas, noise and masks of each step and hands them to torch, which does the rest with its own modules:
+losses, backward pass, clip by the global norm, AdamW with warm-up, running average.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.joint import ImageExamples, Objective, TextExamples
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.training import setup as setup_module
+from dualdiff_jax.training import setup as train_setup
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.step import make_step, step_key
 from tests.parity.comparison import relative_error
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.parity
 STEPS, WARMUP, RATE, DECAY, CLIP, EMA = 50, 5, 3e-4, 1e-2, 2.0, 0.9
 BOUND = 1e-4
 NULL_TOKEN_IDS = np.ones(LENGTH, np.int32)
-BATCHES = 5  # are gone through again and again, so that there is something to learn
+BATCHES = 5  # repeated for all steps, so that the loss falls
 
 
 def draw_batches(seed: int) -> list[Batch]:
@@ -63,7 +63,7 @@ def our_run(tmp_path, monkeypatch, pair: Pair, batches: list[Batch], objective: 
     )
     config = dataclasses.replace(config, model=CONFIG, objective=objective)
     weights = {name: jax.numpy.asarray(weight) for name, weight in pair.weights.items()}
-    monkeypatch.setattr(setup_module, "initial_weights", lambda *_: dict(weights))
+    monkeypatch.setattr(train_setup, "initial_weights", lambda *_: dict(weights))
     setup = TrainSetup(config, make_mesh(config.mesh, jax.devices()[:1]))
     params, frozen = setup.init_params()
     state = setup.init_state(params)
@@ -77,11 +77,11 @@ def our_run(tmp_path, monkeypatch, pair: Pair, batches: list[Batch], objective: 
         corrupted.append(jax.device_get(draws(batch, step_key(config.seed, n))))
         state, metrics = step(state, frozen, batch)
         losses.append({name: float(metrics[name]) for name in ("loss", "image_loss", "text_loss")})
-    return losses, *(jax.device_get(part) for part in (state.params, state.ema_params)), corrupted
+    return losses, *(jax.device_get(tree) for tree in (state.params, state.ema_params)), corrupted
 
 
 def torch_run(pair: Pair, batches: list[Batch], corrupted: list, objective: ObjectiveConfig):
-    """The same by torch: (losses, state dict at the end, averages at the end)."""
+    """The torch loop: (losses, state dict at the end, averages at the end)."""
     named = dict(pair.mmdit.named_parameters())
     plain = [p for name, p in named.items() if p.ndim >= 2 and name != "null_image_embd"]
     groups = [
@@ -112,7 +112,7 @@ def torch_run(pair: Pair, batches: list[Batch], corrupted: list, objective: Obje
 def test_fifty_steps_are_those_of_a_torch_loop(tmp_path, monkeypatch, seed):
     objective = ObjectiveConfig(image_weighting="sigma_squared", text_weight=0.2, caption_dropout=0.1)
     pair, batches = random_pair(CONFIG, seed), draw_batches(seed)
-    for parameter in pair.mmdit.parameters():  # so that what has no gradient is decayed or not as it is here
+    for parameter in pair.mmdit.parameters():  # so that torch decays parameters without gradient as well
         parameter.grad = torch.zeros_like(parameter)
     losses, params, averages, corrupted = our_run(tmp_path, monkeypatch, pair, batches, objective)
     expected, end, average = torch_run(pair, batches, corrupted, objective)

@@ -164,7 +164,7 @@ def test_other_data_and_another_start_are_refused(workdir, settings, mesh, tmp_p
     with pytest.raises(UserError, match="the data changed since step 4"):
         restore(workdir, settings, mesh, {"some source": 41})
     checkpoints = Checkpoints(workdir, TrainSetup(settings, mesh))
-    checkpoints._identity = "of another folder"
+    checkpoints._init_from = "of another folder"
     with pytest.raises(UserError, match="is not the model folder that this run started from"):
         checkpoints.restore(RECORDS)
 
@@ -177,7 +177,7 @@ def test_other_versions_are_told(workdir, settings, mesh, caplog, monkeypatch):
 
 def test_the_newest_and_the_multiples_stay(settings, mesh, state, tmp_path):
     kept = dataclasses.replace(settings.train, keep_checkpoints=2, keep_every=4)
-    checkpoints = Checkpoints(tmp_path, dataclasses.replace(settings, train=kept), mesh)
+    checkpoints = Checkpoints(tmp_path, TrainSetup(dataclasses.replace(settings, train=kept), mesh))
     for step in range(2, 13, 2):
         checkpoints.save(step, state, RECORDS)
     assert checkpoints.close(12)
@@ -204,7 +204,7 @@ def test_a_full_disk_is_told_and_the_save_is_tried_again(workdir, settings, mesh
 
 def test_a_failed_save_is_due_again_after_a_tenth_of_the_interval(settings, mesh, tmp_path):
     often = dataclasses.replace(settings.train, save_every=100)
-    checkpoints = Checkpoints(tmp_path, dataclasses.replace(settings, train=often), mesh)
+    checkpoints = Checkpoints(tmp_path, TrainSetup(dataclasses.replace(settings, train=often), mesh))
     checkpoints._give_up(200, OSError(28, "No space left on device"))
     assert [step for step in range(201, 301) if checkpoints.is_due(step)] == [210, 300]
 
