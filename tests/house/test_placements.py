@@ -108,7 +108,7 @@ def test_every_leaf_and_activation_lies_where_the_golden_dump_has_it(name):
 def test_each_mesh_splits_the_large_leaves_and_the_activations():
     """The golden dump is worth keeping: each device holds little more than its share of the 2B model's elements.
 
-    AdaLN's kernels, a tenth of the model, are split over ``fsdp`` alone: beside a ``tensor`` axis of 2 each device holds
+    AdaLN's kernels, a tenth of the model, are split over ``fsdp`` alone: with a ``tensor`` axis of 2 each device holds
     twice its share of them.
     """
     for name in MESHES:
