@@ -2,7 +2,8 @@
 
 Under ``pytest -n 2 --dist=loadfile --no-loadscope-reorder`` a worker takes whole files, so that each module's fixtures
 are made once. The slowest files come first, so that the workers end together. The files in ``PROCESSES`` start
-processes that wait for each other; a lock keeps two such tests from running at the same time.
+processes that wait for each other; a lock keeps two such tests from running at the same time, and all but the slowest
+of these files come late, so that no worker waits for the lock.
 """
 
 import fcntl
@@ -26,6 +27,7 @@ PROCESSES = (
     "unit/distributed/test_launchers.py",
 )
 FIRST = (PROCESSES[0], "end_to_end", "multidevice", "parity", "unit/training", "unit/planning")
+LAST = PROCESSES[1:3]  # far from the first file, for which they would wait
 
 
 def place(item: pytest.Item) -> str:
@@ -33,7 +35,13 @@ def place(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: next((n for n, start in enumerate(FIRST) if place(item).startswith(start)), len(FIRST)))
+    items.sort(key=rank)
+
+
+def rank(item: pytest.Item) -> int:
+    if place(item) in LAST:
+        return len(FIRST) + 1
+    return next((number for number, start in enumerate(FIRST) if place(item).startswith(start)), len(FIRST))
 
 
 @pytest.hookimpl(wrapper=True)
