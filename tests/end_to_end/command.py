@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-HANG = 1200.0  # seconds; a bound on waits that only ends a hang: no machine is so slow, and no result depends on it
+HANG = 3600.0  # seconds; a bound on waits that only ends a hang: no machine is so slow, and no result depends on it
 
 
 def command(*flags: str) -> list[str]:

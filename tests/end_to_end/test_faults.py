@@ -1,10 +1,13 @@
-"""What goes wrong in the middle of a run ends as promised: numbers that are not finite, data that never comes."""
+"""Faults in the middle of a run: losses that are not finite, a full disk, data that never comes, a second signal."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -14,11 +17,11 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
-from tests.end_to_end.command import ROOT, command, environment
+from tests.end_to_end.command import HANG, ROOT, environment, run_module
 from tests.full_disk import full_disk
 from tests.small_run import RECORDS, small_run, write_config
 
-FIRST = 3  # batches without what blocks
+FIRST = 3  # batches without the record that blocks
 
 
 def one_device():
@@ -26,7 +29,7 @@ def one_device():
 
 
 def test_steps_that_stay_not_finite_end_the_run_saved(tmp_path, caplog):
-    """A rate that throws the weights out of what fp32 holds: every loss after the first update is NaN."""
+    """A learning rate that drives the weights beyond fp32's range: every loss after the first update is NaN."""
     sections = {
         "optimizer": {"learning_rate": 1e38, "warmup_steps": 0, "schedule": "constant", "weight_decay": 0.0},
         "train": {"steps": 40, "stop_after_skipped": 3, "log_every": 1},
@@ -43,12 +46,12 @@ def test_steps_that_stay_not_finite_end_the_run_saved(tmp_path, caplog):
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert logged[0]["loss"] is not None and logged[1]["loss"] is None
     assert [record["skipped"] for record in logged] == [0, 1, 2, 3, 4]
-    with pytest.raises(UserError, match="no step from 2 to 7"):  # as many tries once more
+    with pytest.raises(UserError, match="no step from 2 to 7"):  # it may skip as many steps once more
         train(config, tmp_path / "run", one_device())
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path, caplog):
-    """No room from step 5 to step 9: what is due in between is told and comes later, records are all there."""
+    """No room from step 5 to step 9: the saves due in between are reported and come later, no record is lost."""
     config, _ = small_run(tmp_path / "data", train={"steps": 12, "log_every": 1, "save_every": 2})
     last_good = {}
     with full_disk() as fill:
@@ -71,8 +74,8 @@ def mixture(config, tokenizer) -> Mixture:
     return Mixture(config.data, tokenizer, seed=config.seed, global_batch_size=config.train.global_batch_size)
 
 
-def test_the_ids_are_of_the_records_that_were_read(tmp_path):
-    """Each id's own caption or answer is among the texts of the batch."""
+def test_record_ids_name_the_records_of_the_batch(tmp_path):
+    """The text of each row is a caption or answer of the record that its id names."""
     config, tokenizer = small_run(tmp_path)
     data = mixture(config, tokenizer)
     metadata = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("captions", "questions")}
@@ -88,45 +91,49 @@ def test_the_ids_are_of_the_records_that_were_read(tmp_path):
 
 
 @pytest.fixture
-def blocked(tmp_path):
-    """Flags of a run one of whose images is a pipe that nobody writes to: who opens it waits for ever.
-
-    None of the first three batches has it.
-    """
+def blocked(tmp_path) -> tuple[list[str], int]:
+    """(flags of a run that blocks, batches before it does): opening one image waits for ever, for it is a pipe."""
     config, tokenizer = small_run(tmp_path / "data")
-    early = str([mixture(config, tokenizer).record_ids(step) for step in range(FIRST)])
-    late = next(index for index in range(1, RECORDS) if f"[{index}]" not in early)
+    ids = [str(mixture(config, tokenizer).record_ids(step)) for step in range(100)]
+    late = next(index for index in range(1, RECORDS) if f"[{index}]" not in str(ids[:FIRST]))
     pipe = tmp_path / "data" / "images" / f"{late}.png"
     pipe.unlink()
     os.mkfifo(pipe)
-    write_config(tmp_path / "config.py", tmp_path / "data", steps=400, log_every=1, stall_seconds=45.0)
-    return ["--mode=train", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
-
-
-def start(flags):
-    return subprocess.Popen(command(*flags), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    write_config(tmp_path / "config.py", tmp_path / "data", steps=400, log_every=1, stall_seconds=20.0)
+    flags = ["--mode=train", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    return flags, next(step for step, of_batch in enumerate(ids) if f"[{late}]" in of_batch)
 
 
 def test_a_worker_that_hangs_is_shown_and_ends_the_run(blocked, tmp_path):
-    process = start(blocked)
-    _, told = process.communicate(timeout=240)
-    assert process.returncode == 1
-    assert "error: no step has finished for 45 seconds" in told
-    for stacks in (told, (tmp_path / "run" / "stall_host_0.txt").read_text()):
+    flags, _ = blocked
+    finished = run_module("tests.end_to_end.patient_run", *flags)
+    assert finished.returncode == 1
+    assert "error: no step has finished for 20 seconds" in finished.stderr
+    for stacks in (finished.stderr, (tmp_path / "run" / "stall_host_0.txt").read_text()):
         assert "read_pixels" in stacks and "loop.py" in stacks
+
+
+def wait_for_lines(process: subprocess.Popen, file: Path, count: int) -> None:
+    """Until ``file`` has ``count`` lines; an error if the process ends before."""
+    deadline = time.monotonic() + HANG
+    while not file.exists() or len(file.read_text().splitlines()) < count:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.05)
 
 
 def test_a_second_signal_ends_it_at_once(blocked, tmp_path):
     """The first is noted, but the loop waits for data and cannot come to its end."""
-    process = start(blocked)
-    deadline = time.monotonic() + 240
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    while time.monotonic() < deadline and not (metrics.exists() and len(metrics.read_text().splitlines()) >= FIRST):
-        time.sleep(0.05)
-    time.sleep(2.0)  # the other data that was read ahead is used up
-    process.send_signal(signal.SIGTERM)
-    time.sleep(2.0)
-    assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=10)
-    assert process.returncode == -signal.SIGTERM
+    flags, batches = blocked
+    words = [sys.executable, "main.py", *flags, "--config.train.stall_seconds=0", "--config.data.patience=0"]
+    process = subprocess.Popen(words, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
+    try:
+        wait_for_lines(process, tmp_path / "run" / "metrics.jsonl", batches)  # then it waits for the next batch
+        process.send_signal(signal.SIGTERM)
+        for _ in range(int(HANG / 2)):  # a signal within a second of the first counts as its echo
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(2.0)
+                break
+            process.send_signal(signal.SIGTERM)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGTERM

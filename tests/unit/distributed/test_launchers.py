@@ -23,7 +23,7 @@ import jax, jax.numpy as jnp
 from jax._src.xla_bridge import CUDA_VISIBLE_DEVICES
 from jax.experimental.multihost_utils import process_allgather
 from dualdiff_jax.distributed.process_group import distributed_run
-with distributed_run(None, None, None, 1200):
+with distributed_run(None, None, None, 3600):
     numbers = process_allgather(jnp.asarray([jax.process_index()])).ravel().tolist()
     print(jax.process_index(), numbers, CUDA_VISIBLE_DEVICES.value)
 """
