@@ -31,6 +31,9 @@ from tests.small_run import RECORDS, write_data
 
 STEPS = 4
 ROUNDING = 1e-6  # relative; the hosts' sums are taken in another order
+# A leaf that starts at zero holds nothing but a few of Adam's updates, which scale each gradient to one size: the
+# rounding of a gradient, a sum in which much cancels, comes through undiluted (as in test_fsdp.py).
+GRADIENT_ROUNDING = 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +83,10 @@ def losses(workdir: Path, name: str = "metrics") -> np.ndarray:
 def close(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
+        starts_at_zero = name.endswith((".bias", "modulation.kernel", "image_out.kernel", "text_out.kernel"))
         difference = np.linalg.norm(np.asarray(found[name]) - value)
-        assert difference <= ROUNDING * np.linalg.norm(np.asarray(value)), name
+        bound = GRADIENT_ROUNDING if starts_at_zero else ROUNDING
+        assert difference <= bound * np.linalg.norm(np.asarray(value)), name
 
 
 def one_device() -> jax.sharding.Mesh:
