@@ -51,8 +51,8 @@ def original_autoencoder_entries(config: ModelConfig) -> Iterator[Entry]:
 
 
 def _rename(path: str, names: tuple[tuple[str, str], ...]) -> str:
-    for ours, theirs in names:
-        path = re.sub(ours, theirs, path)
+    for pattern, name in names:
+        path = re.sub(pattern, name, path)
     return path
 
 

@@ -68,8 +68,8 @@ class Entry:
 
     Attributes:
         leaf: name of the leaf.
-        keys: one tensor, or one for each index of the leaf's dim ``projection``. ``{layer}`` in a key stands for
-            the index of the layer.
+        keys: one tensor, or one for each index of the leaf's dim ``projection``. ``{layer}`` in a key is the
+            index of the layer.
         layout: shape and order of a tensor.
         tied: other names under which a file may hold the tensor.
         layers: the layers that the entry fills; None for all.

@@ -93,7 +93,7 @@ def open_sharded(index: Path) -> FileTensors:
         )
     tensors = FileTensors(index.parent, [open_file(index.parent / name) for name in names])
     misplaced = [
-        f"{key}: the index says {name}, found {tensors.file_of(key).name if key in tensors else 'it nowhere'}"
+        f"{key}: found in {tensors.file_of(key).name if key in tensors else 'no shard'}, expected in {name}"
         for key, name in shard_of.items()
         if key not in tensors or tensors.file_of(key).name != name
     ]

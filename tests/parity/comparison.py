@@ -1,4 +1,4 @@
-"""The measure of parity: the norm of a difference over the norm of what was expected."""
+"""The measure of parity: the norm of the difference over the norm of the expected array."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ GRADIENT_BOUND = 1e-4
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """0 where both vanish; infinite where only the expected one does, and where the shapes or numbers are unfit."""
+    """0 where both vanish; infinite where only ``expected`` vanishes, shapes differ or numbers are not finite."""
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     if found.shape != expected.shape or not (np.isfinite(found).all() and np.isfinite(expected).all()):
         return np.inf
@@ -20,7 +20,7 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 def assert_parity(
     found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], bound: float, *, seed: int
 ) -> None:
-    """Same names, and every array within the bound; otherwise every one that is not is named."""
+    """Checks that both have the same names and every array is within the bound; the message lists all that are not."""
     assert found.keys() == expected.keys(), f"seed {seed}: names differ: {sorted(found.keys() ^ expected.keys())}"
     errors = {name: relative_error(found[name], expected[name]) for name in expected}
     worst = max(errors, key=errors.get)

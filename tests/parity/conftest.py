@@ -1,4 +1,4 @@
-"""Seeds that are new in every run, one thread of torch, full precision products."""
+"""Settings of all parity tests: new seeds in every run, one thread of torch, products in full precision."""
 
 import os
 import secrets
@@ -12,7 +12,7 @@ FRESH_SEEDS = 3
 
 @pytest.fixture(params=range(FRESH_SEEDS), ids=lambda number: f"draw{number}")
 def seed(request: pytest.FixtureRequest) -> int:
-    """A seed nobody has chosen; it is printed where a test fails. PARITY_SEED=<seed> repeats it."""
+    """A random seed, printed where a test fails. PARITY_SEED=<seed> repeats it."""
     chosen = os.environ.get("PARITY_SEED")
     seed = int(chosen) if chosen else secrets.randbits(31)
     print(f"PARITY_SEED={seed}")
@@ -21,7 +21,7 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(autouse=True)
 def plain_arithmetic():
-    """Neither side may win speed by rounding: fp32 products on every backend, torch in one thread."""
+    """Both sides compute products in fp32 on every backend; torch uses one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with jax.default_matmul_precision("highest"):

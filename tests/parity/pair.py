@@ -1,4 +1,4 @@
-"""Our model and its reference with the same random weights."""
+"""The model and its reference in torch with the same random weights."""
 
 import dataclasses
 import functools
@@ -41,7 +41,7 @@ _KL = {
 
 
 def sized(**sections: dict) -> ModelConfig:
-    """The tiny model with some fields of its sections changed."""
+    """The tiny model with some fields of its sections changed; ``sections`` are dicts of these fields."""
     changed = {name: _SIZES[name] | fields for name, fields in sections.items()}
     return resolve(_SIZES | changed, ModelConfig)
 
@@ -53,12 +53,12 @@ KL: ModelConfig = sized(autoencoder=_KL)
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """The torch networks, and their weights as ours."""
+    """The torch networks, and their weights by leaf name."""
 
     config: ModelConfig
     mmdit: ReferenceMMDiT
     t5: T5EncoderModel
-    autoencoder: AutoencoderKL | None  # None where it has no weights
+    autoencoder: AutoencoderKL | None  # None where the autoencoder has no weights
     weights: dict[str, np.ndarray]
 
     def state_dict(self) -> dict[str, np.ndarray]:
@@ -77,7 +77,7 @@ def _state_dict(networks: tuple[nn.Module | None, ...]) -> dict[str, np.ndarray]
 
 
 def random_pair(config: ModelConfig, seed: int) -> Pair:
-    """Every weight a function of the seed. The torch modules are the same objects at each call."""
+    """A pair whose every weight is a function of the seed. Calls with one config share their torch modules."""
     networks = _networks(config)
     for number, network in enumerate(networks):
         if network is not None:

@@ -1,8 +1,8 @@
-"""D-DiT in torch, put together from diffusers' SD3 modules: what our model is compared with.
+"""The reference: D-DiT in torch, built from diffusers' SD3 modules.
 
-Module names give the state dict the keys of a released checkpoint. The text stream is SD3's, but full in
-the last block too and with a head of its own; the pooled text vector is gone. The text encoder is
-transformers' ``T5EncoderModel`` and the autoencoder diffusers' ``AutoencoderKL``, as they are.
+Module names give the state dict the keys of a released checkpoint. The text stream is SD3's, except that the last
+block updates it too, it has a head of its own, and there is no pooled text vector. The text encoder is transformers'
+``T5EncoderModel`` and the autoencoder diffusers' ``AutoencoderKL``, both unchanged.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ class ReferenceMMDiT(nn.Module):
 
 
 def reference_t5(config: ModelConfig) -> T5EncoderModel:
-    """transformers' encoder with the sizes of ``config``; it reads every token when no mask is given."""
+    """transformers' encoder with the sizes of ``config``; without an attention mask it attends to every token."""
     t5 = config.t5
     sizes = T5Config(
         vocab_size=t5.vocab_size,
@@ -128,62 +128,66 @@ def reference_autoencoder(config: ModelConfig) -> AutoencoderKL:
 
 @torch.no_grad()
 def randomise(module: nn.Module, seed: int) -> None:
-    """Draws every parameter and buffer afresh, so that no zero, one or table of an initialisation hides a fault.
+    """Draws every parameter and buffer anew, so that no initial zero, one or table hides a fault.
 
-    Affine maps are drawn so that they do not let activations grow: a saturated softmax has a gradient that
-    is the difference of nearly equal numbers, and would measure the rounding of both sides.
+    Affine maps keep the size of activations: the gradient of a saturated softmax is the difference of nearly equal
+    numbers, and would measure the rounding of both sides.
     """
     generator = torch.Generator().manual_seed(seed)
     size = {}
-    for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Conv2d):
-            size[part.weight] = part.weight[0].numel() ** -0.5
-            if part.bias is not None:
-                size[part.bias] = 0.3
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            size[layer.weight] = layer.weight[0].numel() ** -0.5
+            if layer.bias is not None:
+                size[layer.bias] = 0.3
     for array in (*module.parameters(), *module.buffers()):
         array.normal_(generator=generator).mul_(size.get(array, 1.0))
 
 
 def encode_as_sd3(autoencoder: AutoencoderKL, images: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
-    """The scaled latents: the posterior's mode, or the sample that ``noise`` makes."""
+    """The scaled latents: the posterior's mode, or its sample for ``noise``."""
     posterior, config = autoencoder.encode(images).latent_dist, autoencoder.config
     sample = posterior.mode() if noise is None else posterior.mean + posterior.std * noise
     return (sample - config.shift_factor) * config.scaling_factor
 
 
 def decode_as_sd3(autoencoder: AutoencoderKL, latents: torch.Tensor) -> torch.Tensor:
+    """The images of scaled latents."""
     config = autoencoder.config
     return autoencoder.decode(latents / config.scaling_factor + config.shift_factor).sample
 
 
-class Passed(NamedTuple):
-    """What one module was given first, and the tensors that it gave."""
+class ForwardPass(NamedTuple):
+    """The first input of a module and all of its outputs."""
 
-    given: np.ndarray
+    first_input: np.ndarray
     outputs: tuple[np.ndarray, ...]
 
 
 @contextlib.contextmanager
-def recorded(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Passed]]:
-    """The last pass of each named submodule inside the context, by name."""
-    seen: dict[str, Passed] = {}
+def recorded(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, ForwardPass]]:
+    """Records the last forward pass of each named submodule inside the context, by name."""
+    passes: dict[str, ForwardPass] = {}
 
     def hook(name: str, _, inputs: tuple, output: torch.Tensor | tuple) -> None:
         outputs = output if isinstance(output, tuple) else (output,)
-        seen[name] = Passed(inputs[0].detach().numpy(), tuple(o.detach().numpy() for o in outputs if o is not None))
+        passes[name] = ForwardPass(
+            inputs[0].detach().numpy(), tuple(o.detach().numpy() for o in outputs if o is not None)
+        )
 
     handles = [module.get_submodule(name).register_forward_hook(partial(hook, name)) for name in names]
-    yield seen
+    yield passes
     for handle in handles:
         handle.remove()
 
 
 def channels_first(array: np.ndarray) -> torch.Tensor:
-    """Images or latents as torch has them."""
+    """(b, h, w, c) -> (b, c, h, w), as torch has images and latents."""
     return torch.from_numpy(np.ascontiguousarray(np.asarray(array).transpose(0, 3, 1, 2)))
 
 
 def channels_last(tensor: torch.Tensor) -> np.ndarray:
+    """(b, c, h, w) -> (b, h, w, c), in fp32."""
     return tensor.detach().float().numpy().transpose(0, 2, 3, 1)
 
 
@@ -193,7 +197,7 @@ def arrays(module: nn.Module) -> dict[str, np.ndarray]:
 
 
 def gradients(module: nn.Module) -> dict[str, np.ndarray]:
-    """Of every parameter after ``backward``, by key; zero for one that the loss does not depend on."""
+    """The gradient of every parameter after ``backward``, by key; zero where the loss does not depend on it."""
     return {
         key: np.zeros(parameter.shape, np.float32) if parameter.grad is None else parameter.grad.numpy()
         for key, parameter in module.named_parameters()

@@ -1,4 +1,4 @@
-"""The KL autoencoder against diffusers' own: layer by layer, then whole, values and gradients."""
+"""The KL autoencoder against diffusers': layer by layer, then complete, values and gradients."""
 
 from functools import partial, reduce
 
@@ -28,7 +28,7 @@ BATCH = 2
 LEVELS = range(len(KL.autoencoder.level_widths))
 DOWNSCALE = 2 ** (len(LEVELS) - 1)
 LATENT_SIZES = [(3, 5), (7, 1), (1, 9), (5, 5)]
-LAYERS = {  # our module -> diffusers'
+LAYERS = {  # module here -> diffusers' name
     "encoder.conv_in": "encoder.conv_in",
     **{f"encoder.levels.{level}": f"encoder.down_blocks.{level}" for level in LEVELS},
     "encoder.middle": "encoder.mid_block",
@@ -45,7 +45,7 @@ LAYERS = {  # our module -> diffusers'
 
 
 def draw_images(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """(b, h, w, 3) in [-1, 1], whose latents have ``size``."""
+    """Images (b, h, w, 3) in [-1, 1] whose latents have ``size``."""
     return rng.uniform(-1.0, 1.0, (BATCH, *(DOWNSCALE * side for side in size), 3)).astype(np.float32)
 
 
@@ -59,7 +59,7 @@ def own_weights(pair: Pair) -> dict[str, np.ndarray]:
 
 @jax.jit
 def our_layers(weights: dict, inputs: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Each layer's output from the input that it is given."""
+    """The output of each layer for its own input; ``inputs`` by path of the layer."""
     autoencoder = bind(KL, weights).autoencoder
 
     def layer(path: str):
@@ -71,15 +71,15 @@ def our_layers(weights: dict, inputs: dict[str, jax.Array]) -> dict[str, jax.Arr
 
 
 def test_layer_by_layer(seed):
-    """Every layer, given what the reference's layer was given."""
+    """Each layer gets the input of the reference's layer."""
     pair, rng = random_pair(KL, seed), np.random.default_rng(seed)
-    with recorded(pair.autoencoder, LAYERS.values()) as seen:
+    with recorded(pair.autoencoder, LAYERS.values()) as passes:
         pair.autoencoder.encode(channels_first(draw_images(rng, (3, 5))))
         pair.autoencoder.decode(channels_first(draw_latents(rng, (5, 3))))
     found = our_layers(
-        own_weights(pair), {ours: seen[theirs].given.transpose(0, 2, 3, 1) for ours, theirs in LAYERS.items()}
+        own_weights(pair), {ours: passes[theirs].first_input.transpose(0, 2, 3, 1) for ours, theirs in LAYERS.items()}
     )
-    expected = {ours: seen[theirs].outputs[0].transpose(0, 2, 3, 1) for ours, theirs in LAYERS.items()}
+    expected = {ours: passes[theirs].outputs[0].transpose(0, 2, 3, 1) for ours, theirs in LAYERS.items()}
     assert_parity(found, expected, OUTPUT_BOUND, seed=seed)
 
 
@@ -100,7 +100,7 @@ def our_decode(weights: dict, latents: jax.Array) -> jax.Array:
 
 @pytest.mark.parametrize("size", LATENT_SIZES)
 def test_encode(seed, size):
-    """Mean and log-variance of the posterior; the latents that it is the mode of."""
+    """Mean and log-variance of the posterior, and the latents at its mode."""
     pair, images = random_pair(KL, seed), draw_images(np.random.default_rng(seed), size)
     posterior = pair.autoencoder.encode(channels_first(images)).latent_dist
     latents = encode_as_sd3(pair.autoencoder, channels_first(images))
@@ -116,17 +116,17 @@ def test_an_extreme_log_variance_is_clipped(seed):
         pair.autoencoder.encoder.conv_out.weight.mul_(100.0)
         pair.autoencoder.encoder.conv_out.bias.mul_(100.0)
     weights = own_weights(pair)
-    for part in ("kernel", "bias"):
-        weights[f"autoencoder.encoder.conv_out.{part}"] = 100.0 * weights[f"autoencoder.encoder.conv_out.{part}"]
+    for name in ("kernel", "bias"):
+        weights[f"autoencoder.encoder.conv_out.{name}"] = 100.0 * weights[f"autoencoder.encoder.conv_out.{name}"]
     expected = channels_last(pair.autoencoder.encode(channels_first(images)).latent_dist.logvar)
-    assert {expected.min(), expected.max()} == set(LOG_VARIANCE), "nothing was clipped: the draw is too tame"
+    assert {expected.min(), expected.max()} == set(LOG_VARIANCE), "nothing was clipped"
     _, found = our_posterior(weights, images)
     assert_parity({"log_variance": found}, {"log_variance": expected}, OUTPUT_BOUND, seed=seed)
 
 
 @pytest.mark.parametrize("keys", ["one_key", "a_key_an_example"])
 def test_sample(seed, keys):
-    """The noise is ours; the reference makes a sample of it."""
+    """JAX draws the noise; the reference samples with it."""
     pair, images = random_pair(KL, seed), draw_images(np.random.default_rng(seed), (3, 5))
     b, h, w, c = BATCH, 3, 5, KL.autoencoder.channels
     if keys == "one_key":
@@ -151,16 +151,16 @@ def test_decode(seed, size):
 @partial(jax.jit, static_argnums=0)
 @partial(jax.grad, argnums=(1, 2))
 def our_gradients(method: str, weights: dict, given: jax.Array, direction: jax.Array) -> jax.Array:
-    """By leaf and by what is given, of the output's product with a direction."""
+    """Gradients of the output's product with a direction, by leaf and by the input ``given``."""
     return (getattr(bind(KL, weights).autoencoder, method)(given) * direction).sum()
 
 
 @pytest.mark.parametrize("method", ["encode", "decode"])
 def test_gradients(seed, method):
-    """With respect to what goes in and to every weight.
+    """With respect to the input and to every weight.
 
-    A key's bias has no influence on a softmax over all pixels: its gradient is rounding on both sides, and
-    vanishes beside the query's and the value's in the leaf that holds all three.
+    A key's bias does not change a softmax over all pixels: its gradient is rounding on both sides, and it is
+    negligible in the leaf, which also holds the query's and the value's.
     """
     pair, rng = random_pair(KL, seed), np.random.default_rng(seed)
     images, latents = draw_images(rng, (3, 5)), draw_latents(rng, (3, 5))

@@ -1,7 +1,7 @@
-"""Rounding to bfloat16: ours may not lose more than torch's does, measured against the same truth in fp32.
+"""Rounding to bfloat16 may not lose more here than in torch, measured against the same truth in fp32.
 
-Both sides get the same weights, rounded to bfloat16, as ``from_pretrained(dtype="bfloat16")`` makes them, and
-the same inputs; the truth is the reference in fp32 with the weights before they were rounded.
+Both sides get the same inputs and the same weights, rounded to bfloat16 as ``from_pretrained(dtype="bfloat16")``
+rounds them. The truth is the reference in fp32 with unrounded weights.
 """
 
 import copy
@@ -25,11 +25,11 @@ from tests.parity.reference import channels_first, channels_last, decode_as_sd3,
 pytestmark = pytest.mark.parity
 
 RATIO_BOUND = 1.2
-# Torch rounds a row's weights relative to the largest, which so is exact; we round them all. Where one weight
-# rules the row, that is a second rounding of equal size beside the output's.
+# Torch rounds a row's weights relative to the largest, which stays exact; here all weights are rounded. Where one
+# weight dominates the row, that adds a second rounding as large as the output's.
 ATTENTION_RATIO_BOUND = 2**0.5
 BATCH = 2
-CONFIG = sized(  # wide and deep enough for the ratio of two errors to be the same in every draw
+CONFIG = sized(  # wide and deep enough for the ratio of two errors to be stable from draw to draw
     mmdit={"depth": 4, "width": 128, "heads": 4, "vocab_size": 211, "position_grid": 16, "position_base": 8},
     t5={"depth": 4, "width": 96, "heads": 4, "head_dim": 24, "mlp_width": 160, "vocab_size": 223},
     autoencoder={"kind": "kl", "channels": 4, "level_widths": (32, 64, 64), "level_depth": 1, "norm_groups": 8},
@@ -47,12 +47,12 @@ def assert_rounds_no_more(
     for name, expected in truth.items():
         own, torchs = (relative_error(np.asarray(side[name], np.float32), expected) for side in (ours, theirs))
         print(f"{name}: ours {own:.4f}, torch's {torchs:.4f}, ratio {own / torchs:.3f}, bound {bound:.3f}")
-        assert own <= bound * torchs, f"seed {seed}, {name}: we lose {own:.4f}, torch {torchs:.4f}"
+        assert own <= bound * torchs, f"seed {seed}, {name}: error {own:.4f} here, {torchs:.4f} in torch"
 
 
 @pytest.mark.parametrize("head_dim", [64, 48, 512])
 def test_attention(seed, head_dim):
-    """With logits of a trained network's size, where rounding them would show; from inputs that are rounded already."""
+    """With logits as large as a trained network's, whose rounding would show; the inputs are rounded already."""
     rng = np.random.default_rng(seed)
     given = [
         jnp.asarray(rng.standard_normal((BATCH, 40, 3, head_dim), np.float32) * size, jnp.bfloat16)

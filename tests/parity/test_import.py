@@ -1,4 +1,4 @@
-"""Every kind of source, imported: the same numbers as the torch network that it holds."""
+"""An import of every checkpoint format computes the same as the torch network in the checkpoint."""
 
 import dataclasses
 
@@ -44,7 +44,7 @@ def inputs(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def ours(weights, config, seed: int) -> dict[str, np.ndarray]:
-    """Outputs of the networks that ``weights`` has, in fp32."""
+    """Outputs of the networks in ``weights``, computed in fp32."""
     latents, timestep, text = inputs(seed)
     model = bind(dataclasses.replace(config, compute_dtype="float32"), weights)
     found = {}
@@ -61,7 +61,7 @@ def ours(weights, config, seed: int) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def theirs(mmdit=None, t5=None, autoencoder=None, *, seed: int) -> dict[str, np.ndarray]:
-    """The same from torch; an SD3 transformer has no logits, and its pooled text vector counts nothing."""
+    """The outputs of torch networks; an SD3 transformer has no logits, and its pooled text vector is zeroed."""
     latents, timestep, text = inputs(seed)
     x, time, embeddings = torch.tensor(latents).permute(0, 3, 1, 2), torch.tensor(timestep), torch.tensor(text)
     found = {}
@@ -106,7 +106,7 @@ def test_a_d_dit_folder(tmp_path, mesh, seed):
     assert all(np.array_equal(arrays(networks["mmdit"])[key], tensors["mmdit"][key]) for key in tensors["mmdit"])
 
 
-def test_an_sd3_folder_draws_what_sd3_draws(tmp_path, mesh, seed):
+def test_an_sd3_folder_gives_the_velocity_of_sd3(tmp_path, mesh, seed):
     networks = checkpoints.write_sd3(tmp_path / "sd3", seed)
     config, weights = imported(tmp_path / "sd3", mesh, tmp_path)
     assert_same(weights, config, networks, seed)
@@ -120,7 +120,7 @@ def test_an_sd3_folder_draws_what_sd3_draws(tmp_path, mesh, seed):
 
 
 def test_the_original_single_file(tmp_path, mesh, seed):
-    """With T5 from a file beside it; diffusers' own converter says what the tensors mean."""
+    """With T5 from a separate file; the reference loads the tensors through diffusers' converter."""
     tensors = checkpoints.original_file(seed)
     save_file(tensors, tmp_path / "sd3.safetensors")
     t5 = checkpoints.random_networks(seed)["t5"]
@@ -165,19 +165,19 @@ def test_t5_alone_and_its_mask_embedding(tmp_path, mesh, seed):
     checkpoints.write_shards(folder, "model", checkpoints.t5_tensors(t5))
     row = np.random.default_rng(seed).standard_normal(CONFIG.t5.width).astype(np.float32)
     torch.save(torch.tensor(row), tmp_path / "mask_token_emb.00-of-01.pth")
-    chosen = Import(folder, mask_embedding=tmp_path / "mask_token_emb.00-of-01.pth")
-    weights = chosen.load(mesh)
+    planned = Import(folder, mask_embedding=tmp_path / "mask_token_emb.00-of-01.pth")
+    weights = planned.load(mesh)
     embedding = t5.shared.weight.data
-    mask = chosen.tokenizer.mask_token_id
+    mask = planned.tokenizer.mask_token_id
     assert not np.array_equal(np.asarray(weights["t5.embedding"])[mask], embedding[mask].numpy())
     embedding[mask] = torch.tensor(row)
     np.testing.assert_array_equal(weights["t5.embedding"], embedding.numpy())
-    assert_same(weights, chosen.config, {"t5": t5}, seed)
+    assert_same(weights, planned.config, {"t5": t5}, seed)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_there_and_back_is_bit_for_bit(tmp_path, mesh, dtype):
-    """export(import(folder)) on every tensor, and import(export(model)) on every leaf and setting."""
+    """export(import(folder)) keeps every tensor, and import(export(model)) keeps every leaf and setting."""
     tensors = checkpoints.write_d_dit(tmp_path / "d_dit", 5, dtype)
     first = Import(tmp_path / "d_dit").write(tmp_path / "first")
     export_model(first, tmp_path / "back", dtype=dtype, shard_bytes=100_000)
@@ -208,18 +208,18 @@ def test_there_and_back_is_bit_for_bit(tmp_path, mesh, dtype):
 
 
 def test_the_mask_embedding_of_a_folder_is_found(tmp_path, mesh):
-    """In a pipeline's folder, whether the T5 comes from there by itself or for another source."""
+    """An import finds the file in a pipeline's folder, also where it takes only T5 from that folder."""
     checkpoints.write_d_dit(tmp_path / "d_dit", 7)
     row = np.random.default_rng(7).standard_normal(CONFIG.t5.width).astype(np.float32)
     torch.save(torch.tensor(row), tmp_path / "d_dit" / "mask_token_emb.00-of-01.pth")
     torch.save(checkpoints.random_networks(8)["mmdit"].state_dict(), tmp_path / "consolidated.00-of-01.pth")
-    for chosen in (
+    for planned in (
         Import(tmp_path / "d_dit"),
         Import(tmp_path / "consolidated.00-of-01.pth", t5=tmp_path / "d_dit"),
         Import(tmp_path / "d_dit", components=["t5"]),
     ):
-        embedding = chosen.load(mesh)["t5.embedding"]
-        np.testing.assert_array_equal(embedding[chosen.tokenizer.mask_token_id], row)
+        embedding = planned.load(mesh)["t5.embedding"]
+        np.testing.assert_array_equal(embedding[planned.tokenizer.mask_token_id], row)
     assert Import(tmp_path / "d_dit", components=["mmdit"]).mask_embedding is None
 
 

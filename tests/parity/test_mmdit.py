@@ -1,4 +1,4 @@
-"""The joint transformer against the reference: piece by piece, then whole, values and gradients."""
+"""The joint transformer against the reference: module by module, then complete, values and gradients."""
 
 from functools import partial
 
@@ -37,7 +37,7 @@ def draw(rng: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def draw_timestep(rng: np.random.Generator) -> np.ndarray:
-    """1000 sigma of random levels, and the 0 of text passes among them."""
+    """1000 sigma of random levels, with one 0, the timestep of text passes."""
     timestep = rng.uniform(0.0, 1000.0, BATCH).astype(np.float32)
     timestep[rng.integers(BATCH)] = 0.0
     return timestep
@@ -58,7 +58,7 @@ def test_timestep_embedding(seed):
 
 
 @pytest.mark.parametrize(("grid", "base", "width"), [(192, 64, 8), (9, 4, 24), (6, 6, 4)])
-def test_position_table_is_what_a_checkpoint_holds(grid, base, width):
+def test_position_table_is_that_of_a_checkpoint(grid, base, width):
     mmdit = {"depth": 1, "width": width, "heads": 1, "vocab_size": 4, "position_grid": grid, "position_base": base}
     t5 = {"vocab_size": 4, "width": 4, "depth": 1, "heads": 1, "head_dim": 2, "mlp_width": 4}
     sizes = {"mmdit": mmdit, "t5": t5, "sampling": {"height": 8, "width": 8}}
@@ -87,7 +87,7 @@ def test_patch_embedding(seed, shape):
 
 
 def test_unpatchify(seed):
-    """The image head's tokens hold their squares in the order (row, column, channel)."""
+    """A token of the image head holds its patch in the order (row, column, channel)."""
     tokens = draw(np.random.default_rng(seed), BATCH, 3 * 5, 2 * 2 * 3)
     squares = torch.from_numpy(tokens).reshape(BATCH, 3, 5, 2, 2, 3)
     expected = torch.einsum("nhwpqc->nchpwq", squares).reshape(BATCH, 3, 6, 10)
@@ -111,7 +111,7 @@ def test_one_block(seed, layer):
 
 @jax.jit
 def our_layers(weights: dict, latents: jax.Array, timestep: jax.Array, text_embeddings: jax.Array) -> dict:
-    """What both streams are after each block, and what comes before and after the blocks."""
+    """Both streams after each block, the embeddings before the blocks and the heads after them."""
     mmdit = bind(CONFIG, weights).mmdit
     image, text = mmdit._embed(latents), mmdit.text_embedding(text_embeddings)
     conditioning = mmdit.timestep_embedding(timestep, mmdit.dtype)
@@ -130,21 +130,21 @@ def our_layers(weights: dict, latents: jax.Array, timestep: jax.Array, text_embe
 
 @pytest.mark.parametrize("shape", ["square", "wide", "tall"])
 def test_layer_by_layer(seed, shape):
-    """From the first embedding to both heads; a layer that is wrong is the first that differs."""
+    """From the first embedding to both heads; the first layer that differs is the wrong one."""
     _, size, length = SHAPES[shape]
     pair, rng = random_pair(CONFIG, seed), np.random.default_rng(seed)
     latents, timestep = draw(rng, BATCH, *size, CONFIG.autoencoder.channels), draw_timestep(rng)
     text = draw(rng, BATCH, length, CONFIG.t5.width)
     found = our_layers(pair.weights, latents, timestep, text)
-    with recorded(pair.mmdit, found) as seen:
+    with recorded(pair.mmdit, found) as passes:
         pair.mmdit(channels_first(latents), torch.from_numpy(timestep), torch.from_numpy(text))
-    expected = {(name, number): array for name in seen for number, array in enumerate(seen[name].outputs)}
+    expected = {(name, number): array for name in passes for number, array in enumerate(passes[name].outputs)}
     found = {(name, number): array for name in found for number, array in enumerate(found[name])}
     assert_parity(found, expected, OUTPUT_BOUND, seed=seed)
 
 
 def scalar(outputs: tuple, directions: tuple):
-    """The outputs' product with fixed random directions: its gradient has every output's in it."""
+    """The outputs' product with fixed random directions, whose gradient depends on every output."""
     pairs = zip(outputs, directions, strict=True)
     return sum((output * direction).sum() for output, direction in pairs if output is not None)
 

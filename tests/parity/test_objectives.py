@@ -1,6 +1,6 @@
-"""The joint loss against its equations written once more in torch, with the gradient of every weight.
+"""The joint loss against its equations in torch, with the gradient of every weight.
 
-The draws (sigma, noise, dropped captions, t, masks) are ours; the torch side takes them and does the rest.
+JAX makes the draws (sigma, noise, dropped captions, t, masks); the torch side uses them and does the rest.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parity
 MASK = CONFIG.mmdit.vocab_size - 2  # not the last, so that an off-by-one shows
 BATCH, LENGTH, SIZE = 3, 6, (4, 6)
 IMPOSSIBLE = -1e6  # the logit that the original gives to the mask token
-OBJECTIVES = {  # the model, and what is asked of it
+OBJECTIVES = {  # the model and its objective
     "pretraining": (CONFIG, ObjectiveConfig()),
     "released": (CONFIG, ObjectiveConfig(image_weighting="sigma_squared", text_weight=1.0, single_forward=False)),
     "answers": (CONFIG, ObjectiveConfig(text_weight=0.7, text_normalization="answer_tokens", caption_dropout=0.5)),
@@ -42,7 +42,7 @@ OBJECTIVES = {  # the model, and what is asked of it
 
 
 class Encoded(NamedTuple):
-    """The latents of some images on both sides, from the same images and, where it takes any, noise."""
+    """The latents of the same images on both sides, sampled with the same noise where there is noise."""
 
     ours: np.ndarray
     torchs: torch.Tensor
@@ -66,12 +66,12 @@ def encode(pair: Pair, rng: np.random.Generator) -> Encoded:
 
 
 class Draws(NamedTuple):
-    """Clean examples of both kinds, and both batches as the objective gets them."""
+    """Clean examples of both streams, and the corrupted batch that the objective gets."""
 
     image: ImageExamples
     text: TextExamples
     batch: Corrupted
-    torch_latents: tuple[torch.Tensor, torch.Tensor]  # of both kinds, clean
+    torch_latents: tuple[torch.Tensor, torch.Tensor]  # of image and text examples, clean
 
 
 def objective_of(config: ObjectiveConfig) -> Objective:
@@ -79,7 +79,7 @@ def objective_of(config: ObjectiveConfig) -> Objective:
 
 
 def draw_batch(pair: Pair, seed: int, config: ObjectiveConfig) -> Draws:
-    """A token is always masked."""
+    """Draws a batch in which at least one token is masked."""
     rng = np.random.default_rng(seed)
     pictures, read = encode(pair, rng), encode(pair, rng)
     image = ImageExamples(pictures.ours, rng.integers(2, MASK, (BATCH, LENGTH), np.int32))
@@ -104,7 +104,7 @@ def our_loss(model: ModelConfig, config: ObjectiveConfig, trained: dict, constan
 
 
 def reference_loss(pair: Pair, config: ObjectiveConfig, draws: Draws) -> dict[str, torch.Tensor]:
-    """The flow and the masked loss, each from a pass of its own, and their weighted sum."""
+    """The flow loss and the masked loss, each from its own pass, and their weighted sum."""
     image, text, batch, (x, latents) = draws
     e = channels_first(np.asarray(batch.image.velocity) + image.latents)  # the noise
     sigma, t = torch.tensor(np.asarray(batch.image.sigma)), torch.tensor(np.asarray(batch.text.t))
@@ -131,7 +131,7 @@ def reference_loss(pair: Pair, config: ObjectiveConfig, draws: Draws) -> dict[st
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_losses_and_every_gradient(seed, objective):
-    """Of the transformer and the text encoder; the autoencoder is never trained."""
+    """With respect to the transformer and the text encoder; the autoencoder is never trained."""
     model, config = OBJECTIVES[objective]
     pair = random_pair(model, seed)
     draws = draw_batch(pair, seed, config)
@@ -151,8 +151,8 @@ def test_losses_and_every_gradient(seed, objective):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_corruption_keeps_what_it_may_not_touch(seed, objective):
-    """The draws that both sides are given are ones that the equations allow."""
+def test_corruption_changes_only_captions_and_answers(seed, objective):
+    """The draws of both sides are within the equations' ranges."""
     model, config = OBJECTIVES[objective]
     image, text, batch, _ = draw_batch(random_pair(model, seed), seed, config)
     dropped = (np.asarray(batch.image.token_ids) == 1).all(axis=1)

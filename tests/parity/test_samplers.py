@@ -1,6 +1,6 @@
-"""What a user calls, against loops over the reference networks: diffusers' scheduler, and SUBS as it is written.
+"""The pipeline's calls against loops over the reference networks, with diffusers' scheduler and SUBS by its equation.
 
-The pipelines hold the reference's weights; prompts are the demo's, whose tokenizer is a word a token.
+The pipelines hold the reference's weights. Prompts are the demo's, whose tokenizer makes each word a token.
 """
 
 import jax
@@ -22,10 +22,10 @@ from tests.parity.reference import channels_first, channels_last, decode_as_sd3,
 
 pytestmark = pytest.mark.parity
 
-LOOP_BOUND = 1e-4  # of what many passes of the network made, each from the one before
+LOOP_BOUND = 1e-4  # for results of many passes, each of which starts from the one before
 TEXT_LENGTH = 11
 DOWNSCALE = 2 ** (len(KL.autoencoder.level_widths) - 1)
-STEPS, GUIDANCE_SCALE, SIGMA_SHIFT = 28, 7.0, 3.0  # SD3's, and so what a call that names nothing does
+STEPS, GUIDANCE_SCALE, SIGMA_SHIFT = 28, 7.0, 3.0  # SD3's, the defaults of a call
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,13 @@ def model_config(tokenizer: Tokenizer, **sections: dict) -> ModelConfig:
 
 @pytest.fixture
 def pair(tokenizer, seed) -> Pair:
-    """With the KL autoencoder."""
+    """A pair with the KL autoencoder."""
     return random_pair(model_config(tokenizer, autoencoder=to_dict(KL.autoencoder)), seed)
 
 
 @pytest.fixture
 def grey_pair(tokenizer, seed) -> Pair:
-    """Whose latents are grey pixels, without noise."""
+    """A pair whose latents are grey pixels, without noise."""
     return random_pair(model_config(tokenizer, autoencoder={"channels": 1}), seed)
 
 
@@ -123,15 +123,15 @@ def test_text_to_image(seed, pair, tokenizer, call):
 
 @torch.no_grad()
 def torch_log_probs(pair: Pair, latents: torch.Tensor | None, token_ids: np.ndarray, mask: int) -> np.ndarray:
-    """log p of the clean token at every position as if all were masked: SUBS before visible tokens are carried."""
+    """log p of the clean token at every position as if all were masked: SUBS without its rule for visible tokens."""
     _, logits = pair.mmdit(latents, torch.zeros(len(token_ids)), torch_text(pair, token_ids))
     logits[..., mask] = -torch.inf
     return torch.log_softmax(logits, dim=-1).numpy()
 
 
 @pytest.mark.parametrize("image", ["image", "null_image"])
-def test_subs_at_every_step_of_a_reading(seed, pair, tokenizer, image):
-    """T5 reads the partly masked ids anew at each step; positions are revealed in an order of each example's own."""
+def test_subs_at_every_step_of_generating_text(seed, pair, tokenizer, image):
+    """T5 encodes the partly masked ids at each step; each example has its own order of revealing positions."""
     rng, pipe, mask = np.random.default_rng(seed), pipeline(pair, tokenizer), tokenizer.mask_token_id
     pixels = rng.uniform(-1, 1, (2, 24, 40, 3)).astype(np.float32)
     latents = None if image == "null_image" else pipe.encode_image(pixels)
@@ -152,8 +152,8 @@ def test_subs_at_every_step_of_a_reading(seed, pair, tokenizer, image):
 
 
 @pytest.mark.parametrize("steps", [4, TEXT_LENGTH])
-def test_a_reading_takes_what_the_reference_is_surest_of(seed, grey_pair, tokenizer, steps):
-    """Step by step along the order in which the pipeline revealed its tokens."""
+def test_the_likeliest_tokens_are_revealed_first(seed, grey_pair, tokenizer, steps):
+    """The reference scores each step, in the order in which the pipeline revealed its tokens."""
     rng, mask, pipe = np.random.default_rng(seed), tokenizer.mask_token_id, pipeline(grey_pair, tokenizer)
     images = rng.integers(0, 256, (3, 8, 12, 3), np.uint8)
     prompt = tokenizer.question_ids(QUESTION, 20)
@@ -173,11 +173,11 @@ def test_a_reading_takes_what_the_reference_is_surest_of(seed, grey_pair, tokeni
         log_p = torch_log_probs(grey_pair, latents, np.where(sample.revealed_in < step, sample.token_ids, mask), mask)
         best, is_chosen = log_p.max(axis=-1), sample.revealed_in == step
         taken = np.take_along_axis(log_p, sample.token_ids[..., None], axis=-1)[..., 0]
-        assert (taken >= best - LOOP_BOUND)[is_chosen].all(), f"step {step}: a token that is not the likeliest"
+        assert (taken >= best - LOOP_BOUND)[is_chosen].all(), f"step {step}: a token is not the likeliest"
         for row in range(3):
             later = best[row][sample.revealed_in[row] > step]
             worst = best[row][is_chosen[row]].min()
-            assert not len(later) or worst >= later.max() - 1.1e-3, f"step {step}: a position that is not the surest"
+            assert not len(later) or worst >= later.max() - 1.1e-3, f"step {step}: a position is not the surest"
 
 
 @pytest.mark.parametrize("size", [(6, 10), (2, 14)])

@@ -42,7 +42,7 @@ def all_rules(config: ModelConfig) -> list[Rule]:
 
 
 @pytest.mark.parametrize("config", [CONFIG, UNPATCHED, KL], ids=["patch2", "patch1", "kl"])
-def test_every_number_of_every_leaf_has_one_source(config):
+def test_every_number_of_every_leaf_has_one_tensor(config):
     covered = {name: np.zeros(spec.shape, int) for name, spec in leaf_specs(config).items()}
     for rule in all_rules(config):
         array = covered[rule.leaf] if rule.layer is None else covered[rule.leaf][rule.layer]

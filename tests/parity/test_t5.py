@@ -1,4 +1,4 @@
-"""The text encoder against transformers' own: buckets, values and gradients."""
+"""The text encoder against transformers': buckets, values and gradients."""
 
 from functools import partial
 
@@ -38,7 +38,7 @@ TEXTS = ("plain", "padded", "masked", "masked_and_padded", "all_padding", "all_m
 
 
 def draw_tokens(rng: np.random.Generator, kind: str, length: int) -> np.ndarray:
-    """(b, length): every id of the vocabulary can occur; padding at the end, masks anywhere before it."""
+    """Token ids (b, length) of the full vocabulary; padding is at the end, masks are anywhere before it."""
     token_ids = rng.integers(0, CONFIG.t5.vocab_size, (BATCH, length))
     if kind.startswith("masked"):
         token_ids[rng.random(token_ids.shape) < 0.5] = MASK
@@ -56,8 +56,8 @@ def our_encoding(weights: dict, token_ids: jax.Array) -> jax.Array:
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_padding_and_masks_are_read_like_any_token(seed, kind):
-    """No attention mask on either side: the reference is given none."""
+def test_padding_and_masks_are_encoded_like_any_token(seed, kind):
+    """Neither side has an attention mask."""
     pair, token_ids = random_pair(CONFIG, seed), draw_tokens(np.random.default_rng(seed), kind, 13)
     expected = pair.t5(input_ids=torch.from_numpy(token_ids)).last_hidden_state.detach().numpy()
     found = our_encoding(pair.weights, token_ids)
@@ -82,9 +82,9 @@ def test_layer_by_layer(seed, length):
     pair, token_ids = random_pair(CONFIG, seed), draw_tokens(np.random.default_rng(seed), "masked_and_padded", length)
     bias = pair.t5.encoder.block[0].layer[0].SelfAttention.compute_bias(length, length).detach().numpy()
     found = our_layers(pair.weights, token_ids, bias)
-    with recorded(pair.t5, found) as seen:
+    with recorded(pair.t5, found) as passes:
         pair.t5(input_ids=torch.from_numpy(token_ids))
-    expected = {name: passed.outputs[0] for name, passed in seen.items()}
+    expected = {name: passed.outputs[0] for name, passed in passes.items()}
     assert_parity(found, expected, OUTPUT_BOUND, seed=seed)
 
 
@@ -104,7 +104,7 @@ def our_pass(config: ModelConfig, trained: dict, constants: dict, token_ids: jax
 def test_encoder_and_every_gradient(seed, length):
     pair, rng = random_pair(CONFIG, seed), np.random.default_rng(seed)
     token_ids = rng.integers(0, CONFIG.t5.vocab_size, (BATCH, length))
-    token_ids[0, length // 2 :] = 1  # padding is read like any token
+    token_ids[0, length // 2 :] = 1  # padding is encoded like any token
     direction = rng.standard_normal((BATCH, length, CONFIG.t5.width), np.float32)
 
     trained = {name: weight for name, weight in pair.weights.items() if name.startswith("t5.")}

@@ -1,6 +1,6 @@
-"""The tokenizer that comes with the project against T5's own sentencepiece model.
+"""The tokenizer that comes with the project against T5's sentencepiece model.
 
-The expected ids were written by sentencepiece 0.2.3 from T5's ``spiece.model``, once.
+The expected ids are those of sentencepiece 0.2.3 with T5's ``spiece.model``.
 """
 
 from pathlib import Path
@@ -59,15 +59,15 @@ def tokenizer() -> Tokenizer:
     return Tokenizer(FOLDER)
 
 
-def test_the_special_tokens_are_where_t5_has_them(tokenizer):
+def test_the_special_tokens_have_the_ids_of_t5(tokenizer):
     assert (tokenizer.vocab_size, tokenizer.mask_token_id, tokenizer.end_token_id) == (SIZE, MASK, END)
     assert tokenizer.pieces([0, END, 2, MASK]) == ["<pad>", "</s>", "<unk>", "<extra_id_0>"]
-    assert tokenizer.pieces([SIZE - 100]) == ["<extra_id_99>"]  # sentencepiece's own end at 31999
+    assert tokenizer.pieces([SIZE - 100]) == ["<extra_id_99>"]  # the ids of spiece.model end at 31999
     assert tokenizer.tokens("<extra_id_0>") == (MASK,)
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_caption_is_its_pieces_then_ends(tokenizer, text):
+def test_a_caption_is_its_pieces_then_end_tokens(tokenizer, text):
     expected = ids(TEXTS[text])
     assert list(tokenizer.tokens(text)) == expected
     token_ids = tokenizer.caption_ids(text, LENGTH)
@@ -76,7 +76,7 @@ def test_a_caption_is_its_pieces_then_ends(tokenizer, text):
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_a_question_has_no_end_of_its_own(tokenizer, question):
+def test_a_question_has_no_end_token(tokenizer, question):
     expected = ids(QUESTIONS[question])
     np.testing.assert_array_equal(tokenizer.question_ids(question, LENGTH), expected)
     np.testing.assert_array_equal(
@@ -87,7 +87,7 @@ def test_a_question_has_no_end_of_its_own(tokenizer, question):
 
 @pytest.mark.parametrize("question", QUESTIONS)
 def test_an_answer_follows_the_question_and_ends(tokenizer, question):
-    """The two are tokenized apart, and joined."""
+    """Question and answer are tokenized separately, then joined."""
     answer, prompt = ids(TEXTS["yes."]), ids(QUESTIONS[question])
     rng = np.random.default_rng(0)
     token_ids, is_answer, _ = dialogue_tokens(tokenizer, [Turn(question, "yes.")], LENGTH, rng)
