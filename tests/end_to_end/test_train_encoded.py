@@ -1,4 +1,4 @@
-"""Training from what was encoded: the losses of training from the images, without T5 for the captions."""
+"""Training from encoded data: the same losses as from the images, without T5 for the captions."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ PARTS = ("autoencoder", "t5")
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    """(config over model and images, its tokenizer, folder); half of the captions are dropped."""
+    """(config that trains from a model folder and images, its tokenizer, folder); half of the captions are dropped."""
     folder = tmp_path_factory.mktemp("train_encoded")
     config, tokenizer = small_run(
         folder / "data",
@@ -41,19 +41,19 @@ def setting(tmp_path_factory):
 
 
 def changed(config: RunConfig, **values) -> RunConfig:
-    """With fields by dotted name changed."""
+    """The config with some fields changed, by dotted name."""
     given = to_dict(config)
     for name, value in values.items():
         *path, last = name.split(".")
-        place = given
+        section = given
         for part in path:
-            place = place[part]
-        place[last] = value
+            section = section[part]
+        section[last] = value
     return resolve(given)
 
 
 def encode(config: RunConfig, tokenizer, output, seed=0) -> RunConfig:
-    """Encodes every source; the same config over what was encoded."""
+    """Encodes every source; returns the same config over the encoded data."""
     encoder = FrozenEncoder(config.model, random_weights(config.model, seed), make_mesh(config.mesh, jax.devices()[:1]))
     made_by = {name: to_dict(getattr(config.model, name)) for name in PARTS}
     folders = encode_sources(config.data, encoder, tokenizer, output, made_by=made_by)
@@ -75,7 +75,7 @@ def first_batch(config: RunConfig, tokenizer) -> Batch:
 
 
 def losses(config: RunConfig, tokenizer, batch: Batch, read: list | None = None) -> dict[str, jax.Array]:
-    """Of one step; ``read`` is told the shapes of the texts that T5 reads in it."""
+    """The losses of one step; ``read`` collects the shapes of the texts that T5 reads in it."""
     model = bind(config.model, random_weights(config.model))
     null_token_ids = jnp.asarray(tokenizer.null_ids(config.data.text_length))
     objective = objective_of(config, tokenizer, model.encode_text(null_token_ids[None])[0])
@@ -132,15 +132,15 @@ def history(workdir) -> list[dict]:
 
 
 def test_a_run_from_encoded_data_is_the_run_from_images(setting, encoded, tmp_path):
-    """To the rounding of bf16 of a run of three steps, in which half of the captions are dropped."""
+    """Equal to bf16 rounding over three steps, in which half of the captions are dropped."""
     config, *_ = setting
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    for name, of in (("images", config), ("encoded", encoded)):
-        assert train(of, tmp_path / name, mesh) is not None
+    for name, each in (("images", config), ("encoded", encoded)):
+        assert train(each, tmp_path / name, mesh) is not None
     for one, other in zip(history(tmp_path / "images"), history(tmp_path / "encoded"), strict=True):
         for name in ("loss", "image_loss", "text_loss"):
             assert abs(one[name] - other[name]) <= 2.0**-8 * abs(one[name]), (name, one[name], other[name])
-        assert one["image_loss"] != other["image_loss"]  # the rounding is there: these are two runs
+        assert one["image_loss"] != other["image_loss"]  # the rounding shows that these are two runs
 
 
 def refusal(config: RunConfig, workdir) -> str:
@@ -150,12 +150,12 @@ def refusal(config: RunConfig, workdir) -> str:
 
 
 def test_another_length_is_refused(encoded, tmp_path):
-    told = refusal(changed(encoded, **{"data.text_length": 11}), tmp_path)
-    assert "source 'images' has embeddings of captions at text_length 12, but data.text_length is 11" in told
+    message = refusal(changed(encoded, **{"data.text_length": 11}), tmp_path)
+    assert "source 'images' has embeddings of captions at text_length 12, but data.text_length is 11" in message
 
 
 def test_another_tokenizer_is_refused(setting, encoded, tmp_path):
-    """Of as many tokens, two of which have changed places."""
+    """It has as many tokens, but two of them have changed places."""
     config, tokenizer, folder = setting
     tokenizer.save(tmp_path / "tokenizer")
     file = tmp_path / "tokenizer" / "tokenizer.json"
@@ -163,28 +163,30 @@ def test_another_tokenizer_is_refused(setting, encoded, tmp_path):
     pieces = given["model"]["vocab"]
     pieces[5], pieces[6] = pieces[6], pieces[5]
     file.write_text(json.dumps(given))
-    told = refusal(changed(encoded, **{"data.tokenizer": str(tmp_path / "tokenizer"), "init_from": ""}), tmp_path)
-    assert "source 'images' was encoded with other tokens than data.tokenizer" in told
+    message = refusal(changed(encoded, **{"data.tokenizer": str(tmp_path / "tokenizer"), "init_from": ""}), tmp_path)
+    assert "source 'images' was encoded with other tokens than data.tokenizer" in message
 
 
 def test_another_t5_is_refused_by_its_sizes_and_by_its_weights(setting, encoded, tmp_path):
     config, tokenizer, folder = setting
-    told = refusal(changed(encoded, **{"model.t5.depth": 2, "init_from": ""}), tmp_path / "sizes")
-    assert "was encoded by another t5 than model.t5 (it -> config): depth 1 -> 2" in told
+    message = refusal(changed(encoded, **{"model.t5.depth": 2, "init_from": ""}), tmp_path / "sizes")
+    assert "was encoded by another t5 than model.t5 (it -> config): depth 1 -> 2" in message
     weights = random_weights(config.model)
     weights["t5.blocks.mlp_out.kernel"] = weights["t5.blocks.mlp_out.kernel"][:, ::-1]
     save_model(tmp_path / "model", config.model, weights, tokenizer)
-    told = refusal(changed(encoded, init_from=str(tmp_path / "model")), tmp_path / "weights")
-    assert "was encoded with other weights of t5 than this run has" in told
+    message = refusal(changed(encoded, init_from=str(tmp_path / "model")), tmp_path / "weights")
+    assert "was encoded with other weights of t5 than this run has" in message
 
 
 def test_a_t5_that_is_trained_is_refused(encoded, tmp_path):
-    told = refusal(changed(encoded, **{"train.trainable": ["mmdit.*", "t5.*"]}), tmp_path)
-    assert "holds what t5 says, but train.trainable has parts of t5; train from the images" in told
+    message = refusal(changed(encoded, **{"train.trainable": ["mmdit.*", "t5.*"]}), tmp_path)
+    assert "holds what t5 says, but train.trainable has parts of t5; train from the images" in message
 
 
 def test_a_stream_of_images_and_latents_is_refused(setting, encoded, tmp_path):
     config, *_ = setting
     sources = [*map(to_dict, (*encoded.data.sources, dataclasses.replace(config.data.sources[1], name="more")))]
-    told = refusal(changed(encoded, **{"data.sources": sources}), tmp_path)
-    assert "the text stream would read latents (source 'questions') and images (source 'more') into one batch" in told
+    message = refusal(changed(encoded, **{"data.sources": sources}), tmp_path)
+    assert (
+        "the text stream would read latents (source 'questions') and images (source 'more') into one batch" in message
+    )
