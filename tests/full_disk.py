@@ -1,16 +1,16 @@
-"""A disk that has no room, by the limit that a process may set on the size of its files."""
+"""A full disk, simulated by the limit that a process may set on the size of its files."""
 
 import contextlib
 import resource
 import signal
 from collections.abc import Callable, Iterator
 
-SMALL = 1024  # bytes; a longer file fails to be written
+SMALL = 1024  # bytes; writing a longer file fails
 
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[Callable[[bool], None]]:
-    """A function that fills the disk, or makes room again; at the end there is room."""
+    """A context that yields a function to fill the disk (True) or make room again (False); it makes room at its end."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:

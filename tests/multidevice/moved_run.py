@@ -18,6 +18,7 @@ from dualdiff_jax.distributed.process_group import distributed_run
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.loop import train
+from dualdiff_jax.training.setup import TrainSetup
 from tests.end_to_end.command import HANG
 from tests.small_run import small_run
 
@@ -50,7 +51,7 @@ def train_until(config: RunConfig, workdir: Path, mesh: jax.sharding.Mesh, step:
 
 def saved(config: RunConfig, workdir: Path, mesh: jax.sharding.Mesh) -> dict[str, np.ndarray]:
     """The state of the newest checkpoint, read onto ``mesh``."""
-    state, _ = Checkpoints(workdir, config, mesh).restore(records(config))
+    state, _ = Checkpoints(workdir, TrainSetup(config, mesh)).restore(records(config))
     return {
         f"{part} {name}": np.asarray(v) for part in ("params", "ema_params") for name, v in getattr(state, part).items()
     }
@@ -62,7 +63,7 @@ def records(config: RunConfig) -> dict[str, int]:
 
 def devices(folder: Path) -> None:
     config = settings(folder)
-    train(config, folder / "whole", mesh_of(8))
+    train(config, folder / "unmoved", mesh_of(8))
     moved = folder / "moved"
     train_until(config, moved, mesh_of(8), 1)
     eight = saved(config, moved, mesh_of(8))

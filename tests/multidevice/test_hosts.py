@@ -23,6 +23,7 @@ from dualdiff_jax.data.records.manifest import MANIFEST
 from dualdiff_jax.encoding.frozen_encoder import different
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.checkpoint import Checkpoints
+from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.weights import load_model
 from tests.end_to_end.command import HANG, ROOT
 from tests.multidevice.connected_hosts import MARKER
@@ -107,7 +108,7 @@ def test_their_checkpoint_is_the_same_and_restores_in_one_process(both, folder):
     two, one, _ = both
     config = resolve(runpy.run_path(str(folder / "config.py"))["get_config"]())
     records = {source.name: RECORDS for source in config.data.sources}
-    states = [Checkpoints(workdir, config, one_device()).restore(records)[0] for workdir in (two, one)]
+    states = [Checkpoints(workdir, TrainSetup(config, one_device())).restore(records)[0] for workdir in (two, one)]
     for part in ("params", "ema_params"):
         close(getattr(states[0], part), getattr(states[1], part))
     assert int(states[0].step) == int(states[1].step) == STEPS

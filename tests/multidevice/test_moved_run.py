@@ -39,10 +39,10 @@ def weights(workdir: Path) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in load_model(workdir / "model", mesh_of(1))[1].items()}
 
 
-def assert_same_end(workdir: Path, whole: Path) -> None:
+def assert_same_end(workdir: Path, expected_workdir: Path) -> None:
     """If a gradient is zero but for rounding, AdamW turns the rounding into steps of up to the learning rate."""
-    np.testing.assert_allclose(losses(workdir), losses(whole), rtol=ROUNDING)
-    found, expected = weights(workdir), weights(whole)
+    np.testing.assert_allclose(losses(workdir), losses(expected_workdir), rtol=ROUNDING)
+    found, expected = weights(workdir), weights(expected_workdir)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         difference = np.linalg.norm(found[name] - value) / max(np.linalg.norm(value), 1e-12)
@@ -50,7 +50,7 @@ def assert_same_end(workdir: Path, whole: Path) -> None:
 
 
 def test_from_eight_devices_to_four_to_two(folder):
-    assert_same_end(folder / "moved", folder / "whole")
+    assert_same_end(folder / "moved", folder / "unmoved")
 
 
 def test_from_two_processes_to_one(folder):
@@ -60,4 +60,4 @@ def test_from_two_processes_to_one(folder):
     assert {path.name for path in (folder / "hosts" / "checkpoints").iterdir()} == {"4"}
     assert not (folder / "hosts" / "model").exists()
     run(("alone", str(folder)), devices=8)
-    assert_same_end(folder / "hosts", folder / "whole")
+    assert_same_end(folder / "hosts", folder / "unmoved")
