@@ -1,9 +1,8 @@
-"""Readers in processes of their own, and readers that hang, as the command line has them."""
+"""The command line with data readers in processes of their own, and with a reader that hangs."""
 
 import json
 import os
 import subprocess
-import time
 
 from tests.end_to_end.command import ROOT, command, environment, run
 from tests.small_run import write_config, write_data
@@ -24,22 +23,20 @@ def test_a_run_with_worker_processes_is_the_run_without(tmp_path):
     assert losses(tmp_path / "processes") == losses(tmp_path / "threads")
 
 
-def test_a_run_whose_reader_hangs_ends_and_says_what_it_was_reading(tmp_path):
+def test_a_run_whose_reader_hangs_ends_with_the_name_of_its_record(tmp_path):
     write_data(tmp_path / "data")
     write_config(tmp_path / "config.py", tmp_path / "data")
     file = tmp_path / "data" / "images" / "11.png"
     file.unlink()
-    os.mkfifo(file)  # who opens it waits for somebody to write
-    flags = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}", "--config.data.patience=2.0"]
-    start = time.monotonic()
+    os.mkfifo(file)  # a reader waits when it opens it, since there is no writer
+    flags = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}", "--config.data.patience=5.0"]
     done = subprocess.run(
         command("--mode=train", *flags, "--config.train.steps=40"),
         cwd=ROOT,
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=900,
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error: no batch came for 2 s (data.patience); being read: " in done.stderr and "[11] for" in done.stderr
-    assert time.monotonic() - start < 150
+    assert "error: no batch came for 5 s (data.patience); being read: " in done.stderr and "[11] for" in done.stderr

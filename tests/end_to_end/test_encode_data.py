@@ -1,4 +1,4 @@
-"""What the frozen networks say is written down once, and training from it is training from the images."""
+"""The outputs of the frozen networks are stored once, and training from them is training from the images."""
 
 import dataclasses
 import json
@@ -55,7 +55,7 @@ def encode(setting, output, config: RunConfig | None = None, **options) -> dict[
 
 
 def from_encoded(config: RunConfig, folders: dict[str, Path]) -> RunConfig:
-    """The same config over what was encoded."""
+    """The same config over the encoded data."""
     sources = [
         dataclasses.replace(source, format="array_record", root=str(folders[source.name]), files="*.array_record")
         for source in config.data.sources
@@ -84,7 +84,7 @@ def losses(setting, batch: Batch) -> dict[str, jax.Array]:
     return objective.loss(model, corrupted)[1]
 
 
-def test_training_from_what_was_encoded_has_the_losses_of_training_from_images(setting):
+def test_training_from_encoded_data_has_the_losses_of_training_from_images(setting):
     config, tokenizer, _, _, folder = setting
     encoded = from_encoded(config, encode(setting, folder / "whole"))
     images, latents = mixture(config, tokenizer), mixture(encoded, tokenizer)
@@ -118,7 +118,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_run_goes_on_where_it_was_and_ends_the_same(setting, tmp_path, small_files):
+def test_a_killed_run_continues_with_the_next_file_and_ends_the_same(setting, tmp_path, small_files):
     config, tokenizer, encoder, *_ = setting
     whole = encode(setting, tmp_path / "whole")
     calls = []
@@ -185,8 +185,8 @@ def test_bad_records_are_left_out_and_named(setting, tmp_path):
 def test_buckets_and_texts_without_an_image_come_back_as_they_were(setting, tmp_path):
     default, tokenizer, *_ = setting
     photos.write_json(tmp_path)
-    said = [{"from": "human", "value": "which digit is this?"}, {"from": "gpt", "value": "three"}]
-    talk = [{"conversations": said} | ({"image": f"images/{i}.jpg"} if i < 6 else {}) for i in range(8)]
+    turns = [{"from": "human", "value": "which digit is this?"}, {"from": "gpt", "value": "three"}]
+    talk = [{"conversations": turns} | ({"image": f"images/{i}.jpg"} if i < 6 else {}) for i in range(8)]
     (tmp_path / "talk.json").write_text(json.dumps(talk))
     common = dict(root=str(tmp_path), height=8, width=8, buckets=((6, 10),))
     given = to_dict(default)

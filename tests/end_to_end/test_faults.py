@@ -94,7 +94,7 @@ def test_record_ids_name_the_records_of_the_batch(tmp_path):
 def blocked(tmp_path) -> tuple[list[str], int]:
     """(flags of a run that blocks, batches before it does): opening one image waits for ever, for it is a pipe."""
     config, tokenizer = small_run(tmp_path / "data")
-    ids = [str(mixture(config, tokenizer).record_ids(step)) for step in range(100)]
+    ids = [str(mixture(config, tokenizer).record_ids(step)) for step in range(20)]
     late = next(index for index in range(1, RECORDS) if f"[{index}]" not in str(ids[:FIRST]))
     pipe = tmp_path / "data" / "images" / f"{late}.png"
     pipe.unlink()
@@ -124,7 +124,7 @@ def wait_for_lines(process: subprocess.Popen, file: Path, count: int) -> None:
 def test_a_second_signal_ends_it_at_once(blocked, tmp_path):
     """The first is noted, but the loop waits for data and cannot come to its end."""
     flags, batches = blocked
-    words = [sys.executable, "main.py", *flags, "--config.train.stall_seconds=0", "--config.data.patience=0"]
+    words = [sys.executable, "main.py", *flags, "--config.train.stall_seconds=0", "--config.data.patience=86400"]
     process = subprocess.Popen(words, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
     try:
         wait_for_lines(process, tmp_path / "run" / "metrics.jsonl", batches)  # then it waits for the next batch

@@ -48,7 +48,7 @@ def test_inspect_data_prints_figures_and_writes_a_page(tmp_path):
     assert "wrong type: captions.json[7]" in page
 
 
-def test_inspect_data_tells_what_is_filtered(tmp_path):
+def test_inspect_data_counts_filtered_records(tmp_path):
     write_data(tmp_path / "data")
     write_config(tmp_path / "config.py", tmp_path / "data")
     filtered = "config.data.sources[1]['max_caption'] = 20\n    return config"
@@ -62,7 +62,7 @@ def test_inspect_data_tells_what_is_filtered(tmp_path):
     assert captions["filtered out"] == f"{long} ({long / RECORDS:.1%})" and long > 0
 
 
-def test_inspect_data_shows_what_was_encoded(tmp_path):
+def test_inspect_data_shows_encoded_data(tmp_path):
     write_data(tmp_path / "data")
     write_config(tmp_path / "config.py", tmp_path / "data")
     done = run("--mode=encode-data", f"--config={tmp_path / 'config.py'}", f"--output={tmp_path / 'encoded'}")
@@ -81,14 +81,14 @@ def test_inspect_data_shows_what_was_encoded(tmp_path):
     given = resolve(runpy.run_path(str(config))["get_config"]())
     found = survey(given.data.sources[0], given.data, Tokenizer(given.data.tokenizer), samples=3)
     assert len(found.shown) == 3 and all("text_embeddings" in shown.example for shown in found.shown)
-    told = refused(*inspect, "--config.data.text_length=11")
-    assert "source 'images' has embeddings of captions at text_length 12, but data.text_length is 11" in told
+    message = refused(*inspect, "--config.data.text_length=11")
+    assert "source 'images' has embeddings of captions at text_length 12, but data.text_length is 11" in message
 
 
-def test_a_config_or_a_source_that_cannot_be_read_is_told(tmp_path):
+def test_a_config_or_a_source_that_cannot_be_read_is_reported(tmp_path):
     assert "--mode=inspect-data needs --config=FILE" in refused("--mode=inspect-data")
     write_data(tmp_path / "data")
     (tmp_path / "data" / "questions.json").unlink()
     write_config(tmp_path / "config.py", tmp_path / "data")
-    told = refused("--mode=inspect-data", f"--config={tmp_path / 'config.py'}", f"--output={tmp_path}")
-    assert "questions.json: there is no such file" in told
+    message = refused("--mode=inspect-data", f"--config={tmp_path / 'config.py'}", f"--output={tmp_path}")
+    assert "questions.json: there is no such file" in message
