@@ -28,6 +28,7 @@ from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import new_folder
 from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS
+from dualdiff_jax.runtime.failed_saves import silence_failed_saves
 
 FORMAT, VERSION = "dualdiff_jax model", 1
 
@@ -54,6 +55,7 @@ def save_model(folder: str | Path, config: ModelConfig, weights: Weights, tokeni
 
 def save_arrays(folder: Path, weights: Weights) -> None:
     """Writes arrays that ``restore`` reads. ``folder`` must not exist."""
+    silence_failed_saves()
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute(), weights)
 

@@ -25,6 +25,7 @@ from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.distributed.process_group import barrier, wait_for_all
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import free_bytes, move, remove
+from dualdiff_jax.runtime.failed_saves import silence_failed_saves
 from dualdiff_jax.training.initial_weights import init_from_fingerprint
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.state import TrainState
@@ -50,8 +51,7 @@ class Checkpoints:
         self._init_from = init_from_fingerprint(self._config)
         self._retry_at: int | None = None
         self._has_failed = False  # in the background, on this host of several
-        for library in ("absl", "asyncio"):  # a failed save is one line of ours, not a hundred of theirs
-            logging.getLogger(library).setLevel(logging.CRITICAL)
+        silence_failed_saves()
         self._clear()
         self._manager = self._open()
 

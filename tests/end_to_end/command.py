@@ -8,6 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 HANG = 3600.0  # seconds; a bound on waits that only ends a hang: no machine is so slow, and no result depends on it
 
+PROGRESS = r"step \d+/\d+  image loss [\d.]+  text loss [\d.]+  \d+ examples/s  [\d:]+ left$"  # a line on stderr
+
 
 def command(*flags: str) -> list[str]:
     return [sys.executable, "main.py", *flags]

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,8 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
-from tests.end_to_end.command import HANG, ROOT, environment, run_module
-from tests.full_disk import full_disk
-from tests.small_run import RECORDS, small_run, write_config
+from tests.end_to_end.command import HANG, PROGRESS, ROOT, environment, run_module
+from tests.small_run import RECORDS, small_run, write_config, write_data
 
 FIRST = 3  # batches without the record that blocks
 
@@ -50,24 +50,19 @@ def test_steps_that_stay_not_finite_end_the_run_saved(tmp_path, caplog):
         train(config, tmp_path / "run", one_device())
 
 
-def test_a_full_disk_does_not_end_the_run(tmp_path, caplog):
+def test_a_full_disk_does_not_end_the_run(tmp_path):
     """No room from step 5 to step 9: the saves due in between are reported and come later, no record is lost."""
-    config, _ = small_run(tmp_path / "data", train={"steps": 12, "log_every": 1, "save_every": 2})
-    last_good = {}
-    with full_disk() as fill:
-
-        def hook(step, weights):
-            if step in (5, 9):
-                fill(step == 5)
-                kept = (tmp_path / "run" / "checkpoints").iterdir()
-                last_good[step] = max(int(path.name) for path in kept if path.name.isdigit())
-
-        assert train(config, tmp_path / "run", one_device(), [(1, hook)]) == tmp_path / "run" / "model"
-    assert last_good[9] in (2, 4) and "a checkpoint cannot be written" in caplog.text
-    assert f"the last good one is of step {last_good[9]}" in caplog.text
+    write_data(tmp_path / "data")
+    write_config(tmp_path / "config.py", tmp_path / "data", steps=12, log_every=1, save_every=2)
+    flags = ["--mode=train", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    finished = run_module("tests.end_to_end.full_disk_run", "5", "9", *flags)
+    assert finished.returncode == 0, finished.stderr
+    assert re.search(r"a checkpoint cannot be written \(.*\); the last good one is of step [24];", finished.stderr)
+    other = [line for line in finished.stderr.splitlines() if not re.match(rf"WARNING: |{PROGRESS}", line)]
+    assert not other, other[:20]
     logged = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert logged == list(range(1, 13))
-    assert (tmp_path / "run" / "checkpoints" / "12").is_dir()
+    assert (tmp_path / "run" / "checkpoints" / "12").is_dir() and (tmp_path / "run" / "model").is_dir()
 
 
 def mixture(config, tokenizer) -> Mixture:

@@ -1,7 +1,9 @@
 """A run that is killed and started again has the same end, bit for bit, as one that was never stopped."""
 
 import json
+import math
 import random
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -15,7 +17,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.weights import load_model
-from tests.end_to_end.command import refused, run, run_module
+from tests.end_to_end.command import PROGRESS, refused, run, run_module
 from tests.small_run import small_run, write_config, write_data
 
 STEPS, SAVE_EVERY, LOG_EVERY = 60, 5, 7  # a record also spans saves
@@ -45,14 +47,24 @@ def learned(record: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> tuple[list[str], Path]:
-    """(flags of a training without a workdir, workdir of a run that was never stopped)."""
+def run_to_end(tmp_path_factory) -> tuple[list[str], Path, str]:
+    """(flags of a training without a workdir, workdir of a run that was never stopped, its stderr)."""
     root = tmp_path_factory.mktemp("resume")
     write_data(root / "data")
     write_config(root / "config.py", root / "data", steps=STEPS, save_every=SAVE_EVERY, log_every=LOG_EVERY)
     flags = ["--mode=train", f"--config={root / 'config.py'}"]
-    resume(flags, root / "uninterrupted")
-    return flags, root / "uninterrupted"
+    return flags, root / "uninterrupted", resume(flags, root / "uninterrupted")
+
+
+@pytest.fixture
+def uninterrupted(run_to_end) -> tuple[list[str], Path]:
+    return run_to_end[:2]
+
+
+def test_a_run_prints_its_progress_and_nothing_else(run_to_end):
+    lines = run_to_end[2].splitlines()
+    assert all(re.match(PROGRESS, line) for line in lines), lines
+    assert len(lines) == math.ceil(STEPS / LOG_EVERY)
 
 
 def newest(workdir) -> int:
@@ -75,10 +87,11 @@ def kill(workdir, flags: list[str], how: str, step: int) -> None:
     assert newest(workdir) == (step - 1) // SAVE_EVERY * SAVE_EVERY and is_saving(workdir) == (how == "kill_in_save")
 
 
-def resume(flags: list[str], workdir) -> None:
-    """Runs to the end."""
+def resume(flags: list[str], workdir) -> str:
+    """Runs to the end; returns stderr."""
     finished = run(*flags, f"--workdir={workdir}")
     assert finished.returncode == 0, finished.stderr
+    return finished.stderr
 
 
 def test_killed_twice_and_resumed_is_bit_equal_to_never_stopped(uninterrupted, tmp_path):
