@@ -4,6 +4,7 @@
 # make lint     checks style and types
 # make kills    kills a run ten times, also while it saves, and compares its end with an uninterrupted one: minutes
 # make mutants  changes one point of the core at a time and reports which changes no test notices: hours
+# make fuzz     damages files of every kind, 10,000 times each, and expects a sentence, never a traceback: an hour
 # make check-hosts       fails a save on one of two hosts, and expects that both end: minutes
 # make check-benchmarks  runs every phase of the H100 benchmark with a toy model on the CPU: minutes
 # make check-targets     compiles the step and the samplers for TPUs and H100s that are not here: 6 GB of compilers in
@@ -17,7 +18,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test lint kills mutants check-hosts check-benchmarks check-targets check-full-size clean
+.PHONY: setup demo test lint kills mutants check-hosts check-benchmarks check-targets check-full-size fuzz clean
 
 setup: $(VENV)/.run
 
@@ -64,6 +65,9 @@ check-targets:
 
 kills: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m slow tests/end_to_end/test_resume.py
+
+fuzz: $(VENV)/.test
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz $(ARGS)
 
 mutants: $(VENV)/.test
 	$(BIN)/python -m tests.mutants $(ARGS)
