@@ -17,9 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=10_000, help="mutations of each kind of file; default 10000")
     parser.add_argument("--seed", type=int, default=0, help="which mutations; default 0")
-    parser.add_argument(
-        "--target", action="append", choices=TARGETS, help="one kind of file; may be given several times"
-    )
+    parser.add_argument("--target", action="append", choices=TARGETS, help="a kind of file; may be given again")
     parser.add_argument("--only", type=int, help="the number of one mutation, which is read again")
     arguments = parser.parse_args()
     findings: list[Finding] = []

@@ -107,6 +107,8 @@ class Session:
             while test_files := [file for file in test_files if self.passes_unchanged.get(file, True)]:
                 with tree.mutated(mutant):
                     answer = self._run_tests(tree, test_files, tests)
+                    if answer["outcome"] == "hang":  # a machine that is busy elsewhere seems to hang, but not again
+                        answer = self._run_tests(tree, test_files, tests)
                 if answer["outcome"] not in NOTICED:
                     break
                 if self._passes_unchanged(tree, test_files, answer["test"]):
