@@ -1,5 +1,9 @@
 """The exceptions whose messages are for users, not for developers."""
 
+import reprlib
+
+QUOTED = 120  # characters of the user's data in a message
+
 
 class UserError(ValueError):
     """A fault of the program's inputs, not of the program.
@@ -16,3 +20,17 @@ class StuckError(UserError):
 def reason(error: BaseException) -> str:
     """The message of another library's error in one line: its first line, or the error's type if there is none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def quoted(value: object) -> str:
+    """``value`` as messages quote it: its ``repr`` in one printable line of at most ``QUOTED`` characters."""
+    try:
+        text = _REPR.repr(value)
+    except Exception:  # a value that has no repr, such as an integer of 5,000 digits
+        text = f"<{type(value).__name__}>"
+    text = " ".join(text.split())
+    return text if len(text) <= QUOTED else f"{text[: QUOTED - 4]} ..."
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = QUOTED
