@@ -17,6 +17,7 @@ import jax
 
 from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.lock import Lock, beside
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -144,7 +145,7 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     """A context that yields an empty folder; on success it becomes ``folder`` and replaces an older one.
 
     Until then its name begins with a dot, and what a killed process has left there is removed first. All processes
-    enter together and may write; only process 0 makes, renames and removes folders.
+    enter together and may write; only process 0 makes, renames and removes folders, and holds a lock meanwhile.
 
     Args:
         folder: the final name.
@@ -153,26 +154,14 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         The folder to write into.
 
     Raises:
-        UserError: the disk is full, or ``folder`` is not writable.
+        UserError: another process writes it, the disk is full, or ``folder`` is not writable.
     """
-    is_first = jax.process_index() == 0
     folder = Path(folder).absolute()
-    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     try:
-        if is_first:
-            if old.exists() and not folder.exists():  # an earlier process was killed between the two renames below
-                os.rename(old, folder)
-            remove(partial)
-            partial.mkdir(parents=True)
-        barrier(f"{folder.name} begun")
-        yield partial
-        if is_first:
-            if folder.exists():
-                remove(old)
-                os.rename(folder, old)
-            os.rename(partial, folder)
-            remove(old)
-        barrier(f"{folder.name} done")
+        if jax.process_index() == 0:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with beside(folder) as lock, _renamed_at_the_end(folder, lock) as partial:
+            yield partial
     except UserError:
         raise
     except Exception as error:
@@ -182,6 +171,28 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         if number in NO_PERMISSION:
             raise UserError(f"{folder}: may not be written ({os.strerror(number)}); choose another folder") from error
         raise
+
+
+@contextlib.contextmanager
+def _renamed_at_the_end(folder: Path, lock: Lock) -> Iterator[Path]:
+    is_first = jax.process_index() == 0
+    partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
+    try:
+        if is_first:
+            if old.exists() and not folder.exists():  # an earlier process was killed between the two renames below
+                os.rename(old, folder)
+            remove(partial)
+            partial.mkdir()
+        barrier(f"{folder.name} begun")
+        yield partial
+        if is_first:
+            lock.check()
+            if folder.exists():
+                remove(old)
+                os.rename(folder, old)
+            os.rename(partial, folder)
+            remove(old)
+        barrier(f"{folder.name} done")
     finally:
         if is_first:
             remove(partial)

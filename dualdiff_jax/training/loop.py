@@ -19,6 +19,7 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import broadcast_from_first, connect, first_host_first
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.lock import Lock
 from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.sharding import check_batch, place_batch, rules_in_force
@@ -36,7 +37,7 @@ from dualdiff_jax.training.step import make_step
 from dualdiff_jax.training.telemetry.recorder import Telemetry
 from dualdiff_jax.training.telemetry.sinks import check_sinks
 from dualdiff_jax.training.telemetry.trace import Trace
-from dualdiff_jax.training.workdir import prepare_workdir
+from dualdiff_jax.training.workdir import prepare_workdir, workdir_lock
 
 log = logging.getLogger(__name__)
 
@@ -63,14 +64,23 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
         UserError: the run cannot start; or too many steps in a row were not finite, and the state is saved.
     """
     with rules_in_force(rules_of(config.mesh, config.model)):
-        return _train(config, Path(workdir), mesh, hooks)
+        tokenizer = Tokenizer(config.data.tokenizer)
+        setup = check(config, tokenizer, mesh)
+        connect(mesh)  # before anything large is compiled
+        data = _open_data(config, tokenizer)
+        with workdir_lock(Path(workdir)) as lock:
+            return _train(setup, tokenizer, data, Path(workdir), lock, hooks)
 
 
-def _train(config: RunConfig, workdir: Path, mesh: Mesh, hooks: Sequence[tuple[int, Hook]]) -> Path | None:
-    tokenizer = Tokenizer(config.data.tokenizer)
-    setup = check(config, tokenizer, mesh)
-    connect(mesh)  # before anything large is compiled
-    data = _open_data(config, tokenizer)
+def _train(
+    setup: TrainSetup,
+    tokenizer: Tokenizer,
+    data: Mixture,
+    workdir: Path,
+    lock: Lock,
+    hooks: Sequence[tuple[int, Hook]],
+) -> Path | None:
+    config, mesh = setup.config, setup.mesh
     prepare_workdir(workdir, config)
     data.report_to(workdir)
     checkpoints = Checkpoints(workdir, setup)
@@ -82,7 +92,7 @@ def _train(config: RunConfig, workdir: Path, mesh: Mesh, hooks: Sequence[tuple[i
             mask_token_id=tokenizer.mask_token_id,
             null_text_embeddings=null_text_embeddings(config, mesh, frozen, tokenizer),
         )
-        loop = _Loop(setup, objective, workdir, data, int(state.step), unlogged_metrics)
+        loop = _Loop(setup, objective, workdir, lock, data, int(state.step), unlogged_metrics)
         state = loop.run(state, frozen, checkpoints, interruption, stall, hooks)
         step = int(state.step)
         is_saved = checkpoints.close(step)
@@ -178,13 +188,15 @@ class _Loop:
         setup: TrainSetup,
         objective: Objective,
         workdir: Path,
+        lock: Lock,
         data: Mixture,
         first_step: int,
         unlogged_metrics: list,
     ):
         config = setup.config
         log.info("starting at step %d of %d", first_step, config.train.steps)
-        self._config, self._mesh, self._data, self._first_step = config, setup.mesh, data, first_step
+        self._config, self._mesh, self._lock = config, setup.mesh, lock
+        self._data, self._first_step = data, first_step
         self._step_function = make_step(setup, objective)
         self._telemetry = Telemetry(
             workdir, config, first_step, unlogged_metrics, step_flops=step_flops(config, setup.trainable.specs)
@@ -212,6 +224,7 @@ class _Loop:
                 state, metrics = self._step_function(state, frozen, batch)
             self.skipped.note(step, metrics.pop("skipped_in_row"))
             stall.progress(step - 1)
+            self._lock.check()
             self._trace.finished(step, state)
             telemetry.add(metrics)
             is_last = step == train.steps

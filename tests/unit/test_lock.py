@@ -1,0 +1,145 @@
+"""One owner at a time: the second process gets a sentence, and the lock of an owner that is gone costs nobody time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dualdiff_jax import lock as module
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import new_folder
+from dualdiff_jax.lock import Lock
+
+OWNER = """
+import pathlib, sys, time
+from dualdiff_jax.lock import Lock
+with Lock(pathlib.Path(sys.argv[1]), pathlib.Path("run")):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    for name, seconds in {"BEAT": 0.05, "STALE": 0.5, "GRACE": 0.3, "POLL": 0.02}.items():
+        monkeypatch.setattr(module, name, seconds)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / ".lock"
+
+
+def owner_file(file, **changes):
+    """A lock as a process would have left it: this one, unless ``changes`` says otherwise."""
+    owner = module._this_process() | {"token": "theirs"} | changes
+    file.write_text(json.dumps(owner))
+    return owner
+
+
+def test_a_second_owner_gets_a_sentence_and_the_first_keeps_the_lock(file, tmp_path):
+    with Lock(file, tmp_path):
+        held = file.read_text()
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on .* since .* writes there; wait until it ends"):
+            Lock(file, tmp_path).__enter__()
+        assert file.read_text() == held
+    assert list(tmp_path.iterdir()) == []
+    with Lock(file, tmp_path):
+        pass
+
+
+def test_a_killed_process_loses_its_lock_at_once_even_if_nobody_has_waited_for_it(file, tmp_path):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(file)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {process.pid} on"):
+            Lock(file, tmp_path).__enter__()
+        os.kill(process.pid, signal.SIGKILL)  # a zombie until the wait below
+        with Lock(file, tmp_path):
+            assert json.loads(file.read_text())["pid"] == os.getpid()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        {"pid": 2**22 + 5},  # no such process
+        {"started": "1"},  # the number belongs to another process by now
+        {"pid": -1},
+        {"pid": 10**30},
+        {"pid": "1"},
+        {"pid": None},
+        {"pid": 1.0},
+    ],
+)
+def test_an_owner_that_is_gone_from_this_machine_is_not_waited_for(file, tmp_path, monkeypatch, owner):
+    monkeypatch.setattr(module, "STALE", 600.0)
+    owner_file(file, **owner)
+    before = time.monotonic()
+    with Lock(file, tmp_path):
+        assert time.monotonic() - before < 0.3
+
+
+def test_an_owner_elsewhere_is_known_by_its_heartbeat(file, tmp_path):
+    elsewhere = Lock(file, tmp_path)
+    with elsewhere:
+        owner_file(file, machine="another", token=elsewhere._token, host="node7", pid=12)
+        with pytest.raises(UserError, match="process 12 on node7"):
+            Lock(file, tmp_path).__enter__()
+    owner_file(file, machine="another")
+    before = time.monotonic()
+    with Lock(file, tmp_path):
+        assert module.STALE - 0.1 <= time.monotonic() - before < 10 * module.STALE
+
+
+def test_an_owner_elsewhere_that_has_been_silent_for_long_is_not_waited_for(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "STALE", 600.0)
+    owner_file(file, machine="another")
+    os.utime(file, (time.time() - 601, time.time() - 601))
+    before = time.monotonic()
+    with Lock(file, tmp_path):
+        assert time.monotonic() - before < 0.3
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"3", b"[" * 3000, b'{"machine": {}}', b"9" * 4000])
+def test_a_damaged_lock_counts_as_one_of_an_unknown_machine(file, tmp_path, content):
+    file.write_bytes(content)
+    with Lock(file, tmp_path):
+        assert json.loads(file.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_named(file, tmp_path, make):
+    make(file)
+    with pytest.raises(UserError, match=r"\.lock: is no regular file; remove it"):
+        Lock(file, tmp_path).__enter__()
+
+
+def test_an_owner_learns_that_another_took_over(file, tmp_path):
+    with Lock(file, tmp_path) as lock:
+        lock.check()
+        owner_file(file, host="node7")
+        deadline = time.monotonic() + 10
+        while lock._taken_by is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with pytest.raises(UserError, match="on node7.* took it over; this process writes no more"):
+            lock.check()
+    assert file.exists()  # it is the other's
+
+
+def test_a_second_writer_of_a_folder_leaves_the_half_of_the_first_alone(tmp_path):
+    with new_folder(tmp_path / "model") as partial:
+        (partial / "half").touch()
+        with pytest.raises(UserError, match="writes there"), new_folder(tmp_path / "model"):
+            pass
+        assert (partial / "half").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
