@@ -19,6 +19,7 @@ FLOORS = {
     "dualdiff_jax.config": 1,
     "dualdiff_jax.distributed": 1,
     "dualdiff_jax.files": 1,
+    "dualdiff_jax.json_files": 1,
     "dualdiff_jax.lock": 1,
     "dualdiff_jax.data": 2,
     "dualdiff_jax.data.formats": 2,
