@@ -25,7 +25,7 @@ class Tokens(NamedTuple):
 
 def caption_tokens(tokenizer: Tokenizer, caption: str, length: int) -> Tokens:
     """Tokenizes a caption; the last of ``length`` tokens is always ``</s>``."""
-    tokens = tokenizer.tokens(caption)
+    tokens = tokenizer.record_tokens(caption)
     token_ids = tokenizer.null_ids(length)
     kept = tokens[: length - 1]
     token_ids[: len(kept)] = kept
@@ -33,7 +33,12 @@ def caption_tokens(tokenizer: Tokenizer, caption: str, length: int) -> Tokens:
 
 
 def dialogue_tokens(
-    tokenizer: Tokenizer, turns: Sequence[Turn], length: int, rng: np.random.Generator, suffix: str = ""
+    tokenizer: Tokenizer,
+    turns: Sequence[Turn],
+    length: int,
+    rng: np.random.Generator,
+    suffix: str = "",
+    end_after_cut: bool = True,
 ) -> Tokens:
     """Tokenizes a dialogue: all turns if they fit, else consecutive turns from a random one on.
 
@@ -43,12 +48,13 @@ def dialogue_tokens(
         length: tokens of the result, l.
         rng: draws the first turn, among those whose question leaves room for an answer, if not all turns fit.
         suffix: follows every question.
+        end_after_cut: whether an answer that is cut leaves room for its ``</s>``.
 
     Raises:
         DataError: no question leaves room for an answer.
     """
-    prompts = [tokenizer.tokens(QUESTION_TEMPLATE.format(question=turn.question + suffix)) for turn in turns]
-    answers = [tokenizer.tokens(turn.answer) for turn in turns]
+    prompts = [tokenizer.record_tokens(QUESTION_TEMPLATE.format(question=turn.question + suffix)) for turn in turns]
+    answers = [tokenizer.record_tokens(turn.answer) for turn in turns]
     lengths = [len(prompt) + len(answer) + 1 for prompt, answer in zip(prompts, answers, strict=True)]
     first = 0
     if sum(lengths) > length:
@@ -64,7 +70,8 @@ def dialogue_tokens(
     for prompt, answer, needed in zip(prompts[first:], answers[first:], lengths[first:], strict=True):
         if at and at + needed > length:
             break
-        kept = answer[: length - len(prompt) - 1]  # all of it, except in a first turn that is too long
+        room = length - len(prompt) - end_after_cut
+        kept = answer[:room]  # all of it, except in a first turn that is too long
         is_answer[at : at + len(prompt)] = False
         token_ids[at : at + len(prompt) + len(kept)] = prompt + kept
         at, cut = at + len(prompt) + len(kept) + 1, cut + len(answer) - len(kept)

@@ -41,6 +41,12 @@ TEXTS = {
     ),
     "yes.": "4273 5",
 }
+SPELLED = {  # control tokens as sentencepiece reads them in a text
+    "a </s> b": "3 9 3 2 87 7 3155 3 115",
+    "a <pad> b": "3 9 3 2 5612 3155 3 115",
+    "＜／ｓ＞": "3 2 87 7 3155",
+    "<extra_id_0>": "3 2 25666 834 23 26 834 632 3155",
+}
 QUESTIONS = {  # the ids are of "Q: {question} A: "
     "what is in the image?": "1593 10 125 19 16 8 1023 58 71 10",
     "How many dogs are there? Answer the question using a single word or phrase.": (
@@ -73,6 +79,11 @@ def test_a_caption_is_its_pieces_then_end_tokens(tokenizer, text):
     token_ids = tokenizer.caption_ids(text, LENGTH)
     assert token_ids.dtype == np.int32
     np.testing.assert_array_equal(token_ids, expected + [END] * (LENGTH - len(expected)))
+
+
+@pytest.mark.parametrize("text", SPELLED)
+def test_a_control_token_in_a_record_is_spelled(tokenizer, text):
+    assert list(tokenizer.record_tokens(text)) == ids(SPELLED[text])
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

@@ -298,7 +298,7 @@ def test_a_disk_that_fills_up_on_the_way(folder, tmp_path, mode):
         ("transformer/config.json", '{"sample_size": "large"}', "make no sense"),
         ("transformer/config.json", '{"num_attention_heads": 0}', "make no sense"),
         ("scheduler/scheduler_config.json", '{"shift": "x"}', "sigma_shift: expected float, found 'x'"),
-        ("tokenizer/tokenizer.json", "{", "its tokenizer cannot be read"),
+        ("tokenizer/tokenizer.json", "{", "is no JSON"),
         (INDEX, '{"weight_map": {"a": 3}}', "names 1 files that are not there: 3"),
         (INDEX, '{"weight_map": [1]}', "is no index of shards"),
     ],

@@ -1,10 +1,15 @@
 """T5's conventions: padding is </s>, the mask is the last id, prompts keep no </s>."""
 
+import os
+import pickle
+
 import numpy as np
 import pytest
 from transformers import T5TokenizerFast
 
 from demo.data import write_tokenizer
+from dualdiff_jax.data.records.record import Turn
+from dualdiff_jax.data.texts import caption_tokens, dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 
@@ -72,6 +77,9 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
 
 def test_a_damaged_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match="tokenizer.json: is no JSON"):
+        Tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(UserError, match="cannot be read"):
         Tokenizer(tmp_path)
 
@@ -80,4 +88,80 @@ def test_a_mask_that_is_not_last_is_refused(tmp_path):
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("<extra_id_0>", 0.0), ("▁a", -1.0)]
     T5TokenizerFast(vocab=pieces, extra_ids=1).save_pretrained(str(tmp_path))
     with pytest.raises(UserError, match="must be the last one"):
+        Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("[1]", "tokenizer_config.json: found \\[1\\], expected an object"),
+        ('{"pad_token": 3}', "its tokenizer cannot be read"),
+        ('{"pad_token": NaN}', "tokenizer_config.json: has 'NaN'"),
+    ],
+)
+def test_a_damaged_config_of_a_tokenizer_is_named(tokenizer, tmp_path, content, name):
+    tokenizer.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(UserError, match=name):
+        Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("literal", ["</s>", "<pad>", "<extra_id_0>", "a</s>a", "</s></s>"])
+def test_a_control_token_in_a_record_is_text_and_in_a_prompt_the_token(tokenizer, literal):
+    control = {0, 1, tokenizer.mask_token_id}
+    text = f"a {literal} three"
+    assert control & set(tokenizer.tokens(text))
+    found = tokenizer.record_tokens(text)
+    assert not control & set(found)
+    assert (found[0], found[-1]) == (tokenizer.tokens("a")[0], tokenizer.tokens("three")[0]) and len(found) > 3
+    caption = caption_tokens(tokenizer, text, 12).token_ids.tolist()
+    assert caption == [*found, *[1] * (12 - len(found))]
+    dialogue, is_answer, _ = dialogue_tokens(tokenizer, [Turn(literal, literal)], 40, np.random.default_rng(0))
+    assert tokenizer.mask_token_id not in dialogue and 0 not in dialogue
+    assert (dialogue[~is_answer] != 1).all() and (np.diff((dialogue == 1).astype(int)) >= 0).all()
+
+
+def test_records_and_prompts_without_control_tokens_have_the_same_ids(tokenizer):
+    for text in ("a handwritten three", "", "a < three > /s", "<unk> extra_id_0 </s", "three </ s>"):
+        assert tokenizer.record_tokens(text) == tokenizer.tokens(text)
+
+
+def test_text_that_is_no_valid_unicode_is_mended(tokenizer):
+    for tokens in (tokenizer.tokens, tokenizer.record_tokens):
+        assert tokens("a \ud83d three") == tokens("a \ufffd three")
+        assert tokens("caf\udce9 three")[-1:] == tokens("three")
+        for value in (b"a three", None, 3, ["a"]):
+            with pytest.raises(UserError, match="is no text; give one"):
+                tokens(value)
+
+
+def test_a_prompt_is_padded_with_the_token_of_the_model(tokenizer, tmp_path):
+    """The demo's own files name <pad>, as T5's do; a model pads with what its Tokenizer was made with."""
+    named = Tokenizer(tokenizer.folder, None)
+    assert (tokenizer.pad_token, named.pad_token) == ("</s>", "<pad>")
+    assert named.pieces(named.caption_ids("a three", 5)) == ["▁a", "▁three", "</s>", "<pad>", "<pad>"]
+    assert named.pieces(named.caption_ids("", 3)) == ["</s>", "<pad>", "<pad>"]
+    np.testing.assert_array_equal(named.caption_ids("a a a a", 3), tokenizer.caption_ids("a a a a", 3))
+    assert (named.null_ids(4) == 1).all(), "training pads with the end"
+    assert pickle.loads(pickle.dumps(named)).pad_token == "<pad>"
+    assert named.fingerprint() == tokenizer.fingerprint()
+    for one in (named, tokenizer):
+        one.save(tmp_path / one.pad_token[1:-1].strip("/"))
+    assert (
+        Tokenizer(tmp_path / "s", None).pad_token == "</s>" and Tokenizer(tmp_path / "pad", None).pad_token == "<pad>"
+    )
+    with pytest.raises(UserError, match="has no token '<padding>'"):
+        Tokenizer(tokenizer.folder, "<padding>")
+
+
+def test_a_vocabulary_without_an_end_is_refused(tmp_path):
+    pieces = [("<pad>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("<extra_id_0>", 0.0)]
+    T5TokenizerFast(vocab=pieces, extra_ids=1, eos_token="<unk>").save_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match="has no token '</s>'|must be the last one"):
+        Tokenizer(tmp_path)
+
+
+def test_a_pipe_in_place_of_a_tokenizer_is_named(tmp_path):
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match="tokenizer.json: is a pipe"):
         Tokenizer(tmp_path)
