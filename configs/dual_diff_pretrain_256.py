@@ -5,12 +5,14 @@
 
 Hardware: 32 H100 or a v5p-64. Optimizer, batch and lambda are the published run's (arXiv 2501.00289).
 Data: recaptioned DataComp for images, OpenImages and ShareGPT4V captions for text, as JSON metadata under data/.
+--config.recipe=original trains as the released code does (docs/coming_from_pytorch.md).
 """
 
 from dualdiff_jax.config import empty_config, published
 
 SIZE = dict(height=256, width=256)
-RECAPTIONED = dict(caption_keys=("re_caption", "caption"), caption_weights=(0.9, 0.1))
+RECAPTIONED = dict(caption_keys=("re_caption", "caption"))  # the recipe says how often each is taken
+FILTERS = dict(max_aspect=4.0, min_side=256)  # images that the published run leaves out, at 512 px too
 
 
 def get_config():
@@ -30,4 +32,4 @@ def get_config():
 
 
 def source(name, task, **fields):
-    return dict(name=name, root=f"data/{name}", files="metadata.json", task=task, **SIZE, **fields)
+    return dict(name=name, root=f"data/{name}", files="metadata.json", task=task, **SIZE, **FILTERS, **fields)

@@ -19,9 +19,12 @@ def tiny(config, *, steps, learning_rate=2e-3):
     config.model.sampling.text_order = "confidence"
     config.data.tokenizer = f"{DATA}/tokenizer"
     config.data.update(text_length=LENGTH, read_threads=1, cache_images=2048)
+    sources = config.to_dict()["data"]["sources"]
+    questions = [s for s in sources if s["task"] == "instruction"][1:]  # the digits have questions of one kind
     config.data.sources = [
         dict(name=s["name"], root=DATA, files="digits.json", task=s["task"], **SIZE)
-        for s in config.to_dict()["data"]["sources"]
+        for s in sources
+        if s not in questions
     ]
     config.optimizer.update(learning_rate=learning_rate, warmup_steps=min(20, steps // 4), ema_decay=0.95)
     config.train.update(steps=steps, global_batch_size=32, save_every=100, keep_every=0)

@@ -4,7 +4,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from dualdiff_jax.config.fields import bounded, frozen
+from dualdiff_jax.config.fields import bounded, frozen, pixel_count, token_count
 
 RecordFormat = Literal["json", "tar", "array_record", "parquet", "tfds"]
 QuestionFormat = Literal["llava", "vqa_v2", "okvqa", "gqa", "textvqa", "vizwiz", "pope"]
@@ -38,13 +38,17 @@ class SourceConfig(RootConfig):
     format: Literal[RecordFormat, QuestionFormat, "coco_captions"] = "json"
     split: str = "train"  # of tfds and of the official question and caption files
     roots: tuple[RootConfig, ...] = ()  # more folders of the same source, each with its own keys
-    height: int = bounded(low=1)  # pixels that the model sees
-    width: int = bounded(low=1)
+    height: int = pixel_count()  # that the model sees
+    width: int = pixel_count()
     buckets: tuple[tuple[int, ...], ...] = ()  # more (height, width); each image takes the one nearest in shape
-    weight: float = bounded(default=1.0, low=1e-9)  # share of its stream's examples, relative to the other sources
+    weight: float = bounded(default=1.0, low=1e-9, high=1e9)  # share of its stream's examples among sources
     caption_weights: tuple[float, ...] = bounded(default=(1.0,), low=0.0)  # how often each of caption_keys is taken
     question: str = ""  # instruction: asked about every record, whose caption is the answer
     question_suffix: str | None = None  # after each question; None is the suffix of the format's recipe
+    turns: Literal["all", "first"] = "all"  # of a dialogue; all means as many as fit into text_length
+    answer_choice: Literal["most_frequent", "random"] = "most_frequent"  # of annotators; random: anew each epoch
+    end_after_cut: bool = True  # whether </s> ends an answer that is cut, so that the model learns to stop there
+    allow_outside_root: bool = False  # whether relative image paths may leave their root by ..
     needs_stats: bool = False  # tar: reads a shard only if its SHARD_stats.json exists
     max_aspect: float = bounded(default=0.0, low=0.0)  # drops images of larger longer side / shorter side; 0 keeps all
     min_side: int = bounded(default=0, low=0)  # pixels; drops images whose shorter side is below it
@@ -86,8 +90,8 @@ class SourceConfig(RootConfig):
         if self.format in QUESTION_FORMATS and self.task != "instruction":
             yield f"format {self.format!r} has questions and answers; its task is instruction, not {self.task}"
         for bucket in self.buckets:
-            if len(bucket) != 2 or min(bucket) < 1:
-                yield f"buckets has {bucket}; give pairs (height, width) in pixels"
+            if len(bucket) != 2 or min(bucket) < 1 or max(bucket) > 16384:
+                yield f"buckets has {bucket}; give pairs (height, width) in pixels, 1 to 16384 each"
 
 
 @frozen
@@ -96,10 +100,10 @@ class DataConfig:
 
     sources: tuple[SourceConfig, ...]  # those of a stream without weight are not read
     tokenizer: str  # folder with tokenizer.json
-    text_length: int = bounded(default=256, low=2)  # tokens of every training example
-    read_threads: int = bounded(default=16, low=1)
-    workers: int = bounded(default=0, low=0)  # reading processes of read_threads each; 0 is threads of this process
-    prefetch_batches: int = bounded(default=8, low=1)
+    text_length: int = token_count(256)  # of every training example
+    read_threads: int = bounded(default=16, low=1, high=4096)
+    workers: int = bounded(default=0, low=0, high=1024)  # reading processes; 0 is threads of this one
+    prefetch_batches: int = bounded(default=8, low=1, high=4096)
     cache_images: int = bounded(default=0, low=0)  # decoded images of each source that stay in memory
     index_cache: str = ""  # folder for indexes of large files; "" is a folder next to each file
     max_bad_share: float = bounded(default=0.05, low=0.0, high=1.0)  # of a source's records; above it the run stops

@@ -4,10 +4,10 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, quoted
 
 Section = TypeVar("Section")
 
@@ -29,12 +29,53 @@ class ConfigError(UserError):
         return f"{self.what} has {count}:\n" + "\n".join(f"  {fault}" for fault in self.faults)
 
 
-def bounded(*, default: Any = dataclasses.MISSING, low: float | None = None, high: float | None = None) -> Any:
-    """A field whose number (or each number of a tuple) lies in [low, high]."""
-    return dataclasses.field(default=default, metadata={"low": low, "high": high})
+LARGEST = {int: 2**31 - 1, float: 1e9}  # magnitude of a number that has no bound of its own; counters have 32 bits
+
+Takes = Callable[[Any], tuple[str, float]]  # a value -> (what takes memory, how many bytes)
 
 
-@typing.dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(bounded,))
+def bounded(
+    *,
+    default: Any = dataclasses.MISSING,
+    low: float | None = None,
+    high: float | None = None,
+    takes: Takes | None = None,
+) -> Any:
+    """A field whose number (or each number of a tuple) lies in [low, high].
+
+    Args:
+        default: of the field; it must be given if there is none.
+        low: None is ``-LARGEST``.
+        high: None is ``LARGEST``.
+        takes: the memory that a value takes; a refusal of a value above ``high`` names it.
+    """
+    return dataclasses.field(default=default, metadata={"low": low, "high": high, "takes": takes})
+
+
+def token_count(default: Any = dataclasses.MISSING) -> Any:
+    """A field: tokens of a text. Beyond the bound T5's attention over one text takes more than a device has."""
+    return bounded(
+        default=default, low=2, high=8192, takes=lambda tokens: ("T5-XXL's attention over one text", 4 * 64 * tokens**2)
+    )
+
+
+def pixel_count() -> Any:
+    """A field: the height or the width of an image; it must be given."""
+    return bounded(low=1, high=16384, takes=lambda side: ("one image of that side in float32", 12 * side**2))
+
+
+def in_units(count: float) -> str:
+    """A number of bytes for a message: 4.0 GiB."""
+    for unit in ("bytes", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            break
+        count /= 1024
+    return f"{count:.3g} {unit}"
+
+
+@typing.dataclass_transform(
+    frozen_default=True, kw_only_default=True, field_specifiers=(bounded, token_count, pixel_count)
+)
 def frozen(cls: type[Section]) -> type[Section]:
     """Makes a section of ``cls``: a frozen dataclass whose constructor, and so ``dataclasses.replace``, checks it.
 
@@ -83,7 +124,7 @@ def value_faults(name: str, hint: Any, value: Any, bounds: Mapping[str, Any]) ->
         name: of the field, possibly with dots and [index]; each fault starts with it.
         hint: the field's type: a number, a string, a section, a ``Literal``, a tuple of one of these, or one or None.
         value: what the field would hold.
-        bounds: ``low`` and ``high``; None or absent is no bound.
+        bounds: ``low``, ``high`` and ``takes`` as ``bounded`` has them; absent is None.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -91,24 +132,36 @@ def value_faults(name: str, hint: Any, value: Any, bounds: Mapping[str, Any]) ->
             yield from value_faults(name, without_none(hint), value, bounds)
     elif origin is Literal:
         if value not in arguments:
-            yield f"{name}: {value!r} is none of {', '.join(map(repr, arguments))}"
+            yield f"{name}: {quoted(value)} is none of {', '.join(map(repr, arguments))}"
     elif origin is tuple:
         if type(value) is not tuple:
-            yield f"{name}: expected a tuple, found {value!r}"
+            yield f"{name}: expected a tuple, found {quoted(value)}"
             return
         for index, item in enumerate(value):
             yield from value_faults(f"{name}[{index}]", arguments[0], item, bounds)
     elif type(value) is not hint:
-        yield f"{name}: expected {hint.__name__}, found {value!r}"
+        yield f"{name}: expected {hint.__name__}, found {quoted(value)}"
     else:
         yield from _bound_faults(name, value, bounds)
 
 
 def _bound_faults(name: str, value: Any, bounds: Mapping[str, Any]) -> Iterator[str]:
-    low, high = bounds.get("low"), bounds.get("high")
-    if isinstance(value, float) and value != value:
+    if type(value) not in LARGEST:
+        return
+    largest = LARGEST[type(value)]
+    low, high = (
+        end if (end := bounds.get(key)) is not None else sign * largest for key, sign in (("low", -1), ("high", 1))
+    )
+    if value != value:
         yield f"{name}: is not a number"
-    elif low is not None and value < low:
-        yield f"{name}: {value!r} is below {low!r}"
-    elif high is not None and value > high:
-        yield f"{name}: {value!r} is above {high!r}"
+    elif value < low:
+        yield f"{name}: {quoted(value)} is below {low!r}"
+    elif value > high:
+        yield f"{name}: {quoted(value)} is above {high!r}{_memory(value, bounds.get('takes'))}"
+
+
+def _memory(value: Any, takes: Takes | None) -> str:
+    if takes is None or value > 1e30:
+        return ""
+    what, count = takes(value)
+    return f"; {what} would take {in_units(count)}"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.fields import ConfigError, field_types, is_section, value_faults, without_none
+from dualdiff_jax.config.recipe import fill
+from dualdiff_jax.errors import QUOTED, quoted
 
 if TYPE_CHECKING:
     import ml_collections
@@ -28,7 +30,8 @@ def resolve(given: "Given", cls: type = RunConfig, *, what: str = "config") -> A
     Lists become tuples, and ints become floats where the field is a float.
 
     Args:
-        given: field name -> value. A field that is left out takes its default.
+        given: field name -> value. A field that is left out takes its default; of a ``RunConfig``, that of its
+            ``recipe`` (config/recipe.py).
         cls: the section to build.
         what: names the config in the message.
 
@@ -39,6 +42,8 @@ def resolve(given: "Given", cls: type = RunConfig, *, what: str = "config") -> A
     if hasattr(given, "to_dict"):
         given = typing.cast(Any, given).to_dict()
     faults: list[str] = []
+    if cls is RunConfig and isinstance(given, Mapping):
+        given = fill(given, faults)
     config = _build(cls, given, "", faults)
     if faults:
         raise ConfigError(f"the {what}", faults)
@@ -63,14 +68,15 @@ def differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
 def _build(cls: type, given: Any, path: str, faults: list[str]) -> Any:
     """The section ``cls`` from a mapping; None if it has faults, which are appended to ``faults``."""
     if not isinstance(given, Mapping):
-        faults.append(_at(path, f"expected a section with fields, found {given!r}"))
+        faults.append(_at(path, f"expected a section with fields, found {quoted(given)}"))
         return None
     here = f"{path}." if path else ""
     fields, hints = {field.name: field for field in dataclasses.fields(cls)}, field_types(cls)
     before = len(faults)
     for name in given:
         if name not in fields:
-            near = difflib.get_close_matches(str(name), fields, n=1, cutoff=0.5)
+            name = str(name)[:QUOTED]
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
             hint = f"; did you mean {here}{near[0]}?" if near else f"; there are {', '.join(fields)}"
             faults.append(f"{here}{name}: no such field{hint}")
     values = {}

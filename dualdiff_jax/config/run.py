@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from dualdiff_jax.config.data import DataConfig, SourceConfig, repeated_names
-from dualdiff_jax.config.fields import bounded, field_types, frozen, is_section
+from dualdiff_jax.config.fields import bounded, field_types, frozen, in_units, is_section
 from dualdiff_jax.config.model import ModelConfig
 
+MOST_DEVICES = 2**20
+MOST_SEED = 2**32 - 1
+MOST_BATCH = 2**40  # bytes of the images of one step, in float32, on all hosts together
 MESH_AXES = ("data", "fsdp", "tensor", "context")
 TASKS = {"image": "image_generation", "text": "captioning or instruction"}  # of a stream's sources
 
@@ -15,10 +18,10 @@ TASKS = {"image": "image_generation", "text": "captioning or instruction"}  # of
 class ObjectiveConfig:
     """The two losses and how they are added (arXiv 2501.00289, section 3; the formulas: objectives/)."""
 
-    image_weight: float = bounded(default=1.0, low=0.0)  # 0 leaves the image stream out of every step
+    image_weight: float = bounded(default=1.0, low=0.0, high=1e6)  # 0 leaves the image stream out of every step
     image_weighting: Literal["uniform", "sigma_squared"] = "uniform"
     sigma_distribution: Literal["logit_normal_1000", "logit_normal"] = "logit_normal_1000"
-    text_weight: float = bounded(default=0.2, low=0.0)  # lambda; 0 leaves the text stream out of every step
+    text_weight: float = bounded(default=0.2, low=0.0, high=1e6)  # lambda; 0 leaves the text stream out of every step
     text_normalization: Literal["all_positions", "answer_tokens"] = "all_positions"
     caption_dropout: float = bounded(default=0.1, low=0.0, high=1.0)
     single_forward: bool = True  # both batches of a step share one pass of the model
@@ -39,14 +42,17 @@ class OptimizerConfig:
     """The update rule. Lion needs about a tenth of AdamW's learning rate, Muon about ten times as much."""
 
     name: Literal["adamw", "adafactor", "lion", "muon"] = "adamw"
-    learning_rate: float = bounded(default=3e-5, low=0.0)
+    learning_rate: float = bounded(default=3e-5, low=0.0, high=1e3)
     schedule: Literal["constant", "cosine"] = "constant"  # after the warm-up
     warmup_steps: int = bounded(default=2000, low=0)
-    weight_decay: float = bounded(default=1e-2, low=0.0)
+    weight_decay: float = bounded(default=1e-2, low=0.0, high=1e3)
+    decayed: Literal["kernels", "all"] = "kernels"  # what it acts on; all has biases, norms and the null image too
     beta1: float = bounded(default=0.9, low=0.0, high=1.0)
     beta2: float = bounded(default=0.999, low=0.0, high=1.0)
+    gradient_scale: float = bounded(default=1.0, low=1e-6, high=1e6)  # a factor on the gradient, before the clip
     clip_norm: float = bounded(default=2.0, low=0.0)  # 0 turns clipping off
     ema_decay: float = bounded(default=0.9995, low=0.0, high=1.0)
+    ema_start: int = bounded(default=0, low=0)  # updates before this one leave the average equal to the params
     ema_warmup: bool = False  # update n averages with min(ema_decay, (1 + n) / (10 + n))
 
 
@@ -54,8 +60,8 @@ class OptimizerConfig:
 class LoraConfig:
     """Low-rank factors of kernels (arXiv 2106.09685): W + alpha / rank * A B, with A and B trained and W frozen."""
 
-    rank: int = bounded(default=0, low=0)  # of A B; 0 is no factors
-    alpha: float = bounded(default=16.0, low=0.0)
+    rank: int = bounded(default=0, low=0, high=65536)  # of A B; 0 is no factors
+    alpha: float = bounded(default=16.0, low=0.0, high=1e6)
     targets: tuple[str, ...] = ("mmdit.blocks.*.qkv.kernel", "mmdit.blocks.*.attention_out.kernel")  # patterns
 
 
@@ -64,7 +70,7 @@ class TrainConfig:
     """Duration, batches, what is trained, and when to log, to save and to stop."""
 
     steps: int = bounded(low=1)
-    global_batch_size: int = bounded(default=256, low=1)  # examples of each stream, per step
+    global_batch_size: int = bounded(default=256, low=1, high=2**20)  # examples of each stream, per step
     microbatches: int = bounded(default=1, low=1)  # parts of a step's batch, whose gradients are summed
     remat: Literal["none", "full", "dots", "save_attention", "offload"] = "none"  # what is recomputed
     trainable: tuple[str, ...] = ("mmdit.*",)  # patterns of leaf names, or t5.embedding[mask]; the rest is frozen
@@ -130,10 +136,10 @@ class MeshConfig:
     """
 
     layout: Literal["replicated", "fsdp", "hybrid", "sizes"] = "fsdp"
-    data: int = bounded(default=1, low=-1)  # replicas
-    fsdp: int = bounded(default=-1, low=-1)  # parameter shards
-    tensor: int = bounded(default=1, low=1)  # parts of heads, mlp and vocabulary
-    context: int = bounded(default=1, low=1)  # parts of the sequence
+    data: int = bounded(default=1, low=-1, high=MOST_DEVICES)  # replicas
+    fsdp: int = bounded(default=-1, low=-1, high=MOST_DEVICES)  # parameter shards
+    tensor: int = bounded(default=1, low=1, high=MOST_DEVICES)  # parts of heads, mlp and vocabulary
+    context: int = bounded(default=1, low=1, high=MOST_DEVICES)  # parts of the sequence
     rules: tuple[tuple[str, ...], ...] = ()
 
     def contradictions(self) -> Iterator[str]:
@@ -176,7 +182,7 @@ class RunConfig:
     validation: ValidationConfig
     preview: PreviewConfig
     mesh: MeshConfig
-    seed: int = bounded(default=0, low=0)
+    seed: int = bounded(default=0, low=0, high=MOST_SEED)
     init_from: str = ""  # model folder whose weights the run starts from; "" is fresh weights
     init_weights: Literal["ema", "raw"] = "ema"  # of that folder: the averages, or the last update's
     profile: tuple[int, ...] = bounded(default=(), low=1)  # (first step, number of steps) to write a trace of
@@ -213,6 +219,13 @@ class RunConfig:
             yield (
                 f"data.sources: both streams need the same image sizes, but sources of task {TASKS['image']} have "
                 f"{sorted(sizes['image'])} and sources of task {TASKS['text']} {sorted(sizes['text'])}"
+            )
+        pixels = max((height * width for sized in sizes.values() for height, width in sized), default=0)
+        batch = 12 * pixels * self.train.global_batch_size * len(sizes)
+        if batch > MOST_BATCH:
+            yield (
+                f"train.global_batch_size {self.train.global_batch_size}: the images of one step would take "
+                f"{in_units(batch)} in float32, and they may take {in_units(MOST_BATCH)}"
             )
         step = self.model.mmdit.patch_size * self.model.autoencoder.downscale
         for source in (*self.data.sources, *self.validation.sources):

@@ -7,9 +7,7 @@ be read is reported, and the one before it is used.
 """
 
 import contextlib
-import importlib.metadata
 import logging
-import platform
 import sys
 import uuid
 from collections.abc import Sequence
@@ -21,19 +19,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.distributed.process_group import barrier, wait_for_all
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import free_bytes, move, remove
+from dualdiff_jax.json_files import read_object
 from dualdiff_jax.runtime.failed_saves import silence_failed_saves
 from dualdiff_jax.training.initial_weights import init_from_fingerprint
+from dualdiff_jax.training.run_item import check_run_item, run_item, versions
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.state import TrainState
 from dualdiff_jax.training.workdir import check_same_config
 
 log = logging.getLogger(__name__)
 
-VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's, which it needs for nothing but fails on
 RETRIES = 10  # a failed save is tried again after the interval between saves, divided by this
 
 
@@ -56,11 +55,27 @@ class Checkpoints:
         self._manager = self._open()
 
     def _clear(self) -> None:
-        """Removes what a killed or a failed save left half written."""
+        """Removes what a killed or a failed save left half written, and what Orbax cannot even list."""
         if jax.process_index() == 0:
             for partial in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 remove(partial)  # threads of the failed save may still write there
+            for folder in self._folder.glob("*"):
+                self._mend(folder)
         barrier("half written checkpoints are gone")
+
+    def _mend(self, folder: Path) -> None:
+        """Sets aside what would block a reader, and removes a description of the checkpoint that is none."""
+        if not folder.name.isdecimal() or str(int(folder.name)) != folder.name:
+            return
+        strangers = [path for path in (folder, *folder.rglob("*")) if not path.is_dir() and not path.is_file()]
+        if strangers or not folder.is_dir():
+            self._move_aside(folder, f"{(strangers or [folder])[0]} is no regular file")
+        elif (description := folder / DESCRIPTION).exists():
+            try:
+                read_object(description)
+            except UserError as error:
+                log.warning("%s; it only describes the checkpoint, and is removed", error)
+                remove(description)
 
     def _open(self) -> ocp.CheckpointManager:
         train = self._config.train
@@ -120,8 +135,7 @@ class Checkpoints:
             self._retry_at = None
         if jax.process_count() > 1 and not self._has_room(state):
             return self._put_off(step, "there is no room")
-        run = {"next_step": step, "records": records, "start": self._init_from, "pending": list(unlogged_metrics)}
-        run |= {"config": to_dict(self._config), "versions": versions()}
+        run = run_item(step, self._config, records, self._init_from, unlogged_metrics)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:
             self._manager.save(step, args=items)
@@ -184,8 +198,15 @@ class Checkpoints:
 
         Raises:
             UserError: no checkpoint can be read, or the checkpoint belongs to another config, to other data or to
-                another ``init_from``.
+                another ``init_from``, or lies beyond the run's last step.
         """
+        last = self._config.train.steps
+        for step in self.steps():
+            if step > last:
+                raise UserError(
+                    f"{self._folder / str(step)}: lies beyond train.steps {last}, so it is not of this run; move it "
+                    "away, or start in another workdir"
+                )
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             run = self._read(step, damaged, run=ocp.args.JsonRestore())
@@ -205,7 +226,8 @@ class Checkpoints:
         """One item of a checkpoint; None, with the reason in ``damaged``, if any host cannot read it."""
         found, why = None, "another host cannot read it"
         try:
-            found = self._manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
+            read = self._manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
+            found = check_run_item(read, step) if "run" in item else read
         except Exception as error:  # Orbax and TensorStore raise many kinds, all of which mean unreadable files
             why = reason(error)
         if jax.process_count() > 1 and not multihost_utils.process_allgather(np.array(found is not None)).all():
@@ -231,19 +253,16 @@ class Checkpoints:
         if run["versions"] != versions():
             log.warning("step %d was computed with %s, now %s: rounding may differ", step, run["versions"], versions())
 
+    def _move_aside(self, folder: Path, why: str) -> None:
+        log.warning("checkpoint of step %s is damaged (%s) and moved to damaged_checkpoints/", folder.name, why)
+        if jax.process_index() == 0:
+            name = f"{folder.name}-{uuid.uuid4().hex[:8]}"  # the same step may be damaged twice
+            move(folder, self._workdir / "damaged_checkpoints" / name)
+
     def _set_aside(self, damaged: dict[int, str], used: int) -> None:
         for step, why in damaged.items():
-            log.warning("checkpoint of step %d is damaged (%s) and moved to damaged_checkpoints/", step, why)
-            if jax.process_index() == 0:
-                aside = self._workdir / "damaged_checkpoints"
-                name = f"{step}-{uuid.uuid4().hex[:8]}"  # the same step may be damaged twice
-                move(self._folder / str(step), aside / name)
+            self._move_aside(self._folder / str(step), why)
         if damaged:
             log.warning("training continues from the checkpoint of step %d", used)
             barrier("damaged checkpoints are set aside")
             self._manager.reload()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide the bits of a result."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONED}

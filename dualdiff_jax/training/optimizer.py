@@ -1,4 +1,4 @@
-"""Optax's optimizers, with a clip by the global norm and a warm-up; weight decay acts on matrices only."""
+"""Optax's optimizers, with a clip by the global norm and a warm-up; as a rule weight decay acts on matrices only."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,14 +41,15 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 def ema_decay(config: OptimizerConfig, updates: jax.Array) -> float | jax.Array:
     """The weight of the old average at update number ``updates``, counted from 0."""
-    if not config.ema_warmup:
-        return config.ema_decay
-    n = updates.astype(jnp.float32)
-    return jnp.minimum(config.ema_decay, (1.0 + n) / (10.0 + n))
+    decay: float | jax.Array = config.ema_decay
+    if config.ema_warmup:
+        n = updates.astype(jnp.float32)
+        decay = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+    return jnp.where(updates + 1 < config.ema_start, 0.0, decay) if config.ema_start else decay
 
 
 def is_decayed(name: str) -> bool:
-    """Whether weight decay acts on the leaf ``name``: not on norms, biases, embeddings and the null image."""
+    """Whether ``decayed="kernels"`` names the leaf: not norms, biases, embeddings and the null image."""
     return name.rsplit(".", 1)[-1].partition("[")[0] not in NEVER_DECAYED
 
 
@@ -69,18 +70,22 @@ def make_optimizer(config: OptimizerConfig, steps: int, specs: Mapping[str, Leaf
     return optax.chain(clip, OPTIMIZERS[config.name](config, learning_rate(config, steps), specs))
 
 
-def _decayed(specs: Mapping[str, LeafSpec]) -> dict[str, bool]:
-    return {name: is_decayed(name) for name in specs}
+def _decayed(config: OptimizerConfig, specs: Mapping[str, LeafSpec]) -> dict[str, bool]:
+    return {name: config.decayed == "all" or is_decayed(name) for name in specs}
 
 
 def _adamw(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, LeafSpec]):
     """arXiv 1711.05101."""
-    return optax.adamw(rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_decayed(specs))
+    return optax.adamw(
+        rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_decayed(config, specs)
+    )
 
 
 def _lion(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, LeafSpec]):
     """arXiv 2302.06675."""
-    return optax.lion(rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_decayed(specs))
+    return optax.lion(
+        rate, b1=config.beta1, b2=config.beta2, weight_decay=config.weight_decay, mask=_decayed(config, specs)
+    )
 
 
 def _adafactor(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, LeafSpec]):
@@ -91,7 +96,7 @@ def _adafactor(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str
     return optax.chain(
         optax.adafactor(None, multiply_by_parameter_scale=False),
         optax.scale(-1.0),
-        optax.add_decayed_weights(config.weight_decay, mask=_decayed(specs)),
+        optax.add_decayed_weights(config.weight_decay, mask=_decayed(config, specs)),
         optax.scale_by_learning_rate(rate),
     )
 
@@ -106,6 +111,7 @@ def _muon(config: OptimizerConfig, rate: optax.Schedule, specs: Mapping[str, Lea
         rate,
         beta=config.beta1,
         weight_decay=config.weight_decay,  # acts on the kernels, all of which are decayed
+        adam_weight_decay=config.weight_decay if config.decayed == "all" else 0.0,
         adam_b1=config.beta1,
         adam_b2=config.beta2,
         muon_weight_dimension_numbers=matrices,

@@ -2,7 +2,7 @@
 
 (1)  randomness of step n = fold(fold(seed), n), split by purpose
 (2)  latents = autoencoder(images); both batches are corrupted whole
-(3)  gradient = sum over microbatches of grad loss (their shares already add up to the batch's), in fp32
+(3)  gradient = scale * sum over microbatches of grad loss (their shares already add up to the batch's), in fp32
 (4)  clip, optimizer;  ema <- d ema + (1 - d) params
 (5)  where the loss or the gradient is not finite, (4) is undone: the step is counted, and nothing else changes
 """
@@ -53,6 +53,8 @@ def make_step(setup: TrainSetup, objective: Objective) -> Step:
         autoencoder = bind(config.model, trainable.assemble(state.params, frozen)).autoencoder
         corrupted = objective.corrupt_batch(step_key(config.seed, state.step), batch, autoencoder.encode)
         gradients, metrics = _gradients(setup, objective, state.params, frozen, corrupted)
+        if config.optimizer.gradient_scale != 1.0:
+            gradients = jax.tree.map(lambda gradient: config.optimizer.gradient_scale * gradient, gradients)
         with jax.named_scope("update"):
             updates, opt_state = setup.optimizer.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)

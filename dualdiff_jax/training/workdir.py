@@ -14,6 +14,7 @@ from dualdiff_jax.config.resolve import differences, resolve, to_dict
 from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import make_folder, write_text
+from dualdiff_jax.json_files import read_object
 from dualdiff_jax.lock import Lock
 
 # Fields that may differ when a run resumes: none of them changes the result.
@@ -37,6 +38,8 @@ FREE_TO_CHANGE = (
     "data.max_bad_share",
     "data.patience",
 )
+FOLDERS = ("checkpoints", "damaged_checkpoints", "model", "samples", "profile", "tensorboard", "wandb")
+FILES = (".json", ".jsonl", ".damaged", ".txt")  # suffixes of the files that a run reads or appends to
 VISIBLE_AFTER = 60.0  # seconds, at most, until a network file system shows a host the files of another
 
 
@@ -61,26 +64,38 @@ def prepare_workdir(workdir: Path, config: RunConfig) -> None:
         config: the run's.
 
     Raises:
-        UserError: the folder cannot be written, is not seen by all hosts, or belongs to a run of another config, with
-            the differences.
+        UserError: the folder cannot be written, is not seen by all hosts, holds a pipe or a folder where a run has a
+            file, or belongs to a run of another config, with the differences.
     """
     if jax.process_index() == 0:
+        _check_kinds(workdir)
         _write_config(workdir, config)
     barrier("workdir")
     file = workdir / "config.json"
     seen_by = time.monotonic() + VISIBLE_AFTER
     while not file.exists() and time.monotonic() < seen_by:
         time.sleep(1.0)
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.exists():
         raise UserError(
             f"{workdir}: this host does not see the files of the first host there; name a folder of a file system that "
             "all hosts have mounted"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{file}: is not JSON ({error}); start in another --workdir") from error
+        )
+    try:
+        stored = read_object(file)
+    except UserError as error:
+        raise UserError(
+            f"{error}; remove it, and the same command writes it anew: a checkpoint has the config too"
+        ) from error
     check_same_config(workdir, str(file), stored, config)
+
+
+def _check_kinds(workdir: Path) -> None:
+    """Refuses what would block a writer or end it in the middle of a run."""
+    for path in workdir.glob("*") if workdir.is_dir() else ():
+        if path.name in FOLDERS and not path.is_dir():
+            raise UserError(f"{path}: is no folder, and a run writes a folder of this name; move it away")
+        if path.suffix in FILES and not path.is_file():
+            raise UserError(f"{path}: is no regular file, and a run writes a file of this name; move it away")
 
 
 def _write_config(workdir: Path, config: RunConfig) -> None:

@@ -49,7 +49,8 @@ class Telemetry:
         if self._is_writer:
             self._metrics = JsonLines(workdir / "metrics.jsonl", first_step)
             self._validation = JsonLines(workdir / "validation.jsonl", first_step)
-            self._earlier_seconds = self._metrics.last().get("seconds", 0.0)
+            seconds = self._metrics.last.get("seconds")
+            self._earlier_seconds = float(seconds) if isinstance(seconds, int | float) else 0.0
             self._line = ProgressLine(config.train.steps)
             self._sinks: list[Sink] = open_sinks(workdir, config, first_step)
         self._unlogged: list[Mapping[str, Any]] = list(unlogged_metrics)
@@ -87,7 +88,7 @@ class Telemetry:
         rate, self._steps_taken = self._steps_taken / seconds, 0
         if not self._is_writer:
             return
-        record = {name: summary(name, [metrics[name] for metrics in metrics_of_steps]) for name in metrics_of_steps[0]}
+        record = {name: summary(name, _alike(name, metrics_of_steps)) for name in metrics_of_steps[-1]}
         record |= {
             "examples_per_second": rate * self._examples,
             **{f"{what}_wait_share": time_spent / seconds for what, time_spent in waited.items()},
@@ -120,6 +121,12 @@ class Telemetry:
             **({} if self._peak is None else {"mfu": per_device / self._peak}),
             **({} if memory is None else {"memory_gib": memory / 2**30}),
         }
+
+
+def _alike(name: str, metrics_of_steps: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """A metric's value at each step that has it in the newest step's shape; those of a checkpoint may be damaged."""
+    shape = np.shape(metrics_of_steps[-1][name])
+    return [metrics[name] for metrics in metrics_of_steps if name in metrics and np.shape(metrics[name]) == shape]
 
 
 def summary(name: str, values: Sequence[np.ndarray]) -> Any:

@@ -6,6 +6,7 @@ A sink takes ``write(step, record)``; the values of a record are numbers, lists 
 import importlib
 import json
 import logging
+import re
 import sys
 import uuid
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,8 @@ from typing import Any, Protocol
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import write_text
+from dualdiff_jax.files import open_regular, write_text
+from dualdiff_jax.json_files import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -29,19 +31,29 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """One record a line. A resumed run drops the records after its checkpoint, so that no step appears twice."""
+    """One record a line. A resumed run drops the records after its checkpoint, so that no step appears twice.
+
+    Lines that are no records, as a damaged disk or an editor may leave them, go to ``FILE.damaged``.
+
+    Attributes:
+        last: the newest record that is kept, empty where there is none.
+    """
 
     def __init__(self, file: Path, first_step: int):
         self._file = file
         self._unwritten: list[str] = []
+        self.last: dict[str, Any] = {}
         if not file.exists():
             return
-        kept = [record for record in _records(file) if record["step"] <= first_step]
+        records, damaged = _read(file)
+        if damaged:
+            aside = file.with_name(f"{file.name}.damaged")
+            log.warning("%s: %d lines are no records; they are moved to %s", file, len(damaged), aside)
+            with aside.open("ab") as copy:
+                copy.write(b"".join(line + b"\n" for line in damaged))
+        kept = [record for record in records if record["step"] <= first_step]
+        self.last = kept[-1] if kept else {}
         write_text(file, "".join(json.dumps(record) + "\n" for record in kept))
-
-    def last(self) -> dict[str, Any]:
-        """The newest record, empty where there is none."""
-        return ([{}] if not self._file.exists() else [{}, *_records(self._file)])[-1]
 
     def write(self, step: int, record: Record) -> None:
         """Appends a record; one that finds no room on the disk is kept and written with the next."""
@@ -58,13 +70,21 @@ class JsonLines:
         pass
 
 
-def _records(file: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines; a line that a kill cut off is left out."""
-    for line in file.read_text(encoding="utf-8").splitlines():
+def _read(file: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """The records, and the lines that are none; a last line that a kill cut off is left out."""
+    with open_regular(file) as opened:
+        *lines, torn = opened.read().split(b"\n")
+    records, damaged = [], []
+    for line in (*lines, torn):
         try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+            record = parse_json(line, str(file), allow_nan=True)
+        except UserError:
+            record = None
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            records.append(record)
+        elif line is not torn and line.strip():
+            damaged.append(line)
+    return records, damaged
 
 
 class ProgressLine:
@@ -114,14 +134,11 @@ class WeightsAndBiases:
 
     def __init__(self, workdir: Path, config: RunConfig):
         wandb = needed("wandb", "telemetry.wandb_project")
-        identity = workdir / "wandb_id"
-        if not identity.exists():
-            identity.write_text(uuid.uuid4().hex[:8], encoding="utf-8")
         try:
             self._run = wandb.init(
                 project=config.telemetry.wandb_project,
                 name=workdir.name,
-                id=identity.read_text(encoding="utf-8"),
+                id=_identity(workdir / "wandb_id"),
                 resume="allow",
                 dir=str(workdir),
                 config=to_dict(config),
@@ -137,6 +154,17 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _identity(file: Path) -> str:
+    """The name under which Weights & Biases knows the run, kept in ``file``; a damaged one is replaced."""
+    text = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
+    if not re.fullmatch(r"[\w-]{1,64}", text, re.ASCII):
+        if text:
+            log.warning("%s: holds no name of a run; the metrics go to a new run of Weights & Biases", file)
+        text = uuid.uuid4().hex[:8]
+        write_text(file, text)
+    return text
 
 
 def open_sinks(workdir: Path, config: RunConfig, first_step: int) -> list[Sink]:

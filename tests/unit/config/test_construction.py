@@ -100,7 +100,71 @@ BOUNDS = [
     (RUN.preview, {"every": -1}, "every: -1 is below 0"),
     (RUN.mesh, {"data": -2}, "data: -2 is below -1"),
 ]
+HUGE = 10**400
+# Numbers that are not finite or out of all proportion; each is refused before anything is allocated.
+PROPORTIONS = [
+    (RUN, {"seed": 2**64}, "seed: 18446744073709551616 is above"),
+    (RUN.model.mmdit, {"depth": 10**6}, "depth: 1000000 is above 1024"),
+    (RUN.model.mmdit, {"heads": HUGE}, "heads: 10000000"),
+    (RUN.model.mmdit, {"heads": 10**5000}, "heads: "),
+    (RUN.model.mmdit, {"position_grid": 4096}, "position_grid 4096 with width 96: the position table would take 6 GiB"),
+    (RUN.model.t5, {"vocab_size": 2**31}, "vocab_size: 2147483648 is above 2097152"),
+    (RUN.model.t5, {"relative_max_distance": 2**40}, "relative_max_distance: 1099511627776 is above 2147483647"),
+    (RUN.model.autoencoder, {"shift": math.inf}, "shift: inf is above 10000.0"),
+    (RUN.model.autoencoder, {"shift": -math.inf}, "shift: -inf is below -10000.0"),
+    (RUN.model.autoencoder, {"shift": math.nan}, "shift: is not a number"),
+    (RUN.model.autoencoder, {"scale": math.inf}, "scale: inf is above 1000000.0"),
+    (
+        RUN.model.autoencoder,
+        {"level_widths": (32,) * 30},
+        "level_widths has 30 levels; an image halves at most 9 times",
+    ),
+    (RUN.model.sampling, {"sigma_shift": math.inf}, "sigma_shift: inf is above 1000.0"),
+    (RUN.model.sampling, {"guidance_scale": math.inf}, "guidance_scale: inf is above 1000.0"),
+    (RUN.model.sampling, {"image_steps": 2**31}, "image_steps: 2147483648 is above 10000"),
+    (
+        RUN.model.sampling,
+        {"text_length": 100_000},
+        "text_length: 100000 is above 8192; T5-XXL's attention over one text would take 2.33 TiB",
+    ),
+    (
+        RUN.model.sampling,
+        {"height": 10**6},
+        "height: 1000000 is above 16384; one image of that side in float32 would take 10.9 TiB",
+    ),
+    (RUN.model.sampling, {"width": HUGE}, "width: 10000000"),
+    (RUN.data, {"text_length": 100_000}, "text_length: 100000 is above 8192; T5-XXL's attention over one text would"),
+    (RUN.data, {"workers": 10**9}, "workers: 1000000000 is above 1024"),
+    (SOURCE, {"height": 10**6}, "height: 1000000 is above 16384; one image of that side in float32 would take"),
+    (SOURCE, {"buckets": ((8, 10**6),)}, "buckets has (8, 1000000); give pairs (height, width) in pixels, 1 to 16384"),
+    (SOURCE, {"weight": math.inf}, "weight: inf is above 1000000000.0"),
+    (SOURCE, {"max_aspect": math.inf}, "max_aspect: inf is above 1000000000.0"),
+    (RUN.objective, {"text_weight": math.inf}, "text_weight: inf is above 1000000.0"),
+    (RUN.optimizer, {"learning_rate": math.inf}, "learning_rate: inf is above 1000.0"),
+    (RUN.optimizer, {"clip_norm": math.inf}, "clip_norm: inf is above 1000000000.0"),
+    (RUN.train, {"steps": 2**31}, "steps: 2147483648 is above 2147483647"),
+    (RUN.train, {"stall_seconds": math.inf}, "stall_seconds: inf is above 1000000000.0"),
+    (RUN.train, {"global_batch_size": 2**21}, "global_batch_size: 2097152 is above 1048576"),
+    (RUN.lora, {"alpha": -math.inf}, "alpha: -inf is below 0.0"),
+    (RUN.mesh, {"tensor": 2**31}, "tensor: 2147483648 is above 1048576"),
+]
 CONTRADICTIONS = [
+    (
+        RUN.model,
+        {"t5": dataclasses.replace(RUN.model.t5, width=65536, depth=1024, mlp_width=2**20)},
+        "the weights would take mmdit 3.81 MiB, t5 768 TiB, autoencoder 0 bytes in float32, and they may take 2 TiB",
+    ),
+    (
+        RUN,
+        {
+            "train": dataclasses.replace(RUN.train, global_batch_size=2**20, microbatches=1),
+            "data": dataclasses.replace(
+                RUN.data,
+                sources=tuple(dataclasses.replace(s, height=1024, width=1024, buckets=()) for s in RUN.data.sources),
+            ),
+        },
+        "train.global_batch_size 1048576: the images of one step would take 24 TiB in float32, and they may take 1 TiB",
+    ),
     (RUN, {"profile": (1, 2, 3)}, "profile is (1, 2, 3); give the first step and how many"),
     (RUN, {"init_weights": "raw"}, "init_weights is 'raw', but there is no init_from"),
     (RUN.model, {"t5": dataclasses.replace(RUN.model.t5, vocab_size=32)}, "t5.vocab_size 32 is below mmdit.vocab_size"),
@@ -145,7 +209,7 @@ def test_the_tables_cover_every_section():
     assert {type(section) for section, _, _ in CONTRADICTIONS} == {s for s in declared if hasattr(s, "contradictions")}
 
 
-@pytest.mark.parametrize(("section", "changes", "fault"), [*TYPES, *CHOICES, *BOUNDS, *CONTRADICTIONS])
+@pytest.mark.parametrize(("section", "changes", "fault"), [*TYPES, *CHOICES, *BOUNDS, *PROPORTIONS, *CONTRADICTIONS])
 def test_a_section_with_a_wrong_value_cannot_be_built(section, changes, fault):
     """By its constructor or by ``dataclasses.replace``: the section's name and the one fault."""
     values = {field.name: getattr(section, field.name) for field in dataclasses.fields(section)}
@@ -166,6 +230,19 @@ def test_every_field_refuses_a_value_of_another_type(section):
     for field in dataclasses.fields(section):
         with pytest.raises(ConfigError, match=f"has a fault:\n  {field.name}: "):
             dataclasses.replace(section, **{field.name: Stranger()})
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: type(section).__name__)
+def test_every_number_has_both_bounds(section):
+    for field in dataclasses.fields(section):
+        hint = field_types(type(section))[field.name]
+        is_tuple = typing.get_origin(hint) is tuple
+        kind = typing.get_args(hint)[0] if is_tuple else hint
+        wrong = {float: (math.inf, -math.inf, math.nan), int: (HUGE, -HUGE)}.get(kind, ())
+        for value in wrong:
+            with pytest.raises(ConfigError, match=f"has a fault:\n  {field.name}") as error:
+                dataclasses.replace(section, **{field.name: (value,) if is_tuple else value})
+            assert len(str(error.value)) < 400
 
 
 def test_a_mesh_whose_layout_is_misspelt_is_refused():

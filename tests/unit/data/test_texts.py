@@ -83,6 +83,17 @@ def test_an_answer_that_is_too_long_is_cut_and_counted(tokenizer):
     assert tokens.cut == 3
 
 
+def test_an_answer_that_is_cut_may_have_no_end(tokenizer):
+    def cut(answer):
+        rng = np.random.default_rng(0)
+        return dialogue_tokens(tokenizer, [Turn(QUESTION.question, answer)], PROMPT + 4, rng, end_after_cut=False)
+
+    tokens = cut(LONG)
+    assert tokens.cut == 2 and tokenizer.pieces(tokens.token_ids[PROMPT:])[:3] == ["▁a", "▁three", "▁left"]
+    assert tokenizer.end_token_id not in tokens.token_ids and tokens.is_answer[PROMPT:].all()
+    assert tokenizer.pieces(cut("three").token_ids[PROMPT:]) == ["▁three", "</s>", "</s>", "</s>"]
+
+
 def test_a_question_without_room_is_a_fault_unless_another_has_room(tokenizer):
     long = Turn("which digit is this? " * 4, "three")
     with pytest.raises(DataError, match="leaves no room for an answer in 12") as error:

@@ -14,6 +14,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import checkpoint
 from dualdiff_jax.training.checkpoint import Checkpoints
+from dualdiff_jax.training.run_item import check_run_item, run_item
 from dualdiff_jax.training.setup import TrainSetup
 from tests.full_disk import full_disk
 from tests.small_run import first_state, small_run
@@ -93,6 +94,67 @@ DAMAGES = {
     "unreadable item": lambda folder: next((folder / "run").glob("*")).write_text("{"),
     "empty item": lambda folder: empty(folder / "run"),
 }
+
+
+def test_a_checkpoint_beyond_the_last_step_is_refused_for_what_it_is(workdir, settings, mesh):
+    fewer = dataclasses.replace(settings, train=dataclasses.replace(settings.train, steps=3))
+    with pytest.raises(UserError, match=r"checkpoints/4: lies beyond train.steps 3, so it is not of this run; move it"):
+        restore(workdir, fewer, mesh)
+    assert {path.name for path in (workdir / "checkpoints").iterdir()} == {"2", "4"}
+
+
+@pytest.mark.parametrize("content", [b"[]", b"3", b"[" * 5000, b"\xff"])
+def test_a_damaged_description_is_removed_and_the_checkpoint_is_used(workdir, settings, mesh, caplog, content):
+    (workdir / "checkpoints" / "4" / checkpoint.DESCRIPTION).write_bytes(content)
+    assert Checkpoints(workdir, TrainSetup(settings, mesh)).steps() == [2, 4]
+    assert "it only describes the checkpoint, and is removed" in caplog.text
+
+
+def pipe(path):
+    path.unlink() if path.is_file() else shutil.rmtree(path)
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("name", ["", checkpoint.DESCRIPTION, "run/metadata", "state/manifest.ocdbt"])
+def test_a_pipe_in_a_checkpoint_is_set_aside_before_anything_waits(workdir, settings, mesh, caplog, name):
+    pipe(workdir / "checkpoints" / "4" / name)
+    assert Checkpoints(workdir, TrainSetup(settings, mesh)).steps() == [2]
+    assert "checkpoint of step 4 is damaged" in caplog.text and "is no regular file" in caplog.text
+
+
+RUN_ITEMS = [
+    ({"next_step": 2}, "is of step 2"),
+    ({"next_step": "4"}, "next_step: found"),
+    ({"next_step": True}, "next_step: found"),
+    ({"records": 3}, "records: found 3, expected an object"),
+    ({"start": None}, "start: found None"),
+    ({"config": []}, "config: found"),
+    ({"config": {"seed": "x"}}, "seed: expected int, found 'x'"),
+    ({"versions": "1"}, "versions: found"),
+    ({"pending": {}}, "pending: found"),
+    ({"pending": [3]}, r"pending\[0\]: found 3"),
+    ({"pending": [{"loss": 1.0}, {"loss": "x"}]}, r"pending\[1\].loss: found 'x'"),
+    ({"pending": [{"loss": [[1.0], [None]]}]}, r"pending\[0\].loss: found None"),
+]
+
+
+def test_a_run_item_of_a_wrong_form_is_damage(settings):
+    right = run_item(4, settings, RECORDS, "start", [{"loss": 1.0, "by_t": [[1.0], [2]]}])
+    assert check_run_item(json.loads(json.dumps(right)), 4)["next_step"] == 4
+    for change, fault in [*RUN_ITEMS, *(({key: ...}, f"lacks '{key}'") for key in right)]:
+        item = {key: value for key, value in (right | change).items() if value is not ...}
+        with pytest.raises(UserError, match=fault):
+            check_run_item(json.loads(json.dumps(item)), 4)
+    for item in (None, 3, [], "x"):
+        with pytest.raises(UserError, match="expected an object"):
+            check_run_item(item, 4)
+
+
+def test_a_run_item_of_a_wrong_form_makes_way_for_the_checkpoint_before(workdir, settings, mesh, caplog):
+    file = next((workdir / "checkpoints" / "4" / "run").glob("metadata"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pending": 3}))
+    assert int(restore(workdir, settings, mesh)[0].step) == 2
+    assert "pending: found 3, expected a list" in caplog.text
 
 
 def test_what_was_saved_comes_back(workdir, settings, mesh, state):

@@ -60,6 +60,58 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint_and_a_torn_line(tm
     assert found[-1]["seconds"] == pytest.approx(6.0, abs=1.0) and found[-1]["seconds"] > 6.0
 
 
+NO_RECORDS = {
+    "invalid UTF-8": b'{"step": 2, "loss": "\xff"}',
+    "a number": b"3",
+    "null": b"null",
+    "a list": b'[{"step": 1}]',
+    "no step": b'{"loss": 1.0}',
+    "a step that is text": b'{"step": "2"}',
+    "a step that is no whole number": b'{"step": 2.5}',
+    "a step that is true": b'{"step": true}',
+    "deep": b"[" * 5000,
+    "a number of thousands of digits": b'{"step": 1' + b"0" * 6000 + b"}",
+    "not JSON": b"step 2 loss 1.0",
+    "half a line in the middle": b'{"step": 2, "lo',
+}
+
+
+@pytest.mark.parametrize("name", ["metrics", "validation"])
+@pytest.mark.parametrize("line", NO_RECORDS.values(), ids=NO_RECORDS)
+def test_a_line_that_is_no_record_goes_aside_and_the_run_starts(tmp_path, config, caplog, name, line):
+    file = tmp_path / f"{name}.jsonl"
+    file.write_bytes(b'{"step": 1, "seconds": 2.0}\n' + line + b'\n{"step": 2, "loss": NaN}\n')
+    open_telemetry(tmp_path, config, 2)
+    assert [record["step"] for record in records(tmp_path, name)] == [1, 2]
+    assert (tmp_path / f"{name}.jsonl.damaged").read_bytes() == line + b"\n"
+    assert "1 lines are no records; they are moved to" in caplog.text
+
+
+@pytest.mark.parametrize("seconds", ['"3"', "null", "[]", "true"])
+def test_a_record_whose_time_is_no_number_counts_from_zero(tmp_path, config, seconds):
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 1, "seconds": {seconds}}}\n')
+    telemetry = open_telemetry(tmp_path, config, 1)
+    telemetry.add(metrics(1.0))
+    telemetry.write(2)
+    assert 0.0 <= records(tmp_path)[-1]["seconds"] < 60.0
+
+
+def test_unlogged_metrics_of_another_form_count_for_nothing(tmp_path, config):
+    """As a damaged checkpoint may hold them."""
+    telemetry = open_telemetry(tmp_path, config, 2, [{"loss": [1.0, 2.0]}, {}, {"another": 3.0}, metrics(2.0)])
+    telemetry.add(metrics(4.0))
+    telemetry.write(4)
+    assert records(tmp_path)[0]["loss"] == 3.0 and "another" not in records(tmp_path)[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"two words", b"x" * 1000])
+def test_a_damaged_name_of_a_run_is_replaced(tmp_path, content):
+    file = tmp_path / "wandb_id"
+    file.write_bytes(content)
+    name = sinks._identity(file)
+    assert len(name) == 8 and file.read_text() == name == sinks._identity(file)
+
+
 def test_what_was_pending_goes_on_in_the_next_process(tmp_path, config):
     (tmp_path / "whole").mkdir(), (tmp_path / "stopped").mkdir()
     values = [np.float32(value) for value in (0.1, 0.7, 1.3)]

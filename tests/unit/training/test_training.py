@@ -185,16 +185,25 @@ def test_the_state_of_every_optimizer_can_be_placed(tmp_path, name):
     assert like_params >= len(shapes) * (0.3 if name == "adafactor" else 1)
 
 
+@pytest.mark.parametrize("decayed", ["kernels", "all"])
 @pytest.mark.parametrize("name", NAMES)
-def test_decay_moves_matrices_and_nothing_else(tmp_path, name):
+def test_decay_moves_matrices_and_nothing_else_unless_it_acts_on_all(tmp_path, name, decayed):
     """Without a gradient."""
-    specs, optimizer = leaves_and_optimizer(tmp_path, name, learning_rate=0.1, weight_decay=0.5)
+    specs, optimizer = leaves_and_optimizer(tmp_path, name, learning_rate=0.1, weight_decay=0.5, decayed=decayed)
     params = {leaf: np.ones(spec.shape, np.float32) for leaf, spec in specs.items()}
     zero = jax.tree.map(np.zeros_like, params)
     updates, _ = jax.jit(optimizer.update)(zero, optimizer.init(params), params)
     for leaf, update in updates.items():
-        np.testing.assert_allclose(update, -0.05 if is_decayed(leaf) else 0.0, atol=1e-6, err_msg=leaf)
+        expected = -0.05 if is_decayed(leaf) or decayed == "all" else 0.0
+        np.testing.assert_allclose(update, expected, atol=1e-6, err_msg=leaf)
     assert [is_decayed(leaf) for leaf in SOME] == [True, False, True, False]
+
+
+def test_the_average_starts_late(tmp_path):
+    config, _ = small_run(tmp_path)
+    for is_warm in (False, True):
+        late = dataclasses.replace(config.optimizer, ema_start=3, ema_decay=0.25, ema_warmup=is_warm)
+        assert [float(ema_decay(late, jax.numpy.int32(n))) for n in range(4)] == [0.0, 0.0, 0.25, 0.25]
 
 
 def test_the_average_warms_up(tmp_path):
@@ -239,11 +248,18 @@ def test_the_abstract_state_is_the_real_one(tmp_path):
         assert leaf.sharding.is_equivalent_to(spec.sharding, leaf.ndim)
 
 
-def test_the_clip_bounds_the_gradient_that_adam_sees(tmp_path):
+def test_the_clip_bounds_the_scaled_gradient_that_adam_sees(tmp_path):
     _, end, history = run_steps(tmp_path, steps=1, optimizer={"clip_norm": 1e-3})
     norm = optax.tree.norm(optax.tree_utils.tree_get(end.opt_state, "mu")) / (1 - 0.9)
     assert history[0]["gradient_norm"] > 1e-3
     np.testing.assert_allclose(norm, 1e-3, rtol=1e-4)
+    scaled = {"clip_norm": 1e-3, "gradient_scale": 4.0, "ema_start": 3}
+    _, other, again = run_steps(tmp_path, steps=1, optimizer=scaled)
+    np.testing.assert_allclose(again[0]["gradient_norm"], 4.0 * history[0]["gradient_norm"], rtol=1e-5)
+    np.testing.assert_allclose(again[0]["loss"], history[0]["loss"], rtol=1e-6)
+    other_norm = optax.tree.norm(optax.tree_utils.tree_get(other.opt_state, "mu")) / (1 - 0.9)
+    np.testing.assert_allclose(other_norm, 1e-3, rtol=1e-4)
+    jax.tree.map(np.testing.assert_array_equal, other.ema_params, other.params)
 
 
 def test_warm_up_is_linear_then_constant_or_cosine(tmp_path):

@@ -1,6 +1,7 @@
 """A workdir is of one config, and of one file system that all hosts see."""
 
 import dataclasses
+import os
 
 import jax
 import pytest
@@ -12,6 +13,11 @@ from dualdiff_jax.training import workdir as module
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.training.workdir import prepare_workdir, workdir_lock
 from tests.small_run import small_run
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("data"))[0]
 
 
 @pytest.fixture
@@ -53,3 +59,51 @@ def test_a_second_run_in_a_workdir_writes_nothing(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="run: process .* writes there; wait until it ends"):
             train(config, tmp_path / "run", make_mesh(config.mesh, jax.devices()[:1]))
         assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    "content, fault",
+    [
+        (b"", "is no JSON"),
+        (b"{", "is no JSON"),
+        (b"\xff\xfe", "is no"),
+        (b"[]", "expected an object"),
+        (b"3", "expected an object"),
+        (b"[" * 3000, "is nested more than"),
+        (b'{"seed": 1e999}', "1e999"),
+        (b'{"seed": 1.5}', "cannot be read as this version's config"),
+        (b'{"model": [1]}', "cannot be read as this version's config"),
+    ],
+)
+def test_a_damaged_config_is_one_sentence(tmp_path, settings, content, fault):
+    prepare_workdir(tmp_path / "run", settings)
+    (tmp_path / "run" / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=fault):
+        prepare_workdir(tmp_path / "run", settings)
+
+
+OWN = (
+    "config.json",
+    "metrics.jsonl",
+    "validation.jsonl",
+    "skipped_steps.jsonl",
+    "bad_records.jsonl",
+    "stall_host_0.txt",
+)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+@pytest.mark.parametrize("name", OWN)
+def test_a_pipe_or_a_folder_in_place_of_a_file_is_refused_before_anything_waits(tmp_path, settings, make, name):
+    (tmp_path / "run").mkdir()
+    make(tmp_path / "run" / name)
+    with pytest.raises(UserError, match=f"{name}: is no regular file, and a run writes a file of this name"):
+        prepare_workdir(tmp_path / "run", settings)
+
+
+@pytest.mark.parametrize("name", module.FOLDERS)
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path, settings, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).touch()
+    with pytest.raises(UserError, match=f"{name}: is no folder, and a run writes a folder of this name"):
+        prepare_workdir(tmp_path / "run", settings)

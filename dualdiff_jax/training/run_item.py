@@ -1,0 +1,70 @@
+"""The ``run`` item of a checkpoint: all that resuming needs besides the state, and its check when it is read.
+
+next_step  records  start  pending  config  versions
+"""
+
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config.resolve import resolve, to_dict
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.json_files import checked, field
+
+VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+NAME = "its run item"
+
+
+def run_item(step: int, config: RunConfig, records: dict[str, Any], start: str, pending: Sequence) -> dict[str, Any]:
+    """What a checkpoint stores as JSON.
+
+    Args:
+        step: steps that the state has seen.
+        config: the run's.
+        records: the data's fingerprint.
+        start: fingerprint of ``init_from``.
+        pending: metrics of steps that are in no record yet, each a dict of numbers and lists.
+    """
+    item = {"next_step": step, "records": records, "start": start, "pending": list(pending)}
+    return item | {"config": to_dict(config), "versions": versions()}
+
+
+def check_run_item(item: Any, step: int) -> dict[str, Any]:
+    """Checks what was read, so that all of it can be used.
+
+    Args:
+        item: any JSON value.
+        step: the step of the checkpoint, by its folder.
+
+    Returns:
+        ``item``.
+
+    Raises:
+        UserError: it is not what ``run_item`` makes for ``step``.
+    """
+    item = checked(item, dict, NAME)
+    found = field(item, "next_step", int, NAME)
+    if found != step:
+        raise UserError(f"{NAME} is of step {found}")
+    for key, kind in (("records", dict), ("start", str), ("config", dict), ("versions", dict)):
+        field(item, key, kind, NAME)
+    for index, metrics in enumerate(field(item, "pending", list, NAME)):
+        for name, value in checked(metrics, dict, f"{NAME}: pending[{index}]").items():
+            _check_figure(value, f"{NAME}: pending[{index}].{name}")
+    resolve(item["config"], what=f"config in {NAME}")
+    return item
+
+
+def _check_figure(value: Any, name: str) -> None:
+    """A number, or lists of numbers: what ``telemetry.recorder.summary`` takes."""
+    for entry in value if isinstance(value, list) else ():
+        _check_figure(entry, name)
+    if not isinstance(value, list):
+        checked(value, float, name)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide the bits of a result."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in VERSIONED}
