@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -62,11 +63,11 @@ class BadRecords:
         """
         self._file = Path(file)
         if self._file.exists():
-            for line in self._file.read_text(encoding="utf-8").splitlines():
+            for line in self._file.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     known = json.loads(line)
                     self._written.add((known["source"], known["record"]))
-                except (ValueError, KeyError, TypeError):  # a line that a kill cut off
+                except Exception:  # a line that a kill cut off, or that another program wrote
                     continue
 
     def note(self, origin: Origin) -> None:
@@ -94,8 +95,11 @@ class BadRecords:
             return
         self._written.add((source, fault.record_id))
         line = {"source": source, "record": fault.record_id, "cause": fault.cause, "message": fault.message}
-        with self._file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        try:
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write(mend_text(json.dumps(line, ensure_ascii=False)) + "\n")
+        except OSError as error:
+            raise UserError(f"{self._file}: cannot be written ({error.strerror}); make room there") from error
 
     def _check(self, source: str) -> None:
         causes = {cause: count for (name, cause), count in self.counts.items() if name == source}

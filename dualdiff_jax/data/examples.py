@@ -13,7 +13,7 @@ from dualdiff_jax.data.catalog import Shape
 from dualdiff_jax.data.formats.registry import question_suffix
 from dualdiff_jax.data.images import read_pixels
 from dualdiff_jax.data.reader_watchdog import ReadingNotes
-from dualdiff_jax.data.records.record import ABSENT_KEY, UNREADABLE, DataError, Record, Source, Turn
+from dualdiff_jax.data.records.record import ABSENT_KEY, UNREADABLE, DataError, Record, Source, Turn, blame
 from dualdiff_jax.data.texts import Tokens, caption_tokens, dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
@@ -67,7 +67,8 @@ class ExampleMaker:
             record_id = f"{self._config.name}[{index}]"
             self._notes.begin(record_id)
             try:
-                record = self._source[index]
+                with blame(record_id):
+                    record = self._source[index]
                 record_id = record.record_id
                 example, cut = self.example(record, rng)
                 return example, Origin(self._config.name, record_id, tuple(faults), cut)
@@ -94,8 +95,9 @@ class ExampleMaker:
         Raises:
             DataError: the record is bad.
         """
-        name, tokens = self.tokens(record, rng)
-        arrays = self._arrays(record, name)
+        with blame(record.record_id):
+            name, tokens = self.tokens(record, rng)
+            arrays = self._arrays(record, name)
         return Example(**arrays, token_ids=tokens.token_ids, is_answer=tokens.is_answer), tokens.cut
 
     def tokens(self, record: Record, rng: np.random.Generator) -> tuple[str, Tokens]:
@@ -111,16 +113,25 @@ class ExampleMaker:
         Raises:
             DataError: there is no caption, or no room for an answer.
         """
-        turns, name, caption = record.turns, "", ""
+        turns, name, caption = self._turns(record, rng), "", ""
         if self._config.task != "instruction" or self._config.question:
             name, caption = self._caption(record, rng)
             turns = (Turn(self._config.question, caption),)
         try:
             if self._config.task == "instruction":
-                return name, dialogue_tokens(self._tokenizer, turns, self._data.text_length, rng, self._suffix)
+                length, end_after_cut = self._data.text_length, self._config.end_after_cut
+                return name, dialogue_tokens(self._tokenizer, turns, length, rng, self._suffix, end_after_cut)
         except DataError as error:
             raise DataError(error.cause, f"{record.record_id}: {error}") from error
         return name, caption_tokens(self._tokenizer, caption, self._data.text_length)
+
+    def _turns(self, record: Record, rng: np.random.Generator) -> tuple[Turn, ...]:
+        """The turns that the config asks for; ``rng`` is drawn from only for the answer of a random annotator."""
+        turns = record.turns[:1] if self._config.turns == "first" else record.turns
+        answers = [answer for answer in record.answers if answer.strip()]
+        if self._config.answer_choice == "random" and len(turns) == 1 and answers:
+            turns = (turns[0]._replace(answer=answers[int(rng.integers(len(answers)))]),)
+        return turns
 
     def _caption(self, record: Record, rng: np.random.Generator) -> tuple[str, str]:
         """(NAME/K, text): a name drawn by weight among those that the record has, then one of its wordings."""

@@ -9,7 +9,7 @@ A record is packed as
 import json
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.manifest import TEXT_ONLY, read_manifest
 from dualdiff_jax.data.records.patterns import expand
-from dualdiff_jax.data.records.record import ABSENT_KEY, UNREADABLE, DataError, Record, Turn
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.data.records.record import ABSENT_KEY, DataError, FileSource, Record, Turn
+from dualdiff_jax.errors import UserError, quoted, reason
 
 OPTIONS = "group_size:1"  # records compressed together; more than one could not be read alone
 LENGTH = struct.Struct("<I")
@@ -51,17 +51,18 @@ def unpack(packed: bytes) -> Record:
     """The inverse of ``pack``.
 
     Raises:
-        ValueError, KeyError, TypeError, struct.error: ``packed`` was not written by ``pack``, or is cut.
+        Exception: of many kinds; ``packed`` was not written by ``pack``, or is cut.
     """
     (length,) = LENGTH.unpack_from(packed)
     at = LENGTH.size + length
     header = json.loads(packed[LENGTH.size : at])
     image = None
     if header["image"] is not None:
-        image, at = packed[at : at + header["image"]], at + header["image"]
+        image = packed[at : at + _count(header["image"])]
+        at += header["image"]
     arrays = {}
     for name, dtype, shape in header["arrays"]:
-        arrays[name] = np.frombuffer(packed, DTYPES[dtype], math.prod(shape), at).reshape(shape)
+        arrays[name] = np.frombuffer(packed, DTYPES[dtype], math.prod(map(_count, shape)), at).reshape(shape)
         at += arrays[name].nbytes
     if at != len(packed):
         raise ValueError(f"it has {len(packed)} bytes instead of {at}")
@@ -74,6 +75,12 @@ def unpack(packed: bytes) -> Record:
         size=header["size"] and tuple(header["size"]),
         arrays=arrays,
     )
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(f"{quoted(value)} is no length")
+    return value
 
 
 def write_records(file: str | Path, records: Iterable[Record]) -> int:
@@ -97,24 +104,28 @@ def write_records(file: str | Path, records: Iterable[Record]) -> int:
     return count
 
 
-class ArrayRecordSource:
-    """The records of several ArrayRecord files, file after file."""
+class ArrayRecordSource(FileSource):
+    """The records of one ArrayRecord file."""
 
-    def __init__(self, source: SourceConfig, files: Sequence[Path], is_text_only: bool = False):
-        self._source, self._files, self._is_text_only = source, files, is_text_only
-        self._packed: Any = ArrayRecordDataSource([str(file) for file in files])
+    def __init__(self, source: SourceConfig, file: Path):
+        self._arguments = (source, file)
+        self._source, self._file = source, file
+        try:
+            self._packed: Any = ArrayRecordDataSource([str(file)])
+        except Exception as error:  # the library raises many kinds, all of which mean a damaged or foreign file
+            raise UserError(f"{file}: cannot be read as ArrayRecord ({reason(error)}); copy it again") from error
 
     def __reduce__(self):
-        return type(self), (self._source, self._files, self._is_text_only)
+        return type(self), self._arguments
 
     def __len__(self) -> int:
         return len(self._packed)
 
-    def __getitem__(self, index: int) -> Record:
-        try:
-            record = unpack(self._packed[index])
-        except (ValueError, KeyError, TypeError, struct.error, RuntimeError) as error:
-            raise DataError(UNREADABLE, f"{self._files[0].name}[{index}] is not a record ({error})") from error
+    def name(self, index: int) -> str:
+        return f"{self._file.name}[{index}]"
+
+    def read(self, index: int, *, is_head: bool = False) -> Record:
+        record = unpack(self._packed[index])
         has_turns = self._source.task == "instruction" and not self._source.question
         captions = {n: record.captions[n] for n in self._source.caption_keys if n in record.captions}
         if not (record.turns if has_turns else captions):
@@ -122,17 +133,15 @@ class ArrayRecordSource:
             raise DataError(ABSENT_KEY, f"{record.record_id} has no {expected}")
         return record
 
-    head = __getitem__
-
     def has_image(self) -> np.ndarray | None:
-        return np.zeros(len(self), bool) if self._is_text_only else None
+        return np.zeros(len(self), bool) if self._file.name.startswith(TEXT_ONLY) else None
 
     def files(self) -> list[Path]:
-        return list(self._files)
+        return [self._file]
 
 
 def open_array_record(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[ArrayRecordSource]:
-    """Up to two sources: the files of records with images, and those of records without.
+    """One source a file: first the files of records with images, then those of records without.
 
     Raises:
         UserError: a file is missing, damaged or no ArrayRecord, or encode-data has not finished the folder.
@@ -140,8 +149,4 @@ def open_array_record(source: SourceConfig, root: RootConfig, cache: IndexCache)
     del cache
     files = expand(root.root, root.files)
     read_manifest(root.root)
-    by_kind = {is_text: [f for f in files if f.name.startswith(TEXT_ONLY) == is_text] for is_text in (False, True)}
-    try:
-        return [ArrayRecordSource(source, found, is_text) for is_text, found in by_kind.items() if found]
-    except Exception as error:  # the library raises many kinds, all of which mean a damaged or foreign file
-        raise UserError(f"{files[0]}: cannot be read as ArrayRecord ({error}); copy it again") from error
+    return [ArrayRecordSource(source, file) for file in sorted(files, key=lambda f: f.name.startswith(TEXT_ONLY))]

@@ -10,18 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.fields import FieldReader
 from dualdiff_jax.data.records.index import IndexCache, RangeReader, json_index
 from dualdiff_jax.data.records.patterns import expand
-from dualdiff_jax.data.records.record import UNREADABLE, DataError, Record
+from dualdiff_jax.data.records.record import FileSource, Record
 from dualdiff_jax.errors import UserError
 
 
 class JsonTable:
-    """The elements of one JSON file, by number.
+    """The elements of one JSON file, by number. One that is no JSON raises any error when it is read.
 
     Args:
         file: a list, or JSON Lines.
@@ -51,13 +49,13 @@ class JsonTable:
 
     def __getitem__(self, index: int) -> Any:
         start, length = self.index[index, :2].tolist()
-        try:
-            return json.loads(self._reader.read(self.file, start, length))
-        except (OSError, ValueError) as error:
-            raise DataError(UNREADABLE, f"{self.file.name}[{index}] cannot be read ({error})") from error
+        return json.loads(self._reader.read(self.file, start, length))
+
+    def name(self, index: int) -> str:
+        return f"{self.file.name}[{index}]"
 
 
-class JsonSource:
+class JsonSource(FileSource):
     """The records of one JSON file."""
 
     def __init__(self, source: SourceConfig, root: RootConfig, file: Path, cache: IndexCache):
@@ -66,13 +64,11 @@ class JsonSource:
     def __len__(self) -> int:
         return len(self._table)
 
-    def __getitem__(self, index: int) -> Record:
-        return self._fields.record(self._table[index], f"{self._table.file.name}[{index}]")
+    def name(self, index: int) -> str:
+        return self._table.name(index)
 
-    head = __getitem__
-
-    def has_image(self) -> np.ndarray | None:
-        return None
+    def read(self, index: int, *, is_head: bool = False) -> Record:
+        return self._fields.record(self._table[index], self.name(index))
 
     def files(self) -> list[Path]:
         return [self._table.file]

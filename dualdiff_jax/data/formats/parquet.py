@@ -8,6 +8,7 @@ import collections
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +16,13 @@ from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.fields import FieldReader
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.patterns import expand
-from dualdiff_jax.data.records.record import UNREADABLE, DataError, Record
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.data.records.record import FileSource, Record
+from dualdiff_jax.errors import UserError, reason
 
 GROUPS = 8  # row groups that stay in memory
 
 
-class ParquetSource:
+class ParquetSource(FileSource):
     """The rows of several Parquet files, file after file."""
 
     def __init__(self, source: SourceConfig, root: RootConfig, files: Sequence[Path]):
@@ -29,13 +30,13 @@ class ParquetSource:
         self._files, self._fields = files, FieldReader(source, root)
         self._lock = threading.Lock()  # only one thread may read a file at a time
         self._groups: collections.OrderedDict = collections.OrderedDict()
-        self._parquet = [_open(file) for file in files]
-        self._places = [(f, g) for f, parquet in enumerate(self._parquet) for g in range(parquet.num_row_groups)]
-        rows = [self._parquet[f].metadata.row_group(g).num_rows for f, g in self._places]
-        self._ends = np.cumsum(rows, dtype=np.int64)
-        present = set(self._parquet[0].schema_arrow.names) if files else set()
+        opened = [_open(file) for file in files]
+        self._parquet = [parquet for parquet, _ in opened]
+        self._places = [(f, g) for f, (_, rows) in enumerate(opened) for g in range(len(rows))]
+        self._ends = np.cumsum([count for _, rows in opened for count in rows], dtype=np.int64)
         keys = (root.image_key, *root.caption_keys, root.question_key, root.answer_key, "height", "width")
-        self._columns = sorted(present & {key.split("/")[0] for key in keys} | present & set(keys))
+        wanted = {key.split("/")[0] for key in keys} | set(keys)
+        self._columns = [sorted(wanted.intersection(parquet.schema_arrow.names)) for parquet in self._parquet]
 
     def __reduce__(self):
         return type(self), self._arguments
@@ -43,20 +44,17 @@ class ParquetSource:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def __getitem__(self, index: int) -> Record:
-        place = int(np.searchsorted(self._ends, index, side="right"))
+    def name(self, index: int) -> str:
+        return f"{self._files[self._places[self._place(index)][0]].name}[{index}]"
+
+    def read(self, index: int, *, is_head: bool = False) -> Record:
+        place = self._place(index)
         row = index - (int(self._ends[place - 1]) if place else 0)
-        record_id = f"{self._files[self._places[place][0]].name}[{index}]"
-        try:
-            fields = self._group(place).slice(row, 1).to_pylist()[0]
-        except Exception as error:  # the library raises many kinds, all of which mean a damaged row group
-            raise DataError(UNREADABLE, f"{record_id} cannot be read ({error})") from error
-        return self._fields.record(fields, record_id)
+        return self._fields.record(self._group(place).slice(row, 1).to_pylist()[0], self.name(index))
 
-    head = __getitem__
-
-    def has_image(self) -> np.ndarray | None:
-        return None
+    def _place(self, index: int) -> int:
+        """Which of ``_places`` holds a row."""
+        return int(np.searchsorted(self._ends, index, side="right"))
 
     def files(self) -> list[Path]:
         return list(self._files)
@@ -68,21 +66,27 @@ class ParquetSource:
                 self._groups.move_to_end(place)
             else:
                 file, group = self._places[place]
-                self._groups[place] = self._parquet[file].read_row_group(group, columns=self._columns)
+                self._groups[place] = self._parquet[file].read_row_group(group, columns=self._columns[file])
                 if len(self._groups) > GROUPS:
                     self._groups.popitem(last=False)
             return self._groups[place]
 
 
-def _open(file: Path):
+def _open(file: Path) -> tuple[Any, list[int]]:
+    """(the opened file, rows of each of its groups)."""
     try:
         import pyarrow.parquet
     except ImportError:
         raise UserError(f"{file}: Parquet needs pyarrow; pip install pyarrow") from None
     try:
-        return pyarrow.parquet.ParquetFile(file)
-    except (OSError, ValueError) as error:  # Arrow's errors are subclasses of these
-        raise UserError(f"{file}: cannot be read as Parquet ({error}); copy it again") from error
+        parquet = pyarrow.parquet.ParquetFile(file)
+        metadata = parquet.metadata
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+            raise ValueError(f"its row groups have {rows[:8]} rows, not the {metadata.num_rows} of the whole")
+        return parquet, rows
+    except Exception as error:  # the library raises many kinds, all of which mean a damaged or foreign file
+        raise UserError(f"{file}: cannot be read as Parquet ({reason(error)}); copy it again") from error
 
 
 def open_parquet(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[ParquetSource]:

@@ -6,7 +6,7 @@ array_record   records that are read one by one, encoded data too      array_rec
 parquet        tables with the images' bytes in a column               parquet.py
 tfds           data sets that TensorFlow Datasets prepared             tfds.py
 llava          dialogues, some without an image                        llava.py
-vqa_v2, okvqa, gqa, textvqa, vizwiz, pope, coco_captions               official.py
+vqa_v2, okvqa, gqa, textvqa, vizwiz, pope, coco_captions               official.py, official_source.py
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +18,13 @@ from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.formats.array_record import open_array_record
 from dualdiff_jax.data.formats.json_list import open_json
 from dualdiff_jax.data.formats.llava import open_llava
-from dualdiff_jax.data.formats.official import OFFICIAL_FORMATS, open_official
+from dualdiff_jax.data.formats.official import OFFICIAL_FORMATS
+from dualdiff_jax.data.formats.official_source import open_official
 from dualdiff_jax.data.formats.parquet import open_parquet
 from dualdiff_jax.data.formats.tar import open_tar
 from dualdiff_jax.data.formats.tfds import open_tfds
 from dualdiff_jax.data.records.index import IndexCache
-from dualdiff_jax.data.records.record import MISSING, ConcatenatedSource, DataError, Source
+from dualdiff_jax.data.records.record import MISSING, ConcatenatedSource, DataError, Source, blame
 from dualdiff_jax.errors import UserError
 
 OpenFormat = Callable[[SourceConfig, RootConfig, IndexCache], Sequence[Source]]
@@ -80,8 +81,9 @@ def _probe(config: SourceConfig, source: Source) -> None:
     for index in np.unique(np.linspace(0, len(source) - 1, PROBED).astype(int)).tolist():
         try:
             record = source[index]
-            if isinstance(record.image, Path) and not record.image.is_file():
-                raise DataError(MISSING, f"{record.image}: there is no such image; {record.record_id} names it")
+            with blame(record.record_id):
+                if isinstance(record.image, Path) and not record.image.is_file():
+                    raise DataError(MISSING, f"{record.image}: there is no such image; {record.record_id} names it")
             return
         except DataError as error:
             faults.append(str(error))

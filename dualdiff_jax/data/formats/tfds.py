@@ -7,16 +7,14 @@ prepared folder is under ``root``. Images stay encoded. Keys are those of the da
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.fields import FieldReader
 from dualdiff_jax.data.records.index import IndexCache
-from dualdiff_jax.data.records.record import UNREADABLE, DataError, Record
+from dualdiff_jax.data.records.record import FileSource, Record
 from dualdiff_jax.errors import UserError, reason
 
 
-class TfdsSource:
+class TfdsSource(FileSource):
     """The examples of one split."""
 
     def __init__(self, source: SourceConfig, root: RootConfig):
@@ -31,18 +29,11 @@ class TfdsSource:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> Record:
-        record_id = f"{self._name}[{index}]"
-        try:
-            example = self._examples[index]
-        except Exception as error:  # the library raises many kinds, all of which mean a damaged example
-            raise DataError(UNREADABLE, f"{record_id} cannot be read ({error})") from error
-        return self._fields.record(example, record_id)
+    def name(self, index: int) -> str:
+        return f"{self._name}[{index}]"
 
-    head = __getitem__
-
-    def has_image(self) -> np.ndarray | None:
-        return None
+    def read(self, index: int, *, is_head: bool = False) -> Record:
+        return self._fields.record(self._examples[index], self.name(index))
 
     def files(self) -> list[Path]:
         return [self._folder]

@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dualdiff_jax.data.records.json_text import elements
+from dualdiff_jax.data.records.record import OVERSIZED, DataError
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import is_writable, new_file, remove
 from dualdiff_jax.runtime.environment import cache_folder
@@ -24,6 +26,7 @@ from dualdiff_jax.runtime.environment import cache_folder
 FOLDER = ".dualdiff_index"  # beside the data
 SMALL = 1 << 20  # bytes of a file whose index is rebuilt at each start
 CHUNK = 1 << 22  # bytes read at once
+LONGEST = 1 << 28  # bytes of one record's text or image
 OPEN_FILES = 256  # that a reader keeps open; it opens any other file for each read
 
 
@@ -60,7 +63,12 @@ class IndexCache:
             with partial.open("wb") as stream:
                 np.save(stream, build())
 
-        return np.load(self.file(files, kind, "npy", write), mmap_mode="r")
+        file = self.file(files, kind, "npy", write)
+        try:
+            return np.load(file, mmap_mode="r")
+        except Exception:  # whatever damaged it, the data files are still there
+            remove(file)
+            return np.load(self.file(files, kind, "npy", write), mmap_mode="r")
 
     def file(self, files: Sequence[Path], kind: str, ending: str, write: Callable[[Path], None]) -> Path:
         """A file derived from ``files``.
@@ -124,7 +132,14 @@ class RangeReader:
             os.close(descriptor)
 
     def read(self, file: Path, start: int, length: int) -> bytes:
-        """``length`` bytes from byte ``start`` on, or fewer if the file ends before. Raises ``OSError``."""
+        """``length`` bytes from byte ``start`` on, or fewer if the file ends before.
+
+        Raises:
+            DataError: ``length`` is above ``LONGEST``, which no record has.
+            OSError: as the system raises it.
+        """
+        if length > LONGEST:
+            raise DataError(OVERSIZED, f"{file.name}: a record of {length} bytes; one may have {LONGEST}")
         descriptor = self._open.get(file)
         if descriptor is not None:
             return os.pread(descriptor, length, start)
@@ -175,6 +190,8 @@ def _lines(file: Path, column: Callable[[Any], int] | None) -> np.ndarray:
             if len(stops):
                 parts.append(_rows(np.concatenate([[start], stops[:-1] + 1]), stops))
                 start = int(stops[-1]) + 1
+            if base - start > LONGEST:
+                raise UserError(f"{file}: has a line of more than {LONGEST} bytes; is it JSON Lines?")
     rows = np.concatenate([*parts, _rows(np.asarray([start]), np.asarray([base]))])
     if column is None:
         return rows
@@ -193,7 +210,7 @@ def _value(text: bytes) -> Any:
     """The parsed JSON; None if ``text`` is no JSON, a fault that is raised when the record is read."""
     try:
         return json.loads(text)
-    except ValueError:
+    except Exception:
         return None
 
 
@@ -202,58 +219,3 @@ def _list(file: Path, column: Callable[[Any], int] | None) -> np.ndarray:
     for _, value, start, stop in elements(file, "["):
         rows.extend((start, stop - start) if column is None else (start, stop - start, column(value)))
     return np.frombuffer(rows, np.int64).reshape(-1, 2 if column is None else 3)
-
-
-def elements(file: Path, opening: str) -> Iterator[tuple[str | None, Any, int, int]]:
-    """Yields the elements of a large JSON list or object, in little memory.
-
-    Each byte is decoded as one character (Latin-1), so that places in the text are places in the file. Letters beyond
-    ASCII are therefore wrong in the yielded values; parse the bytes again to get them right.
-
-    Args:
-        file: the JSON file.
-        opening: "[" for a list, "{" for an object.
-
-    Yields:
-        (key, or None in a list; value; its first byte; the byte after its last).
-
-    Raises:
-        UserError: the file is no JSON of this kind.
-    """
-    closing, decoder = {"[": "]", "{": "}"}[opening], json.JSONDecoder()
-    with file.open("rb") as stream:
-        text = stream.read(CHUNK).decode("latin-1").removeprefix("\xef\xbb\xbf")
-        base = stream.tell() - len(text)
-        at = _skip(text, 0, " \t\r\n")
-        if text[at : at + 1] != opening:
-            what = {"[": "a list of records", "{": "an object of records"}[opening]
-            raise UserError(f"{file}: expected {what}, found {text[at : at + 20]!r} (JSON Lines end in .jsonl)")
-        at += 1
-        key = None
-        while True:
-            at = _skip(text, at, " \t\r\n,:")
-            try:
-                if text[at : at + 1] == closing and key is None:
-                    return
-                value, stop = decoder.raw_decode(text, at)
-                if stop >= len(text):  # a number at the end of the text may go on in the next chunk
-                    raise json.JSONDecodeError("cut", text, stop)
-            except json.JSONDecodeError as error:
-                more = stream.read(max(CHUNK, len(text) - at)).decode("latin-1")
-                if not more:
-                    raise UserError(f"{file}: is not JSON ({error.msg} at byte {base + at})") from None
-                text, base, at = text[at:] + more, base + at, 0
-                continue
-            if opening == "{" and key is None:
-                key = value
-            else:
-                yield key, value, base + at, base + stop
-                key = None
-            at = stop
-
-
-def _skip(text: str, at: int, characters: str) -> int:
-    """The first place from ``at`` on whose character is none of ``characters``."""
-    while text[at : at + 1] and text[at] in characters:
-        at += 1
-    return at

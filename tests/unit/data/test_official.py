@@ -8,7 +8,7 @@ import pytest
 from configs import demo
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.formats.registry import open_source
-from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, Turn
+from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, OUTSIDE, WRONG_TYPE, DataError, Turn
 from dualdiff_jax.errors import UserError
 from tests.unit.data import photos
 from tests.unit.data.photos import source
@@ -269,6 +269,7 @@ DIALOGUE = [
     {"from": "gpt", "value": "Yes."},
     {"from": "human", "value": "Where to?"},
 ]
+TEXT = [{"from": "human", "value": "What are the colors of a bus?"}, *DIALOGUE[1:]]
 
 
 def write_llava(root, *records):
@@ -280,7 +281,7 @@ def test_llava_gives_all_turns_and_texts_without_an_image(tmp_path):
     write_llava(
         tmp_path,
         {"id": "000000033471", "image": "coco/train2017/000000033471.jpg", "conversations": DIALOGUE},
-        {"id": "wgByO4Y_0", "model": "", "conversations": DIALOGUE[:2]},
+        {"id": "wgByO4Y_0", "model": "", "conversations": TEXT[:2]},
     )
     found = opened(tmp_path, "llava")
     assert found[0].turns == (
@@ -310,11 +311,48 @@ def test_llava_gives_all_turns_and_texts_without_an_image(tmp_path):
         ),
         ({"conversations": [DIALOGUE[0], {"from": "gpt", "value": " "}]}, EMPTY, "every answer is empty"),
         ({"image": 3, "conversations": DIALOGUE}, WRONG_TYPE, "image should be text, found 3"),
+        ({"image": "", "conversations": TEXT}, EMPTY, "image is empty"),
+        ({"conversations": DIALOGUE}, ABSENT_KEY, "has no image, but asks about an image, a video or a sound"),
+        (
+            {"conversations": [{"from": "human", "value": "<video> What?"}, TEXT[1]]},
+            ABSENT_KEY,
+            "has no image, but asks",
+        ),
+        ({"video": "1.mp4", "conversations": TEXT}, ABSENT_KEY, "has no image, but asks about"),
+        ({"images": ["1.jpg", "2.jpg"], "conversations": TEXT}, WRONG_TYPE, "images names 2 images; give one"),
+        ({"image": [], "images": None, "videos": ["v"], "conversations": TEXT}, ABSENT_KEY, "has no image, but asks"),
+        ({"image": "../a.jpg", "conversations": DIALOGUE}, OUTSIDE, "image leaves the root: '../a.jpg'"),
     ],
 )
 def test_a_bad_dialogue_is_reported_when_it_is_read(tmp_path, record, cause, message):
-    write_llava(tmp_path, {"id": "1", "conversations": DIALOGUE}, record)
+    write_llava(tmp_path, {"id": "1", "conversations": TEXT}, record)
     found = opened(tmp_path, "llava")
     with pytest.raises(DataError, match=message) as error:
         found[1]
     assert error.value.cause == cause
+    assert found.has_image().tolist()[0] is False
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_text"),
+    [
+        ({"image": "coco/train2017/000000033471.jpg"}, False),
+        ({"image": ["coco/train2017/000000033471.jpg"]}, False),
+        ({"images": ["coco/train2017/000000033471.jpg"]}, False),
+        ({"images": [], "video": None}, True),
+        ({"image": None}, True),
+    ],
+)
+def test_a_list_of_one_image_is_that_image_and_an_empty_list_is_none(tmp_path, fields, is_text):
+    html = {"from": "gpt", "value": "In HTML, <video> and <image> are tags."}  # of an answer, so no medium is missing
+    question = DIALOGUE[0] if not is_text else TEXT[0]
+    write_llava(tmp_path, fields | {"conversations": [question, html]})
+    found = opened(tmp_path, "llava")
+    assert found[0].is_text_only == is_text and found.has_image().tolist() == [not is_text]
+    assert is_text or found[0].image.is_file()
+
+
+def test_an_answer_or_a_question_that_is_null_counts_as_empty(tmp_path):
+    null = [{"from": "human", "value": None}, {"from": "gpt"}]
+    write_llava(tmp_path, {"conversations": [*null, *TEXT[:2], {"from": "human"}, TEXT[3]]})
+    assert opened(tmp_path, "llava")[0].turns == (Turn(TEXT[0]["value"], TEXT[1]["value"]), Turn("", TEXT[3]["value"]))
