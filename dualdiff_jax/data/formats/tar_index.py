@@ -88,7 +88,7 @@ def _with_lost(file: Path, index: np.ndarray, end: int, size: int, broken: Broke
     """``index`` and the lost samples, spread evenly over it: a reader takes the next row in place of a bad one."""
     samples = len(index)
     lost = min(max(1, round((size - end) * samples / end)), MOST_LOST * samples)
-    log.warning("%s: %s; about %d samples are lost, %d come before; copy it again", file, broken, lost, samples)
+    log.warning("%s: %s; samples before: %d, lost: about %d; copy it again", file, broken, samples, lost)
     places = np.linspace(samples, 0, lost).astype(int)
     return np.insert(index, places, [end, LOST, 0, LOST, 0], axis=0)
 

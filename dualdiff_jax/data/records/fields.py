@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,9 +152,9 @@ def _lacks(fields: Mapping, keys: Sequence[str], record_id: str) -> DataError:
 
 def _texts(value: Any, key: str, record_id: str) -> tuple[str, ...]:
     """One text, or a list of wordings of the same text, without those that are blank or null."""
-    is_one = value is None or isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__")
+    is_list = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
     texts = []
-    for text in [value] if is_one else value:
+    for text in value if is_list else [value]:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "replace")
         if isinstance(text, str):
@@ -166,5 +166,5 @@ def _texts(value: Any, key: str, record_id: str) -> tuple[str, ...]:
 
 def _size(fields: Mapping) -> tuple[int, int] | None:
     """(height, width) in pixels, if both fields can be that."""
-    height, width = fields.get("height"), fields.get("width")
+    height, width = (fields.get(side) for side in ("height", "width"))
     return (int(height), int(width)) if is_side(height) and is_side(width) else None

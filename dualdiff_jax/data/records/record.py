@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeGuard
 
 import numpy as np
 
@@ -135,9 +135,9 @@ class Record:
         return self.image is None and not self.arrays
 
 
-def is_side(value: Any) -> bool:
+def is_side(value: Any) -> TypeGuard[int]:
     """Whether ``value`` can be a height or a width in pixels."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 < value <= MOST_SIDE
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 < int(value) <= MOST_SIDE
 
 
 class Source(Protocol):
