@@ -102,6 +102,16 @@ def make_folder(folder: Path, flag: str) -> Path:
     return folder
 
 
+def locked_folder(folder: Path, flag: str) -> Lock:
+    """The lock of a folder that one command at a time writes into; process 0 makes the folder.
+
+    Arguments and exceptions: ``make_folder``; entering the lock raises ``UserError`` where another command writes.
+    """
+    if jax.process_index() == 0:
+        make_folder(folder, flag)
+    return Lock(folder / ".lock", folder)
+
+
 def is_writable(folder: Path) -> bool:
     """Whether a file can be made in ``folder``, which is made first if necessary."""
     probe = folder / f".{os.getpid()}.probe"

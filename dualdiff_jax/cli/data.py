@@ -11,6 +11,7 @@ from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
 from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import locked_folder
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, summary, survey
 from dualdiff_jax.models.bundle import init_weights
@@ -78,17 +79,18 @@ def encode_data(config: RunConfig, output: str, model: str | None, progress: Pro
         "autoencoder": to_dict(model_config.autoencoder),
         "t5": to_dict(model_config.t5),
     }
-    folders = encode_sources(
-        config.data,
-        FrozenEncoder(model_config, weights, mesh),
-        tokenizer,
-        output,
-        made_by=made_by,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
-        progress=progress,
-    )
-    barrier("encoded")
+    with locked_folder(Path(output), "--output"):
+        folders = encode_sources(
+            config.data,
+            FrozenEncoder(model_config, weights, mesh),
+            tokenizer,
+            output,
+            made_by=made_by,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            progress=progress,
+        )
+        barrier("encoded")
     if jax.process_index() == 0:
         print("\n".join(_snippet(name, folder) for name, folder in folders.items()))
 

@@ -19,6 +19,7 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import broadcast_from_first, connect, first_host_first
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import locked_folder
 from dualdiff_jax.lock import Lock
 from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.objectives.joint import Objective
@@ -37,7 +38,7 @@ from dualdiff_jax.training.step import make_step
 from dualdiff_jax.training.telemetry.recorder import Telemetry
 from dualdiff_jax.training.telemetry.sinks import check_sinks
 from dualdiff_jax.training.telemetry.trace import Trace
-from dualdiff_jax.training.workdir import prepare_workdir, workdir_lock
+from dualdiff_jax.training.workdir import prepare_workdir
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
         setup = check(config, tokenizer, mesh)
         connect(mesh)  # before anything large is compiled
         data = _open_data(config, tokenizer)
-        with workdir_lock(Path(workdir)) as lock:
+        with locked_folder(Path(workdir), "--workdir") as lock:
             return _train(setup, tokenizer, data, Path(workdir), lock, hooks)
 
 

@@ -15,7 +15,6 @@ from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import make_folder, write_text
 from dualdiff_jax.json_files import read_object
-from dualdiff_jax.lock import Lock
 
 # Fields that may differ when a run resumes: none of them changes the result.
 FREE_TO_CHANGE = (
@@ -41,17 +40,6 @@ FREE_TO_CHANGE = (
 FOLDERS = ("checkpoints", "damaged_checkpoints", "model", "samples", "profile", "tensorboard", "wandb")
 FILES = (".json", ".jsonl", ".damaged", ".txt")  # suffixes of the files that a run reads or appends to
 VISIBLE_AFTER = 60.0  # seconds, at most, until a network file system shows a host the files of another
-
-
-def workdir_lock(workdir: Path) -> Lock:
-    """The lock of the run in ``workdir``; the first host makes the folder.
-
-    Raises:
-        UserError: the folder cannot be made.
-    """
-    if jax.process_index() == 0:
-        make_folder(workdir, "--workdir")
-    return Lock(workdir / ".lock", workdir)
 
 
 def prepare_workdir(workdir: Path, config: RunConfig) -> None:

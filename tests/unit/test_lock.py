@@ -9,7 +9,10 @@ import time
 
 import pytest
 
+from configs import demo
 from dualdiff_jax import lock as module
+from dualdiff_jax.cli import data
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import new_folder
 from dualdiff_jax.lock import Lock
@@ -143,3 +146,20 @@ def test_a_second_writer_of_a_folder_leaves_the_half_of_the_first_alone(tmp_path
             pass
         assert (partial / "half").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_two_encodings_do_not_write_one_folder(tmp_path, monkeypatch):
+    config = resolve(demo.get_config())
+    monkeypatch.setattr(data, "load_model", lambda *_: (config.model, {}, None))
+    monkeypatch.setattr(data, "FrozenEncoder", lambda *_: None)
+    calls = []
+
+    def encode_sources(*_, **__):
+        calls.append(1)
+        with pytest.raises(UserError, match="writes there"):
+            data.encode_data(config, str(tmp_path / "encoded"), "model", None)
+        return {}
+
+    monkeypatch.setattr(data, "encode_sources", encode_sources)
+    data.encode_data(config, str(tmp_path / "encoded"), "model", None)
+    assert calls == [1]

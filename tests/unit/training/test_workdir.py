@@ -8,10 +8,11 @@ import pytest
 
 from dualdiff_jax import lock
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import locked_folder
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import workdir as module
 from dualdiff_jax.training.loop import train
-from dualdiff_jax.training.workdir import prepare_workdir, workdir_lock
+from dualdiff_jax.training.workdir import prepare_workdir
 from tests.small_run import small_run
 
 
@@ -55,7 +56,7 @@ def test_a_source_that_is_not_read_may_go(tmp_path):
 def test_a_second_run_in_a_workdir_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "GRACE", 0.1)
     config, _ = small_run(tmp_path / "data")
-    with workdir_lock(tmp_path / "run"):
+    with locked_folder(tmp_path / "run", "--workdir"):
         with pytest.raises(UserError, match="run: process .* writes there; wait until it ends"):
             train(config, tmp_path / "run", make_mesh(config.mesh, jax.devices()[:1]))
         assert [file.name for file in (tmp_path / "run").iterdir()] == [".lock"]
