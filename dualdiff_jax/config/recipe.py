@@ -63,8 +63,9 @@ def fill(given: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
 def _sources(section: Any) -> list[Mapping[str, Any]]:
     """The sources of a section; empty where one of them has a wrong type."""
     sources = section.get("sources") if isinstance(section, Mapping) else None
-    is_right = isinstance(sources, list | tuple) and all(isinstance(source, Mapping) for source in sources)
-    return list(sources) if is_right else []
+    if not isinstance(sources, list | tuple) or not all(isinstance(source, Mapping) for source in sources):
+        return []
+    return list(sources)
 
 
 def _filled(source: Mapping[str, Any], recipe: str, stage: str) -> dict[str, Any]:
