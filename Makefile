@@ -2,13 +2,14 @@
 # make demo     trains a small model on real handwriting and samples it in both directions: two cores, minutes
 # make test     runs the tests: two cores; ARGS="-k NAME" picks some
 # make lint     checks style and types
-# make kills    kills a run ten times, also while it saves, and compares its end with an uninterrupted one: minutes
+# make test-slow  runs the slow tests: runs killed again and again, hosts that fail, every layout of devices, every phase
+#   of the H100 benchmark with a toy model: half an hour
 # make mutants  changes one point of the core at a time and reports which changes no test notices: hours
 # make fuzz     damages files of every kind, 10,000 times each, and expects a sentence, never a traceback: an hour
-# make check-hosts       fails a save on one of two hosts, and expects that both end: minutes
-# make check-benchmarks  runs every phase of the H100 benchmark with a toy model on the CPU: minutes
 # make check-targets     compiles the step and the samplers for TPUs and H100s that are not here: 6 GB of compilers in
 #   a .venv-targets of its own, Python 3.12 or 3.13 (JAX for 3.11 cannot print every TPU program), about ten minutes
+# make check-original ORIGINAL=DIR  compares images with the original's own pipeline: DIR is a checkout of
+#   https://github.com/zijieli-Jlee/Dual-Diffusion at bbf06bf; it also needs torchvision; minutes
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # make clean    removes the environments and the caches
 # Each first installs what it needs into .venv. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
@@ -18,7 +19,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test lint kills mutants check-hosts check-benchmarks check-targets check-full-size fuzz clean
+.PHONY: setup demo test test-slow lint mutants fuzz check-targets check-original check-full-size clean
 
 setup: $(VENV)/.run
 
@@ -46,14 +47,11 @@ demo: $(VENV)/.run
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -q $(ARGS)
 
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -q -m slow $(ARGS)
+
 check-full-size: $(VENV)/.test
 	$(BIN)/python -m benchmarks.full_size
-
-check-benchmarks: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m slow tests/unit/benchmarks
-
-check-hosts: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m slow tests/multidevice/test_hosts.py
 
 check-targets: TARGETS = $(VENV)-targets
 check-targets:
@@ -63,8 +61,12 @@ check-targets:
 	$(TARGETS)/bin/python -m pip install --quiet -r requirements.txt -r requirements-targets.txt
 	$(TARGETS)/bin/python -m pytest -q -m targets tests/targets $(ARGS)
 
-kills: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m slow tests/end_to_end/test_resume.py
+# Without its dependencies, so that torch stays as it is.
+check-original: $(VENV)/.test
+	@test -n "$(ORIGINAL)" || { echo "error: give ORIGINAL=DIR, a checkout of zijieli-Jlee/Dual-Diffusion at bbf06bf"; exit 1; }
+	test -d $(VENV)-original/torchvision || \
+	  $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)-original "torchvision>=0.28,<0.29"
+	PYTHONPATH=$(VENV)-original ORIGINAL=$(ORIGINAL) $(BIN)/python -m pytest -q -m original tests/original $(ARGS)
 
 fuzz: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz $(ARGS)
@@ -80,4 +82,4 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(VENV)-targets .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-targets $(VENV)-original .cache .pytest_cache .ruff_cache

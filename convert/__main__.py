@@ -65,7 +65,8 @@ def _describe(planned: Import) -> None:
             print(f"  {field} = {value}")
         for line in others:
             print(f"  {line}")
-    print(f"tokenizer: {planned.tokenizer.vocab_size} tokens, from {planned.tokenizer.folder}")
+    tokenizer = planned.tokenizer
+    print(f"tokenizer: {tokenizer.vocab_size} tokens, from {tokenizer.folder}; {tokenizer.pad_token} pads prompts")
     if planned.mask_embedding:
         print(f"mask embedding: {planned.mask_embedding}")
     print(f"model folder: {planned.bytes / GIGABYTE:.2f} GB, {config.compute_dtype} computation")

@@ -1,6 +1,6 @@
 """A model folder: everything that loading a model needs, and nothing that only training needs.
 
-    MODEL_DIR/model.json     format version, names of the networks, and the resolved ModelConfig
+    MODEL_DIR/model.json     format version, names of the networks, what pads prompts, and the resolved ModelConfig
     MODEL_DIR/tokenizer/     T5 tokenizer
     MODEL_DIR/weights/       the arrays, sharded, written and restored by Orbax
 The folder gets its name only when it is complete.
@@ -23,9 +23,10 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.config.resolve import resolve, to_dict
-from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.data.tokenizer import END_TOKEN, Tokenizer
+from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.files import new_folder
+from dualdiff_jax.json_files import checked, field, read_object
 from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.runtime.failed_saves import silence_failed_saves
@@ -84,6 +85,7 @@ def new_model_folder(
             return
         tokenizer.save(partial / "tokenizer")
         description = {"format": FORMAT, "version": VERSION, "networks": list(networks)}
+        description["pad_token"] = tokenizer.pad_token
         description["config"] = _without_absent(to_dict(config), networks)
         (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
@@ -103,10 +105,14 @@ def load_config(folder: str | Path) -> ModelConfig:
         UserError: ``folder`` is not a model folder, is damaged, or has another format version.
     """
     description = _description(Path(folder))
-    sections = dict(description["config"])
+    file = Path(folder) / "model.json"
+    sections = {
+        name: checked(value, dict, f"{file}: config: {name}") if name in NETWORKS else value
+        for name, value in description["config"].items()
+    }
     for network in set(NETWORKS) - set(description["networks"]):
         sections[network] = {**D_DIT_2B[network], **sections.get(network, {})}
-    return resolve(sections, ModelConfig, what=f"config in {Path(folder) / 'model.json'}")
+    return resolve(sections, ModelConfig, what=f"config in {file}")
 
 
 def load_networks(folder: str | Path) -> tuple[str, ...]:
@@ -114,20 +120,34 @@ def load_networks(folder: str | Path) -> tuple[str, ...]:
     return tuple(_description(Path(folder))["networks"])
 
 
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a model folder, which pads as the model does. Raises ``UserError`` as ``load_config``."""
+    return Tokenizer(Path(folder) / "tokenizer", _description(Path(folder))["pad_token"])
+
+
 def _description(folder: Path) -> dict[str, Any]:
     file = folder / "model.json"
-    if not file.is_file():
+    if not file.exists():
         raise UserError(f"{folder}: is no model folder, it has no model.json; name the folder that training wrote")
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        version, _, _ = description["version"], dict(description["config"]), set(description.get("networks", ()))
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file}: is damaged ({error!r}); copy the model folder again") from error
+        # older folders hold all networks and pad with </s>, and say neither
+        description = {"networks": list(NETWORKS), "pad_token": END_TOKEN} | read_object(file)
+        version = field(description, "version", int, str(file))
+        if version == VERSION:
+            field(description, "config", dict, str(file))
+            field(description, "pad_token", str, str(file))
+            for network in field(description, "networks", list, str(file)):
+                if network not in NETWORKS:
+                    raise UserError(
+                        f"{file}: networks: found {quoted(network)}, expected some of {', '.join(NETWORKS)}"
+                    )
+    except UserError as error:
+        raise UserError(f"{error}; copy the model folder again") from error
     if version != VERSION:
         raise UserError(
             f"{file}: has format version {version}, this program reads {VERSION}; install a release that reads it"
         )
-    return {"networks": NETWORKS} | description  # older folders hold all networks and do not list them
+    return description
 
 
 def _without_absent(sections: dict[str, Any], networks: Sequence[str]) -> dict[str, Any]:
@@ -157,7 +177,7 @@ def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tupl
     """
     folder = Path(folder)
     config = load_config(folder)
-    tokenizer = Tokenizer(folder / "tokenizer")
+    tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != config.mmdit.vocab_size:
         raise UserError(
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model scores "

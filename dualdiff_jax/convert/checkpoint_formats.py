@@ -89,8 +89,9 @@ OTHER_MODELS = (
     (r"blocks\.\d+\..*(attn\.(ln_q|norm_q|norm_added_q)|attn2)\.", "Stable Diffusion 3.5"),
     (r"^(first_stage_model\.)?quant_conv\.weight$", "the autoencoder of Stable Diffusion 1, 2 or XL"),
 )
-# The same for models whose keys may lie beside networks of D-DiT: they name a file in which no network is found.
-OTHER_TEXT_ENCODERS = (
+# The same for files in which no network is found: their keys may lie beside networks of D-DiT.
+OTHER_FILES = (
+    (r"(^|[._])lora[._]|[._]lora_(A|B|up|down)\b", "a LoRA, which changes a model and is none (merge it first)"),
     (r"encoder\.block\.0\.layer\.1\.DenseReluDense\.wi\.weight$", "T5 1.0, whose layers are not gated"),
     (r"text_model\.encoder\.layers\.0\.", "a CLIP text encoder"),
 )
@@ -118,7 +119,7 @@ def recognise(keys: Iterable[str]) -> dict[str, CheckpointFormat]:
             if key.endswith(checkpoint_format.marker) and prefix[-1:] in ("", "."):
                 found.setdefault(prefix, checkpoint_format)
     if not found:
-        _refuse_models(OTHER_TEXT_ENCODERS, keys)
+        _refuse_models(OTHER_FILES, keys)
     return found
 
 

@@ -1,5 +1,6 @@
 """The configuration files of a diffusers pipeline, which PyTorch's loaders read beside the tensors."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from dualdiff_jax.config import ModelConfig
 
 DIFFUSERS_VERSION = "0.30.3"  # the release that the original was written with
 MASK_FILE = "mask_token_emb.00-of-01.pth"  # the mask token's row of T5's embedding, as the original keeps it
+SETTINGS_FILE = "dualdiff_jax.json"  # what the original has no file for: the defaults of sampling
 POOLED_WIDTH = 2048  # of SD3's CLIP vector; an argument of the original's class, which ignores it
 
 
 def write_configs(folder: Path, config: ModelConfig) -> None:
-    """Writes ``model_index.json`` and the configuration of each component, with the original's class names.
+    """Writes ``model_index.json``, the configuration of each component with the original's class names, and ours.
 
     Args:
         folder: of the pipeline.
@@ -34,6 +36,11 @@ def write_configs(folder: Path, config: ModelConfig) -> None:
             "_class_name": "FlowMatchEulerDiscreteScheduler",
             "num_train_timesteps": 1000,
             "shift": config.sampling.sigma_shift,
+        },
+        SETTINGS_FILE: {
+            "sampling": dataclasses.asdict(config.sampling),
+            "compute_dtype": config.compute_dtype,
+            "attention": config.attention,
         },
     }
     for name, content in files.items():

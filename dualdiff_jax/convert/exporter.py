@@ -16,11 +16,10 @@ from dualdiff_jax.convert.output import check_output
 from dualdiff_jax.convert.plan import format_rules
 from dualdiff_jax.convert.rule import Rule
 from dualdiff_jax.convert.torch_file import save_tensor
-from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import move, new_folder
 from dualdiff_jax.progress import Progress
-from dualdiff_jax.weights import load_config, load_networks, read_leaf, stored_leaves
+from dualdiff_jax.weights import load_config, load_networks, load_tokenizer, read_leaf, stored_leaves
 
 SHARD_BYTES = 2_000_000_000  # largest file; memory holds one shard until it is written
 FILES = {  # network -> folder in the pipeline, stem of its files
@@ -57,7 +56,7 @@ def export_model(
             lacks a network or has an autoencoder or a block that diffusers lacks.
     """
     model, output = Path(model), Path(output)
-    config, tokenizer = load_config(model), Tokenizer(model / "tokenizer")
+    config, tokenizer = load_config(model), load_tokenizer(model)
     if config.autoencoder.kind != "kl" or config.mmdit.mlp_ratio != 4:
         raise UserError(f"{model}: has an autoencoder or blocks that diffusers lacks; only SD3's kind can be exported")
     missing = [network for network in D_DIT_FORMATS if network not in load_networks(model)]

@@ -1,5 +1,7 @@
 """Imports a torch checkpoint: one layer at a time into a model folder, or straight onto devices."""
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,16 +16,19 @@ from dualdiff_jax.convert.leaf_writer import LeafWriter
 from dualdiff_jax.convert.output import check_output
 from dualdiff_jax.convert.plan import Plan
 from dualdiff_jax.convert.rule import stack_layers
-from dualdiff_jax.convert.tensors import open_file
+from dualdiff_jax.convert.tensors import open_file, some
 from dualdiff_jax.convert.torch_checkpoint import TorchCheckpoint, open_checkpoint, unclaimed_keys
-from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.data.tokenizer import END_TOKEN, T5_TOKENIZER, Tokenizer
+from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.models.bundle import weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS, layers_of, network_of
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.weights import is_model_folder, load_model, new_model_folder, with_dtype
 
+log = logging.getLogger(__name__)
+
 EMBEDDING = "t5.embedding"
+EMBEDDING_MULTIPLE = 128  # to which T5's embedding is rounded up
 
 
 class Import:
@@ -71,7 +76,9 @@ class Import:
             checkpoint = checkpoint.with_component(open_checkpoint(autoencoder), "autoencoder", "--autoencoder")
         self.checkpoint = checkpoint
         self.networks = _selected_networks(checkpoint, components)
-        self.tokenizer = Tokenizer(tokenizer or checkpoint.tokenizer or T5_TOKENIZER)
+        self.tokenizer = Tokenizer(
+            tokenizer or checkpoint.tokenizer or T5_TOKENIZER, None if checkpoint.pads_by_tokenizer else END_TOKEN
+        )
         self.config: ModelConfig = with_dtype(checkpoint.model_config(self.tokenizer.vocab_size), dtype)
         selected = [found for network, found in checkpoint.components.items() if network in self.networks]
         self.plan = Plan(self.config, selected, unclaimed_keys(checkpoint))
@@ -79,6 +86,16 @@ class Import:
             raise UserError(
                 f"{self.tokenizer.folder}: has {self.tokenizer.vocab_size} tokens, but the text head of "
                 f"{checkpoint.path} scores {self.config.mmdit.vocab_size}; give the model's own with --tokenizer"
+            )
+        largest = -(-self.tokenizer.vocab_size // EMBEDDING_MULTIPLE) * EMBEDDING_MULTIPLE
+        if "t5" in self.networks and self.config.t5.vocab_size > largest:
+            log.warning(
+                "%s: its embedding has %d rows and the tokenizer in %s only %d tokens; if it is another T5 than the "
+                "tokenizer's, give its own with --tokenizer",
+                checkpoint.components["t5"].tensors.path,
+                self.config.t5.vocab_size,
+                self.tokenizer.folder,
+                self.tokenizer.vocab_size,
             )
         self.dtypes = {leaf: self.plan.dtype(network_of(leaf), dtype) for leaf in self.plan.specs}
         if mask_embedding is not None and "t5" not in self.networks:
@@ -91,15 +108,17 @@ class Import:
         """The vector in ``file``, (width of T5,)."""
         tensors, width = open_file(file), self.config.t5.width
         shapes = {name: info.shape for name, info in tensors.items()}
-        if len(shapes) != 1 or int(np.prod(next(iter(shapes.values())))) != width:
-            found = ", ".join(f"{name or 'a tensor'} {shape}" for name, shape in shapes.items())
-            raise UserError(f"{file}: holds {found}; expected one vector of T5's width, {width}")
+        if len(shapes) != 1 or math.prod(next(iter(shapes.values()))) != width:
+            found = ", ".join(
+                f"{quoted(name) if name else 'a tensor'} {shape}" for name, shape in list(shapes.items())[:3]
+            )
+            raise UserError(f"{file}: holds {found or 'nothing'}; expected one vector of T5's width, {width}")
         return tensors.read(next(iter(shapes))).reshape(width)
 
     @property
     def bytes(self) -> int:
         """Size of the arrays on disk."""
-        return sum(int(np.prod(spec.shape)) * self.dtypes[leaf].itemsize for leaf, spec in self.plan.specs.items())
+        return sum(math.prod(spec.shape) * self.dtypes[leaf].itemsize for leaf, spec in self.plan.specs.items())
 
     def read(self, leaf: str, layer: int | None) -> np.ndarray:
         """One layer of a stacked leaf, or a leaf that is not stacked, in ``dtypes[leaf]``; as ``Plan.read``."""
@@ -202,7 +221,7 @@ def summary(planned: Import) -> Mapping[str, list[str]]:
         Network -> lines of text: its format, size, dtypes and file; then a line each on dropped keys and fresh
         leaves, if there are any.
     """
-    lines = {}
+    lines, described = {}, set()
     for network in planned.networks:
         component = planned.checkpoint.components[network]
         leaves = [leaf for leaf in planned.plan.specs if network_of(leaf) == network]
@@ -212,6 +231,13 @@ def summary(planned: Import) -> Mapping[str, list[str]]:
             f"{component.format.name}, {numbers:,} numbers, {', '.join(found)} -> {planned.dtypes[leaves[0]]}, "
             f"from {component.tensors.path}"
         ]
+        if network == "t5" and (unused := planned.config.t5.vocab_size - planned.tokenizer.vocab_size) > 0:
+            lines[network].append(f"the last {unused} rows of its embedding have no token in the tokenizer")
+        if scaled := sum(key in component.tensors.scaled for key in component.keys.values()):
+            lines[network].append(f"{scaled} weights are 8 bit with a scale, which is multiplied in")
+        if component.tensors.left_out and id(component.tensors) not in described:
+            lines[network].append(f"left out, no part of any network: {some(component.tensors.left_out)}")
+        described.add(id(component.tensors))
         dropped = [name for key, name in component.keys.items() if component.format.drops(key)]
         if dropped:
             lines[network].append(f"dropped, D-DiT has no such tensors: {', '.join(dropped)}")

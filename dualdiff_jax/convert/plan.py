@@ -17,12 +17,13 @@ from dualdiff_jax.convert.checkpoint_formats import D_DIT_FORMATS, CheckpointFor
 from dualdiff_jax.convert.rule import Rule, expand
 from dualdiff_jax.convert.sd3_keys import init_array
 from dualdiff_jax.convert.torch_checkpoint import Component
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import QUOTED, UserError, quoted
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import LeafSpec, layer_shape, layers_of, network_of
 
 log = logging.getLogger(__name__)
 
+SHOWN = 40  # faults in a report; it counts the others
 INIT_SEED = 0  # for the leaves that a checkpoint lacks: two imports of one checkpoint give the same model
 LeafLayer = tuple[str, int | None]  # (leaf, index of a layer, or None where the leaf is not stacked)
 
@@ -80,12 +81,14 @@ class Plan:
         self.components = {component.format.network: component for component in components}
         self.specs: dict[str, LeafSpec] = leaf_specs(config, tuple(self.components))
         self._rules: dict[LeafLayer, list[tuple[Rule, str]]] = {}  # rules with the key in the file
-        faults = [f"{file}: {key}: found an unknown name" for file, key in unclaimed]
+        faults = [f"{file}: {_shown(key)}: found an unknown name" for file, key in unclaimed]
         for component in self.components.values():
             faults += self._match(component)
         if faults:
             count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
-            raise UserError(f"the weights have {count}:\n" + "\n".join(f"  {fault}" for fault in faults))
+            rest = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+            lines = "\n".join(f"  {fault}" for fault in [*faults[:SHOWN], *rest])
+            raise UserError(f"the weights have {count}:\n{lines}")
 
     def _match(self, component: Component) -> list[str]:
         """Adds one component to ``_rules`` and returns the faults."""
@@ -169,11 +172,17 @@ class Plan:
 
 def _unknown(component: Component, keys: Mapping[str, str], known: set[str], missing: Sequence[str]) -> Iterable[str]:
     """A fault for each key without a leaf; it suggests a missing key of nearly the same name."""
-    for key, name in keys.items():
-        if key not in known and not component.format.drops(key):
-            near = difflib.get_close_matches(key, missing, n=1)
-            expected = f"; expected {near[0]}?" if near else ", which is expected nowhere"
-            yield f"{component.tensors.file_of(name)}: {name}: found an unknown name{expected}"
+    unknown = [key for key in keys if key not in known and not component.format.drops(key)]
+    for number, key in enumerate(unknown):
+        near = difflib.get_close_matches(key, missing[:1000], n=1) if number < SHOWN else []
+        name = keys[key]
+        expected = f"; expected {near[0]}?" if near else ", which is expected nowhere"
+        yield f"{component.tensors.file_of(name)}: {_shown(name)}: found an unknown name{expected}"
+
+
+def _shown(key: str) -> str:
+    """A key as it is, unless it is long or cannot be printed."""
+    return key if len(key) <= QUOTED and key.isprintable() else quoted(key)
 
 
 def _misfits(component: Component, name: str, rule: Rule) -> Iterable[str]:

@@ -9,18 +9,30 @@ from collections.abc import Mapping
 from typing import Any
 
 from dualdiff_jax.convert.checkpoint_formats import CheckpointFormat
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.json_files import checked
 
 Shapes = Mapping[str, tuple[int, ...]]  # key without its prefix -> shape
 Json = Mapping[str, Any]
 
 HEAD_DIM = 64  # of SD3; for files without a config.json that gives the number of heads
+MOST_LAYERS = 1000  # that a file may name; the published model has 24
 
 
 def count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that the pattern's group matches in a key."""
-    found = [int(match[1]) for match in (re.match(pattern, key) for key in shapes) if match]
-    return max(found, default=-1) + 1
+    """One more than the largest number that the pattern's group matches in a key.
+
+    Raises:
+        UserError: the number is out of all proportion.
+    """
+    largest = -1
+    for key in shapes:
+        if match := re.match(pattern, key):
+            number = int(match[1]) if len(match[1]) < 10 else MOST_LAYERS
+            if number >= MOST_LAYERS:
+                raise UserError(f"it names {quoted(key)}, but no model has layer {quoted(match[1])}; download it again")
+            largest = max(largest, number)
+    return largest + 1
 
 
 def read_sizes(
@@ -43,9 +55,11 @@ def read_sizes(
     name = checkpoint_format.name
     try:
         sizes, expected = READERS[checkpoint_format.network](shapes, json_config, vocab_size)
+    except UserError:
+        raise
     except (KeyError, IndexError) as error:
         raise UserError(f"the {name} lacks a tensor that determines its size: {error}; download it again") from error
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, ArithmeticError) as error:
         raise UserError(f"the sizes of the {name} and its config.json make no sense ({error})") from error
     wrong = [
         f"  {key}: {json_config[key]!r} in config.json, {value!r} by the tensors"
@@ -65,7 +79,12 @@ def _mmdit(shapes: Shapes, json_config: Json, vocab_size: int) -> tuple[dict, Js
         positions, patches, block = shapes["pos_embed.pos_embed"], shapes["pos_embed.proj.weight"], "transformer_blocks"
         mlp = shapes["transformer_blocks.0.ff.net.0.proj.weight"]
     width, text_width = shapes["context_embedder.weight"]
-    heads = json_config.get("num_attention_heads", width // HEAD_DIM)
+    if "num_attention_heads" not in json_config and (width < HEAD_DIM or width % HEAD_DIM):
+        raise UserError(
+            f"its width {width} is no multiple of {HEAD_DIM}, the width of SD3's heads, and it has no config.json that "
+            "gives num_attention_heads; put the file into its diffusers folder, and import that"
+        )
+    heads = _positive(json_config, "num_attention_heads", width // HEAD_DIM)
     depth = count(shapes, rf"{block}\.(\d+)\.")
     vocab_size = shapes.get("text_proj_out.weight", (vocab_size,))[0]
     mmdit = dict(
@@ -76,7 +95,7 @@ def _mmdit(shapes: Shapes, json_config: Json, vocab_size: int) -> tuple[dict, Js
         mlp_ratio=mlp[0] // width,
         patch_size=patches[-1],
         position_grid=math.isqrt(positions[1]),
-        position_base=json_config.get("sample_size", 128) // patches[-1],
+        position_base=_positive(json_config, "sample_size", 128) // patches[-1],
         null_image_tokens=shapes.get("null_image_embd", (1, 8))[1],
     )
     expected = dict(
@@ -104,7 +123,7 @@ def _t5(shapes: Shapes, json_config: Json, _: int) -> tuple[dict, Json]:
         head_dim=shapes[f"{block}.q.weight"][0] // heads,
         mlp_width=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
         relative_buckets=buckets,
-        relative_max_distance=json_config.get("relative_attention_max_distance", 128),
+        relative_max_distance=_positive(json_config, "relative_attention_max_distance", 128),
     )
     expected = dict(
         vocab_size=t5["vocab_size"],
@@ -135,6 +154,14 @@ def _autoencoder(shapes: Shapes, json_config: Json, _: int) -> tuple[dict, Json]
             autoencoder[field] = json_config[key]
     expected = dict(latent_channels=channels, block_out_channels=widths, layers_per_block=depth, act_fn="silu")
     return dict(autoencoder=autoencoder), expected
+
+
+def _positive(json_config: Json, key: str, default: int) -> int:
+    """A whole number above 0 of ``config.json``."""
+    value = checked(json_config.get(key, default), int, f"config.json: {key}")
+    if value < 1:
+        raise UserError(f"config.json: {key}: found {value}, expected at least 1")
+    return value
 
 
 # Network -> function that returns (section of ModelConfig -> fields, values that config.json must not contradict).

@@ -4,7 +4,8 @@ Tensors are read by offset and not mapped, so that memory holds only the tensor 
 """
 
 import dataclasses
-import json
+import math
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, quoted, reason
+from dualdiff_jax.files import open_regular
+from dualdiff_jax.json_files import LARGEST, parse_json
 
 DTYPES = {
     "F64": np.float64,
@@ -38,7 +41,7 @@ class TensorInfo:
 
     @property
     def bytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class TensorFile(Mapping[str, TensorInfo]):
@@ -66,16 +69,20 @@ class SafetensorsFile(TensorFile):
 
     def __init__(self, path: Path):
         self.path = path
+        with open_regular(path) as file:
+            (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+            size = os.fstat(file.fileno()).st_size
+            text = file.read(length) if length <= min(LARGEST, size) else b""
         try:
-            with safe_open(path, framework="np") as file:  # checks the header against the size of the file
-                names = list(file.keys())
+            with safe_open(path, framework="np") as opened:  # checks the header against the size of the file
+                names = list(opened.keys())
+            if not text:
+                raise SafetensorError(f"its header has {length} bytes")
         except SafetensorError as error:
             raise UserError(
-                f"{path}: cannot be read ({error}); it is truncated or no safetensors file: download it again"
+                f"{path}: cannot be read ({reason(error)}); it is truncated or no safetensors file: download it again"
             ) from error
-        with open(path, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
+        header = parse_json(text, str(path))
         self._start = 8 + length
         self._offsets = {name: header[name]["data_offsets"] for name in names}
         unknown = sorted({header[name]["dtype"] for name in names} - DTYPES.keys())
@@ -87,5 +94,8 @@ class SafetensorsFile(TensorFile):
 
     def read(self, key: str) -> np.ndarray:
         info, (begin, end) = self._infos[key], self._offsets[key]
-        data = np.fromfile(self.path, np.uint8, count=end - begin, offset=self._start + begin)
+        with open_regular(self.path) as file:
+            data = np.fromfile(file, np.uint8, count=end - begin, offset=self._start + begin)
+        if len(data) != end - begin:
+            raise UserError(f"{self.path}: {quoted(key)} is cut off; the file has changed, import it again")
         return data.view(info.dtype).reshape(info.shape)

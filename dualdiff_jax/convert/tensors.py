@@ -1,23 +1,34 @@
 """The tensors of a component: in one file, or in shards with an index."""
 
 import abc
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dualdiff_jax.convert.tensor_file import SafetensorsFile, TensorFile, TensorInfo
 from dualdiff_jax.convert.torch_file import TorchFile
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.files import check_regular
+from dualdiff_jax.json_files import checked, field, read_object
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+SHOWN = 40  # lines of a list in a message
 
 
 class Tensors(Mapping[str, TensorInfo], abc.ABC):
-    """Named tensors that are read one at a time. ``path`` is for messages."""
+    """Named tensors that are read one at a time.
+
+    Attributes:
+        path: of the file or folder, for messages.
+        scaled: keys whose 8-bit numbers are multiplied by a scale (``scaled.CleanTensors``).
+        left_out: keys in the files that belong to no network.
+    """
 
     path: Path
+    scaled: Collection[str] = ()
+    left_out: Sequence[str] = ()
 
     @abc.abstractmethod
     def file_of(self, key: str) -> Path:
@@ -66,8 +77,9 @@ class FileTensors(Tensors):
 
 def open_file(path: Path) -> TensorFile:
     """Opens a tensor file by its suffix. Raises ``UserError`` where it is missing, unreadable or of another kind."""
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: there is no such file")
+    check_regular(path)
     if path.suffix == ".safetensors":
         return SafetensorsFile(path)
     if path.suffix in TORCH_SUFFIXES:
@@ -81,45 +93,74 @@ def open_sharded(index: Path) -> FileTensors:
     Raises:
         UserError: the index or a shard cannot be read, or they do not fit; the message lists all that is missing.
     """
-    try:
-        shard_of: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({str(name) for name in shard_of.values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index}: is no index of shards ({error!r}); download it again") from error
-    missing = [name for name in names if not (index.parent / name).is_file()]
+    shard_of = _read_index(index)
+    missing = _missing_shards(index, shard_of)
     if missing:
-        raise UserError(
-            f"{index}: names {len(missing)} files that are not there: {', '.join(missing)}; download them too"
-        )
-    tensors = FileTensors(index.parent, [open_file(index.parent / name) for name in names])
+        raise UserError(f"{index}: names {len(missing)} files that are not there: {some(missing)}; download them too")
+    tensors = FileTensors(index.parent, [open_file(index.parent / name) for name in sorted(set(shard_of.values()))])
     misplaced = [
         f"{key}: found in {tensors.file_of(key).name if key in tensors else 'no shard'}, expected in {name}"
         for key, name in shard_of.items()
         if key not in tensors or tensors.file_of(key).name != name
     ]
     if misplaced:
-        raise UserError(f"{index}: does not fit its shards:\n" + "\n".join(f"  {line}" for line in misplaced))
+        raise UserError(f"{index}: does not fit its shards:\n" + "\n".join(f"  {line}" for line in misplaced[:SHOWN]))
     return tensors
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Key -> name of the shard that holds it."""
+    shard_of = field(read_object(index), "weight_map", dict, str(index))
+    for key, name in shard_of.items():
+        if checked(name, str, f"{index}: {key}") != Path(name).name or "\0" in name:
+            raise UserError(f"{index}: {key}: found {quoted(name)}, expected the name of a file beside the index")
+    return shard_of
+
+
+def _missing_shards(index: Path, shard_of: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in set(shard_of.values()) if not (index.parent / name).exists())
+
+
+def some(names: Sequence[str]) -> str:
+    """The first ``SHOWN`` of ``names`` in one line, and how many others there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def open_folder(folder: Path) -> FileTensors:
     """Opens the tensors of a component's folder.
 
-    It prefers safetensors to torch's own files, and full precision to a variant such as ``fp16``.
+    Of several sets it takes one that is complete; among these it prefers full precision to a variant such as
+    ``fp16``, safetensors to torch's own files, and shards to a single file.
 
     Raises:
         UserError: the folder holds no tensors, several files of them, or files that cannot be read.
     """
-    for suffix in ("safetensors", *(dotted[1:] for dotted in TORCH_SUFFIXES)):
-        found = [*folder.glob(f"*.{suffix}.index.json"), *folder.glob(f"*.{suffix}.index.*.json")]
-        if found:
-            return open_sharded(min(found, key=lambda file: len(file.name)))
-        files = sorted(folder.glob(f"*.{suffix}"), key=lambda file: len(file.name))
-        shards = [file for file in files if "-of-" in file.name and "consolidated" not in file.name]
+    sets = [file for suffix in (".safetensors", *TORCH_SUFFIXES) for file in _sets(folder, suffix)]
+    if not sets:
+        shards = sorted(folder.glob("*-of-*.safetensors")) + sorted(folder.glob("*-of-*.bin"))
         if shards:
             raise UserError(f"{folder}: has the shard {shards[0].name} and no index of shards; download it too")
-        if len(files) > 1 and files[0].name.split(".")[0] != files[1].name.split(".")[0]:
-            raise UserError(f"{folder}: holds {len(files)} files of tensors; name one: {files[0]}, {files[1]}, ...")
-        if files:
-            return FileTensors(folder, [open_file(files[0])])
-    raise UserError(f"{folder}: holds no tensors (*.safetensors); download them too")
+        raise UserError(f"{folder}: holds no tensors (*.safetensors); download them too")
+    whole = [file for file in sets if file.suffix != ".json" or not _missing_shards(file, _read_index(file))]
+    best = min(whole or sets, key=_is_variant)  # the first of those that are equal
+    if best.suffix == ".json":
+        return open_sharded(best)
+    alike = [file for file in sets if file.suffix == best.suffix]
+    others = [file for file in alike if file.name.split(".")[0] != best.name.split(".")[0]]
+    if others:
+        raise UserError(f"{folder}: holds {len(alike)} files of tensors; name one: {best}, {others[0]}, ...")
+    return FileTensors(folder, [open_file(best)])
+
+
+def _sets(folder: Path, suffix: str) -> list[Path]:
+    """Indexes of shards, then single files; each group by the length of the name."""
+    indexes = [*folder.glob(f"*{suffix}.index.json"), *folder.glob(f"*{suffix}.index.*.json")]
+    singles = [file for file in folder.glob(f"*{suffix}") if "-of-" not in file.name or "consolidated" in file.name]
+    return [
+        file for group in (indexes, singles) for file in sorted(group, key=lambda file: (len(file.name), file.name))
+    ]
+
+
+def _is_variant(file: Path) -> bool:
+    """Whether a name has a part such as ``fp16`` between its stem and its suffixes."""
+    return "." in re.sub(r"\.(safetensors|pth|pt|bin|index|json|\d+-of-\d+)(?=\.|$)", "", file.name)

@@ -1,7 +1,6 @@
 """A torch checkpoint that a user names, opened and recognised: its networks, sizes and tokenizer. Reads no tensor."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,16 +10,24 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.convert.checkpoint_formats import EXPECTED, IGNORED_KEYS, CheckpointFormat, recognise
-from dualdiff_jax.convert.diffusers_folder import MASK_FILE
+from dualdiff_jax.convert.diffusers_folder import MASK_FILE, SETTINGS_FILE
+from dualdiff_jax.convert.scaled import CleanTensors
 from dualdiff_jax.convert.sizes import read_sizes
 from dualdiff_jax.convert.tensors import FileTensors, Tensors, open_file, open_folder, open_sharded
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import QUOTED, UserError, quoted
+from dualdiff_jax.json_files import checked, read_object
 from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.weights import is_model_folder
 
 Json = Mapping[str, Any]
 DEFAULT_SIDE = 512  # pixels: side of the images that the released models were trained on
-PIPELINES = ("StableDiffusion3Pipeline", "DualDiffSD3Pipeline")
+D_DIT_PIPELINE = "DualDiffSD3Pipeline"
+PIPELINES = (
+    D_DIT_PIPELINE,
+    "StableDiffusion3Pipeline",
+    "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusion3InpaintPipeline",
+)
 FOLDERS = ("transformer", "text_encoder_3", "text_encoder", "vae")  # of a diffusers pipeline, with networks of D-DiT
 
 
@@ -71,6 +78,9 @@ class TorchCheckpoint:
         tokenizer: a folder with a T5 tokenizer, if there is one.
         scheduler: the configuration of the scheduler; empty where there is none.
         mask_embedding: a file with the mask token's row of T5's embedding, if there is one.
+        pads_by_tokenizer: whether the model pads prompts with the token that its tokenizer names, as the folder of a
+            D-DiT does; otherwise with ``</s>``, which D-DiT's training sets.
+        settings: what an export stored of the model's config, ``diffusers_folder.SETTINGS_FILE``; else empty.
     """
 
     path: Path
@@ -78,6 +88,8 @@ class TorchCheckpoint:
     tokenizer: Path | None
     scheduler: Json
     mask_embedding: Path | None = None
+    pads_by_tokenizer: bool = False
+    settings: Json = dataclasses.field(default_factory=dict)
 
     def with_component(self, other: "TorchCheckpoint", network: str, flag: str) -> "TorchCheckpoint":
         """This checkpoint with one network of another, and with the other's tokenizer where this one has none.
@@ -94,8 +106,10 @@ class TorchCheckpoint:
             raise UserError(f"{other.path}: holds {', '.join(other.components)}, but {flag} needs a {network}")
         components = {**self.components, network: other.components[network]}
         row = (network == "t5" and other.mask_embedding) or self.mask_embedding
-        tokenizer = self.tokenizer or other.tokenizer
-        return dataclasses.replace(self, components=components, tokenizer=tokenizer, mask_embedding=row)
+        changed = dataclasses.replace(self, components=components, mask_embedding=row)
+        if self.tokenizer:
+            return changed
+        return dataclasses.replace(changed, tokenizer=other.tokenizer, pads_by_tokenizer=other.pads_by_tokenizer)
 
     def model_config(self, vocab_size: int) -> ModelConfig:
         """The config of the model; a network that the checkpoint lacks has the published model's sizes.
@@ -121,8 +135,12 @@ class TorchCheckpoint:
         mmdit, levels = sections["mmdit"], sections["autoencoder"].get("level_widths", (0,) * 4)
         largest_side = mmdit.get("patch_size", 2) * mmdit.get("position_grid", 192) * 2 ** (len(levels) - 1)
         side = min(DEFAULT_SIDE, largest_side)
-        sampling = {"height": side, "width": side, "sigma_shift": self.scheduler.get("shift", 3.0)}
-        return resolve({**sections, "sampling": sampling}, ModelConfig, what=f"model in {self.path}")
+        stored = {"height": side, "width": side} | checked(
+            self.settings.get("sampling", {}), dict, f"{self.path / SETTINGS_FILE}: sampling"
+        )
+        shift = self.scheduler.get("shift", stored.get("sigma_shift", 3.0))  # the original reads the scheduler's
+        given = {**self.settings, **sections, "sampling": stored | {"sigma_shift": shift}}
+        return resolve(given, ModelConfig, what=f"model in {self.path}")
 
 
 def open_checkpoint(path: str | Path) -> TorchCheckpoint:
@@ -154,13 +172,12 @@ def open_checkpoint(path: str | Path) -> TorchCheckpoint:
 def _open_pipeline(path: Path) -> TorchCheckpoint:
     """Opens a diffusers folder, without the networks that D-DiT lacks (CLIP)."""
     index = _read_json(path / "model_index.json")
-    class_name = index.get("_class_name", "nothing")
+    class_name = checked(index.get("_class_name", "nothing"), str, f"{path / 'model_index.json'}: _class_name")
     if class_name not in PIPELINES:
-        raise UserError(f"{path}: is a {class_name}, expected a folder of {' or '.join(PIPELINES)}")
+        raise UserError(f"{path}: is a {class_name[:QUOTED]}, expected a folder of {' or '.join(PIPELINES)}")
     components: dict[str, Component] = {}
     for name in FOLDERS:
-        listed = index.get(name)
-        if not listed or listed[1] is None or (name == "text_encoder" and "text_encoder_3" in index):
+        if not _is_listed(index, name, path) or (name == "text_encoder" and "text_encoder_3" in index):
             continue
         if not (path / name).is_dir():
             raise UserError(f"{path / name}: is missing, but model_index.json lists it; download it too")
@@ -171,30 +188,42 @@ def _open_pipeline(path: Path) -> TorchCheckpoint:
     tokenizer = next((folder for folder in tokenizers if (folder / "tokenizer.json").is_file()), None)
     row = path / MASK_FILE
     scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
-    return TorchCheckpoint(path, components, tokenizer, scheduler, row if row.is_file() else None)
+    return TorchCheckpoint(
+        path,
+        components,
+        tokenizer,
+        scheduler,
+        row if row.exists() else None,
+        pads_by_tokenizer=class_name == D_DIT_PIPELINE,
+        settings=_read_json(path / SETTINGS_FILE),
+    )
+
+
+def _is_listed(index: Json, name: str, path: Path) -> bool:
+    """Whether ``model_index.json`` lists a component: [library, class], or nulls where it is left out."""
+    listed = index.get(name)
+    if listed is None:
+        return False
+    where = f"{path / 'model_index.json'}: {name}"
+    if len(checked(listed, list, where)) != 2 or any(entry is not None and type(entry) is not str for entry in listed):
+        raise UserError(f"{where}: found {quoted(listed)}, expected a list of a library and a class")
+    return listed[1] is not None
 
 
 def _read_json(file: Path) -> Json:
     """The object in ``file``; empty where there is no such file."""
-    if not file.is_file():
-        return {}
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}")
-    except ValueError as error:
-        raise UserError(f"{file}: is no JSON object ({error}); download it again") from error
-    return content
+    return read_object(file) if file.exists() else {}
 
 
 def _find_components(tensors: Tensors, config: Json) -> dict[str, Component]:
     """The networks in a set of tensors, by name; at least one."""
+    tensors = CleanTensors(tensors)
     try:
         formats = recognise(tensors)
     except UserError as error:
         raise UserError(f"{tensors.path}: {error}") from error
     if not formats:
-        example = next(iter(tensors), "no key at all")
+        example = quoted(next(iter(tensors), "no key at all"))
         raise UserError(f"{tensors.path}: holds no network that is known (a key: {example}); expected {EXPECTED}")
     if config.get("qk_norm") or config.get("dual_attention_layers"):
         raise UserError(f"{tensors.path}: this is Stable Diffusion 3.5, expected {EXPECTED}")

@@ -1,96 +1,45 @@
-"""Reads and writes files of ``torch.save`` without torch.
+"""Files of ``torch.save`` without torch.
 
 Since torch 1.6 they are uncompressed zip archives: ``NAME/data.pkl`` is a pickle of the saved object, and
-``NAME/data/KEY`` holds the bytes of each storage. In the pickle a tensor is a call
-
-    torch._utils._rebuild_tensor_v2(storage, offset, shape, stride, requires_grad, hooks)
-
-and a storage is a persistent id ("storage", torch.FloatStorage, KEY, device, count). The unpickler here accepts these
-names and ``OrderedDict`` only; it refuses a pickle that names anything else before it imports or runs it.
+``NAME/data/KEY`` holds the bytes of each storage. Before, they were a sequence of pickles (a magic number, a version,
+facts about the machine, the object, the keys of its storages), then for each storage its count and its bytes.
+``tensor_pickle`` reads the pickles. Whatever a file claims is compared with its real size before memory is taken.
 """
 
+import io
+import math
 import os
-import pickle
 import struct
 import zipfile
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
 from dualdiff_jax.convert.tensor_file import TensorFile, TensorInfo
-from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.convert.tensor_pickle import LARGEST, STORAGES, CodeFound, StorageView, read_pickle
+from dualdiff_jax.errors import UserError, quoted, reason
+from dualdiff_jax.files import open_regular
 
-STORAGES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
 ZIP_SIGNATURE = b"PK\x03\x04"
-LOCAL_HEADER = struct.Struct("<26xHH")  # start of a zip record: (length of its name, length of its extra field)
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # start of a zip record: signature, length of its name and extra field
+MAGIC, OLD_VERSION = 0x1950A86A20F9469CFC6C, 1001  # the first two pickles of a file from before torch 1.6
+COUNT = struct.Struct("<q")
 ALIGNMENT = 64  # bytes; of storages in the file, as torch aligns them
 
 
-class StorageView(NamedTuple):
-    """A tensor as a view of a storage in the file. ``offset`` and ``stride`` count numbers, not bytes."""
+class Bytes(NamedTuple):
+    """Where a storage's bytes are in the file."""
 
-    dtype: np.dtype
-    key: str  # of the storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    @property
-    def span(self) -> int:
-        """How many numbers lie from the first to the last, both included."""
-        return 0 if 0 in self.shape else 1 + sum((n - 1) * s for n, s in zip(self.shape, self.stride, strict=True))
-
-
-class _CodeFound(Exception):
-    """A pickle names something other than tensors; the message is that name."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        known = {
-            ("torch._utils", "_rebuild_tensor_v2"): self._tensor,
-            ("torch._utils", "_rebuild_parameter"): self._parameter,
-            ("collections", "OrderedDict"): OrderedDict,
-        }
-        if module == "torch" and name in STORAGES:
-            return name
-        if (module, name) not in known:
-            raise _CodeFound(f"{module}.{name}")
-        return known[module, name]
-
-    def persistent_load(self, pid: Any) -> tuple[np.dtype, str]:
-        _, kind, key, _, _ = pid
-        return np.dtype(STORAGES[kind]), key
-
-    @staticmethod
-    def _tensor(storage: tuple[np.dtype, str], offset: int, shape: tuple, stride: tuple, *_) -> StorageView:
-        return StorageView(*storage, offset, tuple(shape), tuple(stride))
-
-    @staticmethod
-    def _parameter(tensor: StorageView, *_) -> StorageView:
-        return tensor
+    begin: int
+    size: int
 
 
 class TorchFile(TensorFile):
     """A file that holds a dict of tensors, directly or as the only entry of a dict such as {"model": ...}.
 
-    A file that holds a single tensor gives it the key ``""``. torch itself reads the whole of a file from before
-    torch 1.6.
+    A file that holds a single tensor gives it the key ``""``.
 
     Args:
         path: the file.
@@ -101,92 +50,130 @@ class TorchFile(TensorFile):
 
     def __init__(self, path: Path):
         self.path = path
-        with open(path, "rb") as file:
-            is_zip = file.read(4) == ZIP_SIGNATURE
         try:
-            content = self._open() if is_zip else _load_old(path)
-        except _CodeFound as error:
+            with open_regular(path) as file:
+                self._size = os.fstat(file.fileno()).st_size
+                is_zip = file.read(4) == ZIP_SIGNATURE
+                file.seek(0)
+                content, self._storages = _open_zip(file) if is_zip else _open_old(file, self._size)
+        except CodeFound as error:
             raise UserError(
                 f"{path}: holds more than tensors and was not opened, because it could run code ({reason(error)}); "
                 "save the plain state dict in the program that wrote the file"
             ) from error
-        except UserError:
+        except UserError as error:
+            raise UserError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+        except OSError:
             raise
         except Exception as error:  # a damaged pickle or archive raises many types
             raise UserError(f"{path}: cannot be read ({reason(error)}); it is damaged or no torch file") from error
-        if isinstance(content, StorageView | np.ndarray):
-            content = {"": content}
-        if not isinstance(content, dict):
-            raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
-        while len(content) == 1 and isinstance(next(iter(content.values())), dict):
-            content = next(iter(content.values()))
-        for name, tensor in content.items():
-            if not isinstance(tensor, StorageView | np.ndarray):
-                raise UserError(
-                    f"{path}: {name} is a {type(tensor).__name__}, expected a tensor; save the plain state dict"
-                )
-        self._tensors: dict[str, StorageView | np.ndarray] = content
-        self._infos = {name: TensorInfo(tensor.shape, tensor.dtype) for name, tensor in content.items()}
-
-    def _open(self) -> Any:
-        """The object in the archive's pickle, with a ``StorageView`` for each tensor."""
-        with zipfile.ZipFile(self.path) as archive:
-            records = {record.filename.partition("/")[2]: record for record in archive.infolist()}
-            if "byteorder" in records and archive.read(records["byteorder"]) != b"little":
-                raise UserError(f"{self.path}: was written on a big-endian machine; save it on a little-endian one")
-            with archive.open(records["data.pkl"]) as file:
-                content = _Unpickler(file).load()
-        self._records = records
-        return content
+        self._tensors = _tensors(content, path)
+        self._infos = {name: TensorInfo(tensor.shape, tensor.dtype) for name, tensor in self._tensors.items()}
 
     def read(self, key: str) -> np.ndarray:
         tensor = self._tensors[key]
-        if isinstance(tensor, np.ndarray):
-            return tensor
         numbers = self._numbers(tensor)
         if numbers is None:
-            raise UserError(f"{self.path}: {key} exceeds its storage; the file is damaged, copy it again")
+            raise UserError(f"{self.path}: {quoted(key)} exceeds its storage; the file is damaged, copy it again")
         strides = [stride * tensor.dtype.itemsize for stride in tensor.stride]
         return np.asarray(np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides), order="C")
 
     def _numbers(self, tensor: StorageView) -> np.ndarray | None:
-        """The numbers from a tensor's first to its last; None where its storage does not hold all of them."""
-        record, size = self._records.get(f"data/{tensor.key}"), tensor.dtype.itemsize
-        if record is None or record.compress_type or min(tensor.offset, *tensor.shape, *tensor.stride, 0) < 0:
+        """The numbers from a tensor's first to its last; None where its storage or the file does not hold them."""
+        storage, size = self._storages.get(tensor.key), tensor.dtype.itemsize
+        if storage is None or min(tensor.offset, *tensor.shape, *tensor.stride, 0) < 0:
             return None
-        if (tensor.offset + tensor.span) * size > record.file_size:
+        if (tensor.offset + tensor.span) * size > storage.size or storage.begin + storage.size > self._size:
             return None
-        with open(self.path, "rb") as file:
-            file.seek(record.header_offset)
-            name, extra = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
-            file.seek(name + extra + tensor.offset * size, os.SEEK_CUR)
-            numbers = np.fromfile(file, tensor.dtype, count=tensor.span)
+        if math.prod(tensor.shape) * size > self._size:  # a view that repeats its numbers
+            return None
+        with open_regular(self.path) as file:
+            numbers = np.fromfile(file, tensor.dtype, tensor.span, offset=storage.begin + tensor.offset * size)
         return numbers if len(numbers) == tensor.span else None
 
 
-def _load_old(path: Path) -> Any:
-    """Reads a file from before torch 1.6 with torch, which runs no code of the file either."""
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(f"{path}: is no file of torch 1.6 or newer; reading it needs PyTorch: pip install torch") from (
-            error
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise (_CodeFound(str(error)) if "GLOBAL" in str(error) or "Unsupported" in str(error) else error) from error
+def _tensors(content: Any, path: Path) -> dict[str, StorageView]:
+    """The tensors in the object that a file holds, by name."""
+    if isinstance(content, StorageView):
+        content = {"": content}
+    seen: set[int] = set()
+    while isinstance(content, dict) and len(content) == 1 and id(content) not in seen:
+        seen.add(id(content))
+        (only,) = content.values()
+        if not isinstance(only, dict):
+            break
+        content = only
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, expected a dict of tensors")
+    for name, tensor in content.items():
+        if not isinstance(tensor, StorageView):
+            raise UserError(
+                f"{path}: {_shown(name)} is a {type(tensor).__name__}, expected a tensor; save the plain state dict"
+            )
+        if not isinstance(name, str):
+            raise UserError(f"{path}: a tensor has the name {quoted(name)}, expected a text; save the plain state dict")
+    return content
 
-    def as_arrays(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: as_arrays(entry) for key, entry in value.items()}
-        if not isinstance(value, torch.Tensor):
-            return value
-        kind = str(value.dtype).removeprefix("torch.")
-        flat = value.detach().contiguous().flatten().view(torch.uint8).numpy()
-        return flat.view(getattr(ml_dtypes, kind, None) or kind).reshape(tuple(value.shape))
 
-    return as_arrays(content)
+def _shown(name: Any) -> str:
+    return name if isinstance(name, str) and name.isascii() and len(name) < 100 else quoted(name)
+
+
+def _open_zip(file: BinaryIO) -> tuple[Any, dict[str, Bytes]]:
+    """The object in an archive's pickle, and where its storages are."""
+    with zipfile.ZipFile(file) as archive:
+        records = {record.filename.partition("/")[2]: record for record in archive.infolist()}
+        packed = [name for name, record in records.items() if record.compress_type]
+        if packed:
+            raise UserError(
+                f"its {quoted(packed[0])} is compressed, which torch never does; it is damaged, save it again"
+            )
+        if "byteorder" in records and archive.open(records["byteorder"]).read(8) != b"little":
+            raise UserError("was written on a big-endian machine; save it on a little-endian one")
+        with archive.open(records["data.pkl"]) as pickle:
+            content = read_pickle(io.BytesIO(pickle.read(LARGEST + 1)))
+    storages = {}
+    for name, record in records.items():
+        if name.startswith("data/"):
+            file.seek(record.header_offset)
+            header = file.read(LOCAL_HEADER.size)
+            if len(header) == LOCAL_HEADER.size and header.startswith(ZIP_SIGNATURE):
+                _, length, extra = LOCAL_HEADER.unpack(header)
+                begin = record.header_offset + LOCAL_HEADER.size + length + extra
+                storages[name.removeprefix("data/")] = Bytes(begin, record.file_size)
+    return content, storages
+
+
+def _open_old(file: BinaryIO, size: int) -> tuple[Any, dict[str, Bytes]]:
+    """The object in a file from before torch 1.6, and where its storages are."""
+    if read_pickle(file) != MAGIC or read_pickle(file) != OLD_VERSION:
+        raise ValueError("it does not begin with torch's number")
+    if not read_pickle(file)["little_endian"]:
+        raise UserError("was written on a big-endian machine; save it on a little-endian one")
+    content, keys = read_pickle(file), read_pickle(file)
+    itemsizes = {tensor.key: tensor.dtype.itemsize for tensor in _views(content)}
+    storages, begin = {}, file.tell()
+    for key in keys:
+        file.seek(begin)
+        (count,) = COUNT.unpack(file.read(COUNT.size))
+        storages[key] = Bytes(begin + COUNT.size, count * itemsizes.get(key, 1))
+        begin += COUNT.size + storages[key].size
+        if not 0 <= count <= begin <= size:
+            raise ValueError("a storage exceeds the file")
+    return content, storages
+
+
+def _views(content: Any) -> list[StorageView]:
+    """All tensors in nested dicts and lists."""
+    found, open_, seen = [], [content], set()
+    while open_:
+        value = open_.pop()
+        if isinstance(value, StorageView):
+            found.append(value)
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            open_ += value.values() if isinstance(value, dict) else value
+    return found
 
 
 def save_tensor(array: np.ndarray, file: Path) -> None:
@@ -201,15 +188,16 @@ def save_tensor(array: np.ndarray, file: Path) -> None:
     storage = _text("storage") + f"ctorch\n{kind}\n".encode() + _text("0") + _text("cpu") + _number(array.size)
     arguments = b"(" + storage + b"tQ" + _number(0) + _numbers(array.shape) + _numbers(stride)
     arguments += b"\x89" + b"ccollections\nOrderedDict\n)R"  # no gradient, no hooks
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(f"{file.stem}/data.pkl", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR.")
-        archive.writestr(f"{file.stem}/byteorder", "little")
+    with zipfile.ZipFile(file, "w") as archive:  # a ``ZipInfo`` has a fixed date: equal tensors make equal files
+        pickle = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR."
+        archive.writestr(zipfile.ZipInfo(f"{file.stem}/data.pkl"), pickle)
+        archive.writestr(zipfile.ZipInfo(f"{file.stem}/byteorder"), "little")
         record = zipfile.ZipInfo(f"{file.stem}/data/0")
         begin = archive.start_dir + LOCAL_HEADER.size + len(record.filename) + 4
         padding = -begin % ALIGNMENT
         record.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
         archive.writestr(record, np.ascontiguousarray(array).tobytes())
-        archive.writestr(f"{file.stem}/version", "3\n")
+        archive.writestr(zipfile.ZipInfo(f"{file.stem}/version"), "3\n")
 
 
 def _text(text: str) -> bytes:

@@ -144,9 +144,12 @@ def test_an_older_folder_that_names_no_networks_has_all(folder):
     ("fields", "message"),
     [
         ({"version": 2}, "has format version 2, this program reads 1"),
-        ({"version": None}, "is damaged .*version.*; copy the model folder again"),
-        ({"config": 3}, "is damaged"),
-        ({"networks": 3}, "is damaged"),
+        ({"version": None}, "model.json: lacks 'version'.*; copy the model folder again"),
+        ({"config": 3}, "config: found 3, expected an object"),
+        ({"config": {"mmdit": 3}}, "mmdit: found 3|mmdit: expected a section"),
+        ({"networks": ["clip"]}, "networks: found 'clip'"),
+        ({"pad_token": 3}, "pad_token: found 3, expected a text"),
+        ({"networks": 3}, "networks: found 3, expected a list"),
         ({"config": {"mmdit": {"wdith": 3}}}, "config in .*model.json"),
     ],
 )
@@ -160,7 +163,7 @@ def test_a_folder_that_is_none_or_incomplete_is_named(folder, tmp_path):
     with pytest.raises(UserError, match="nothing: .*no model folder"):
         load_config(tmp_path / "nothing")
     (folder / "model.json").write_text("{")
-    with pytest.raises(UserError, match="model.json: is damaged"):
+    with pytest.raises(UserError, match="model.json: is no JSON"):
         load_config(folder)
     shutil.rmtree(folder / "weights")
     with pytest.raises(UserError, match="weights: is missing; the model folder is incomplete"):
