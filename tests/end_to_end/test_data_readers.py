@@ -24,6 +24,7 @@ def test_a_run_with_worker_processes_is_the_run_without(tmp_path):
     assert losses(tmp_path / "processes") == losses(tmp_path / "threads")
 
 
+@pytest.mark.slow
 def test_a_run_whose_reader_hangs_ends_and_names_what_is_being_read(tmp_path):
     write_data(tmp_path / "data")
     write_config(tmp_path / "config.py", tmp_path / "data")

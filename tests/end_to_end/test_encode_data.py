@@ -209,6 +209,7 @@ def test_buckets_and_texts_without_an_image_come_back_as_they_were(setting, tmp_
 NAMES = ("images", "captions", "questions")
 
 
+@pytest.mark.slow
 def test_encode_data_from_the_command_line_on_one_device_and_on_eight(tmp_path, monkeypatch):
     write_data(tmp_path / "data")
     write_config(tmp_path / "config.py", tmp_path / "data")

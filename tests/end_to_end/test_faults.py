@@ -99,6 +99,7 @@ def blocked(tmp_path) -> tuple[list[str], int]:
     return flags, next(step for step, of_batch in enumerate(ids) if f"[{late}]" in of_batch)
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_shown_and_ends_the_run(blocked, tmp_path):
     flags, _ = blocked
     finished = run_module("tests.end_to_end.patient_run", *flags)

@@ -62,6 +62,7 @@ def test_inspect_data_counts_filtered_records(tmp_path):
     assert captions["filtered out"] == f"{long} ({long / RECORDS:.1%})" and long > 0
 
 
+@pytest.mark.slow
 def test_inspect_data_shows_encoded_data(tmp_path):
     write_data(tmp_path / "data")
     write_config(tmp_path / "config.py", tmp_path / "data")

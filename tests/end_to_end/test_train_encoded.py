@@ -91,7 +91,11 @@ def losses(config: RunConfig, tokenizer, batch: Batch, read: list | None = None)
     return objective.loss(model, corrupted)[1]
 
 
-@pytest.mark.parametrize("form", [*photos.WRITERS, "drawn from a posterior"])
+QUICK_FORMS = ("tar", "drawn from a posterior")
+OTHER_FORMS = [pytest.param(form, marks=pytest.mark.slow) for form in photos.WRITERS if form not in QUICK_FORMS]
+
+
+@pytest.mark.parametrize("form", [*QUICK_FORMS, *OTHER_FORMS])
 def test_every_format_once_encoded_gives_the_losses_of_its_images(setting, tmp_path, form):
     default, tokenizer, _ = setting
     if form not in photos.WRITERS:

@@ -7,10 +7,10 @@ from pathlib import Path
 from tests.multidevice.hosts import ROOT, environment
 
 
-def run_module(module: str, folder: Path, devices: int) -> None:
-    """Runs ``python -m module folder`` on fake devices; a failure shows the output of the process."""
+def run_module(module: str, folder: Path, devices: int, *arguments: str) -> None:
+    """Runs ``python -m module folder ARGUMENTS`` on fake devices; a failure shows the output of the process."""
     process = subprocess.run(
-        [sys.executable, "-m", module, str(folder)],
+        [sys.executable, "-m", module, str(folder), *arguments],
         cwd=ROOT,
         env=environment(devices),
         capture_output=True,

@@ -1,6 +1,8 @@
 """One training step from one state in every layout of eight devices, and in every way to save memory on one.
 
-python -m tests.multidevice.layouts FOLDER
+python -m tests.multidevice.layouts FOLDER [NUMBER ...]
+
+Numbers of ``CASES``; all by default.
 """
 
 import json
@@ -71,9 +73,11 @@ def run(folder: Path, case: Case) -> tuple[dict[str, np.ndarray], Placements]:
     return found, placements(all_arrays(state, frozen, batch))
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, numbers: list[int]) -> None:
     assert len(jax.devices()) == MANY
     for number, (name, case) in enumerate(CASES.items()):
+        if numbers and number not in numbers:
+            continue
         found, found_placements = run(folder, case)
         np.savez(folder / f"{number}.npz", **found)
         (folder / f"{number}.json").write_text(json.dumps(found_placements))
@@ -81,4 +85,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), [int(number) for number in sys.argv[2:]])

@@ -138,7 +138,7 @@ def wait_for_lines(processes: list[subprocess.Popen], metrics: Path, count: int)
 ENDLESS = ("--config.train.steps=1000000", "--config.preview.every=0", "--config.validation.every=0")
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_other(folder, victim):
     workdir = folder / f"killed_{victim}"
     processes = start_two(*flags(folder, workdir.name, *ENDLESS))
@@ -190,6 +190,7 @@ def encoded(folder) -> tuple[Path, Path, list[str]]:
     return folder / "encoded_two", folder / "encoded_one", printed
 
 
+@pytest.mark.slow
 def test_two_processes_encode_the_same_as_one(encoded):
     """They take turns, file by file."""
     *roots, printed = encoded
@@ -221,6 +222,7 @@ def same_records(found: Path, expected: Path) -> None:
             np.testing.assert_allclose(value, close_to, rtol=2**-7, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_train_from_encoded_data_like_one(encoded, folder):
     root = encoded[0]
     (folder / "from_encoded.py").write_text(
@@ -250,6 +252,7 @@ def train_with_trouble(folder: Path, what: str) -> tuple[list[subprocess.Popen],
     return processes, finish(processes)
 
 
+@pytest.mark.slow
 def test_without_room_both_continue_and_save_later(folder):
     processes, printed = train_with_trouble(folder, "room")
     assert [process.returncode for process in processes] == [0, 0], printed

@@ -1,6 +1,11 @@
-"""However eight devices share the work, and whatever is recomputed to save memory, the step is that of one device."""
+"""However eight devices share the work, and whatever is recomputed to save memory, the step is that of one device.
 
+The cases in ``QUICK`` are part of every run of the tests; the others are slow.
+"""
+
+import functools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +17,39 @@ from tests.multidevice.layouts import CASES, MANY, REFERENCE
 BOUND = 1e-5
 
 
+QUICK = (REFERENCE, "data 2, fsdp 2, tensor 2", "fsdp 4, context 2", "microbatches 4, fsdp 2")
+NUMBERS = {name: str(number) for number, name in enumerate(CASES)}
+SLOW_CASES = {name: pytest.param(name, marks=pytest.mark.slow) for name in CASES if name not in QUICK}
+
+
+def cases(*names: str):
+    """A parametrization over ``names``, in which the slow ones are marked."""
+    return pytest.mark.parametrize("case", [SLOW_CASES.get(name, name) for name in names])
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """The files of every case."""
+def file_of(tmp_path_factory) -> Callable[[str, str], Path]:
+    """A function (case, ending) -> its file; the first call for a quick or a slow case computes all of its group."""
     folder = tmp_path_factory.mktemp("layouts")
-    run_module("tests.multidevice.layouts", folder, MANY)
-    return folder
+
+    def file_of(case: str, ending: str) -> Path:
+        file = folder / f"{NUMBERS[case]}{ending}"
+        if not file.exists():
+            group = QUICK if case in QUICK else SLOW_CASES
+            run_module("tests.multidevice.layouts", folder, MANY, *(NUMBERS[name] for name in group))
+        return file
+
+    return file_of
 
 
 @pytest.fixture(scope="module")
-def found(folder) -> dict[str, dict[str, np.ndarray]]:
-    return {name: dict(np.load(folder / f"{number}.npz")) for number, name in enumerate(CASES)}
+def found(file_of) -> Callable[[str], dict[str, np.ndarray]]:
+    """A function: case -> its arrays."""
+    return functools.cache(lambda case: dict(np.load(file_of(case, ".npz"))))
+
+
+def found_placements(file_of, case: str) -> dict:
+    return json.loads(file_of(case, ".json").read_text())
 
 
 def parts(found: dict[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
@@ -42,34 +69,34 @@ def far(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], bound: fl
 CHANGED = [name for name in CASES if name != REFERENCE]
 
 
-@pytest.mark.parametrize("case", CHANGED)
+@cases(*CHANGED)
 def test_losses_and_gradients(found, case):
     """The first moment is a tenth of the clipped gradient. The update's norm includes entries that are rounding."""
-    expected = parts(found[REFERENCE], "metrics", "mu", "nu")
+    expected = parts(found(REFERENCE), "metrics", "mu", "nu")
     expected = {name: value for name, value in expected.items() if "update_norm" not in name}
-    assert not far({name: found[case][name] for name in expected}, expected)
+    assert not far({name: found(case)[name] for name in expected}, expected)
 
 
-@pytest.mark.parametrize("case", CHANGED)
+@cases(*CHANGED)
 def test_updates_and_averages(found, case):
     """Where a gradient is above a thousandth of its leaf's largest: AdamW divides a smaller one by its own size."""
-    reference, compared, all_of_them = found[REFERENCE], 0, 0
+    reference, compared, all_of_them = found(REFERENCE), 0, 0
     for part in ("params", "ema_params"):
         ours, theirs = {}, {}
         for name, value in parts(reference, part).items():
             gradient = np.abs(reference[name.replace(part, "mu", 1)])
             keep = gradient >= 1e-3 * gradient.max()
-            ours[name], theirs[name] = found[case][name][keep], value[keep]
+            ours[name], theirs[name] = found(case)[name][keep], value[keep]
             compared, all_of_them = compared + keep.sum(), all_of_them + keep.size
         assert not far(ours, theirs)
     assert compared > 0.8 * all_of_them
 
 
-def test_the_cases_do_not_all_compute_the_same_way(found):
+@cases("fsdp", "data 2, fsdp 2, tensor 2", "fsdp 4, context 2", "microbatches 2")
+def test_a_case_does_not_compute_the_same_way(found, case):
     """The order of sums differs: equality to the bit everywhere would mean that a case changes nothing."""
-    reference = parts(found[REFERENCE], "mu")
-    for case in ("fsdp", "data 2, fsdp 2, tensor 2", "fsdp 4, context 2", "microbatches 2"):
-        assert any(not np.array_equal(found[case][name], value) for name, value in reference.items()), case
+    reference = parts(found(REFERENCE), "mu")
+    assert any(not np.array_equal(found(case)[name], value) for name, value in reference.items())
 
 
 # Case -> leaf -> (mesh axes of each dim, times by which each dim is smaller on one device).
@@ -91,10 +118,10 @@ PLACEMENTS = {
 }
 
 
-@pytest.mark.parametrize("case", PLACEMENTS)
-def test_placements(folder, case):
+@cases(*PLACEMENTS)
+def test_placements(file_of, case):
     """Parameters, averages and moments lie where the table puts them, and the step leaves them there."""
-    where = json.loads((folder / f"{list(CASES).index(case)}.json").read_text())
+    where = found_placements(file_of, case)
     for part in ("params", "ema_params", "mu", "nu"):
         for leaf, (spec, parts) in PLACEMENTS[case].items():
             array = where[f"{part} {leaf}"]
@@ -102,9 +129,12 @@ def test_placements(folder, case):
             assert [size * n for size, n in zip(array["shard"], parts, strict=True)] == array["shape"], (part, leaf)
 
 
-@pytest.mark.parametrize("case, parts", [("replicated", 8), ("data 2, fsdp 2, tensor 2", 4), ("fsdp 4, context 2", 4)])
-def test_batches_are_split_over_data_and_fsdp_alone(folder, case, parts):
-    where = json.loads((folder / f"{list(CASES).index(case)}.json").read_text())
+PARTS = {"replicated": 8, "data 2, fsdp 2, tensor 2": 4, "fsdp 4, context 2": 4}
+
+
+@cases(*PARTS)
+def test_batches_are_split_over_data_and_fsdp_alone(file_of, case):
+    where, parts = found_placements(file_of, case), PARTS[case]
     batch = {name: array for name, array in where.items() if name.startswith("batch ")}
     assert len(batch) == 6
     for name, array in batch.items():

@@ -53,6 +53,7 @@ def test_from_eight_devices_to_four_to_two(folder):
     assert_same_end(folder / "moved", folder / "unmoved")
 
 
+@pytest.mark.slow
 def test_from_two_processes_to_one(folder):
     """A signal asks one of the two to stop; both stop after the same step, which is saved."""
     port = str(free_port())

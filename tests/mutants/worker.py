@@ -109,7 +109,9 @@ def child(request: dict, pipe: int, log: Path) -> None:
         Path.cwd(),
         send,
     )
-    flags = ["-q", "-p", "no:cacheprovider", "--tb=short"] + (["-x"] if request["stop_at_first"] else [])
+    flags = ["-q", "-p", "no:cacheprovider", "--tb=short", "-m", "not targets and not original"] + (
+        ["-x"] if request["stop_at_first"] else []
+    )
     code = pytest.main([*flags, *request["files"]], plugins=[reporter])
     ours = sys.modules.get("dualdiff_jax")
     if ours is not None and Path(ours.__file__ or "").parents[1] != Path.cwd():

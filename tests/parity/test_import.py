@@ -30,6 +30,11 @@ pytestmark = pytest.mark.parity
 SIZE = 6, 8  # of the latents
 
 
+def slow(value: str):
+    """A parameter whose test is slow."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def mesh():
     return make_mesh(MeshConfig(), jax.devices()[:1])
@@ -142,7 +147,7 @@ def test_the_original_single_file(tmp_path, mesh, seed):
     assert_same(weights, config, {"mmdit": mmdit, "t5": t5, "autoencoder": autoencoder}, seed)
 
 
-@pytest.mark.parametrize("name", ["consolidated.00-of-01.pth", "consolidated_ema.00-of-01.pth"])
+@pytest.mark.parametrize("name", ["consolidated.00-of-01.pth", slow("consolidated_ema.00-of-01.pth")])
 def test_the_original_training_files(tmp_path, mesh, seed, name):
     checkpoints.write_d_dit(tmp_path / "d_dit", seed + 1)
     networks = checkpoints.random_networks(seed)
@@ -175,7 +180,7 @@ def test_t5_alone_and_its_mask_embedding(tmp_path, mesh, seed):
     assert_same(weights, planned.config, {"t5": t5}, seed)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", slow("float32"), slow("float16")])
 def test_there_and_back_is_bit_for_bit(tmp_path, mesh, dtype):
     """export(import(folder)) keeps every tensor, and import(export(model)) keeps every leaf and setting."""
     tensors = checkpoints.write_d_dit(tmp_path / "d_dit", 5, dtype)

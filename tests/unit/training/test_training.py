@@ -18,17 +18,24 @@ from dualdiff_jax.training.step import step_key
 from tests.small_run import first_state, small_run, step_of
 from tests.unit.tiny import QUICK
 
+COMPILED = {}  # (fields that differ from the small run, structure of a batch) -> its compiled step
 
-def run_steps(root, steps=2, spoil=lambda step, batch: batch, **sections):
-    """(start, end, metrics of each step) of a few steps of the small run; ``spoil`` changes the batch of a step."""
+
+def run_steps(root, steps=2, spoil=lambda step, batch: batch, is_kept=True, **sections):
+    """(start, end, metrics of each step) of a few steps of the small run.
+
+    ``spoil`` changes the batch of a step. The program is compiled once for all tests, unless ``is_kept`` is false.
+    """
     config, tokenizer = small_run(root, **({"model": {"mmdit": {"depth": 1}}} | sections))
     data = Mixture(config.data, tokenizer, seed=0, global_batch_size=config.train.global_batch_size)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     state, frozen = first_state(config, mesh)
     start = jax.tree.map(np.array, state)
-    step = (
-        step_of(config, tokenizer, mesh).lower(state, frozen, spoil(0, data.batch(0))).compile(compiler_options=QUICK)
-    )
+    arguments = state, frozen, spoil(0, data.batch(0))
+    name = repr(sections), jax.tree.structure(arguments)
+    step = COMPILED.get(name) or step_of(config, tokenizer, mesh).lower(*arguments).compile(compiler_options=QUICK)
+    if is_kept:
+        COMPILED[name] = step
     history = []
     for n in range(steps):
         state, metrics = step(state, frozen, spoil(n, data.batch(n)))
@@ -85,7 +92,7 @@ def test_a_gradient_alone_that_is_not_finite_is_enough(tmp_path, monkeypatch):
         return found | {"mmdit.text_out.bias": found["mmdit.text_out.bias"].at[0].set(np.inf)}, metrics
 
     monkeypatch.setattr(step_module, "_gradients", spoilt)
-    start, end, history = run_steps(tmp_path, steps=1, optimizer={"warmup_steps": 0})
+    start, end, history = run_steps(tmp_path, steps=1, is_kept=False, optimizer={"warmup_steps": 0})
     jax.tree.map(np.testing.assert_array_equal, (end.params, end.opt_state), (start.params, start.opt_state))
     assert np.isfinite(history[0]["loss"]) and int(end.skipped) == 1
 
