@@ -2,8 +2,8 @@
 # make demo     trains a small model on real handwriting and samples it in both directions: two cores, minutes
 # make test     runs the tests: two cores; ARGS="-k NAME" picks some
 # make lint     checks style and types
-# make test-slow  runs the slow tests: runs killed again and again, hosts that fail, every layout of devices, every phase
-#   of the H100 benchmark with a toy model: half an hour
+# make test-slow  runs the slow tests (runs killed again and again, hosts that fail, every layout of eight devices, every
+#   phase of the H100 benchmark with a toy model): half an hour
 # make mutants  changes one point of the core at a time and reports which changes no test notices: hours
 # make fuzz     damages files of every kind, 10,000 times each, and expects a sentence, never a traceback: an hour
 # make check-targets     compiles the step and the samplers for TPUs and H100s that are not here: 6 GB of compilers in

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 
+import pytest
+
 from tests.end_to_end.command import ROOT, command, environment, run
 from tests.small_run import write_config, write_data
 

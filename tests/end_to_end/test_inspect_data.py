@@ -4,6 +4,8 @@ import json
 import re
 import runpy
 
+import pytest
+
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.inspection.survey import survey
