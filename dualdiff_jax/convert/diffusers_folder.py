@@ -9,7 +9,7 @@ from dualdiff_jax.config import ModelConfig
 
 DIFFUSERS_VERSION = "0.30.3"  # the release that the original was written with
 MASK_FILE = "mask_token_emb.00-of-01.pth"  # the mask token's row of T5's embedding, as the original keeps it
-SETTINGS_FILE = "dualdiff_jax.json"  # what the original has no file for: the defaults of sampling
+SETTINGS_FILE = "sampling_settings.json"  # what the original has no file for: the defaults of sampling
 POOLED_WIDTH = 2048  # of SD3's CLIP vector; an argument of the original's class, which ignores it
 
 

@@ -34,9 +34,9 @@ def released(tmp_path_factory) -> Path:
 def test_every_file_comes_back(released, tmp_path, pad):
     source = shutil.copytree(released, tmp_path / "source")
     pad_with(source / "tokenizer", pad)
-    settings = json.loads((source / "dualdiff_jax.json").read_text())
+    settings = json.loads((source / "sampling_settings.json").read_text())
     settings["sampling"] |= SAMPLING
-    (source / "dualdiff_jax.json").write_text(json.dumps(settings))
+    (source / "sampling_settings.json").write_text(json.dumps(settings))
     first = Import(source).write(tmp_path / "first")
     assert load_tokenizer(first).pad_token == pad
     assert SAMPLING.items() <= vars(load_config(first).sampling).items()
