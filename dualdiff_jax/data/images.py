@@ -133,19 +133,24 @@ def fit(image: Image.Image, height: int, width: int) -> np.ndarray:
 def _cover(image: Image.Image, height: int, width: int, extent: Extent) -> np.ndarray:
     """Resizes and crops at once, so that what is cropped is never computed: (height, width, 3) uint8.
 
-    The covering size is (round(w s), round(h s)) with s = max(height / h, width / w), for the picture's extent (w, h)
-    from the upper left corner; of odd margins the larger half is at the right and below.
+    The window is that of torchvision's ``Resize(side)`` and ``CenterCrop(side)``, for any (height, width): the side
+    that limits the scale becomes the target's, the other one is rounded down, and half of an odd margin is rounded to
+    even. The picture has the extent (w, h) from the upper left corner.
     """
     pixels = np.asarray(image)
     if image.size == (width, height):
         return pixels
     wide, high = extent
-    scale = max(height / high, width / wide)
-    covering = (max(width, round(wide * scale)), max(height, round(high * scale)))
-    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
+    if height * wide >= width * high:
+        covering = (int(height * wide / high), height)
+    else:
+        covering = (width, int(width * high / wide))
+    left, top = round((covering[0] - width) / 2), round((covering[1] - height) / 2)
     across, down = wide / covering[0], high / covering[1]
     right, bottom = min((left + width) * across, wide), min((top + height) * down, high)
-    return resample(pixels, (left * across, top * down, right, bottom), height, width)
+    # Pillow begins with the rows, which is cheaper then.
+    rows_first = high - covering[1] > max(2 * (wide - covering[0]), 0)
+    return resample(pixels, (left * across, top * down, right, bottom), height, width, rows_first=rows_first)
 
 
 def to_pil(image: np.ndarray) -> Image.Image:

@@ -2,9 +2,11 @@
 
 (1)  out[i] = sum_j w[i, j] in[j],   w[i, j] ~ k((j + 1/2 - c_i) / s),   sum_j w[i, j] = 1
      c_i = start + (i + 1/2) (stop - start) / outputs,   s = max((stop - start) / outputs, 1)
-Rows first, then columns, in fp32, rounded once at the end. Neighbouring outputs read the same few inputs, so w is a
-band matrix: it is cut into blocks of outputs, and each block is a product of small dense matrices. That is faster than
-Pillow's loops (benchmarks/results/data.json). Beside decoding, the resize is most of the cost of an image.
+Columns first, then rows, each in fp32 and rounded to the 256 levels, since what a pass cuts off at black and white is
+lost to the next: so the result is Pillow's, but for sums that lie within fp32's rounding of a half. Neighbouring
+outputs read the same few inputs, so w is a band matrix: it is cut into blocks of outputs, and each block is a product
+of small dense matrices. That is faster than Pillow's loops (benchmarks/results/data.json). Beside decoding, the resize
+is most of the cost of an image.
 """
 
 import functools
@@ -20,7 +22,7 @@ CHANNELS = 3
 Box = tuple[float, float, float, float]
 
 
-def resample(pixels: np.ndarray, box: Box, height: int, width: int) -> np.ndarray:
+def resample(pixels: np.ndarray, box: Box, height: int, width: int, *, rows_first: bool = False) -> np.ndarray:
     """Resizes the part of an image inside a box.
 
     Args:
@@ -28,47 +30,63 @@ def resample(pixels: np.ndarray, box: Box, height: int, width: int) -> np.ndarra
         box: (left, top, right, bottom) in pixels, fractions allowed, within the image.
         height: of the result, in pixels.
         width: of the result, in pixels.
+        rows_first: whether to resample the rows before the columns.
 
     Returns:
         (height, width, 3) uint8.
     """
     left, top, right, bottom = box
-    row_starts, row_blocks = _blocks(pixels.shape[0], top, bottom, height, 1)
-    column_starts, column_blocks = _blocks(pixels.shape[1], left, right, width, CHANNELS)
-    begin, end = int(column_starts[0]), int(column_starts[-1]) + column_blocks.shape[1] // CHANNELS
-    rows = _rows(pixels.reshape(len(pixels), -1)[:, CHANNELS * begin : CHANNELS * end], row_starts, row_blocks)
-    resized = _columns(rows[:height], CHANNELS * (column_starts - begin), column_blocks)
-    resized = resized[:, : CHANNELS * width]
-    resized += 0.5
-    np.clip(resized, 0, 255, out=resized)
-    return resized.astype(np.uint8).reshape(height, width, CHANNELS)
+    rows, row_blocks = _blocks(pixels.shape[0], top, bottom, height, 1)
+    columns, column_blocks = _blocks(pixels.shape[1], left, right, width, CHANNELS)
+    lines = slice(int(rows[0]), int(rows[-1]) + row_blocks.shape[2])
+    inputs = slice(int(columns[0]), int(columns[-1]) + column_blocks.shape[1] // CHANNELS)
+    window = np.ascontiguousarray(pixels[lines, inputs]).reshape(lines.stop - lines.start, -1)
+    rows, columns = rows - lines.start, CHANNELS * (columns - inputs.start)
+    if rows_first:
+        resized = _columns(_rows(window, rows, row_blocks)[:height], columns, column_blocks)[:, : CHANNELS * width]
+    else:
+        resized = _rows(_columns(window, columns, column_blocks)[:, : CHANNELS * width], rows, row_blocks)[:height]
+    return resized.reshape(height, width, CHANNELS)
+
+
+def _columns(pixels: np.ndarray, starts: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """Resamples the columns: (h, n) uint8 -> (h, outputs) uint8, with outputs rounded up to whole blocks."""
+    count, inputs, outputs = blocks.shape
+    resampled = np.empty((len(pixels), count * outputs), np.uint8)
+    size = min(max(1, MULTIPLICATIONS // (inputs * outputs)), len(pixels))
+    source, out = np.empty((size, pixels.shape[1]), np.float32), np.empty((size, count * outputs), np.float32)
+    for at in range(0, len(pixels), size):
+        rows = min(size, len(pixels) - at)
+        source[:rows] = pixels[at : at + rows]
+        for number, (start, block) in enumerate(zip(starts.tolist(), blocks, strict=True)):
+            part = out[:rows, number * outputs : (number + 1) * outputs]
+            np.matmul(source[:rows, start : start + inputs], block, out=part)
+        resampled[at : at + rows] = _rounded(out[:rows])
+    return resampled
 
 
 def _rows(pixels: np.ndarray, starts: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """Resamples the rows: (h, n) uint8 -> (outputs, n) fp32, with outputs rounded up to whole blocks."""
-    _, outputs, inputs = blocks.shape
+    """Resamples the rows: (h, n) uint8 -> (outputs, n) uint8, with outputs rounded up to whole blocks."""
+    count, outputs, inputs = blocks.shape
     n = pixels.shape[1]
     parts = -(-n * outputs * inputs // MULTIPLICATIONS)
     size = -(-n // parts)
     source = np.zeros((inputs, parts * size), np.float32)
-    resampled = np.empty((len(blocks), outputs, parts * size), np.float32)
     by_part = source.reshape(inputs, parts, size).swapaxes(0, 1)
-    for start, block, out in zip(starts.tolist(), blocks, resampled, strict=True):
+    out = np.empty((outputs, parts * size), np.float32)
+    out_by_part = out.reshape(outputs, parts, size).swapaxes(0, 1)
+    resampled = np.empty((count, outputs, n), np.uint8)
+    for start, block, rows in zip(starts.tolist(), blocks, resampled, strict=True):
         source[:, :n] = pixels[start : start + inputs]
-        np.matmul(block, by_part, out=out.reshape(outputs, parts, size).swapaxes(0, 1))
-    return resampled.reshape(len(blocks) * outputs, -1)[:, :n]
+        np.matmul(block, by_part, out=out_by_part)
+        rows[...] = _rounded(out[:, :n])
+    return resampled.reshape(count * outputs, n)
 
 
-def _columns(rows: np.ndarray, starts: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-    """Resamples the columns: (height, n) fp32 -> (height, outputs) fp32, with outputs rounded up to whole blocks."""
-    count, inputs, outputs = blocks.shape
-    resampled = np.empty((len(rows), count * outputs), np.float32)
-    size = max(1, MULTIPLICATIONS // (inputs * outputs))
-    for first in range(0, len(rows), size):
-        part, out = rows[first : first + size], resampled[first : first + size]
-        for number, (start, block) in enumerate(zip(starts.tolist(), blocks, strict=True)):
-            np.matmul(part[:, start : start + inputs], block, out=out[:, number * outputs : (number + 1) * outputs])
-    return resampled
+def _rounded(values: np.ndarray) -> np.ndarray:
+    """Rounds to the 256 levels, in place; a cast to uint8 cuts what remains of the fraction."""
+    values += 0.5
+    return np.clip(values, 0, 255, out=values)
 
 
 @functools.lru_cache(maxsize=32)

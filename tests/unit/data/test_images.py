@@ -137,18 +137,46 @@ def jpeg(image, **options):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("size", [(64, 64), (100, 40), (40, 100), (213, 213), (427, 640), (500, 900)])
-def test_cropping_before_resizing_is_cropping_after_it(size):
-    """To the rounding of eight bits; the other way is Pillow's bicubic resize, which does not round floats."""
-    image = Image.fromarray(photos.photo(0))
-    height, width = size
-    scale = max(height / image.height, width / image.width)
-    covering = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    left, top = (covering[0] - width) // 2, (covering[1] - height) // 2
-    channels = [band.convert("F").resize(covering, Image.Resampling.BICUBIC) for band in image.split()]
-    whole = np.stack([band.crop((left, top, left + width, top + height)) for band in channels], -1)
-    difference = np.abs((fit(image, height, width) + 1) * 127.5 - np.clip(whole, 0, 255))
-    assert difference.max() < 0.501
+def as_torchvision(image, side):
+    """Resize(side, BICUBIC) and CenterCrop(side) by torchvision's integer formulas, in Pillow itself.
+
+    torchvision 0.28, transforms/functional.py: _compute_resized_output_size and center_crop.
+    """
+    short, long = sorted(image.size)
+    resized = (side, int(side * long / short))
+    width, height = resized if image.width <= image.height else resized[::-1]
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    top, left = int(round((height - side) / 2.0)), int(round((width - side) / 2.0))
+    return np.asarray(image.crop((left, top, left + side, top + side)))
+
+
+def test_resize_and_crop_are_torchvisions():
+    """200 sizes: odd, even, up, down, of extreme shape. Where they differ, Pillow's fixed point rounds another way."""
+    rng = np.random.default_rng(0)
+    for case in range(200):
+        sizes = [(2, 250), (2, 250)] if case % 5 else [(2, 9), (200, 600)][:: 1 if case % 10 else -1]
+        height, width = (int(rng.integers(*bounds)) for bounds in sizes)
+        side = int(rng.integers(2, 140))
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
+        error = np.mean((images.read_pixels(image, side, side).astype(float) - as_torchvision(image, side)) ** 2)
+        assert error < 255**2 / 10**5, f"{width} x {height} to {side}"  # 50 dB PSNR
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "covering", "corner"),
+    [  # each (height, width), corner (top, left)
+        ((30, 41), (20, 20), (20, 27), (0, 4)),
+        ((31, 30), (24, 20), (24, 23), (0, 2)),
+        ((80, 9), (20, 20), (177, 20), (78, 0)),
+        ((30, 43), (20, 11), (20, 28), (0, 8)),
+    ],
+)
+def test_the_other_side_is_rounded_down_and_half_a_margin_to_even(size, target, covering, corner):
+    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    whole = np.asarray(Image.fromarray(pixels).resize(covering[::-1], Image.Resampling.BICUBIC)).astype(int)
+    (height, width), (top, left) = target, corner
+    found = images.read_pixels(pixels, height, width)
+    assert np.abs(found - whole[top : top + height, left : left + width]).max() <= 2
 
 
 @pytest.mark.parametrize("which", [0, 1])
