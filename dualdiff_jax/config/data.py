@@ -8,8 +8,10 @@ from dualdiff_jax.config.fields import bounded, frozen, pixel_count, token_count
 
 RecordFormat = Literal["json", "tar", "array_record", "parquet", "tfds"]
 QuestionFormat = Literal["llava", "vqa_v2", "okvqa", "gqa", "textvqa", "vizwiz", "pope"]
+Fit = Literal["crop", "letterbox"]
 RECORD_FORMATS: tuple[str, ...] = typing.get_args(RecordFormat)
 QUESTION_FORMATS: tuple[str, ...] = typing.get_args(QuestionFormat)
+MAX_PIXELS = 1 << 25  # of an image file that is decoded whole; a PNG of so many takes four seconds and 0.6 GB
 
 
 @frozen
@@ -41,6 +43,7 @@ class SourceConfig(RootConfig):
     height: int = pixel_count()  # that the model sees
     width: int = pixel_count()
     buckets: tuple[tuple[int, ...], ...] = ()  # more (height, width); each image takes the one nearest in shape
+    fit: Fit = "crop"  # crop fills height x width and cuts what is over; letterbox keeps the whole image, on grey
     weight: float = bounded(default=1.0, low=1e-9, high=1e9)  # share of its stream's examples among sources
     caption_weights: tuple[float, ...] = bounded(default=(1.0,), low=0.0)  # how often each of caption_keys is taken
     question: str = ""  # instruction: asked about every record, whose caption is the answer
@@ -105,6 +108,7 @@ class DataConfig:
     workers: int = bounded(default=0, low=0, high=1024)  # reading processes; 0 is threads of this one
     prefetch_batches: int = bounded(default=8, low=1, high=4096)
     cache_images: int = bounded(default=0, low=0)  # decoded images of each source that stay in memory
+    max_pixels: int = bounded(default=MAX_PIXELS, low=4, high=1 << 27)  # of an image file; a larger one is a bad record
     index_cache: str = ""  # folder for indexes of large files; "" is a folder next to each file
     max_bad_share: float = bounded(default=0.05, low=0.0, high=1.0)  # of a source's records; above it the run stops
     patience: float = bounded(default=600.0, low=1.0)  # seconds without a batch after which the run stops

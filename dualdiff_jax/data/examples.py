@@ -153,7 +153,8 @@ class ExampleMaker:
             raise DataError(ABSENT_KEY, f"{record.record_id} has no image")
         image = self._cache.get(record.record_id)
         if image is None:
-            image = read_pixels(record.image, *self._shape, name=record.record_id)
+            fit, most = self._config.fit, self._data.max_pixels
+            image = read_pixels(record.image, *self._shape, name=record.record_id, fit=fit, max_pixels=most)
             if len(self._cache) < self._data.cache_images:
                 self._cache[record.record_id] = image
         return {"image": image}

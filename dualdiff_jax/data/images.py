@@ -1,39 +1,35 @@
 """From an image file to the array that the model sees, in training and inference alike.
 
-Decode the first frame, apply the EXIF orientation, convert to RGB (alpha over white, 16 bit to 8), resize bicubically
-until the image covers the target, crop the centre, map [0, 255] to [-1, 1]. Resize and crop are one operation
-(``resample.py``).
-
-A JPEG that is much larger than the target is decoded at 1/2, 1/4 or 1/8 of its size, but never below ``SPARE`` times
-the target. The resize that follows decides which detail remains visible.
+Decode the first frame, apply the EXIF orientation, convert to RGB (alpha over white, more than 8 bits to 8), resize
+bicubically until the image covers the target, crop the centre, map [0, 255] to [-1, 1]. Resize and crop are one
+operation (``resample.py``). With fit "letterbox", the whole image is resized to lie within the target, on grey.
 """
 
-import io
-import math
 import os
-import warnings
-from pathlib import Path
-from typing import Any
+import typing
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from dualdiff_jax.data.records.record import EMPTY, MISSING, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
+from dualdiff_jax.config.data import MAX_PIXELS, Fit
+from dualdiff_jax.data.containers import png_exif
+from dualdiff_jax.data.decoding import Extent, ImageSource, content, decode, from_file, orientation_of
 from dualdiff_jax.data.resample import resample
-from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.errors import UserError, quoted
 
-MIN_SIDE = 2  # pixels
-MAX_PIXELS = 1 << 27  # to decode; a file with more is taken for a decompression bomb
-SPARE = 2.0  # at least 44 dB PSNR against a full decode; 1 would be 32 dB, and visibly sharper
-ORIENTATION = 0x0112  # EXIF tag; values from 5 on exchange height and width
-# MAX_PIXELS is the bound here, so Pillow's warning at a lower one is off.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-Extent = tuple[float, float]  # (width, height) in pixels
-ImageSource = str | os.PathLike | bytes | Image.Image | np.ndarray
+WIDTH, HEIGHT = 0x0100, 0x0101  # tags of a TIFF
+GREY = 127  # of the border of a letterbox; the middle of the range
 
 
-def read_image(source: ImageSource, height: int, width: int, name: str = "the image") -> np.ndarray:
+def read_image(
+    source: ImageSource,
+    height: int,
+    width: int,
+    name: str = "the image",
+    *,
+    fit: Fit = "crop",
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
     """All of the above steps.
 
     Args:
@@ -41,21 +37,34 @@ def read_image(source: ImageSource, height: int, width: int, name: str = "the im
         height: of the result, in pixels.
         width: of the result, in pixels.
         name: names the image in messages if ``source`` is no path.
+        fit: "crop" fills the result and cuts what is over; "letterbox" keeps the whole image, with grey borders.
+        max_pixels: that a file may have; four times as many in a JPEG that is decoded smaller.
 
     Returns:
         (height, width, 3) fp32 in [-1, 1].
 
     Raises:
-        DataError: the file is missing, damaged, too large or too small.
-        UserError: an array is not uint8, or has another shape.
+        DataError: the file is missing, damaged, too large or too small, or its numbers have no defined white.
+        UserError: an array is not uint8, or has another shape; ``fit`` is no such name.
     """
-    return normalize(read_pixels(source, height, width, name))
+    return normalize(read_pixels(source, height, width, name, fit=fit, max_pixels=max_pixels))
 
 
-def read_pixels(source: ImageSource, height: int, width: int, name: str = "the image") -> np.ndarray:
+def read_pixels(
+    source: ImageSource,
+    height: int,
+    width: int,
+    name: str = "the image",
+    *,
+    fit: Fit = "crop",
+    max_pixels: int = MAX_PIXELS,
+) -> np.ndarray:
     """``read_image`` without its last step: (height, width, 3) uint8."""
-    image, extent = _open(source, name, (height, width))
-    return _cover(image, height, width, extent)
+    if fit not in typing.get_args(Fit):
+        raise UserError(f"fit is {quoted(fit)}; give one of {', '.join(typing.get_args(Fit))}")
+    choose = max if fit == "crop" else min
+    image, extent = decode(source, name, lambda size: choose(height / size[1], width / size[0]), max_pixels)
+    return _cover(image, height, width, extent) if fit == "crop" else _letterbox(image, height, width, extent)
 
 
 def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
@@ -67,41 +76,12 @@ def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     return out
 
 
-def open_image(source: ImageSource, name: str = "the image") -> Image.Image:
+def open_image(source: ImageSource, name: str = "the image", *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in RGB at its own size, upright. Arguments and exceptions are those of ``read_image``."""
-    return _open(source, name, None)[0]
+    return decode(source, name, None, max_pixels)[0]
 
 
-def _open(source: ImageSource, name: str, target: tuple[int, int] | None) -> tuple[Image.Image, Extent]:
-    """(image, extent of the picture in it): a JPEG decoded smaller may end within its last pixel.
-
-    ``target`` (height, width) allows a JPEG to be decoded smaller; None decodes all of it.
-    """
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim not in (2, 3):
-            raise UserError(f"an image array must be uint8 of (h, w, 3) or (h, w), found {source.dtype} {source.shape}")
-        source, name = Image.fromarray(source), "the array"
-    if isinstance(source, Image.Image):
-        image = _to_rgb(source, name)
-        return image, image.size
-    name = name if isinstance(source, bytes) else str(source)
-    try:
-        with Image.open(_stream(source, name)) as image:
-            extent = _draft(image, *target) if target else None
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            image = _to_rgb(image, name)
-            return image, extent or image.size
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise DataError(OVERSIZED, f"{name}: is too large to decode ({error}); scale it down") from error
-    except Exception as error:  # Pillow's decoders raise many kinds, all of which mean a damaged file
-        cause = TRUNCATED if "truncated" in str(error).lower() else UNREADABLE
-        raise DataError(cause, f"{name}: is not an image that can be read ({reason(error)})") from error
-
-
-def image_size(source: bytes | Path, name: str = "the image") -> tuple[int, int]:
+def image_size(source: bytes | os.PathLike, name: str = "the image") -> tuple[int, int]:
     """Reads an image's size without decoding it.
 
     Args:
@@ -115,14 +95,15 @@ def image_size(source: bytes | Path, name: str = "the image") -> tuple[int, int]
         DataError: the file is missing or damaged.
     """
     name = name if isinstance(source, bytes) else str(source)
-    try:
-        with Image.open(_stream(source, name)) as image:
-            width, height = image.size
-            return (width, height) if image.getexif().get(ORIENTATION, 1) >= 5 else (height, width)
-    except DataError:
-        raise
-    except Exception as error:  # as above
-        raise DataError(UNREADABLE, f"{name}: is not an image that can be read ({reason(error)})") from error
+
+    def look(image: Image.Image, data: bytes) -> tuple[int, int]:
+        if image.format == "PNG" and "exif" not in image.info and (exif := png_exif(data)):
+            image.info["exif"] = exif  # it may follow the pixels
+        tags = getattr(image, "tag_v2", {})  # of a TIFF, whose ``size`` may be that after the orientation
+        width, height = tags.get(WIDTH, image.width), tags.get(HEIGHT, image.height)
+        return (width, height) if orientation_of(image) >= 5 else (height, width)
+
+    return from_file(content(source, name), name, look)
 
 
 def fit(image: Image.Image, height: int, width: int) -> np.ndarray:
@@ -153,66 +134,17 @@ def _cover(image: Image.Image, height: int, width: int, extent: Extent) -> np.nd
     return resample(pixels, (left * across, top * down, right, bottom), height, width, rows_first=rows_first)
 
 
+def _letterbox(image: Image.Image, height: int, width: int, extent: Extent) -> np.ndarray:
+    """Resizes the whole image to lie within (height, width), its centre in the centre: (height, width, 3) uint8."""
+    wide, high = extent
+    scale = min(height / high, width / wide)
+    inner = (min(max(round(high * scale), 1), height), min(max(round(wide * scale), 1), width))
+    pixels = np.full((height, width, 3), GREY, np.uint8)
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    pixels[top : top + inner[0], left : left + inner[1]] = resample(np.asarray(image), (0, 0, wide, high), *inner)
+    return pixels
+
+
 def to_pil(image: np.ndarray) -> Image.Image:
     """(h, w, 3) in [-1, 1], clipped and rounded, as a PIL image."""
     return Image.fromarray(np.clip(np.round((image + 1.0) * 127.5), 0, 255).astype(np.uint8))
-
-
-def _stream(source: str | os.PathLike | bytes, name: str) -> Any:
-    """The file's bytes as a stream. Raises ``DataError`` if the file cannot be read or is empty."""
-    try:
-        if not isinstance(source, bytes):
-            path = Path(source)
-            if path.is_dir():
-                raise DataError(UNREADABLE, f"{path}: is a folder; name an image file")
-            source = path.read_bytes()
-    except FileNotFoundError:
-        raise DataError(MISSING, f"{name}: there is no such file") from None
-    except PermissionError:
-        raise DataError(UNREADABLE, f"{name}: is not readable; change its permissions") from None
-    except OSError as error:
-        raise DataError(UNREADABLE, f"{name}: cannot be read ({error.strerror})") from error
-    if not source:
-        raise DataError(EMPTY, f"{name}: is not an image that can be read (it is empty)")
-    return io.BytesIO(source)
-
-
-def _draft(image: Image.Image, height: int, width: int) -> Extent | None:
-    """Makes an upright JPEG decode smaller, at no less than ``SPARE`` times (height, width).
-
-    Returns:
-        The extent of the picture in the decoded image; None if the image is decoded at its own size.
-    """
-    if image.format not in ("JPEG", "MPO") or image.getexif().get(ORIENTATION, 1) != 1:
-        return None
-    scale = SPARE * max(height / image.height, width / image.width)
-    drafted = image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-    return drafted[1][2:] if drafted else None
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Decodes the image: upright, 8 bits, alpha over white, RGB. Raises ``DataError`` if it is too small."""
-    if min(image.size) < MIN_SIDE:
-        raise DataError(
-            TOO_SMALL,
-            f"{name}: is {image.width} x {image.height} pixels; give an image of at least {MIN_SIDE} x {MIN_SIDE}",
-        )
-    if image.getexif().get(ORIENTATION, 1) != 1:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        image = _to_8_bit(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        image = Image.new("RGBA", rgba.size, "white")
-        image.alpha_composite(rgba)
-    if image.mode != "RGB":
-        return image.convert("RGB")
-    image.load()
-    return image
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits: 65535 is white; of floats, 1.0 is white if none is larger."""
-    values: Any = np.asarray(image, np.float64)
-    top = 1.0 if image.mode == "F" and values.max() <= 1.0 else 65535.0
-    return Image.fromarray(np.clip(np.round(values * (255.0 / top)), 0, 255).astype(np.uint8))

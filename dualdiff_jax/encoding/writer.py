@@ -97,7 +97,7 @@ def encode_sources(
         bad[name].write_to(folder / f"bad_records{f'.{host}' if host else ''}.jsonl")
     for chunk in missing:
         name = chunk.source.name
-        records = _encoded(chunk, sources[name], encoder, tokenizer, config.text_length, bad[name])
+        records = _encoded(chunk, sources[name], encoder, tokenizer, config, bad[name])
         with new_file(chunk.file, owner=str(host)) as partial:
             write_records(partial, records)
         encoded += len(chunk.indexes)
@@ -136,7 +136,7 @@ def _write_or_check_manifest(folder: Path, description: dict[str, Any], fingerpr
 
 
 def _encoded(
-    chunk: FileChunk, source: Source, encoder: FrozenEncoder, tokenizer: Tokenizer, text_length: int, bad: BadRecords
+    chunk: FileChunk, source: Source, encoder: FrozenEncoder, tokenizer: Tokenizer, config: DataConfig, bad: BadRecords
 ) -> Iterator[Record]:
     """Yields the good records of a file, with arrays in place of their images."""
 
@@ -149,7 +149,8 @@ def _encoded(
                 return record, None
             if record.image is None:
                 raise DataError(ABSENT_KEY, f"{record_id} has no image")
-            return record, read_image(record.image, *chunk.shape, name=record_id)
+            fit, most = chunk.source.fit, config.max_pixels
+            return record, read_image(record.image, *chunk.shape, name=record_id, fit=fit, max_pixels=most)
         except DataError as error:
             return Fault(record_id, error.cause, str(error))
 
@@ -168,7 +169,7 @@ def _encoded(
                 else:
                     images.append((record, image))
             yield from texts
-            yield from _with_arrays(chunk, images, encoder, tokenizer, text_length)
+            yield from _with_arrays(chunk, images, encoder, tokenizer, config.text_length)
 
 
 def _with_arrays(

@@ -129,6 +129,8 @@ TESTS = {
     ),
     "data/mixture.py": STREAMS,
     "data/images.py": (f"{DATA}/test_image_limits.py", f"{DATA}/test_images.py", f"{DATA}/test_mixture.py"),
+    "data/decoding.py": (f"{DATA}/test_image_limits.py", f"{DATA}/test_images.py"),
+    "data/containers.py": (f"{DATA}/test_containers.py",),
     "data/texts.py": (f"{DATA}/test_texts.py", f"{PARITY}/test_tokenizer.py", f"{DATA}/test_mixture.py"),
     "data/resample.py": (f"{DATA}/test_resample.py", f"{DATA}/test_images.py"),
     "sharding/mesh.py": SHARDING,

@@ -16,7 +16,6 @@ import pytest
 from PIL import Image
 
 from dualdiff_jax.config.resolve import resolve
-from dualdiff_jax.data import images
 from dualdiff_jax.data.bad_records import BadRecords, Fault, Origin
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.reader_watchdog import ReadingNotes, with_watchdog
@@ -45,9 +44,8 @@ COUNT = GOOD + len(HOSTILE)
 
 
 @pytest.fixture
-def hostile(tmp_path, monkeypatch):
+def hostile(tmp_path):
     """A folder of forty records, of which twelve are bad, each in a way of its own."""
-    monkeypatch.setattr(images, "MAX_PIXELS", 200 * 200)
     write_data(tmp_path, 1)
     folder = tmp_path / "hostile"
     (folder / "images").mkdir(parents=True)
@@ -81,7 +79,7 @@ def mixture(root, **data) -> Mixture:
         dict(name="draw", task="image_generation", **common),
         dict(name="read", task="captioning", **common),
     ]
-    config.data.update(data)
+    config.data.update({"max_pixels": 200 * 200} | data)
     return Mixture(resolve(config).data, Tokenizer(root / "tokenizer"), seed=0, global_batch_size=8)
 
 

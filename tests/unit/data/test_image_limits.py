@@ -1,13 +1,14 @@
 """Where the bounds on a picture lie exactly, and the cause that each fault of a file is reported with."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dualdiff_jax.data import images
+from dualdiff_jax.data import decoding, images
 from dualdiff_jax.data.images import image_size, open_image, read_image
 from dualdiff_jax.data.records.record import MISSING, OVERSIZED, UNREADABLE, DataError
 from dualdiff_jax.errors import UserError
@@ -19,14 +20,15 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_the_largest_picture_has_two_to_the_27_pixels(monkeypatch):
+def test_the_largest_picture_has_two_to_the_25_pixels_unless_the_caller_says_otherwise(monkeypatch):
     small = Image.new("RGB", (4, 4))
-    monkeypatch.setattr(images, "_to_rgb", lambda image, name: small)
-    assert open_image(encoded(Image.new("1", (1 << 14, 1 << 13)))) is small
-    with pytest.raises(DataError) as error:
-        open_image(encoded(Image.new("1", (1 << 14, (1 << 13) + 1))))
+    monkeypatch.setattr(decoding, "_to_rgb", lambda image, name: small)
+    assert open_image(encoded(Image.new("1", (1 << 13, 1 << 12)))) is small
+    larger = encoded(Image.new("1", (1 << 13, (1 << 12) + 1)))
+    with pytest.raises(DataError, match="data.max_pixels") as error:
+        open_image(larger)
     assert error.value.cause == OVERSIZED
+    assert open_image(larger, max_pixels=1 << 26) is small
 
 
 @pytest.mark.parametrize("read", [open_image, image_size])
@@ -46,29 +48,85 @@ def test_a_file_that_is_not_there_or_no_picture_has_its_cause(tmp_path, read):
     ],
 )
 def test_a_file_that_cannot_be_read_is_unreadable_with_the_reason(tmp_path, monkeypatch, raised, message):
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, most: int) -> None:
         raise raised
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(decoding, "open_regular", refuse)
     for read in (open_image, image_size):
-        with pytest.raises(DataError, match=f"a.png: .*{message}") as error:
+        with pytest.raises(DataError, match=f"a.png.*: .*{message}") as error:
             read(tmp_path / "a.png")
         assert error.value.cause == UNREADABLE
 
 
+RAMP = np.linspace(0, 1, 64).reshape(8, 8)
+
+
+def tiff(values: np.ndarray, **tags) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(values).save(stream, "TIFF", tiffinfo=tags.get("tiffinfo", {}))
+    return stream.getvalue()
+
+
 @pytest.mark.parametrize(
-    ("values", "expected"),
+    ("source", "expected"),
     [
-        (np.linspace(0, 1, 64, dtype=np.float32), np.linspace(0, 255, 64)),  # floats that end at 1 are shares of white
-        (np.linspace(0, 65535, 64, dtype=np.float32), np.linspace(0, 255, 64)),
-        (np.full(64, 65535 * 2, np.int32), np.full(64, 255)),
-        (np.full(64, 1, np.int32), np.zeros(64)),  # of 65535, though no value is above 1
+        (tiff(RAMP.astype(np.float32)), RAMP),
+        (tiff((RAMP / 8).astype(np.float32)), RAMP / 8),  # a dark picture stays dark
+        (tiff(np.float32(RAMP * 1.0015 - 0.0007)), RAMP),  # sums of a resize, which still round to black and white
+        (tiff((RAMP * 65535).astype(np.uint16)), RAMP),
+        (tiff((RAMP * 255).astype(np.uint16)), RAMP / 257),  # 255 of 65535
+        (encoded(Image.fromarray((RAMP * 65535).astype(np.uint16))), RAMP),
+        (Image.fromarray(RAMP.astype(np.float32)), RAMP),
+        (b"P5 8 8 65535\n" + (RAMP * 65535).astype(">u2").tobytes(), RAMP),
+        (b"P5 8 8 1023\n" + (RAMP * 1023).astype(">u2").tobytes(), RAMP),
+        (tiff((RAMP * 65535).astype(np.uint16), tiffinfo={262: 0}), 1 - RAMP),  # white is zero
     ],
 )
-def test_deep_grey_is_scaled_to_eight_bits(values, expected):
-    found = np.asarray(open_image(Image.fromarray(values.reshape(8, 8))))
+def test_deep_grey_is_scaled_to_eight_bits(source, expected):
+    found = np.asarray(open_image(source))
     assert found.shape == (8, 8, 3)
-    np.testing.assert_allclose(found[..., 1], expected.reshape(8, 8), atol=0.5)
+    np.testing.assert_allclose(found[..., 1], expected * 255, atol=0.8)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.float32(RAMP * 255), "floats from 0.0 to 255.0; scale them so that 0 is black and 1 is white"),
+        (np.float32(RAMP * 2 - 1), "floats from -1.0 to 1.0"),
+        (np.float32(np.where(RAMP == 0, np.nan, RAMP)), "floats from nan to nan"),
+        (np.float32(np.where(RAMP == 0, np.inf, RAMP)), "floats from .* to inf"),
+        (np.int32(RAMP * 255), "integers from 0 to 255, of which none is defined as white"),
+        (np.int32(RAMP * 65535 * 2), "integers from 0 to 131070"),
+        (np.int32(RAMP * -9), "integers from -9 to 0"),
+    ],
+)
+def test_numbers_without_a_defined_white_are_refused_with_their_range(values, message):
+    for source in (tiff(values), Image.fromarray(values)):
+        with pytest.raises(DataError, match=message) as error:
+            open_image(source)
+        assert error.value.cause == UNREADABLE
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with open(tmp_path / "sparse.png", "wb") as file:
+        file.truncate(decoding.MAX_BYTES + 1)
+    for name, message in (
+        ("pipe.png", "is a pipe"),
+        ("sparse.png", "has .* bytes, more than"),
+        ("a\0b.png", "no path"),
+    ):
+        for read in (open_image, image_size):
+            with pytest.raises(DataError, match=message):
+                read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("mode", ["LAB", "HSV", "YCbCr", "PA", "La", "RGBa", "RGBX", "CMYK"])
+def test_a_picture_of_any_mode_is_read_or_refused(mode):
+    try:
+        assert open_image(Image.new(mode, (4, 5))).mode == "RGB"
+    except DataError as error:
+        assert "is not an image that can be read" in str(error)
 
 
 @pytest.mark.parametrize("orientation", [1, 4, 5, 8])
@@ -76,12 +134,16 @@ def test_height_and_width_change_places_from_orientation_five_on(tmp_path, orien
     image = Image.new("RGB", (12, 10))
     exif = image.getexif()
     exif[0x0112] = orientation
-    image.save(tmp_path / "turned.jpg", exif=exif)
-    assert image_size(tmp_path / "turned.jpg") == ((12, 10) if orientation >= 5 else (10, 12))
-    assert open_image(tmp_path / "turned.jpg").size == ((10, 12) if orientation >= 5 else (12, 10))
+    for form in ("jpeg", "png", "webp", "tiff", "avif"):
+        image.save(tmp_path / f"turned.{form}", exif=exif)
+        assert image_size(tmp_path / f"turned.{form}") == ((12, 10) if orientation >= 5 else (10, 12)), form
+        assert open_image(tmp_path / f"turned.{form}").size == ((10, 12) if orientation >= 5 else (12, 10)), form
 
 
-@pytest.mark.parametrize("pixels", [np.zeros((4, 4, 3)), np.zeros(4, np.uint8), np.zeros((1, 4, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "pixels",
+    [np.zeros((4, 4, 3)), np.zeros(4, np.uint8), np.zeros((1, 4, 4, 3), np.uint8), np.zeros((3, 4, 4), np.uint8)],
+)
 def test_an_array_of_another_dtype_or_shape_is_refused(pixels):
     with pytest.raises(UserError, match="uint8 of .h, w, 3. or .h, w.") as error:
         open_image(pixels)

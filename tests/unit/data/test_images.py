@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualdiff_jax.data import images
+from dualdiff_jax.data import decoding, images
 from dualdiff_jax.data.images import fit, image_size, normalize, open_image, read_image, to_pil
 from dualdiff_jax.data.records.record import EMPTY, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
 from dualdiff_jax.errors import UserError
@@ -186,8 +186,8 @@ def test_a_jpeg_that_is_decoded_smaller_looks_the_same(which, rows, side):
     """44 dB apart at least, on real detail, whether or not the sides are multiples of what JPEG cuts them into."""
     data = jpeg(Image.fromarray(photos.photo(which)[:rows]))
     found = read_image(data, side, side)
-    small, extent = images._open(data, "photo", (side, side))
-    assert small.width <= 640 // 2 and min(small.size) >= images.SPARE * side
+    small, extent = decoding.decode(data, "photo", lambda size: side / min(size), 1 << 20)
+    assert small.width <= 640 // 2 and min(small.size) >= decoding.SPARE * side
     whole = fit(open_image(data), side, side)
     assert 10 * np.log10(4 / np.mean((found - whole) ** 2)) > 43.9
     assert extent[0] <= small.width and extent[1] <= small.height
@@ -242,8 +242,40 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", None)
     assert cause_of(stream.getvalue()) == OVERSIZED
     monkeypatch.undo()
-    monkeypatch.setattr(images, "MAX_PIXELS", 400 * 400)
     data = jpeg(Image.fromarray(photos.photo(0)))
-    assert read_image(data, 20, 20).shape == (20, 20, 3)
-    with pytest.raises(DataError, match="too large to decode"):
-        open_image(data)
+    assert read_image(data, 20, 20, max_pixels=400 * 400).shape == (20, 20, 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = jpeg(Image.fromarray(photos.photo(0)), exif=exif)
+    found = read_image(turned, 40, 30, max_pixels=400 * 400)  # which decodes it smaller, though it is turned
+    difference = (found - read_image(turned, 40, 30)) ** 2
+    assert 10 * np.log10(4 / difference.mean()) > 35
+    for large, read in ((data, open_image), (data, lambda data, **bound: read_image(data, 400, 400, **bound))):
+        with pytest.raises(DataError, match="too large to decode .640 x 427 pixels, more than the 160000"):
+            read(large, max_pixels=400 * 400)
+    with pytest.raises(DataError, match="more than the 240000"):  # four times the bound
+        read_image(data, 20, 20, max_pixels=60_000)
+
+
+@pytest.mark.parametrize(("height", "width", "inner"), [(20, 20, (5, 20)), (20, 16, (4, 16)), (10, 60, (10, 40))])
+def test_a_letterbox_keeps_all_of_a_wide_picture(height, width, inner):
+    pixels = np.zeros((20, 80, 3), np.uint8)
+    pixels[:, :40], pixels[:, 40:] = (255, 0, 0), (0, 0, 255)
+    found = images.read_pixels(pixels, height, width, fit="letterbox")
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    part = found[top : top + inner[0], left : left + inner[1]]
+    assert (part[:, 0] == (255, 0, 0)).all() and (part[:, -1] == (0, 0, 255)).all()
+    border = np.ones((height, width), bool)
+    border[top : top + inner[0], left : left + inner[1]] = False
+    assert border.any() and (found[border] == 127).all()
+
+
+def test_a_letterbox_of_the_same_shape_is_a_crop_and_a_thin_picture_leaves_a_line():
+    photo = Image.fromarray(photos.photo(0)[:400, :600])
+    data = jpeg(photo)
+    np.testing.assert_array_equal(images.read_pixels(data, 40, 60, fit="letterbox"), images.read_pixels(data, 40, 60))
+    assert (images.read_pixels(np.zeros((2, 500, 3), np.uint8), 16, 16, fit="letterbox") == 0).all(-1).sum() == 16
+    wide = images.read_pixels(jpeg(Image.fromarray(photos.photo(0)[:100])), 64, 64, fit="letterbox")
+    assert wide[27:37].std() > 20 and (wide[:27] == 127).all()  # decoded smaller, yet not below the wanted size
+    with pytest.raises(UserError, match="fit is 'stretch'; give one of crop, letterbox"):
+        read_image(RED, 8, 8, fit="stretch")
