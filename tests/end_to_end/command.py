@@ -17,7 +17,8 @@ def command(*flags: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     # 3 hides what XLA reports as an error when a compilation takes two minutes, which it does on a busy machine.
-    return os.environ | {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "hanging")])  # the latter does nothing without HANG_ON
+    return os.environ | {"PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
 def run(*flags: str) -> subprocess.CompletedProcess:

@@ -1,7 +1,6 @@
 """The command line with data readers in processes of their own, and with a reader that hangs."""
 
 import json
-import os
 import re
 import subprocess
 
@@ -30,14 +29,11 @@ def test_a_run_with_worker_processes_is_the_run_without(tmp_path):
 def test_a_run_whose_reader_hangs_ends_and_names_what_is_being_read(tmp_path):
     write_data(tmp_path / "data")
     write_config(tmp_path / "config.py", tmp_path / "data")
-    file = tmp_path / "data" / "images" / "11.png"
-    file.unlink()
-    os.mkfifo(file)  # a reader waits when it opens it, since there is no writer
     flags = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}", "--config.data.patience=3.0"]
     done = subprocess.run(
         command("--mode=train", *flags, "--config.train.steps=40"),
         cwd=ROOT,
-        env=environment(),
+        env=environment() | {"HANG_ON": "/images/11.png"},
         capture_output=True,
         text=True,
         timeout=900,

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
@@ -86,14 +85,12 @@ def test_record_ids_name_the_records_of_the_batch(tmp_path):
 
 
 @pytest.fixture
-def blocked(tmp_path) -> tuple[list[str], int]:
-    """(flags of a run that blocks, batches before it does): opening one image waits for ever, for it is a pipe."""
+def blocked(tmp_path, monkeypatch) -> tuple[list[str], int]:
+    """(flags of a run that blocks, batches before it does): opening one image waits for ever."""
     config, tokenizer = small_run(tmp_path / "data")
     ids = [str(mixture(config, tokenizer).record_ids(step)) for step in range(20)]
     late = next(index for index in range(1, RECORDS) if f"[{index}]" not in str(ids[:FIRST]))
-    pipe = tmp_path / "data" / "images" / f"{late}.png"
-    pipe.unlink()
-    os.mkfifo(pipe)
+    monkeypatch.setenv("HANG_ON", f"/images/{late}.png")
     write_config(tmp_path / "config.py", tmp_path / "data", steps=400, log_every=1, stall_seconds=20.0)
     flags = ["--mode=train", f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
     return flags, next(step for step, of_batch in enumerate(ids) if f"[{late}]" in of_batch)

@@ -22,6 +22,7 @@ from dualdiff_jax.data.reader_watchdog import ReadingNotes, with_watchdog
 from dualdiff_jax.data.records import record
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import StuckError, UserError
+from tests.hanging import sitecustomize
 from tests.small_run import small_config, write_data
 from tests.unit.data import photos
 
@@ -197,27 +198,19 @@ def test_cut_texts_are_counted_and_warned_of_once(hostile, caplog):
 
 
 @pytest.fixture
-def block(hostile):
-    """A function that makes every image a pipe without a writer: a reader waits when it opens one."""
-    pipes = []
+def block(hostile, monkeypatch):
+    """A function from whose call on every image of this process and its children waits when it is opened."""
 
-    def replace_images():
-        for file in (hostile / "hostile" / "images").iterdir():
-            file.unlink()
-            os.mkfifo(file)
-            pipes.append(file)
+    def hang():
+        monkeypatch.setenv("HANG_ON", str(hostile / "hostile" / "images"))
+        monkeypatch.setenv("PYTHONPATH", str(Path(sitecustomize.__file__).parent), prepend=os.pathsep)
+        monkeypatch.setattr(os, "open", sitecustomize.waiting_open)
 
-    yield replace_images
+    sitecustomize.released.clear()
+    yield hang
     while multiprocessing.active_children():
         time.sleep(0.1)
-    # Ends the wait of every thread, however late it comes: with a writer, then with a file in the pipe's place.
-    writers = [os.open(file, os.O_RDWR | os.O_NONBLOCK) for file in pipes]
-    for file in pipes:
-        file.unlink()
-        file.touch()
-    time.sleep(0.2)
-    for descriptor in writers:
-        os.close(descriptor)
+    sitecustomize.released.set()
 
 
 def test_a_reader_that_hangs_is_reported_with_its_record(hostile, block):
