@@ -209,7 +209,8 @@ def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
             f"{name}: holds integers from {low} to {high}, of which none is defined as white; save them with 8 bits, "
             "255 for white, or with 16 bits without a sign, 65535 for white",
         )
-    shares = values * (1.0 if image.mode == "F" else 1.0 / 65535.0)
+    shares = values.astype(np.float64) if image.mode == "F" else values * np.float32(1.0 / 65535.0)
     if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
         shares = 1.0 - shares
-    return Image.fromarray(np.clip(np.round(shares * 255.0), 0, 255).astype(np.uint8))
+    shares *= 255.0
+    return Image.fromarray(np.clip(np.round(shares, out=shares), 0, 255, out=shares).astype(np.uint8))
