@@ -75,7 +75,7 @@ def _build(cls: type, given: Any, path: str, faults: list[str]) -> Any:
     before = len(faults)
     for name in given:
         if name not in fields:
-            name = str(name)[:QUOTED]
+            name = (str(name) if str(name).isprintable() else ascii(name))[:QUOTED]
             near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
             hint = f"; did you mean {here}{near[0]}?" if near else f"; there are {', '.join(fields)}"
             faults.append(f"{here}{name}: no such field{hint}")

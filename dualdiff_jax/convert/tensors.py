@@ -9,11 +9,12 @@ import numpy as np
 
 from dualdiff_jax.convert.tensor_file import SafetensorsFile, TensorFile, TensorInfo
 from dualdiff_jax.convert.torch_file import TorchFile
-from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.errors import QUOTED, UserError, quoted
 from dualdiff_jax.files import check_regular
 from dualdiff_jax.json_files import checked, field, read_object
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+LONGEST_FILE_NAME = 200  # characters of a shard's name
 SHOWN = 40  # lines of a list in a message
 
 
@@ -47,7 +48,7 @@ class FileTensors(Tensors):
         files: the shards.
 
     Raises:
-        UserError: two files hold the same key.
+        UserError: two files hold the same key, or a key is no plain name.
     """
 
     def __init__(self, path: Path, files: list[TensorFile]):
@@ -55,6 +56,7 @@ class FileTensors(Tensors):
         self._files: dict[str, TensorFile] = {}
         for file in files:
             for key in file:
+                _check_name(key, file.path)
                 if key in self._files:
                     raise UserError(f"{file.path}: holds {key}, which {self._files[key].path.name} holds too")
                 self._files[key] = file
@@ -112,9 +114,20 @@ def _read_index(index: Path) -> dict[str, str]:
     """Key -> name of the shard that holds it."""
     shard_of = field(read_object(index), "weight_map", dict, str(index))
     for key, name in shard_of.items():
-        if checked(name, str, f"{index}: {key}") != Path(name).name or "\0" in name:
+        _check_name(key, index)
+        is_plain = checked(name, str, f"{index}: {key}").isprintable() and len(name) <= LONGEST_FILE_NAME
+        if name != Path(name).name or not is_plain:
             raise UserError(f"{index}: {key}: found {quoted(name)}, expected the name of a file beside the index")
     return shard_of
+
+
+def _check_name(key: str, file: Path) -> None:
+    """Refuses a tensor's name that no message could show."""
+    if len(key) > QUOTED or not key.isprintable():
+        raise UserError(
+            f"{file}: a tensor has the name {quoted(key)}, expected at most {QUOTED} printable characters; the file is "
+            "damaged or of no model that is known, download it again"
+        )
 
 
 def _missing_shards(index: Path, shard_of: Mapping[str, str]) -> list[str]:

@@ -128,6 +128,8 @@ def _open_zip(file: BinaryIO) -> tuple[Any, dict[str, Bytes]]:
             raise UserError(
                 f"its {quoted(packed[0])} is compressed, which torch never does; it is damaged, save it again"
             )
+        if any(record.header_offset < 0 for record in records.values()):
+            raise ValueError("a record lies before the file")
         if "byteorder" in records and archive.open(records["byteorder"]).read(8) != b"little":
             raise UserError("was written on a big-endian machine; save it on a little-endian one")
         with archive.open(records["data.pkl"]) as pickle:

@@ -20,36 +20,12 @@ from dualdiff_jax.errors import UserError
 from tests import checkpoints
 from tests.checkpoints import CONFIG
 from tests.full_disk import full_disk
+from tests.unit.convert.refused import refusal
 
 ROOT = Path(__file__).parents[3]
 MMDIT = "transformer/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 INDEX = "text_encoder/model.safetensors.index.json"
-SHARD = "text_encoder/model-00002-of-00002.safetensors"
-
-
-@pytest.fixture(scope="module")
-def released(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("released") / "d_dit"
-    checkpoints.write_d_dit(folder, 0)
-    return folder
-
-
-@pytest.fixture
-def folder(released, tmp_path) -> Path:
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(released, tmp_path / "source"))
-
-
-def refusal(tmp_path: Path, source: Path, *arguments: str) -> str:
-    """The message of an import that fails. Checks that it exits with 1 and leaves no new file."""
-    before = sorted(tmp_path.iterdir())
-    with pytest.raises(SystemExit) as stop:
-        main(["import", str(source), f"--output={tmp_path / 'model'}", *arguments])
-    message = str(stop.value.code)
-    assert message.startswith("error: "), message
-    assert sorted(tmp_path.iterdir()) == before
-    return message
 
 
 def edit(file: Path, change) -> None:
@@ -68,26 +44,6 @@ def test_a_truncated_file(folder, tmp_path):
 def test_a_file_of_another_kind(folder, tmp_path):
     (folder / MMDIT).write_bytes(b"<html>404</html>")
     assert "no safetensors file" in refusal(tmp_path, folder)
-
-
-def test_an_index_that_names_a_missing_file(folder, tmp_path):
-    (folder / SHARD).unlink()
-    message = refusal(tmp_path, folder)
-    assert INDEX in message and Path(SHARD).name in message
-
-
-def test_a_shard_without_its_index(folder, tmp_path):
-    (folder / INDEX).unlink()
-    assert "no index of shards" in refusal(tmp_path, folder)
-
-
-def test_an_index_that_does_not_fit_its_shards(folder, tmp_path):
-    index = json.loads((folder / INDEX).read_text())
-    index["weight_map"]["encoder.final_layer_norm.weight"] = "model-00001-of-00002.safetensors"
-    index["weight_map"]["encoder.final_layer_norm.bias"] = "model-00001-of-00002.safetensors"
-    (folder / INDEX).write_text(json.dumps(index))
-    message = refusal(tmp_path, folder)
-    assert "final_layer_norm.bias: found in no shard" in message
 
 
 def test_a_renamed_a_transposed_and_a_cut_tensor_in_one_report(folder, tmp_path):
@@ -288,34 +244,6 @@ def test_a_disk_that_fills_up_on_the_way(folder, tmp_path, mode):
         fill(True)
         planned.write(output) if mode == "import" else export_model(model, output)
     assert sorted(tmp_path.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("model_index.json", "[1]", "found [1], expected an object"),
-        ("transformer/config.json", "{", "is no JSON"),
-        ("transformer/config.json", '{"sample_size": "large"}', "sample_size: found 'large', expected a whole number"),
-        ("transformer/config.json", '{"num_attention_heads": 0}', "num_attention_heads: found 0, expected at least 1"),
-        ("transformer/config.json", '{"num_attention_heads": 5, "attention_head_dim": 64}', "contradict each other"),
-        ("vae/config.json", '{"shift_factor": Infinity}', "has 'Infinity' in line 1"),
-        ("vae/config.json", '{"scaling_factor": 1e400}', "has '1e400' in line 1"),
-        ("model_index.json", '{"_class_name": 3}', "_class_name: found 3, expected a text"),
-        ("model_index.json", '{"_class_name": "DualDiffSD3Pipeline", "vae": 3}', "vae: found 3, expected a list"),
-        ("model_index.json", '{"_class_name": "DualDiffSD3Pipeline", "vae": "x"}', "vae: found 'x', expected a list"),
-        ("sampling_settings.json", '{"sampling": 3}', "sampling: found 3, expected an object"),
-        ("sampling_settings.json", '{"sampling": {"steps": 3}}', "sampling.steps: no such field"),
-        ("scheduler/scheduler_config.json", '{"shift": "x"}', "sigma_shift: expected float, found 'x'"),
-        ("tokenizer/tokenizer.json", "{", "is no JSON"),
-        (INDEX, '{"weight_map": {"a": 3}}', "a: found 3, expected a text"),
-        (INDEX, '{"weight_map": {"a": "../x.safetensors"}}', "expected the name of a file beside the index"),
-        (INDEX, '{"weight_map": [1]}', "weight_map: found [1], expected an object"),
-    ],
-)
-def test_a_small_file_that_is_damaged(folder, tmp_path, name, content, message):
-    (folder / name).write_text(content)
-    found = refusal(tmp_path, folder)
-    assert message in found and str(folder) in found
 
 
 def test_the_command_ends_with_one_line_and_code_1(folder, tmp_path):
