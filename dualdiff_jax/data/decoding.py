@@ -170,8 +170,9 @@ def _draft(image: Image.Image, name: str, scale: Callable[[Extent], float], max_
     if orientation != 1 and not is_large:
         return None
     _check_size(*image.size, name, JPEG_FACTOR * max_pixels)
-    wanted = SPARE * scale(image.size[::-1] if orientation >= 5 else image.size)
-    drafted = image.draft(None, (math.ceil(image.width * wanted), math.ceil(image.height * wanted)))
+    width, height = image.size
+    wanted = SPARE * scale((height, width) if orientation >= 5 else (width, height))
+    drafted = image.draft(None, (math.ceil(width * wanted), math.ceil(height * wanted)))
     return drafted[1][2:] if drafted and orientation == 1 else None
 
 

@@ -104,6 +104,7 @@ def test_without_metadata_the_picture_is_the_same(form, options):
     profile = {} if form == "AVIF" else {"icc_profile": b"profile " * 40}
     data = encoded(form, exif=exif(), xmp=b"<x:xmpmeta/>", **profile, **options)
     bare = without_metadata(data)
+    assert bare is not None
     with Image.open(io.BytesIO(data)) as whole, Image.open(io.BytesIO(bare)) as found:
         assert found.format == form and whole.size == found.size
         assert not metadata(found.info) and (metadata(whole.info) or form == "PNG")
