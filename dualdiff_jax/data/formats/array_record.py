@@ -22,7 +22,7 @@ from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.manifest import TEXT_ONLY, read_manifest
 from dualdiff_jax.data.records.patterns import expand
-from dualdiff_jax.data.records.record import ABSENT_KEY, DataError, FileSource, Record, Turn
+from dualdiff_jax.data.records.record import ABSENT_KEY, DataError, FileSource, Record
 from dualdiff_jax.errors import UserError, quoted, reason
 
 OPTIONS = "group_size:1"  # records compressed together; more than one could not be read alone
@@ -67,14 +67,20 @@ def unpack(packed: bytes) -> Record:
     if at != len(packed):
         raise ValueError(f"it has {len(packed)} bytes instead of {at}")
     return Record(
-        record_id=header["id"],
+        record_id=_text(header["id"]),
         image=image,
-        captions={name: tuple(texts) for name, texts in header["captions"].items()},
-        turns=tuple(Turn(*turn) for turn in header["turns"]),
-        answers=tuple(header["answers"]),
+        captions=header["captions"],
+        turns=header["turns"],
+        answers=header["answers"],
         size=header["size"] and tuple(header["size"]),
         arrays=arrays,
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"its id should be text, found {quoted(value)}")
+    return value
 
 
 def _count(value: Any) -> int:

@@ -5,6 +5,7 @@
  {"id": "...", "conversations": [...]}, ...]
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ IMAGE_MARK = "<image>"
 MARKS = (IMAGE_MARK, "<video>", "<audio>")  # in a question: it is about such a medium
 IMAGE_KEYS = ("image", "images")
 NOTHING = (None, [])  # under a key without a medium
-MEDIA_KEYS = (*IMAGE_KEYS, "video", "videos", "audio", "audios")
+MEDIA_KEY = re.compile(r"(image|img|picture|photo|video|audio|media)", re.IGNORECASE)  # how such a key begins
 SPEAKERS = ("human", "gpt")
 
 
@@ -67,7 +68,8 @@ class LlavaSource(FileSource):
                 name = only(fields[key], key, record_id)
                 return image_path(self._root, name, f"{record_id}: {key}", self._allow_outside_root)
         if has_medium(fields):
-            raise DataError(ABSENT_KEY, f"{record_id} has no image, but asks about an image, a video or a sound")
+            what = "names or asks about an image, a video or a sound"
+            raise DataError(ABSENT_KEY, f"{record_id} has no image under image or images, but {what}")
         return None
 
 
@@ -76,7 +78,9 @@ def has_medium(record: Any) -> int:
 
     A damaged record counts as 1, and its fault is raised on reading.
     """
-    if not isinstance(record, Mapping) or any(record.get(key) not in NOTHING for key in MEDIA_KEYS):
+    if not isinstance(record, Mapping):
+        return 1
+    if any(MEDIA_KEY.match(key) and value not in NOTHING for key, value in record.items()):
         return 1
     lines = record.get("conversations")
     lines = [line for line in lines if isinstance(line, Mapping)] if isinstance(lines, list) else []

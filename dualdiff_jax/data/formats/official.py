@@ -65,13 +65,13 @@ def _vqa(split: str, files: Sequence[Path]) -> OfficialRows:
     annotations = _by_id(load(files[1])["annotations"], "question_id", files[1]) if len(files) > 1 else {}
 
     def row(question: Any) -> OfficialRow:
-        (annotation,) = annotations.get(question["question_id"], [{"answers": ()}])[-1:]
-        answers = [as_text(answer["answer"]) for answer in annotation["answers"]]
+        (annotation,) = annotations.get(question["question_id"], [{}])[-1:]
+        answers = _answers(annotation, "answer")
         return {
             "id": question["question_id"],
             "image": f"{folder}/COCO_{folder}_{question['image_id']:012d}.jpg",
             "question": question["question"],
-            "answer": annotation.get("multiple_choice_answer") or most_frequent(answers),
+            "answer": as_text(annotation.get("multiple_choice_answer")).strip() or most_frequent(answers),
             "answers": answers,
         }
 
@@ -101,7 +101,7 @@ def _textvqa(split: str, files: Sequence[Path]) -> OfficialRows:
     folder = "test_images" if split == "test" else "train_images"  # train_images holds those of validation too
 
     def row(question: Any) -> OfficialRow:
-        answers = [as_text(answer) for answer in question.get("answers", ())]
+        answers = _answers(question)
         return {
             "id": question["question_id"],
             "image": f"{folder}/{as_text(question['image_id'])}.jpg",
@@ -115,7 +115,7 @@ def _textvqa(split: str, files: Sequence[Path]) -> OfficialRows:
 
 def _vizwiz(split: str, files: Sequence[Path]) -> OfficialRows:
     def row(question: Any) -> OfficialRow:
-        answers = [as_text(answer["answer"]) for answer in question.get("answers", ())]
+        answers = _answers(question, "answer")
         return {
             "id": question["image"],
             "image": f"{split}/{as_text(question['image'])}",
@@ -149,7 +149,7 @@ def _coco_captions(split: str, files: Sequence[Path]) -> OfficialRows:
     annotations = _by_id(content.get("annotations", ()), "image_id", files[0])
 
     def row(image: Any) -> OfficialRow:
-        size = (image["height"], image["width"])
+        size = (image.get("height"), image.get("width"))
         return {
             "id": image["id"],
             "image": f"{split}/{as_text(image['file_name'])}",
@@ -182,8 +182,16 @@ OFFICIAL_FORMATS = {
 
 def most_frequent(answers: Sequence[str]) -> str:
     """The most frequent answer, the first of equals; "" if there is none."""
-    counts = collections.Counter(answer for answer in answers if answer)
+    counts = collections.Counter(answer for answer in answers if answer.strip())
     return counts.most_common(1)[0][0] if counts else ""
+
+
+def _answers(fields: Mapping, key: str = "") -> list[str]:
+    """The texts of the list ``answers``, or of what its elements have under ``key``; null and absent count as empty."""
+    answers = fields.get("answers")
+    if not isinstance(answers, list | None):
+        raise TypeError(f"expected a list of answers, found {quoted(answers)}")
+    return [as_text(answer.get(key) if key else answer) for answer in answers or ()]
 
 
 def as_text(value: Any) -> str:

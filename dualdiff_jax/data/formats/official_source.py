@@ -64,7 +64,7 @@ class OfficialSource(FileSource):
                 record_id, image, captions={self._caption_name: captions}, size=row["size"] and tuple(row["size"])
             )
         question, answer = as_text(row["question"]), as_text(row["answer"])
-        if self._is_answered and not answer:
+        if self._is_answered and not answer.strip():
             raise DataError(ABSENT_KEY, f"{record_id} has no answer")
         if not question.strip():
             raise DataError(EMPTY, f"{record_id} has no question")
@@ -93,6 +93,8 @@ def _write(official: OfficialFormat, split: str, files: Sequence[Path], output: 
                 stream.write(mend_text(line) + "\n")
         if fault and not good:
             raise UserError(f"{names}: not as its publisher writes it; the last of its records {fault}")
+        if not good:
+            raise UserError(f"{names}: holds no records; check data.sources and the files")
     except UserError:
         raise
     except OSError as error:

@@ -8,6 +8,7 @@ more zeros fill its last record. Python's reader takes any break of the chain fo
     garbage        behind the end mark, unless it is another archive, which is read too
 Nobody can know how many samples lie behind a break. The bytes there and the mean size of the samples before it give the
 number of rows that stand for lost samples, at least one, so that ``data.max_bad_share`` decides whether a run goes on.
+Zeros over whole samples within the last 10 KiB before the end cannot be told from the filling of a shorter shard.
 """
 
 import array
@@ -28,11 +29,8 @@ log = logging.getLogger(__name__)
 IMAGE_ENDINGS = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "avif", "gif", "bmp", "tif", "tiff")
 BLOCK = 512  # bytes of a member's header
 END_MARK = 2 * BLOCK
-RECORDS = (
-    BLOCK,
-    20 * BLOCK,
-    *(1 << bits for bits in range(10, 21)),
-)  # bytes that tar writes at once; 20 blocks usually
+RECORD = 20 * BLOCK  # bytes that tar, bsdtar and Python write at once; the end is filled up to a multiple
+OTHER_RECORDS = (*(1 << bits for bits in range(16, 21)), BLOCK)  # of tar -b and of writers that fill nothing
 LARGEST_HEADER = 1 << 24  # bytes of a member's long name and attributes
 CHUNK = 1 << 20  # bytes of zeros read at once
 NO_MEMBER, LOST = -1, -2  # in place of a length
@@ -163,7 +161,8 @@ def _after_end(stream: _Bytes, first: int, at: int, size: int) -> int:
     if after - at < END_MARK:
         raise Broken(f"its end mark at byte {at} is not complete")
     needed, found = at + END_MARK - first, after - first
-    if all(-(-needed // record) * record != found for record in RECORDS):
+    is_usual = after < size or (size - first) % RECORD == 0  # then other records would only hide a hole
+    if all(-(-needed // record) * record != found for record in ((BLOCK, RECORD) if is_usual else OTHER_RECORDS)):
         raise Broken(f"from byte {at} on there are {after - at} zeros, more than an end mark has")
     return after
 

@@ -193,6 +193,10 @@ def _lines(file: Path, column: Callable[[Any], int] | None) -> np.ndarray:
             if base - start > LONGEST:
                 raise UserError(f"{file}: has a line of more than {LONGEST} bytes; is it JSON Lines?")
     rows = np.concatenate([*parts, _rows(np.asarray([start]), np.asarray([base]))])
+    short = np.flatnonzero(rows[:, 1] == 1).tolist()
+    with file.open("rb") as stream:
+        blank = [row for row in short if stream.seek(int(rows[row, 0])) >= 0 and not stream.read(1).strip()]
+    rows = np.delete(rows, blank, axis=0)
     if column is None:
         return rows
     with file.open("rb") as stream:
@@ -201,9 +205,9 @@ def _lines(file: Path, column: Callable[[Any], int] | None) -> np.ndarray:
 
 
 def _rows(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """(n, 2): the first byte and length of each line that is not blank."""
+    """(n, 2): the first byte and length of each line that is not empty."""
     rows = np.stack([starts, stops - starts], axis=1)
-    return rows[rows[:, 1] > 1]
+    return rows[rows[:, 1] > 0]
 
 
 def _value(text: bytes) -> Any:

@@ -79,14 +79,15 @@ def test_vqa_joins_what_it_can(tmp_path, caplog):
     annotations = [{"question_id": n, "answers": answers} for n in range(4)] + [{"answers": answers}, None]
     annotations[2]["multiple_choice_answer"] = 6
     annotations[3]["answers"] = None
+    annotations[4] = {"question_id": 4, "multiple_choice_answer": "four", "answers": None}
     put_json(tmp_path, "v2_OpenEnded_mscoco_train2014_questions.json", {"questions": questions})
     put_json(tmp_path, "v2_mscoco_train2014_annotations.json", {"annotations": annotations})
     put_image(tmp_path, "train2014/COCO_train2014_000000000001.jpg")
     source = opened(tmp_path, "vqa_v2")
     found = outcomes(source)
-    assert found[0] == "two" and found[2] == "6" and source[0].answers == ("two", "", "")
-    assert all("vqa_v2/train[" in found[n] for n in (1, 3, 4, 5, 6, 7))
-    assert "annotations.json: 2 annotations have no question_id and are left out" in caplog.text
+    assert found[0] == "two" and found[2] == "6" and found[4] == "four" and source[0].answers == ("two", "", "")
+    assert all("vqa_v2/train[" in found[n] for n in (1, 3, 5, 6, 7))
+    assert "annotations.json: 1 annotations have no question_id and are left out" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,29 @@ def test_what_python_cannot_parse_spoils_nothing_around_it(tmp_path, spoilt):
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations/train.json").write_text(f"[{', '.join(entries)}]", encoding="latin-1")
     assert outcomes(opened(tmp_path, "vizwiz")) == ["one", ']}"', "two"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "outcome"),
+    [
+        (None, "has no answer"),
+        ([" ", None, "", "a"], "a"),
+        ([" "], "has no answer"),
+        ("abc", "expected a list of answers"),
+    ],
+)
+def test_answers_that_are_null_blank_or_no_list(tmp_path, answers, outcome):
+    good = {"question_id": 1, "image_id": "1", "question": "q", "answers": ["two"]}
+    put_json(tmp_path, "TextVQA_0.5.1_train.json", {"data": [good, good | {"answers": answers}]})
+    put_image(tmp_path, "train_images/1.jpg")
+    found = outcomes(opened(tmp_path, "textvqa"))
+    assert found[0] == "two" and (found[1] == outcome or (len(outcome) > 1 and outcome in found[1]))
+
+
+def test_files_without_records_are_named(tmp_path):
+    put_json(tmp_path, "TextVQA_0.5.1_train.json", {"data": {}})
+    with pytest.raises(UserError, match="^TextVQA_0.5.1_train.json: holds no records"):
+        opened(tmp_path, "textvqa")
 
 
 def test_a_line_of_pope_and_a_caption_of_coco(tmp_path):

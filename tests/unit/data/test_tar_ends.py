@@ -55,6 +55,14 @@ def with_size(data: bytes, at: int, size: bytes) -> bytes:
 WHOLE = shard()
 MEMBERS = starts(WHOLE)
 HALF = MEMBERS[SAMPLES]  # where the second half of the samples begins
+
+
+def padded(samples: int, blocks: int) -> bytes:
+    """``WHOLE`` with zeros from a sample on to a number of blocks; whatever fits behind them follows."""
+    kept = WHOLE[: MEMBERS[2 * samples]]
+    return kept + bytes(blocks * 512 - len(kept)) + (WHOLE if blocks < 200 else b"")
+
+
 BROKEN = {
     "cut between two samples": (WHOLE[:HALF], 6, "without an end mark"),
     "cut within a header": (WHOLE[: HALF + 100], 6, "without an end mark"),
@@ -65,6 +73,8 @@ BROKEN = {
     "zeros from a late header on": (damaged(WHOLE, MEMBERS[-7], bytes(MEMBERS[-1] - MEMBERS[-7])), 9, "zeros"),
     "zeros with a whole tail": (damaged(WHOLE, HALF, bytes(MEMBERS[14] - HALF)), 6, "zeros"),
     "one block of zeros": (damaged(WHOLE, HALF, bytes(512)), 6, "is not complete"),
+    "zeros that end at a large record": (padded(6, 128), 6, "zeros, more than an end mark has"),
+    "zeros up to the end of a large record": (padded(6, 640), 6, "zeros, more than an end mark has"),
     "a damaged header": (damaged(WHOLE, HALF + 20, b"xx"), 6, "is damaged"),
     "garbage in place of a header": (damaged(WHOLE, HALF, bytes(range(256)) * 2), 6, "is damaged"),
     "garbage behind the end": (WHOLE + b"garbage" * 100, 12, "is damaged"),
