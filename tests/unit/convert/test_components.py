@@ -14,11 +14,19 @@ from tests import checkpoints
 from tests.checkpoints import CONFIG
 from tests.small_run import small_run
 
-LATENTS = np.zeros((1, 8, 8, CONFIG.autoencoder.channels), np.float32)
+
+def latents(pipe: DualDiffusionPipeline) -> np.ndarray:
+    return np.zeros((1, 8, 8, pipe.config.autoencoder.channels), np.float32)
+
+
+def text_embeddings(pipe: DualDiffusionPipeline) -> np.ndarray:
+    return np.zeros((1, 3, pipe.config.t5.width), np.float32)
+
+
 CALLS = {
-    "t5": lambda pipe: pipe.encode_text(np.zeros((1, 3))),
-    "mmdit": lambda pipe: pipe.denoise(LATENTS, np.zeros(1), np.zeros((1, 3, CONFIG.t5.width), np.float32)),
-    "autoencoder": lambda pipe: pipe.decode_latents(LATENTS),
+    "t5": lambda pipe: pipe.encode_text(np.zeros((1, 3), np.int32)),
+    "mmdit": lambda pipe: pipe.denoise(latents(pipe), np.zeros(1), text_embeddings(pipe)),
+    "autoencoder": lambda pipe: pipe.decode_latents(latents(pipe)),
 }
 
 
