@@ -17,6 +17,15 @@ PerToken: TypeAlias = jax.Array  # (b, l) float or bool
 Key: TypeAlias = jax.Array  # a typed PRNG key
 Weights: TypeAlias = dict[str, jax.Array]  # leaf name, dotted -> array
 
+SEEDS = 1 << 64  # a seed is an integer from 0 to SEEDS - 1
+
+
+def key_of(seed: int) -> Key:
+    """The key of a seed in [0, 2**64), each its own; ``jax.random.key`` drops the upper 32 bits."""
+    upper, lower = divmod(seed, 1 << 32)
+    key = jax.random.key(lower)
+    return jax.random.fold_in(key, upper) if upper else key
+
 
 class DenoiserOutput(NamedTuple):
     """Predictions of the model's two streams.

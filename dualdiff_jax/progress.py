@@ -26,3 +26,9 @@ def bar(label: str, unit: str = "", per_unit: int = 1) -> Progress | None:
         print(f"\r{label} [{'#' * filled}{'.' * (WIDTH - filled)}] {figures}", end=end, file=sys.stderr, flush=True)
 
     return show
+
+
+def report(progress: Progress | None, count: int, total: int) -> None:
+    """Calls ``progress``, if there is one, with (examples finished, examples in all)."""
+    if progress is not None:
+        progress(count, total)

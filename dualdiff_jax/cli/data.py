@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 
+from dualdiff_jax.arrays import key_of
 from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.tokenizer import Tokenizer
@@ -73,7 +74,7 @@ def encode_data(config: RunConfig, output: str, model: str | None, progress: Pro
         model_config, weights, tokenizer = load_model(model, mesh)
     else:
         model_config, tokenizer = config.model, Tokenizer(config.data.tokenizer)
-        weights = init_weights(model_config, mesh, jax.random.key(config.seed))
+        weights = init_weights(model_config, mesh, key_of(config.seed))
     made_by = {
         "model": model or f"seed {config.seed}",
         "autoencoder": to_dict(model_config.autoencoder),

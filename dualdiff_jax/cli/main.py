@@ -17,16 +17,17 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
+from dualdiff_jax.arrays import SEEDS
 from dualdiff_jax.cli import data, plan, sample, train
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.distributed.process_group import distributed_run
 from dualdiff_jax.errors import StuckError, UserError
 from dualdiff_jax.files import check_local
-from dualdiff_jax.pipeline.programs import TEXT_SAMPLERS
 from dualdiff_jax.planning.programs import PROGRAMS
 from dualdiff_jax.progress import bar
 from dualdiff_jax.runtime import environment
+from dualdiff_jax.sampling.text_samplers import TEXT_SAMPLERS
 
 T = TypeVar("T")
 
@@ -65,17 +66,18 @@ PROMPT = _for(("generate",), flags.DEFINE_multi_string("prompt", [], "text that 
 IMAGE = _for(READING, flags.DEFINE_multi_string("image", [], "image file; may be repeated"))
 QUESTION = _for(("answer",), flags.DEFINE_multi_string("question", [], "question about the image; may be repeated"))
 OUTPUT = _for((*SAMPLING, "inspect-data", "encode-data"), flags.DEFINE_string("output", None, "folder for the results"))
+OVERWRITE = _for(SAMPLING, flags.DEFINE_bool("overwrite", False, "replace results that are in --output already"))
 SAMPLES = _for(
     ("inspect-data",), flags.DEFINE_integer("samples", 256, "records of each source to look at", lower_bound=1)
 )
 FORMAT = _for((*SAMPLING, "plan"), flags.DEFINE_enum("format", "text", ("text", "json"), "format of stdout"))
-SEED = _for(SAMPLING, flags.DEFINE_integer("seed", 0, "seed of all random draws", lower_bound=0))
+SEED = _for(SAMPLING, flags.DEFINE_integer("seed", 0, "seed of all random draws", lower_bound=0, upper_bound=SEEDS - 1))
 HEIGHT = _for(SAMPLING, flags.DEFINE_integer("height", None, "pixels; default: the model's", lower_bound=1))
 WIDTH = _for(SAMPLING, flags.DEFINE_integer("width", None, "pixels; default: the model's", lower_bound=1))
 STEPS = _for(SAMPLING, flags.DEFINE_integer("steps", None, "sampling steps; default: the model's", lower_bound=1))
 GUIDANCE = _for(
     ("generate",),
-    flags.DEFINE_float("guidance_scale", None, "1 is no guidance; default: the model's", lower_bound=1.0),
+    flags.DEFINE_float("guidance_scale", None, "up to 1 is no guidance; default: the model's", lower_bound=0.0),
 )
 NEGATIVE = _for(("generate",), flags.DEFINE_string("negative_prompt", "", "text that guidance leads away from"))
 LENGTH = _for(READING, flags.DEFINE_integer("length", None, "tokens; default: the model's", lower_bound=2))
@@ -204,6 +206,7 @@ def _sampling() -> dict[str, Any]:
     return {
         "seed": SEED.value,
         "as_json": FORMAT.value == "json",
+        "overwrite": OVERWRITE.value,
         "steps": STEPS.value,
         "height": HEIGHT.value,
         "width": WIDTH.value,
@@ -235,7 +238,9 @@ def _plan() -> None:
 
 
 def _inspect_data() -> None:
-    data.inspect_data(_config(), OUTPUT.value or "runs/inspect-data", SAMPLES.value)
+    output = OUTPUT.value or "runs/inspect-data"
+    check_local(output)
+    data.inspect_data(_config(), output, SAMPLES.value)
 
 
 def _train() -> None:

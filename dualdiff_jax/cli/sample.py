@@ -3,20 +3,32 @@
 Each command raises ``UserError`` for a fault of its arguments, before the model is loaded where it can.
 """
 
+import contextlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import make_folder
+from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.files import check_local, make_folder
+from dualdiff_jax.pipeline.inputs import check_settings
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
 
 
 def generate(
-    model: str, prompts: Sequence[str], output: str, *, dtype: str | None, seed: int, as_json: bool, **options: Any
+    model: str,
+    prompts: Sequence[str],
+    output: str,
+    *,
+    dtype: str | None,
+    seed: int,
+    as_json: bool,
+    overwrite: bool,
+    **options: Any,
 ) -> None:
     """Writes an image for each prompt, and prints their files and prompts.
 
@@ -27,6 +39,7 @@ def generate(
         dtype: "float32", "bfloat16", or None for the model's own.
         seed: of all random draws.
         as_json: prints JSON in place of lines.
+        overwrite: whether to replace such files where they exist.
         options: those of ``DualDiffusionPipeline.generate_images``.
     """
     if not prompts:
@@ -34,16 +47,18 @@ def generate(
     for prompt in prompts:
         if not prompt.strip():
             raise UserError("a prompt is empty; describe the image in --prompt")
-    folder = make_folder(Path(output), "--output")
+    check_settings(**options)
+    names = [f"{index:04d}.png" for index in range(len(prompts))]
+    folder = _folder_for(output, [*names, "images.json"], overwrite)
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     for prompt in prompts:
         _check_words(pipeline.tokenizer, prompt)
     images = pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
     rows = []
-    for index, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
-        file = folder / f"{index:04d}.png"
-        image.save(file)
-        rows.append({"image": str(file), "prompt": prompt, "seed": seed})
+    for name, prompt, image in zip(names, prompts, images, strict=True):
+        with _writing(folder / name):
+            image.save(folder / name)
+        rows.append({"image": str(folder / name), "prompt": prompt, "seed": seed})
     _report(rows, folder / "images.json", as_json, "{image}\t{prompt}")
 
 
@@ -55,19 +70,21 @@ def caption(
     dtype: str | None,
     seed: int,
     as_json: bool,
+    overwrite: bool,
     **options: Any,
 ) -> None:
     """Prints a caption for each image file.
 
     Args:
-        model: as in ``generate``, like ``dtype``, ``seed`` and ``as_json``.
+        model: as in ``generate``, like ``dtype``, ``seed``, ``as_json`` and ``overwrite``.
         images: files.
         output: folder for ``captions.json``; None writes none.
         options: those of ``DualDiffusionPipeline.image_to_text``.
     """
     if not images:
         raise UserError("there is no image; give --image=FILE")
-    folder = make_folder(Path(output), "--output") if output else None
+    check_settings(**options)
+    folder = _folder_for(output, ["captions.json"], overwrite) if output else None
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     captions = pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
     rows = [{"image": i, "caption": c, "seed": seed} for i, c in zip(images, captions, strict=True)]
@@ -83,12 +100,13 @@ def answer(
     dtype: str | None,
     seed: int,
     as_json: bool,
+    overwrite: bool,
     **options: Any,
 ) -> None:
     """Prints an answer for each pair of image and question.
 
     Args:
-        model: as in ``generate``, like ``dtype``, ``seed`` and ``as_json``.
+        model: as in ``generate``, like ``dtype``, ``seed``, ``as_json`` and ``overwrite``.
         images: files; a single one is paired with every question.
         questions: a single one is asked about every image.
         output: folder for ``answers.json``; None writes none.
@@ -100,7 +118,8 @@ def answer(
         questions = list(questions) * len(images)
     elif len(images) == 1:
         images = list(images) * len(questions)
-    folder = make_folder(Path(output), "--output") if output else None
+    check_settings(**options)
+    folder = _folder_for(output, ["answers.json"], overwrite) if output else None
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     for question in questions:
         if not question.strip():
@@ -114,6 +133,26 @@ def answer(
     _report(rows, folder and folder / "answers.json", as_json, "{image}\t{question}\t{answer}")
 
 
+def _folder_for(output: str, names: Sequence[str], overwrite: bool) -> Path:
+    """The folder for results, made if necessary, in which no file of ``names`` exists unless it may be replaced."""
+    check_local(output)
+    folder = Path(output)
+    if not overwrite:
+        for name in names:
+            if os.path.lexists(folder / name):
+                raise UserError(f"{folder / name}: exists; name another --output, or give --overwrite to replace it")
+    return make_folder(folder, "--output")
+
+
+@contextlib.contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Turns a failure to write ``file`` into a ``UserError``."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({reason(error)}); make room, or name another --output") from error
+
+
 def _check_words(tokenizer: Tokenizer, text: str) -> None:
     unknown = tokenizer.unknown_words(text)
     if unknown:
@@ -124,7 +163,8 @@ def _check_words(tokenizer: Tokenizer, text: str) -> None:
 
 def _report(rows: list[dict[str, Any]], file: Path | None, as_json: bool, line: str) -> None:
     """Writes ``rows`` to ``file`` and prints them, as JSON or each as ``line``."""
-    text = json.dumps(rows, indent=2, ensure_ascii=False)
+    text = mend_text(json.dumps(rows, indent=2, ensure_ascii=False))  # a prompt's bytes may be no UTF-8
     if file:
-        file.write_text(text + "\n", encoding="utf-8")
-    print(text if as_json else "\n".join(line.format(**row) for row in rows))
+        with _writing(file):
+            file.write_text(text + "\n", encoding="utf-8")
+    print(text if as_json else mend_text("\n".join(line.format(**row) for row in rows)))

@@ -115,7 +115,7 @@ class SamplingConfig:
     width: int = pixel_count()
     text_length: int = token_count(256)  # of a prompt for text to image
     image_steps: int = bounded(default=28, low=1, high=MOST_STEPS)
-    guidance_scale: float = bounded(default=7.0, low=1.0, high=1000.0)  # 1 is no guidance
+    guidance_scale: float = bounded(default=7.0, low=0.0, high=1000.0)  # up to 1 is no guidance
     sigma_shift: float = bounded(default=3.0, low=1e-3, high=1000.0)  # of the sigma grid; 1 is none
     caption_length: int = token_count(256)
     caption_steps: int = bounded(default=128, low=1, high=MOST_STEPS)

@@ -8,7 +8,7 @@ from dualdiff_jax.config.fields import bounded, field_types, frozen, in_units, i
 from dualdiff_jax.config.model import ModelConfig
 
 MOST_DEVICES = 2**20
-MOST_SEED = 2**32 - 1
+MOST_SEED = 2**64 - 1
 MOST_BATCH = 2**40  # bytes of the images of one step, in float32, on all hosts together
 MESH_AXES = ("data", "fsdp", "tensor", "context")
 TASKS = {"image": "image_generation", "text": "captioning or instruction"}  # of a stream's sources

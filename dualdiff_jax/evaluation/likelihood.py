@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dualdiff_jax.arrays import Key, Weights
+from dualdiff_jax.arrays import Key, Weights, key_of
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.data.mixture import STREAMS, Mixture
@@ -64,7 +64,7 @@ class Likelihood:
 
     def __call__(self, step: int, weights: Weights) -> dict[str, float]:
         """Means over all batches; by part of the clock under ``image_loss_by_sigma/0``, ..."""
-        rng = jax.random.fold_in(jax.random.key(self._config.seed), VALIDATION_STREAM)
+        rng = jax.random.fold_in(key_of(self._config.seed), VALIDATION_STREAM)
         total: dict[str, np.ndarray] = {}
         for number in range(self._config.validation.batches):
             batch = place_batch(self._mesh, self._data.batch(number))

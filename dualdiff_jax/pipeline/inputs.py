@@ -1,84 +1,123 @@
-"""What callers may hand to the pipeline: texts, images, sizes, numbers, seeds.
+"""What callers may hand to the pipeline: texts, settings, sizes, seeds; ``arrays_in`` has the images and arrays.
 
 Each check returns the value in the form that the pipeline works with. Otherwise it raises a ``UserError`` that names
-the argument, its value, and what to give instead.
+the argument, its value, and what to give instead. Nothing is allocated before it is checked.
 """
 
+import dataclasses
 import math
 import operator
 import os
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from jax.sharding import Mesh
 
-from dualdiff_jax.arrays import Key
+from dualdiff_jax.arrays import SEEDS, Key, key_of
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.data.images import ImageSource
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.config.fields import field_types, value_faults
+from dualdiff_jax.config.model import SamplingConfig
+from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.sampling.flow_sampler import sigma_grid
 
 Texts: TypeAlias = str | Sequence[str]
-ImageSources: TypeAlias = ImageSource | Sequence[ImageSource]
+Seed: TypeAlias = int | Sequence[int]
 
-SEEDS = 1 << 32  # jax drops all higher bits of a seed, so larger seeds would repeat the results of smaller ones
+_FIELDS = {field.name: field for field in dataclasses.fields(SamplingConfig)}
+NO_GUIDANCE = 1.0  # scales up to it are none, as in the original
 
 
 def as_texts(name: str, texts: Texts) -> list[str]:
-    """One text or several, as a list."""
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    """One text or several, at least one, as a list."""
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, list | tuple):
+        raise UserError(f"{name} is {quoted(texts)}; give a text, or a list of texts")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise UserError(f"{name}[{index}] is {text!r}; give a text")
-    return texts
+            raise UserError(f"{name}[{index}] is {quoted(text)}; give a text")
+    if not texts:
+        raise UserError(f"{name} is empty; give at least one text")
+    return list(texts)
 
 
-def as_images(images: ImageSources) -> list[ImageSource]:
-    """One image or several, as a list.
+def check_count(name: str, found: int, count: int) -> None:
+    """Raises ``UserError`` unless there is one entry for all prompts, or one for each."""
+    if found not in (1, count):
+        raise UserError(f"{name} has {found} entries for {count} prompts; give one, or one for each prompt")
+
+
+def setting(name: str, value: Any, field: str, default: Any = None) -> Any:
+    """A sampling setting within the bounds of the config's field of that kind.
 
     Args:
-        images: what ``data.images.open_image`` reads, or a sequence of it. An array of two or three dims is one
-            image, an array of four dims (n, h, w, 3) is n of them.
+        name: of the argument.
+        value: of the caller; None stands for ``default``.
+        field: of ``SamplingConfig``, whose type and bounds hold.
+        default: returned where ``value`` is None.
     """
-    if isinstance(images, str | os.PathLike | bytes | Image.Image):
-        return [images]
-    if isinstance(images, np.ndarray) and images.ndim < 4:
-        return [images]
-    return list(images)
+    if value is None and default is not None:
+        return default
+    hint = field_types(SamplingConfig)[field]
+    if hint is int and _is_whole(value):
+        value = operator.index(value)
+    if hint is float and isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        value = _as_float(value)
+    for fault in value_faults(name, hint, value, _FIELDS[field].metadata):
+        raise UserError(fault)
+    return value
 
 
-def whole_number(name: str, value: int | None, default: int, least: int = 1) -> int:
-    """``value``, or ``default`` where it is None; the caller's value has to be an integer of at least ``least``."""
+def check_settings(
+    *,
+    steps: int | None = None,
+    length: int | None = None,
+    guidance_scale: float | None = None,
+    **others: Any,
+) -> None:
+    """Checks what can be checked before there is a model; ``others`` cannot."""
+    given = (
+        ("steps", steps, "image_steps"),
+        ("length", length, "caption_length"),
+        ("guidance_scale", guidance_scale, "guidance_scale"),
+    )
+    for name, value, field in given:
+        if value is not None:
+            setting(name, value, field)
+
+
+def whole_number(name: str, value: int | None, default: int, least: int = 1, most: int = 2**31 - 1) -> int:
+    """``value``, or ``default`` where it is None; the caller's value has to be an integer in [least, most]."""
     if value is None:
         return default
-    if not _is_whole(value) or value < least:
-        raise UserError(f"{name} is {value!r}; give a whole number of at least {least}")
+    if not _is_whole(value) or not least <= value <= most:
+        raise UserError(f"{name} is {quoted(value)}; give a whole number from {least} to {most}")
     return operator.index(value)
 
 
-def number(name: str, value: float | None, default: float, least: float = -math.inf) -> float:
-    """``value``, or ``default`` where it is None; the caller's value has to be finite and at least ``least``."""
-    if value is None:
-        return default
-    if not least <= value < math.inf:
-        bound = "" if least == -math.inf else f" of at least {least}"
-        raise UserError(f"{name} is {value}; give a finite number{bound}")
-    return value
-
-
-def check_seed(seed: int) -> int:
-    """An integer in [0, 2**32)."""
-    if not _is_whole(seed) or not 0 <= seed < SEEDS:
-        raise UserError(f"seed is {seed!r}; give a whole number from 0 to {SEEDS - 1}")
-    return operator.index(seed)
-
-
-def choice(name: str, value: str, choices: Collection[str]) -> str:
+def choice(name: str, value: Any, choices: Collection[str]) -> str:
     """One of ``choices``."""
-    if value not in choices:
-        raise UserError(f"{name} is {value!r}; give one of {', '.join(choices)}")
+    if not isinstance(value, str) or value not in choices:
+        raise UserError(f"{name} is {quoted(value)}; give one of {', '.join(choices)}")
     return value
+
+
+def as_path(name: str, value: Any) -> Path:
+    """A path that is no empty string."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(value):
+        raise UserError(f"{name} is {quoted(value)}; give the path of a folder")
+    return Path(value)
+
+
+def check_mesh(name: str, mesh: Any) -> Mesh:
+    """A mesh of devices."""
+    if not isinstance(mesh, Mesh):
+        raise UserError(f"{name} is {quoted(mesh)}; give a mesh, as dualdiff_jax.sharding.make_mesh makes it")
+    return mesh
 
 
 def image_size(config: ModelConfig, height: int | None, width: int | None) -> tuple[int, int]:
@@ -97,12 +136,75 @@ def image_size(config: ModelConfig, height: int | None, width: int | None) -> tu
     return size
 
 
-def batches(count: int, seed: int, largest: int, parts: int) -> Iterator[tuple[np.ndarray, int, Key]]:
-    """Splits ``count`` examples into batches of one size, so that few shapes are compiled.
+def check_callable(name: str, value: Any) -> None:
+    """Raises ``UserError`` unless ``value`` is a function or None."""
+    if value is not None and not callable(value):
+        raise UserError(f"{name} is {quoted(value)}; give a function of (examples finished, examples in all)")
+
+
+def noise_levels(default: SamplingConfig, steps: int | None, sigma_shift: float | None, sigmas: Any) -> np.ndarray:
+    """The noise levels of a call: of the model's grid, or the caller's own.
 
     Args:
-        count: the examples of a call.
-        seed: each example's key is this seed's key with the example's index folded in.
+        default: settings for what is None.
+        steps: of the grid.
+        sigma_shift: of the grid.
+        sigmas: (n,) in (0, 1], falling, in place of a grid; the 0 at the end may be left out.
+
+    Returns:
+        (n + 1,) fp32.
+    """
+    if sigmas is None:
+        shift = setting("sigma_shift", sigma_shift, "sigma_shift", default.sigma_shift)
+        return sigma_grid(setting("steps", steps, "image_steps", default.image_steps), shift)
+    if steps is not None or sigma_shift is not None:
+        raise UserError("sigmas is given beside steps or sigma_shift, which it replaces; leave these out")
+    if not isinstance(sigmas, list | tuple | np.ndarray | jax.Array) or not len(np.shape(sigmas)) == 1:
+        raise UserError(f"sigmas is {quoted(sigmas)}; give a list of noise levels that fall from at most 1")
+    try:
+        levels = np.asarray(sigmas, np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"sigmas is {quoted(sigmas)}; give a list of numbers") from None
+    levels = levels if len(levels) and levels[-1] == 0.0 else np.append(levels, 0.0)
+    setting("the number of sigmas", len(levels) - 1, "image_steps")
+    if not (levels[0] <= 1.0 and np.all(np.diff(levels) < 0.0)):  # false for NaN too
+        raise UserError(f"sigmas is {quoted(sigmas)}; give noise levels in (0, 1] that fall")
+    return levels.astype(np.float32)
+
+
+def check_seed(name: str, seed: Any) -> int:
+    """An integer in [0, 2**64)."""
+    if not _is_whole(seed) or not 0 <= seed < SEEDS:
+        raise UserError(f"{name} is {quoted(seed)}; give a whole number from 0 to {SEEDS - 1}")
+    return operator.index(seed)
+
+
+def example_keys(seed: Seed, count: int, repeats: int = 1) -> Key:
+    """A key for each example.
+
+    Args:
+        seed: one for all: an example's key depends on its place in the list. Or a list of one for each input: then
+            the key depends on that seed alone, and equals the key that the input has in a call of its own.
+        count: inputs.
+        repeats: examples of each input, neighbours in the result.
+
+    Returns:
+        (count * repeats,).
+    """
+    fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    if not isinstance(seed, list | tuple | np.ndarray):
+        return fold_in(key_of(check_seed("seed", seed)), np.arange(count * repeats))
+    if len(seed) != count:
+        raise UserError(f"seed has {len(seed)} entries for {count} inputs; give one, or one for each input")
+    keys = [key_of(check_seed(f"seed[{index}]", each)) for index, each in enumerate(seed)]
+    return jnp.concatenate([fold_in(key, np.arange(repeats)) for key in keys])
+
+
+def batches(keys: Key, largest: int, parts: int) -> Iterator[tuple[np.ndarray, int, Key]]:
+    """Splits examples into batches of one size, so that few shapes are compiled.
+
+    Args:
+        keys: (n,), one for each example.
         largest: the largest batch. A call of fewer examples gets the next power of two.
         parts: what a batch is divided into over the mesh; batches are rounded up to a multiple of it.
 
@@ -110,15 +212,24 @@ def batches(count: int, seed: int, largest: int, parts: int) -> Iterator[tuple[n
         ``rows`` (b,), the indices of a batch's examples: where they run out, the last one fills the batch up;
         how many of the rows count; and ``rngs`` (b,), a key for each row.
     """
+    count = len(keys)
     size = min(largest, 1 << max(count - 1, 0).bit_length())
     size = -(-size // parts) * parts
-    fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     for begin in range(0, count, size):
         rows = np.minimum(np.arange(begin, begin + size), count - 1)
-        yield rows, min(size, count - begin), fold_in(jax.random.key(seed), rows)
+        yield rows, min(size, count - begin), keys[rows]
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf if value > 0 else -math.inf
 
 
 def _is_whole(value: Any) -> bool:
+    if isinstance(value, bool | np.ndarray | jax.Array):
+        return False
     try:
         operator.index(value)
     except TypeError:

@@ -6,9 +6,9 @@ v vocabulary.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,42 +18,30 @@ from jax.sharding import Mesh, NamedSharding
 
 from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.stack import peeled
 from dualdiff_jax.objectives import masked_diffusion
+from dualdiff_jax.pipeline import arrays_in
 from dualdiff_jax.sampling.flow_sampler import euler
 from dualdiff_jax.sampling.guidance import guided_velocity
-from dualdiff_jax.sampling.masked_sampler import LogitsFunction, MaskedSample, ancestral, confidence
+from dualdiff_jax.sampling.masked_sampler import MaskedSample
+from dualdiff_jax.sampling.text_samplers import text_sampler
 from dualdiff_jax.sharding import batch_parts, batch_sharding
 
 
-class TextSampler(Protocol):
-    """Replaces the masks in ``token_ids`` (b, l) by tokens.
+class ImageSample(NamedTuple):
+    """One batch of sampled latents, and the clean estimates on the way, both fp32."""
 
-    ``rngs`` (b,) has a key for each example, so that an example does not depend on its neighbours.
-    """
-
-    def __call__(
-        self, logits: LogitsFunction, rngs: Key, token_ids: TokenIds, *, mask_token_id: int, steps: int
-    ) -> MaskedSample: ...
+    latents: Latents  # (b, h, w, c)
+    estimates: Latents  # (steps, b, h, w, c)
 
 
-def _confidence(
-    logits: LogitsFunction, rngs: Key, token_ids: TokenIds, *, mask_token_id: int, steps: int
-) -> MaskedSample:
-    """``confidence`` as a ``TextSampler``: it is deterministic, so it needs no keys."""
-    return confidence(logits, token_ids, mask_token_id=mask_token_id, steps=steps)
+class TextSample(NamedTuple):
+    """All sampled tokens of a call, on the host."""
 
-
-# The orders in which tokens appear, by the names of ``SamplingConfig.text_order``.
-TEXT_SAMPLERS: Mapping[str, TextSampler] = {"ancestral": ancestral, "confidence": _confidence}
-
-
-def text_sampler(order: str) -> TextSampler:
-    """The sampler named ``order``. Raises ``ValueError`` that names the choices where there is none."""
-    if order not in TEXT_SAMPLERS:
-        raise ValueError(f"order is {order!r}; give one of {', '.join(TEXT_SAMPLERS)}")
-    return TEXT_SAMPLERS[order]
+    token_ids: np.ndarray  # (n, l), prompts in front, no masks left
+    revealed_in: np.ndarray  # (n, l), the evaluation that revealed each token; -1 for those of the prompts
 
 
 @partial(jax.jit, static_argnames="shape")
@@ -66,8 +54,8 @@ def noise(rngs: Key, shape: tuple[int, ...]) -> Latents:
 def generate_images(
     config: ModelConfig,
     weights: Weights,
-    token_ids: TokenIds,
-    null_token_ids: jax.Array,
+    text: TokenIds | TextEmbeddings,
+    null_text: TokenIds | TextEmbeddings,
     noise: Latents,
     sigmas: jax.Array,
     guidance_scale: jax.Array,
@@ -79,8 +67,8 @@ def generate_images(
     Args:
         config: the model's; static.
         weights: of all three networks.
-        token_ids: (b, l), the prompts.
-        null_token_ids: (l,), the prompt that guidance leads away from.
+        text: the prompts: token ids (b, l), or T5's output for them (b, l, d).
+        null_text: the prompts that guidance leads away from, in one of the same forms; (1, ...) for all examples.
         noise: (b, h, w, c).
         sigmas: (n + 1,), falling from 1 to 0.
         guidance_scale: a scalar; unused unless ``is_guided``.
@@ -90,8 +78,12 @@ def generate_images(
         Latents (b, h, w, c), and the clean estimate of each step (n, b, h, w, c), both in fp32.
     """
     model = bind(config, weights, peeled)
-    text = model.encode_text(token_ids)
-    null = jnp.broadcast_to(model.encode_text(null_token_ids[None]), text.shape) if is_guided else None
+
+    def embeddings(text: TokenIds | TextEmbeddings) -> TextEmbeddings:
+        return model.encode_text(text) if text.ndim == 2 else text.astype(config.compute_dtype)
+
+    text = embeddings(text)
+    null = jnp.broadcast_to(embeddings(null_text), text.shape) if is_guided else None
 
     def velocity(latents: Latents, timestep: PerExample, text: TextEmbeddings) -> Latents:
         velocity = model.denoise(latents, timestep, text).velocity
@@ -187,21 +179,31 @@ class LoadedModel:
 
     def encode_text(self, token_ids: TokenIds | np.ndarray) -> TextEmbeddings:
         """(b, l) -> (b, l, t5 width)."""
-        return self.run(encode_text, jnp.asarray(token_ids, jnp.int32))
+        return self.run(encode_text, arrays_in.token_array("token_ids", token_ids, self.config.t5.vocab_size, 2))
 
     def encode_image(self, images: Images | np.ndarray, rng: Key | None = None) -> Latents:
         """(b, H, W, 3) in [-1, 1] -> latents (b, h, w, c); a draw from the posterior, or its mode without ``rng``."""
-        return self.run(encode_image, jnp.asarray(images, jnp.float32), rng)
+        images = arrays_in.float_array("images", images, ("b", "H", "W", 3))
+        step = self.config.mmdit.patch_size * self.config.autoencoder.downscale
+        if any(side % step for side in images.shape[1:3]):
+            raise UserError(f"images has shape {images.shape}; give sides that are multiples of {step}")
+        return self.run(encode_image, images.astype(jnp.float32), arrays_in.as_key("rng", rng))
 
     def decode_latents(self, latents: Latents | np.ndarray) -> Images:
         """(b, h, w, c) -> (b, H, W, 3), nominally in [-1, 1]."""
-        return self.run(decode_latents, jnp.asarray(latents, jnp.float32))
+        latents = arrays_in.latent_array("latents", latents, self.config)
+        return self.run(decode_latents, latents.astype(jnp.float32))
 
     def denoise(
         self, latents: Latents | None, timestep: PerExample | np.ndarray, text_embeddings: TextEmbeddings
     ) -> DenoiserOutput:
         """Velocity and logits. latents (b, h, w, c) or None (the null image); timestep (b,) in [0, 1000]."""
-        return self.run(denoise, latents, jnp.asarray(timestep), text_embeddings)
+        timestep = arrays_in.timestep_array("timestep", timestep)
+        text = arrays_in.float_array("text_embeddings", text_embeddings, ("b", "l", self.config.t5.width))
+        if latents is not None:
+            latents = arrays_in.latent_array("latents", latents, self.config)
+        arrays_in.check_same_count(latents=latents, timestep=timestep, text_embeddings=text)
+        return self.run(denoise, latents, timestep, text)
 
     def run(self, program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a program with this model's config and weights, with its mesh in force."""

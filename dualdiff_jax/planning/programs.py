@@ -17,6 +17,7 @@ from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.bundle import leaf_specs, rules_of, weight_shardings
 from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.pipeline import programs
+from dualdiff_jax.pipeline.inputs import NO_GUIDANCE
 from dualdiff_jax.planning.cost import planned_source
 from dualdiff_jax.runtime import compiler_flags
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
@@ -150,7 +151,7 @@ def _text_to_image(config: RunConfig, mesh: Mesh) -> LoweredProgram:
     shape = (count, sampling.height // side, sampling.width // side, model.autoencoder.channels)
     batch = {
         "token_ids": Abstract((count, sampling.text_length), jnp.int32, sharding=rows),
-        "null_token_ids": Abstract((sampling.text_length,), jnp.int32, sharding=replicated),
+        "null_token_ids": Abstract((1, sampling.text_length), jnp.int32, sharding=replicated),
         "noise": Abstract(shape, jnp.float32, sharding=rows),
     }
     weights = _weights(model, mesh)
@@ -162,7 +163,7 @@ def _text_to_image(config: RunConfig, mesh: Mesh) -> LoweredProgram:
         *batch.values(),
         Abstract(sigmas.shape, sigmas.dtype, sharding=replicated),
         Abstract(scale.shape, scale.dtype, sharding=replicated),
-        is_guided=sampling.guidance_scale != 1.0,
+        is_guided=sampling.guidance_scale > NO_GUIDANCE,
     )
     return LoweredProgram(lowered, {"parameters": weights, "batch": batch}, count)
 

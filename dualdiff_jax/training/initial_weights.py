@@ -8,10 +8,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 
-from dualdiff_jax.arrays import Weights
+from dualdiff_jax.arrays import Weights, key_of
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.config.resolve import differences
 from dualdiff_jax.data.tokenizer import Tokenizer
@@ -29,7 +28,7 @@ FREE_TO_DIFFER = ("model.sampling.", "model.compute_dtype", "model.attention")
 def initial_weights(config: RunConfig, mesh: Mesh) -> Weights:
     """All leaves of the model on ``mesh``: those of ``config.init_from``, or fresh ones by the seed."""
     if not config.init_from:
-        return init_weights(config.model, mesh, jax.random.key(config.seed))
+        return init_weights(config.model, mesh, key_of(config.seed))
     folder = Path(config.init_from)
     _, weights, _ = load_model(folder, mesh)
     if config.init_weights == "raw":

@@ -6,7 +6,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from dualdiff_jax.arrays import Weights
+from dualdiff_jax.arrays import Weights, key_of
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.sharding import replicated
 from dualdiff_jax.training.initial_weights import initial_weights
@@ -64,7 +64,7 @@ class TrainSetup:
 
     def init_params(self) -> tuple[Weights, Weights]:
         """Params before the first update and frozen weights, every leaf made in place on the mesh."""
-        rng = jax.random.fold_in(jax.random.key(self.config.seed), LORA_STREAM)
+        rng = jax.random.fold_in(key_of(self.config.seed), LORA_STREAM)
         return self.trainable.split(initial_weights(self.config, self.mesh), self.mesh, rng)
 
     def init_state(self, params: Weights) -> TrainState:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dualdiff_jax.arrays import Key, Weights
+from dualdiff_jax.arrays import Key, Weights, key_of
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.stack import rematerialised
 from dualdiff_jax.objectives.joint import Corrupted, Objective
@@ -32,7 +32,7 @@ TRAINING_STREAM = 1  # apart from key(seed), which initialises the weights
 
 def step_key(seed: int, step: jax.typing.ArrayLike) -> Key:
     """Equation (1)."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), TRAINING_STREAM), step)
+    return jax.random.fold_in(jax.random.fold_in(key_of(seed), TRAINING_STREAM), step)
 
 
 def make_step(setup: TrainSetup, objective: Objective) -> Step:

@@ -16,10 +16,10 @@ from dualdiff_jax.cli import main
 ROOT = Path(__file__).parents[3]
 
 TOGETHER = "coordinator num_processes process_id initialization_timeout"
-READING = "model image output format seed height width steps length dtype order"
+READING = "model image output overwrite format seed height width steps length dtype order"
 ACCEPTED = {
     "train": f"config workdir {TOGETHER}",
-    "generate": "model prompt output format seed height width steps guidance_scale negative_prompt dtype",
+    "generate": "model prompt output overwrite format seed height width steps guidance_scale negative_prompt dtype",
     "caption": READING,
     "answer": f"question {READING}",
     "plan": "config format topology of search",
@@ -34,6 +34,7 @@ VALUES = {
     "image": "a.png",
     "question": "which?",
     "output": "o",
+    "overwrite": "true",
     "samples": 3,
     "format": "json",
     "seed": 3,

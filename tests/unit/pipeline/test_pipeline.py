@@ -14,6 +14,7 @@ from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.sampling.flow_sampler import sigma_grid
 from dualdiff_jax.weights import save_model
 from tests.unit.tiny import CONFIG as TINY
 from tests.unit.tiny import random_weights
@@ -109,32 +110,100 @@ def test_subs_log_probs_are_a_distribution_at_masks_and_certain_elsewhere(pipe, 
     assert (probs[:, 0] > 0).sum() > 3 * 10
 
 
+def test_a_list_of_negative_prompts_has_one_for_each(pipe):
+    both = pipe.text_to_image(PROMPTS, ["a photo", "a digit"], output="latents", seed=2)
+    for index, negative in enumerate(("a photo", "a digit")):
+        alone = pipe.text_to_image(PROMPTS, negative, output="latents", seed=2)
+        np.testing.assert_allclose(both[index], alone[index], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(
+        pipe.text_to_image(PROMPTS, ["a photo"] * 2, output="latents"),
+        pipe.text_to_image(PROMPTS, "a photo", output="latents"),
+    )
+
+
+def test_an_image_with_a_seed_of_its_own_is_that_of_a_call_alone(pipe, pictures):
+    seeds = [7, 2**40 + 7]
+    both = pipe.text_to_image(PROMPTS, seed=seeds, images_per_prompt=2, output="latents")
+    for index, (prompt, seed) in enumerate(zip(PROMPTS, seeds, strict=True)):
+        alone = pipe.text_to_image(prompt, seed=seed, images_per_prompt=2, output="latents")
+        rounding = 1e-5 * np.abs(alone).max()  # sums in batches of another size
+        np.testing.assert_allclose(both[2 * index : 2 * index + 2], alone, rtol=0, atol=rounding)
+    texts = pipe.image_to_text(pictures, seed=[1, 2, 3])
+    assert texts == [
+        pipe.image_to_text(picture, seed=seed)[0] for picture, seed in zip(pictures, (1, 2, 3), strict=True)
+    ]
+
+
+def test_every_bit_of_a_seed_counts(pipe):
+    seeds = (156680208700286, 156680208700286 % 2**32, 2**64 - 1, 2**32)
+    drawn = [pipe.text_to_image(PROMPTS[0], seed=seed, output="latents").tobytes() for seed in seeds]
+    assert len(set(drawn)) == len(seeds)
+
+
+def test_sigmas_of_the_grid_give_the_grids_images(pipe):
+    levels = sigma_grid(3, pipe.config.sampling.sigma_shift)
+    expected = pipe.text_to_image(PROMPTS, steps=3, output="latents")
+    for given in (levels, levels[:-1], [float(level) for level in levels]):
+        np.testing.assert_array_equal(pipe.text_to_image(PROMPTS, sigmas=given, output="latents"), expected)
+    assert not np.allclose(pipe.text_to_image(PROMPTS, sigmas=[1.0, 0.9, 0.1], output="latents"), expected)
+
+
+def test_embeddings_of_the_prompts_give_the_prompts_images(pipe):
+    length = pipe.config.sampling.text_length
+    expected = pipe.text_to_image(PROMPTS, "a photo", output="latents")
+    given = pipe.encode_text(np.stack([pipe.tokenizer.caption_ids(prompt, length) for prompt in PROMPTS]))
+    negative = np.asarray(pipe.encode_text(pipe.tokenizer.caption_ids("a photo", length)[None]))
+    found = pipe.text_to_image(prompt_embeddings=given, negative_prompt_embeddings=negative, output="latents")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_max_sequence_length_is_that_of_a_model_with_such_a_text_length(pipe):
+    sizes = to_dict(pipe.config)
+    sizes["sampling"]["text_length"] = 9
+    other = DualDiffusionPipeline(resolve(sizes, ModelConfig), pipe.weights, pipe.tokenizer)
+    found = pipe.text_to_image(PROMPTS, max_sequence_length=9, output="latents")
+    np.testing.assert_array_equal(found, other.text_to_image(PROMPTS, output="latents"))
+    assert not np.array_equal(found, pipe.text_to_image(PROMPTS, output="latents"))
+
+
+@pytest.mark.parametrize("scale", [0, 0.5])
+def test_a_scale_up_to_one_is_no_guidance(pipe, scale):
+    plain = pipe.text_to_image(PROMPTS, guidance_scale=1.0, output="latents")
+    np.testing.assert_array_equal(pipe.text_to_image(PROMPTS, guidance_scale=scale, output="latents"), plain)
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda p, i: p.text_to_image([]), "there are no prompts"),
+        (lambda p, i: p.text_to_image([]), "prompts is empty; give at least one text"),
         (lambda p, i: p.text_to_image(PROMPTS, output="jpeg"), "output is 'jpeg'; give one of pil, numpy, latents"),
-        (lambda p, i: p.text_to_image(PROMPTS, latents=np.zeros((2, 4, 5, 1))), r"latents have shape \(2, 4, 5, 1\)"),
+        (
+            lambda p, i: p.text_to_image(PROMPTS, latents=np.zeros((2, 4, 5, 1))),
+            r"latents is an array \(2, 4, 5, 1\)",
+        ),
         (
             lambda p, i: p.text_to_image(PROMPTS, height=5),
             "height x width is 5 x 4 pixels, which this model cannot make; give multiples of 2",
         ),
-        (lambda p, i: p.text_to_image(PROMPTS, height=0), "height is 0; give a whole number of at least 1"),
-        (lambda p, i: p.text_to_image(PROMPTS, steps=0), "steps is 0; give a whole number of at least 1"),
+        (lambda p, i: p.text_to_image(PROMPTS, height=0), "height is 0; give a whole number from 1 to"),
+        (lambda p, i: p.text_to_image(PROMPTS, steps=0), "steps: 0 is below 1"),
         (
             lambda p, i: p.text_to_image(PROMPTS, sigma_shift=0.0),
-            "sigma_shift is 0.0; give a finite number of at least 0.001",
+            "sigma_shift: 0.0 is below 0.001",
         ),
         (
             lambda p, i: p.text_to_image(PROMPTS, images_per_prompt=0),
-            "images_per_prompt is 0; give a whole number of at least 1",
+            "images_per_prompt is 0; give a whole number from 1 to",
         ),
-        (lambda p, i: p.image_to_text(i, steps=-1), "steps is -1; give a whole number of at least 1"),
-        (lambda p, i: p.answer(i, ["a"] * 3, length=0), "length is 0; give a whole number of at least 1"),
-        (lambda p, i: p.text_to_image(PROMPTS, seed=-1), "seed is -1; give a whole number from 0 to 4294967295"),
-        (lambda p, i: p.text_to_image(PROMPTS, guidance_scale=float("nan")), "guidance_scale is nan; give a finite"),
+        (lambda p, i: p.image_to_text(i, steps=-1), "steps: -1 is below 1"),
+        (lambda p, i: p.answer(i, ["a"] * 3, length=0), "length: 0 is below 2"),
+        (
+            lambda p, i: p.text_to_image(PROMPTS, seed=-1),
+            "seed is -1; give a whole number from 0 to",
+        ),
+        (lambda p, i: p.text_to_image(PROMPTS, guidance_scale=float("nan")), "guidance_scale: is not a number"),
         (lambda p, i: p.image_to_text(i, order="left"), "order is 'left'; give one of ancestral, confidence"),
-        (lambda p, i: p.image_to_text([]), "there are no images"),
+        (lambda p, i: p.image_to_text([]), "images is empty; give at least one image"),
         (lambda p, i: p.image_to_text(i, length=2, prompt="a handwritten three"), "leaves no room"),
         (lambda p, i: p.answer(i, ["which digit is this?"]), "3 images, but 1 questions"),
         (lambda p, i: p.answer(i[0], "which digit is this?", length=3), "leaves no room for an answer"),
@@ -183,7 +252,7 @@ def test_weights_and_computation_take_the_dtype_that_is_given(pipe, tmp_path):
     save_model(tmp_path / "model", pipe.config, pipe.weights, pipe.tokenizer)
     half = DualDiffusionPipeline.from_pretrained(tmp_path / "model", dtype="bfloat16")
     assert {str(value.dtype) for value in half.weights.values()} == {"bfloat16"}
-    assert half.encode_text(np.ones((1, 4))).dtype == jax.numpy.bfloat16
+    assert half.encode_text(np.ones((1, 4), int)).dtype == jax.numpy.bfloat16
     assert half.config == dataclasses.replace(pipe.config, compute_dtype="bfloat16")
     assert half.text_to_image(PROMPTS)[0].size == (SIDE, SIDE)
     with pytest.raises(UserError, match="dtype is 'float16'"):

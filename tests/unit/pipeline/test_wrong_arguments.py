@@ -1,0 +1,155 @@
+"""Every argument of the pipeline's public methods x values that it cannot be: one sentence that names it, at once."""
+
+import itertools
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demo.data import write_tokenizer
+from dualdiff_jax import DualDiffusionPipeline, UserError
+from dualdiff_jax.data.tokenizer import Tokenizer
+from tests.unit.pipeline.test_pipeline import SIDE, config
+from tests.unit.tiny import random_weights
+
+NAN, INF = float("nan"), float("inf")
+STRANGE = (b"three", object(), {"a": 1}, {1, 2}, (x for x in "ab"), 3 + 4j)
+NO_NUMBERS = (*STRANGE, "7", "", [7], np.zeros(2), True)
+WHOLE = (*NO_NUMBERS, 0, -1, 2.5, NAN, INF, 2**31, 2**64, 10**400)
+REAL = (*NO_NUMBERS, -1.0, NAN, INF, -INF, 2.0**64, 10**400)
+TEXTS = (*STRANGE, 7, None, [], [7], ["a", None], [["a"]], np.zeros(2))
+PICTURE = np.zeros((SIDE, SIDE, 3), np.uint8)
+IMAGES = (
+    *(value for value in STRANGE if value != b"three"),
+    *(7, None, "", [], [None], [7], [[PICTURE]], "no/such/file.png", b"no picture", ["no/such/file.png"]),
+    *(PICTURE.astype(np.float32), PICTURE.astype(np.int64), PICTURE > 0, PICTURE.transpose(2, 0, 1)),
+    *(np.zeros((SIDE, SIDE, 4), np.uint8), np.zeros((2, 2, SIDE, SIDE, 3), np.uint8), np.zeros((0, 4, 3), np.uint8)),
+    *(np.zeros(5, np.uint8), np.zeros((SIDE, SIDE, 2), np.uint8), np.array(["a"]), np.array([object()])),
+)
+SEEDS = (*(value for value in NO_NUMBERS if not isinstance(value, list)), 0.5, -1, 2**64, NAN, None, [], [-1], [1, 2])
+CHOICES = (*STRANGE, 7, "", "left", [], ["pil"])
+IDS = (*STRANGE, None, 7, "ab", [], [[0.5]], [[-1]], [[10**6]], np.zeros((2, 2, 2), int), [[1], [1, 2]])
+FLOATS = (*STRANGE, 7, "ab", [], np.zeros(3), np.zeros((1, SIDE, SIDE, 7)), np.full((1, SIDE, SIDE, 1), NAN))
+CALLBACKS = (7, "print", b"", {})
+
+LATENTS = np.zeros((1, SIDE, SIDE, 1), np.float32)
+EMBEDDINGS = np.zeros((1, 6, 8), np.float32)
+READING = {"height": WHOLE, "width": WHOLE, "order": CHOICES, "progress": CALLBACKS, "seed": SEEDS}
+SIGMAS = (*STRANGE, 7, "ab", [], [NAN], [2.0, 1.0], [0.5, 0.7], [0.5, 0.5], [[0.5]], [-0.5], ["a"], [0.5, 0.0, 0.0])
+
+# method -> (arguments that are right, argument -> values that are wrong)
+CALLS = {
+    "text_to_image": (
+        {"prompts": "a three"},
+        {
+            **{"prompts": TEXTS, "negative_prompt": (*TEXTS, ["a", "b"]), "images_per_prompt": WHOLE, "seed": SEEDS},
+            **{"height": WHOLE, "width": WHOLE, "steps": WHOLE, "guidance_scale": REAL, "sigma_shift": REAL},
+            **{"sigmas": SIGMAS, "max_sequence_length": (*WHOLE, 1, 100_000), "prompt_embeddings": FLOATS},
+            **{"negative_prompt_embeddings": FLOATS, "latents": FLOATS, "output": CHOICES, "progress": CALLBACKS},
+        },
+    ),
+    "image_to_text": (
+        {"images": PICTURE},
+        {"images": IMAGES, "prompt": (*STRANGE, 7, ["a"]), "length": (*WHOLE, 1, 100_000), "steps": WHOLE, **READING},
+    ),
+    "answer": (
+        {"images": PICTURE, "questions": "which?"},
+        {"images": IMAGES, "questions": (*TEXTS, ["a", "b"]), "length": (*WHOLE, 1), "steps": WHOLE, **READING},
+    ),
+    "generate_text": (
+        {"images": PICTURE, "prompts": [[1]], "length": 6, "steps": 2},
+        {
+            **{"images": IMAGES, "prompts": (*STRANGE, None, 7, [], [[0.5]], [[-1]], [[10**6]], [[1] * 6], [[1], [1]])},
+            **{"length": (*WHOLE, None, 1), "steps": (*WHOLE, None), **READING},
+        },
+    ),
+    "encode_text": ({}, {"token_ids": IDS}),
+    "encode_image": (
+        {"images": np.zeros((1, SIDE, SIDE, 3), np.float32)},
+        {"images": (*FLOATS, None, np.zeros((1, 3, SIDE, 3))), "rng": (*STRANGE, 0, np.zeros(2, np.uint32))},
+    ),
+    "decode_latents": ({}, {"latents": (*FLOATS, None, np.zeros((1, 99, SIDE, 1)))}),
+    "denoise": (
+        {"latents": LATENTS, "timestep": np.zeros(1, np.float32), "text_embeddings": EMBEDDINGS},
+        {
+            "latents": (*FLOATS, np.zeros((1, 3, SIDE, 1))),
+            "timestep": (
+                *STRANGE,
+                None,
+                7,
+                "a",
+                np.zeros((1, 1)),
+                np.full(1, NAN),
+                np.full(1, 1001.0),
+                np.full(1, -1.0),
+            ),
+            "text_embeddings": (
+                *FLOATS,
+                None,
+                np.zeros((1, 6, 9)),
+                np.zeros((3, 6, 8)) + np.arange(3)[:, None, None] * NAN,
+            ),
+        },
+    ),
+    "subs_log_probs": (
+        {"latents": LATENTS, "token_ids": [[1, 2]]},
+        {"latents": FLOATS, "token_ids": IDS},
+    ),
+    "from_pretrained": (
+        {"path": "no/such/folder"},
+        {"path": (*STRANGE, None, 7, "", "a\0b", "no/such/folder"), "mesh": (*STRANGE, 7, "cpu")},
+    ),
+}
+CASES = [
+    (method, name, number, value)
+    for method, (_, wrong) in CALLS.items()
+    for name, values in wrong.items()
+    for number, value in enumerate(values)
+]
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory) -> DualDiffusionPipeline:
+    folder: Path = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    tokenizer = Tokenizer(folder)
+    sizes = config(tokenizer.vocab_size)
+    return DualDiffusionPipeline(sizes, random_weights(sizes), tokenizer)
+
+
+def test_there_are_hundreds_of_cases():
+    assert len(CASES) >= 300
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_a_wrong_argument_is_a_sentence_that_names_it(pipe, method):
+    right, _ = CALLS[method]
+    missed = []
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _, name, number, value in (case for case in CASES if case[0] == method):
+        given = right | {name: value}
+        if name == "prompt_embeddings":
+            given.pop("prompts")
+        try:
+            getattr(pipe, method)(**given)
+            missed.append(f"{name}[{number}] = {value!r:.60}: is taken")
+        except UserError as error:
+            words = [name, *{"images": ["image"], "path": ["folder"]}.get(name, [])]
+            if isinstance(value, list) and value:  # a file's own name stands for the argument
+                words.append(str(value[0]))
+            if not any(word in str(error) for word in [*words, str(value)]):
+                missed.append(f"{name}[{number}] = {value!r:.60}: {error}")
+        except Exception as error:
+            missed.append(f"{name}[{number}] = {value!r:.60}: {error!r:.200}")
+    assert missed == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
+
+
+def test_what_is_right_is_taken(pipe):
+    """The table's other arguments are not what is refused."""
+    for method in ("encode_image", "denoise", "subs_log_probs"):
+        getattr(pipe, method)(**CALLS[method][0])
+    assert pipe.encode_text([[1, 2]]).shape == (1, 2, 8)
+    assert pipe.decode_latents(LATENTS).shape[0] == 1
+    assert len(list(itertools.islice(pipe.generate_images("a three", steps=1, guidance_scale=0), 1))) == 1
