@@ -81,4 +81,7 @@ def open_tar(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[
         files = complete
     if not files:
         raise UserError(f"{root.root}: {root.files!r} names no complete tar shard; check source {source.name!r}")
-    return [shard for shard in (TarSource(source, root, file, cache) for file in files) if len(shard)]
+    shards = [TarSource(source, root, file, cache) for file in files]
+    for file in (file for file, shard in zip(files, shards, strict=True) if not len(shard)):
+        log.warning("%s: holds no samples and is left out; copy it again if it should", file)
+    return [shard for shard in shards if len(shard)]

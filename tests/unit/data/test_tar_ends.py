@@ -145,6 +145,13 @@ def test_what_holds_no_sample_is_refused(tmp_path, data):
         opened(tmp_path, data)
 
 
+def test_a_shard_without_samples_is_left_out_with_a_warning(tmp_path, caplog):
+    (tmp_path / "00001.tar").write_bytes(bytes(10240))
+    opened(tmp_path, WHOLE)
+    found = open_source(source(tmp_path, "*.tar", format="tar"))
+    assert len(found) == SAMPLES and "00001.tar: holds no samples and is left out" in caplog.text
+
+
 def test_holes_and_what_is_no_file_take_no_time(tmp_path):
     (tmp_path / "00000.tar").write_bytes(WHOLE[: MEMBERS[-1]])
     os.truncate(tmp_path / "00000.tar", 60 << 30)
