@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silences the compiler's chatter; read when jax is imported
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it warns that torch, which is not needed, is missing
@@ -20,6 +20,7 @@ from ml_collections import config_flags
 from dualdiff_jax.arrays import SEEDS
 from dualdiff_jax.cli import data, plan, sample, train
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config.data import Fit
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.distributed.process_group import distributed_run
 from dualdiff_jax.errors import StuckError, UserError
@@ -87,6 +88,12 @@ DTYPE = _for(
 ORDER = _for(
     READING,
     flags.DEFINE_enum("order", None, tuple(TEXT_SAMPLERS), "order in which tokens appear; default: the model's"),
+)
+FIT = _for(
+    READING,
+    flags.DEFINE_enum(
+        "fit", "crop", get_args(Fit), "crop images of another shape, or letterbox them with grey borders"
+    ),
 )
 TOPOLOGY = _for(
     ("plan",), flags.DEFINE_string("topology", None, "devices, such as v5p:4x4x4, v6e:8x8, h100:8 or h100:4x8")
@@ -215,7 +222,7 @@ def _sampling() -> dict[str, Any]:
 
 
 def _reading() -> dict[str, Any]:
-    return {"order": ORDER.value, "length": LENGTH.value, **_sampling()}
+    return {"order": ORDER.value, "fit": FIT.value, "length": LENGTH.value, **_sampling()}
 
 
 def _generate() -> None:

@@ -62,14 +62,15 @@ def setting(name: str, value: Any, field: str, default: Any = None) -> Any:
     """
     if value is None and default is not None:
         return default
+    given: Any = value
     hint = field_types(SamplingConfig)[field]
-    if hint is int and _is_whole(value):
-        value = operator.index(value)
-    if hint is float and isinstance(value, int | float | np.number) and not isinstance(value, bool):
-        value = _as_float(value)
-    for fault in value_faults(name, hint, value, _FIELDS[field].metadata):
+    if hint is int and _is_whole(given):
+        given = operator.index(given)
+    if hint is float and isinstance(given, int | float | np.number) and not isinstance(given, bool):
+        given = _as_float(given)
+    for fault in value_faults(name, hint, given, _FIELDS[field].metadata):
         raise UserError(fault)
-    return value
+    return given
 
 
 def check_settings(

@@ -19,6 +19,7 @@ from PIL import Image
 
 from dualdiff_jax.arrays import Key, Latents, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import MeshConfig, ModelConfig
+from dualdiff_jax.config.data import Fit
 from dualdiff_jax.convert.importer import open_pipeline
 from dualdiff_jax.data.images import read_image, to_pil
 from dualdiff_jax.data.tokenizer import Tokenizer
@@ -42,10 +43,8 @@ class DualDiffusionPipeline(LoadedModel):
 
     Batches are split over the mesh's ``data`` and ``fsdp`` axes. A call that cannot use an argument raises a
     ``UserError`` that names it. Calls share these options; None stands for the model's own, ``config.sampling``:
-        images: one or several of paths, PIL images, bytes of files, uint8 arrays (h, w, 3), (h, w, 1) or (h, w); or one
-            array (n, h, w, 3). Arrays may be of numpy, jax or torch.
-        seed: of all random draws, in [0, 2**64); or a list, one for each prompt or image, whose result then depends on
-            its own seed alone.
+        images: what ``arrays_in.as_images`` takes: paths, bytes of files, PIL images, uint8 arrays; one or several.
+        seed: in [0, 2**64); or one for each prompt or image, whose result then depends on its own seed alone.
         height, width: of the images in pixels, multiples of what one image token covers.
         steps: of the sampler; as many evaluations of the model, at most one more.
         length: tokens of prompt and result together.
@@ -85,12 +84,7 @@ class DualDiffusionPipeline(LoadedModel):
         return cls(*load_model(path, mesh, dtype))
 
     def text_to_image(
-        self,
-        prompts: Texts | None = None,
-        negative_prompt: Texts = "",
-        *,
-        output: Output = "pil",
-        **options: Any,
+        self, prompts: Texts | None = None, negative_prompt: Texts = "", *, output: Output = "pil", **options: Any
     ) -> list[Image.Image] | np.ndarray:
         """Images from text.
 
@@ -252,6 +246,7 @@ class DualDiffusionPipeline(LoadedModel):
         height: int | None = None,
         width: int | None = None,
         order: str | None = None,
+        fit: Fit = "crop",
         progress: Progress | None = None,
     ) -> TextSample:
         """Samples the tokens that follow each prompt.
@@ -259,6 +254,7 @@ class DualDiffusionPipeline(LoadedModel):
         Args:
             prompts: for each image an array of token ids (k,), k < length.
             order: in which tokens appear, a name in ``TEXT_SAMPLERS``.
+            fit: of images of another shape: "crop" cuts the sides off, "letterbox" keeps all and adds grey borders.
         """
         images = arrays_in.as_images(images)
         default, keys = self.config.sampling, inputs.example_keys(seed, len(images))
@@ -268,7 +264,7 @@ class DualDiffusionPipeline(LoadedModel):
         size = inputs.image_size(self.config, height, width)
         inputs.check_callable("progress", progress)
         token_ids = masked_texts(self.tokenizer, prompts, len(images), length)
-        pixels = [read_image(image, *size, name=f"images[{index}]") for index, image in enumerate(images)]
+        pixels = [read_image(image, *size, f"images[{index}]", fit=fit) for index, image in enumerate(images)]
         found: list[list[np.ndarray]] = []
         for rows, count, rngs in self._batches(keys):
             sample = self.run(

@@ -16,7 +16,7 @@ from dualdiff_jax.cli import main
 ROOT = Path(__file__).parents[3]
 
 TOGETHER = "coordinator num_processes process_id initialization_timeout"
-READING = "model image output overwrite format seed height width steps length dtype order"
+READING = "model image output overwrite format seed height width steps length dtype order fit"
 ACCEPTED = {
     "train": f"config workdir {TOGETHER}",
     "generate": "model prompt output overwrite format seed height width steps guidance_scale negative_prompt dtype",
@@ -46,6 +46,7 @@ VALUES = {
     "length": 8,
     "dtype": "float32",
     "order": "confidence",
+    "fit": "letterbox",
     "topology": "v5e:2x2",
     "of": "train",
     "search": "true",

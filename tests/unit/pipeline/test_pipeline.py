@@ -8,11 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from demo.data import write_tokenizer
 from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.resolve import resolve, to_dict
+from dualdiff_jax.data.images import read_pixels
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
 from dualdiff_jax.weights import save_model
@@ -85,6 +87,17 @@ def test_one_prompt_and_one_image_need_no_list(pipe, pictures):
     np.testing.assert_array_equal(pipe.text_to_image(PROMPTS[0])[0], pipe.text_to_image(PROMPTS[:1])[0])
     assert pipe.image_to_text(pictures[0]) == pipe.image_to_text(pictures[:1])
     assert pipe.answer(pictures[0], "which digit is this?") == pipe.answer(pictures[:1], ["which digit is this?"])
+
+
+def test_a_wide_image_may_be_read_whole(pipe):
+    wide = np.random.default_rng(2).integers(0, 256, (SIDE, 5 * SIDE, 3), np.uint8)
+    middle = wide[:, 2 * SIDE : 3 * SIDE]
+    call = dict(prompts=[[1]], length=7, steps=3, seed=1)
+    cut, whole = (pipe.generate_text(wide, fit=fit, **call).token_ids for fit in ("crop", "letterbox"))
+    np.testing.assert_array_equal(cut, pipe.generate_text(middle, **call).token_ids)
+    boxed = read_pixels(Image.fromarray(wide), SIDE, SIDE, fit="letterbox")
+    np.testing.assert_array_equal(whole, pipe.generate_text(boxed, **call).token_ids)
+    assert not np.array_equal(boxed, middle)
 
 
 def test_like_original_keeps_the_prompt_its_end_and_all_tokens(pipe, pictures):

@@ -35,7 +35,7 @@ CALLBACKS = (7, "print", b"", {})
 
 LATENTS = np.zeros((1, SIDE, SIDE, 1), np.float32)
 EMBEDDINGS = np.zeros((1, 6, 8), np.float32)
-READING = {"height": WHOLE, "width": WHOLE, "order": CHOICES, "progress": CALLBACKS, "seed": SEEDS}
+READING = {"height": WHOLE, "width": WHOLE, "order": CHOICES, "fit": CHOICES, "progress": CALLBACKS, "seed": SEEDS}
 SIGMAS = (*STRANGE, 7, "ab", [], [NAN], [2.0, 1.0], [0.5, 0.7], [0.5, 0.5], [[0.5]], [-0.5], ["a"], [0.5, 0.0, 0.0])
 
 # method -> (arguments that are right, argument -> values that are wrong)
