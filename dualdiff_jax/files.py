@@ -21,6 +21,7 @@ from dualdiff_jax.lock import Lock, beside
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 SPECIAL = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a pipe",
@@ -28,6 +29,11 @@ SPECIAL = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def is_url(name: str) -> bool:
+    """Whether ``name`` begins as a URL does, of a place or of the data themselves."""
+    return bool(URL.match(name))
 
 
 def check_local(path: str) -> None:

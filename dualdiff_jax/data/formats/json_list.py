@@ -5,7 +5,6 @@
 An index says where each record begins, so a record is one read, and the list is never in memory as a whole.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,11 @@ from dualdiff_jax.data.records.index import IndexCache, RangeReader, json_index
 from dualdiff_jax.data.records.patterns import expand
 from dualdiff_jax.data.records.record import FileSource, Record
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.json_files import parse_json
 
 
 class JsonTable:
-    """The elements of one JSON file, by number. One that is no JSON raises any error when it is read.
+    """The elements of one JSON file, by number. One that is no JSON raises ``UserError`` when it is read.
 
     Args:
         file: a list, or JSON Lines.
@@ -49,7 +49,7 @@ class JsonTable:
 
     def __getitem__(self, index: int) -> Any:
         start, length = self.index[index, :2].tolist()
-        return json.loads(self._reader.read(self.file, start, length))
+        return parse_json(self._reader.read(self.file, start, length), self.name(index), allow_nan=True)
 
     def name(self, index: int) -> str:
         return f"{self.file.name}[{index}]"

@@ -5,7 +5,6 @@ The image is jpg, png or the like. The text is either json, whose keys the confi
 A shard is indexed once; then a record is one read of the image and one of the text.
 """
 
-import json
 import logging
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from dualdiff_jax.data.records.index import IndexCache, RangeReader, is_small
 from dualdiff_jax.data.records.patterns import expand
 from dualdiff_jax.data.records.record import ABSENT_KEY, TRUNCATED, DataError, FileSource, Record, blame
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.json_files import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ class TarSource(FileSource):
         text = self._reader.read(self._file, text_start, text_length)
         record_id += f" {block[NAME].rstrip(bytes(1)).decode('utf-8', 'replace')}"
         with blame(record_id):
-            fields = json.loads(text) if is_json else {self._text_key: text.decode("utf-8")}
+            is_text = not is_json
+            fields = {self._text_key: text.decode()} if is_text else parse_json(text, record_id, allow_nan=True)
         return self._fields.record(fields, record_id, block[BLOCK:])
 
 

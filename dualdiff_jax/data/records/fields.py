@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ from typing import Any
 from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, OUTSIDE, WRONG_TYPE, DataError, Record, Turn, is_side
 from dualdiff_jax.errors import QUOTED, quoted
+from dualdiff_jax.files import is_url
 
 LONGEST_PATH, LONGEST_NAME = 4095, 255  # characters of a path, and of a file's name in it; the bounds of Linux
-URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 _ABSENT = object()
 
 
@@ -125,7 +124,7 @@ def image_path(root: str, name: Any, what: str, allow_outside_root: bool) -> Pat
         raise DataError(EMPTY, f"{what} is empty")
     parts = name.split("/")
     is_long = len(name) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME
-    if is_long or "\0" in name or URL.match(name):
+    if is_long or "\0" in name or is_url(name):
         raise DataError(WRONG_TYPE, f"{what} should be the path of a file, found {quoted(name)}")
     path = Path(root) / name
     may_leave = ".." in parts and not os.path.isabs(name) and not allow_outside_root

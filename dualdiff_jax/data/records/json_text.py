@@ -2,6 +2,8 @@
 
 Python refuses values that are valid JSON: more than a thousand levels, integers of more than 4,300 digits. Such an
 element is None here, and its end is found by its brackets.
+
+This module finds where records are; ``json_files.parse_json`` reads each, and says what is wrong with it.
 """
 
 import json

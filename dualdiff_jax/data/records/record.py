@@ -68,7 +68,8 @@ def blame(record_id: str) -> Iterator[None]:
     except DataError:
         raise
     except UserError as error:
-        raise DataError(UNREADABLE, f"{record_id}: {error}") from error
+        named = str(error).startswith(record_id)
+        raise DataError(UNREADABLE, str(error) if named else f"{record_id}: {error}") from error
     except Exception as error:
         raise DataError(UNREADABLE, f"{record_id} cannot be read ({reason(error)})") from error
 

@@ -123,7 +123,7 @@ def test_a_line_that_is_no_json_is_a_bad_record(tmp_path):
     photos.write_images(tmp_path)
     (tmp_path / "lines.jsonl").write_text(json.dumps(fields(0)) + "\n{broken\n" + json.dumps(fields(2)) + "\n")
     found = open_source(source(tmp_path, "lines.jsonl"))
-    with pytest.raises(DataError, match=r"lines.jsonl\[1\] cannot be read") as error:
+    with pytest.raises(DataError, match=r"lines.jsonl\[1\]: is no JSON") as error:
         found[1]
     assert error.value.cause == UNREADABLE
     assert found[2].captions["caption"] == (fields(2)["caption"],)

@@ -73,10 +73,14 @@ def test_a_file_without_any_good_entry_is_refused(tmp_path):
 
 def test_vqa_joins_what_it_can(tmp_path, caplog):
     question = {"image_id": 1, "question": "what?"}
-    questions = [question | {"question_id": n} for n in range(5)] + [question, 4, question | {"question_id": None}]
+    questions: list = [question | {"question_id": n} for n in range(5)] + [
+        question,
+        4,
+        question | {"question_id": None},
+    ]
     questions[1]["image_id"] = "one"
     answers = [{"answer": "two"}, {"answer": None}, {"answer": ""}]
-    annotations = [{"question_id": n, "answers": answers} for n in range(4)] + [{"answers": answers}, None]
+    annotations: list = [{"question_id": n, "answers": answers} for n in range(4)] + [{"answers": answers}, None]
     annotations[2]["multiple_choice_answer"] = 6
     annotations[3]["answers"] = None
     annotations[4] = {"question_id": 4, "multiple_choice_answer": "four", "answers": None}

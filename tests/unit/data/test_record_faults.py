@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]  # compiled
 
-from dualdiff_jax.data.formats.array_record import LENGTH, array_record_module, pack
+from dualdiff_jax.data.formats.array_record import LENGTH, pack
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.records import index as record_index
 from dualdiff_jax.data.records.json_text import load
@@ -81,7 +82,30 @@ def test_json_that_python_refuses_spoils_its_own_record(tmp_path, write, text):
     for read in (found.__getitem__, found.head):
         with pytest.raises(DataError) as error:
             read(1)
-        assert f"{files}[1]" in str(error.value) and len(str(error.value)) < 500
+        assert str(error.value).count(f"{files}[1]") == 1 and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("write", [json_lines, tar])  # of a list, an element without an end refuses the file
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DEEP, "is nested more than 200 deep"),
+        (f'{{"width": {DIGITS}}}', "has '999.* in line 1, expected a finite number"),
+        ('{"caption": }', r"is no JSON \(line 1, column 13"),
+    ],
+    ids=["deep", "digits", "no json"],
+)
+def test_one_reader_says_what_is_wrong_with_a_record(tmp_path, write, text, message):
+    photos.write_images(tmp_path)
+    form, files = write(tmp_path, text)
+    with pytest.raises(DataError, match=message):
+        open_source(source(tmp_path, files, format=form))[1]
+
+
+def test_a_record_may_hold_nan(tmp_path):
+    photos.write_images(tmp_path)
+    form, files = json_lines(tmp_path, json.dumps(fields(1) | {"score": float("nan"), "caption": float("nan")}))
+    assert list(open_source(source(tmp_path, files, format=form))[1].captions) == ["re_caption"]
 
 
 def packed(**changes):

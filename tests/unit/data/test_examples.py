@@ -1,0 +1,47 @@
+"""The turns and the answer that an example takes are those that its source's config asks for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demo.data import write_tokenizer
+from dualdiff_jax.config import DataConfig
+from dualdiff_jax.data.examples import ExampleMaker
+from dualdiff_jax.data.reader_watchdog import ReadingNotes
+from dualdiff_jax.data.records.record import Record, Turn
+from dualdiff_jax.data.tokenizer import Tokenizer
+from tests.unit.data.photos import source
+
+ONE = Record("one", turns=(Turn("which digit is this?", "three"),), answers=("three", "three", "four", " ", ""))
+TWO = Record("two", turns=(Turn("which digit is this?", "three"), Turn("which digit?", "seven")))
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    return Tokenizer(folder)
+
+
+def texts(tokenizer, record, length=64, **fields) -> set[str]:
+    """The answers of 30 examples of ``record``."""
+    config = source(Path("root"), "files", task="instruction", **fields)
+    data = DataConfig(sources=(config,), tokenizer="", text_length=length)
+    maker = ExampleMaker(config, data, tokenizer, [record], None, [0], ReadingNotes())  # pyright: ignore
+    found = set()
+    for seed in range(30):
+        example, _ = maker(0, np.random.default_rng(seed))
+        found.add(tokenizer.decode_all(example["token_ids"][example["is_answer"]]))
+    return found
+
+
+def test_the_answer_of_the_record_or_of_a_random_annotator(tokenizer):
+    assert texts(tokenizer, ONE) == {"three"}
+    assert texts(tokenizer, ONE, answer_choice="random") == {"three", "four"}  # blank ones are no answers
+    assert texts(tokenizer, TWO, answer_choice="random") == texts(tokenizer, TWO)
+
+
+def test_all_turns_or_the_first(tokenizer):
+    (both,), (first,) = texts(tokenizer, TWO), texts(tokenizer, TWO, turns="first")
+    assert first == "three" and "seven" in both
