@@ -26,7 +26,7 @@ from dualdiff_jax.data.encoded import kind_of, refuse_mixed
 from dualdiff_jax.data.examples import ExampleMaker
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.images import normalize
-from dualdiff_jax.data.reader_watchdog import ReadingNotes, with_watchdog
+from dualdiff_jax.data.reader_watchdog import ReadingNotes, end_with_parent, with_watchdog
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.manifest import LATENTS_AND_TEXT
 from dualdiff_jax.data.records.record import Source
@@ -118,7 +118,8 @@ class Mixture:
         if self._config.workers:
             if not flags.FLAGS.is_parsed():  # Grain's worker processes want to read them
                 flags.FLAGS.mark_as_parsed()
-            steps = steps.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._config.workers))
+            options = grain.MultiprocessingOptions(num_workers=self._config.workers)
+            steps = steps.mp_prefetch(options, worker_init_fn=end_with_parent)
         for rows in with_watchdog(iter(steps), self._notes, self._config.patience):
             yield self._count(rows)
 

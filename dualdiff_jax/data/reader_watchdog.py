@@ -1,9 +1,10 @@
-"""Ends a run whose data readers die or hang, and names the records that they were reading.
+"""Ends a run whose data readers die or hang, and names the records that they were reading; ends readers with the run.
 
 Each thread of each reading process keeps one small file with the record that it is reading.
 """
 
 import io
+import multiprocessing
 import os
 import queue
 import tempfile
@@ -21,6 +22,24 @@ T = TypeVar("T")
 
 WIDTH = 512  # bytes of a note
 POLL = 0.5  # seconds between two checks of whether the consumer has stopped
+
+
+def end_with_parent(index: int = 0, count: int = 1) -> None:
+    """Lets this worker process end when its parent does, also when the parent is killed.
+
+    Args:
+        index: of the worker; Grain passes it.
+        count: of the workers; Grain passes it.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)  # the reading threads may be blocked
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 class ReadingNotes:

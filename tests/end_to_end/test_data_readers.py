@@ -3,6 +3,9 @@
 import json
 import re
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,40 @@ def test_a_run_with_worker_processes_is_the_run_without(tmp_path):
         done = run(*flags, f"--workdir={tmp_path / name}", f"--config.data.workers={workers}")
         assert done.returncode == 0, done.stderr
     assert losses(tmp_path / "processes") == losses(tmp_path / "threads")
+
+
+def children(process: int) -> list[int]:
+    """Every process that ``process`` has started, and theirs."""
+    found = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *children(child)]
+    return found
+
+
+def is_running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+def test_readers_end_with_the_run_that_is_killed(tmp_path, kills):
+    write_data(tmp_path)
+    for number in range(kills):
+        words = [sys.executable, "-m", "tests.end_to_end.reading_run", str(tmp_path)]
+        with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as run:
+            assert run.stdout is not None
+            for _ in range(1 + number):
+                assert run.stdout.readline() == "batch\n"
+            readers = children(run.pid)
+            run.kill()
+        assert len(readers) >= 2
+        ends_by = time.monotonic() + 10.0
+        while any(map(is_running, readers)) and time.monotonic() < ends_by:
+            time.sleep(0.1)
+        assert not any(map(is_running, readers))
 
 
 @pytest.mark.slow
