@@ -151,7 +151,8 @@ def test_a_faulty_command_ends_with_1_and_one_error_before_anything_is_written(t
     ("damage", "message"),
     [
         (lambda model: (model / "model.json").unlink(), "is no model folder"),
-        (lambda model: (model / "model.json").write_text("{}"), "is damaged"),
+        (lambda model: (model / "model.json").write_text("{}"), "model.json: lacks 'version'"),
+        (lambda model: (model / "model.json").write_text("{"), "model.json: is no JSON"),
         (lambda model: shutil.rmtree(model / "weights"), "weights: is missing"),
         (lambda model: shutil.rmtree(model / "tokenizer"), "there is no tokenizer.json"),
         (lambda model: rewrite(model, version=2), "has format version 2, this program reads 1"),
