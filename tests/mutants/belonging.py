@@ -33,6 +33,8 @@ IMPORTS = (
     f"{CONVERT}/test_plan.py",
     f"{PARITY}/test_state_dict.py",
     f"{CONVERT}/test_refusals.py",
+    f"{CONVERT}/test_damaged_descriptions.py",
+    f"{CONVERT}/test_files_people_have.py",
     f"{CONVERT}/test_components.py",
     f"{CONVERT}/test_writing.py",
 )
@@ -107,6 +109,7 @@ TESTS = {
         f"{UNIT}/pipeline/test_pipeline.py",
         f"{PARITY}/test_samplers.py",
     ),
+    "sampling/text_samplers.py": (f"{UNIT}/pipeline/test_inputs.py", f"{UNIT}/pipeline/test_pipeline.py"),
     "training/step.py": (*UPDATES, f"{MANY_DEVICES[1]}"),
     "training/trainable.py": (
         f"{TRAINING}/test_trainable.py",
