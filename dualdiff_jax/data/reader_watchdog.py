@@ -25,7 +25,7 @@ POLL = 0.5  # seconds between two checks of whether the consumer has stopped
 
 
 def end_with_parent(index: int = 0, count: int = 1) -> None:
-    """Lets this worker process end when its parent does, also when the parent is killed.
+    """Lets this worker process end within a second of its parent, also when the parent is killed.
 
     Args:
         index: of the worker; Grain passes it.
@@ -35,8 +35,12 @@ def end_with_parent(index: int = 0, count: int = 1) -> None:
     if parent is None:
         return
 
+    started_by = os.getppid()
+
     def watch() -> None:
-        parent.join()
+        # A process that the parent forked may keep the parent's pipe open; a fork server outlives the parent.
+        while parent.is_alive() and os.getppid() == started_by:
+            parent.join(POLL)
         os._exit(1)  # the reading threads may be blocked
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -1,4 +1,4 @@
-"""Reads batches with two worker processes, a printed line each: ``python -m tests.end_to_end.reading_run FOLDER``."""
+"""Reads batches in worker processes, a printed line each: ``python -m tests.end_to_end.reading_run FOLDER WORKERS``."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ from tests.small_run import small_config
 
 if __name__ == "__main__":  # the workers import this module too
     config = small_config(Path(sys.argv[1]))
-    config.data.workers = 2
+    config.data.workers = int(sys.argv[2])
     run = resolve(config)
     data = Mixture(run.data, Tokenizer(run.data.tokenizer), seed=0, global_batch_size=4)
     for _ in data.batches():

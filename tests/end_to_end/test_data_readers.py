@@ -1,6 +1,8 @@
 """The command line with data readers in processes of their own, and with a reader that hangs."""
 
+import contextlib
 import json
+import random
 import re
 import subprocess
 import sys
@@ -11,6 +13,8 @@ import pytest
 
 from tests.end_to_end.command import ROOT, command, environment, run
 from tests.small_run import write_config, write_data
+
+WORKERS = 2
 
 
 def losses(workdir):
@@ -31,9 +35,10 @@ def test_a_run_with_worker_processes_is_the_run_without(tmp_path):
 def children(process: int) -> list[int]:
     """Every process that ``process`` has started, and theirs."""
     found = []
-    for task in Path(f"/proc/{process}/task").iterdir():
-        for child in map(int, (task / "children").read_text().split()):
-            found += [child, *children(child)]
+    for task in Path(f"/proc/{process}/task").glob("*"):
+        with contextlib.suppress(OSError):  # it has ended
+            for child in map(int, (task / "children").read_text().split()):
+                found += [child, *children(child)]
     return found
 
 
@@ -44,22 +49,39 @@ def is_running(process: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_readers_end_with_the_run_that_is_killed(tmp_path, kills):
+def kill_and_wait(run: subprocess.Popen) -> None:
+    """Kills ``run``, which has started its readers; all that it has started ends within 10 s."""
+    readers = children(run.pid)
+    assert len(readers) >= WORKERS
+    run.kill()
+    ends_by = time.monotonic() + 10.0
+    while any(map(is_running, readers)) and time.monotonic() < ends_by:
+        time.sleep(0.1)
+    assert not any(map(is_running, readers))
+
+
+def test_readers_end_with_their_parent_that_is_killed(tmp_path):
     write_data(tmp_path)
-    for number in range(kills):
-        words = [sys.executable, "-m", "tests.end_to_end.reading_run", str(tmp_path)]
-        with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as run:
-            assert run.stdout is not None
-            for _ in range(1 + number):
-                assert run.stdout.readline() == "batch\n"
-            readers = children(run.pid)
-            run.kill()
-        assert len(readers) >= 2
-        ends_by = time.monotonic() + 10.0
-        while any(map(is_running, readers)) and time.monotonic() < ends_by:
-            time.sleep(0.1)
-        assert not any(map(is_running, readers))
+    words = [sys.executable, "-m", "tests.end_to_end.reading_run", str(tmp_path), str(WORKERS)]
+    with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stdout.readline() == "batch\n"
+        kill_and_wait(run)
+
+
+@pytest.mark.slow
+def test_readers_end_with_the_training_that_is_killed_twenty_times(tmp_path):
+    """At any moment from the start of the readers on: while they import, while steps are compiled, and in training."""
+    write_data(tmp_path / "data")
+    write_config(tmp_path / "config.py", tmp_path / "data", steps=100_000)
+    flags = ["--mode=train", f"--config={tmp_path / 'config.py'}", f"--config.data.workers={WORKERS}"]
+    rng = random.Random(0)
+    for _ in range(20):
+        words = command(*flags, f"--workdir={tmp_path / 'run'}")
+        with subprocess.Popen(words, cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL) as run:
+            while len(children(run.pid)) < WORKERS and run.poll() is None:
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0.0, 20.0))
+            kill_and_wait(run)
 
 
 @pytest.mark.slow
