@@ -9,7 +9,7 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.pipeline import arrays_in, inputs
 from dualdiff_jax.pipeline.inputs import Texts
-from dualdiff_jax.pipeline.programs import LoadedModel
+from dualdiff_jax.pipeline.loaded_model import LoadedModel
 
 
 def prompt_texts(

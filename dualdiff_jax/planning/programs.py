@@ -16,7 +16,7 @@ from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.bundle import leaf_specs, rules_of, weight_shardings
 from dualdiff_jax.objectives.joint import Objective
-from dualdiff_jax.pipeline import programs
+from dualdiff_jax.pipeline import image_programs, text_programs
 from dualdiff_jax.pipeline.inputs import NO_GUIDANCE
 from dualdiff_jax.planning.cost import planned_source
 from dualdiff_jax.runtime import compiler_flags
@@ -157,7 +157,7 @@ def _text_to_image(config: RunConfig, mesh: Mesh) -> LoweredProgram:
     weights = _weights(model, mesh)
     sigmas = sigma_grid(sampling.image_steps, sampling.sigma_shift)
     scale = np.float32(sampling.guidance_scale)
-    lowered = programs.generate_images.lower(
+    lowered = image_programs.generate_images.lower(
         model,
         weights,
         *batch.values(),
@@ -177,7 +177,7 @@ def _image_to_text(config: RunConfig, mesh: Mesh) -> LoweredProgram:
         "token_ids": Abstract((count, sampling.answer_length), jnp.int32, sharding=rows),
     }
     weights = _weights(model, mesh)
-    lowered = programs.generate_text.lower(
+    lowered = text_programs.generate_text.lower(
         model,
         weights,
         *batch.values(),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dualdiff_jax.cli.main import USED_BY
+from dualdiff_jax.cli.arguments import USED_BY
 from tests.end_to_end.command import HANG, ROOT
 from tests.multidevice.hosts import environment, free_port
 from tests.small_run import write_config, write_data

@@ -94,7 +94,7 @@ def lost_targets(targets: set[str], text: str) -> Iterator[str]:
 
 
 def flags() -> set[str]:
-    return set(DEFINED.findall((ROOT / "dualdiff_jax" / "cli" / "main.py").read_text(encoding="utf-8"))) | {"help"}
+    return set(DEFINED.findall((ROOT / "dualdiff_jax" / "cli" / "arguments.py").read_text(encoding="utf-8"))) | {"help"}
 
 
 def make_targets() -> set[str]:

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from dualdiff_jax.cli import main
+from dualdiff_jax.cli import arguments, main
 
 ROOT = Path(__file__).parents[3]
 
@@ -75,7 +75,7 @@ def command(monkeypatch):
 def ran(monkeypatch) -> list[str]:
     """The modes that ran, in place of doing their work."""
     found: list[str] = []
-    monkeypatch.setattr(main, "COMMANDS", {mode: lambda mode=mode: found.append(mode) for mode in main.MODES})
+    monkeypatch.setattr(main, "COMMANDS", {mode: lambda mode=mode: found.append(mode) for mode in arguments.MODES})
     return found
 
 
@@ -91,8 +91,8 @@ def error_of(call: Callable[..., None], *arguments: str) -> str:
 
 
 def test_the_table_has_every_mode_and_every_flag():
-    assert set(ACCEPTED) == set(main.MODES) == set(main.COMMANDS)
-    assert set(VALUES) == set(main.USED_BY) == {name for names in ACCEPTED.values() for name in names.split()}
+    assert set(ACCEPTED) == set(arguments.MODES) == set(main.COMMANDS)
+    assert set(VALUES) == set(arguments.USED_BY) == {name for names in ACCEPTED.values() for name in names.split()}
 
 
 @pytest.mark.parametrize("flag", VALUES)
@@ -103,7 +103,7 @@ def test_a_mode_accepts_its_flags_and_names_any_other(command, ran, mode, flag):
         assert ran == [mode]
     else:
         message = error_of(command, f"--mode={mode}", *given(flag))
-        users = "|".join(m for m in main.MODES if flag in ACCEPTED[m].split())
+        users = "|".join(m for m in arguments.MODES if flag in ACCEPTED[m].split())
         assert message == f"error: --mode={mode} does not use --{flag} (for --mode={users}); leave it out"
         assert ran == []
 
@@ -127,9 +127,9 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
             read.add(self.name)
             return self._holder.value
 
-    for name, holder in list(vars(main).items()):
+    for name, holder in list(vars(arguments).items()):
         if isinstance(holder, flags.FlagHolder):
-            monkeypatch.setattr(main, name, Spy(holder))
+            monkeypatch.setattr(arguments, name, Spy(holder))
     for module in ("sample", "plan", "train", "data"):
         monkeypatch.setattr(main, module, MagicMock())
     monkeypatch.setattr(main, "resolve", lambda config: config)

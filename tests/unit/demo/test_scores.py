@@ -15,7 +15,8 @@ from demo.picture import picture
 from demo.samples import Readings, sample
 from demo.scores import MEASURES, DigitClassifier, is_caption, is_right_answer, judge, missed
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.pipeline.pipeline import ImageSample, TextSample
+from dualdiff_jax.pipeline.image_calls import ImageSample
+from dualdiff_jax.pipeline.text_calls import TextSample
 
 LENGTH, STEPS = 12, 3
 

@@ -1,0 +1,93 @@
+"""A loaded model, which runs the jitted programs with its weights on its mesh."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
+from jax.sharding import Mesh, NamedSharding
+
+from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
+from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.pipeline import arrays_in, inputs, programs
+from dualdiff_jax.sharding import batch_parts, batch_sharding
+
+
+class LoadedModel:
+    """A model's config, weights and tokenizer, and the mesh that the weights lie on; calls programs with them."""
+
+    def __init__(self, config: ModelConfig, weights: Weights, tokenizer: Tokenizer):
+        """Takes what ``weights.load_model`` returns; all weights share one mesh, or lie on one device."""
+        self.config, self.weights, self.tokenizer = config, weights, tokenizer
+        sharding = next(iter(weights.values())).sharding
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
+        self._mesh = mesh if isinstance(mesh, Mesh) else None
+
+    def encode_text(self, token_ids: TokenIds | np.ndarray) -> TextEmbeddings:
+        """(b, l) -> (b, l, t5 width)."""
+        return self.run(
+            programs.encode_text, arrays_in.token_array("token_ids", token_ids, self.config.t5.vocab_size, 2)
+        )
+
+    def encode_image(self, images: Images | np.ndarray, rng: Key | None = None) -> Latents:
+        """(b, H, W, 3) in [-1, 1] -> latents (b, h, w, c); a draw from the posterior, or its mode without ``rng``."""
+        images = arrays_in.float_array("images", images, ("b", "H", "W", 3))
+        step = self.config.mmdit.patch_size * self.config.autoencoder.downscale
+        if any(side % step for side in images.shape[1:3]):
+            raise UserError(f"images has shape {images.shape}; give sides that are multiples of {step}")
+        return self.run(programs.encode_image, images.astype(jnp.float32), arrays_in.as_key("rng", rng))
+
+    def decode_latents(self, latents: Latents | np.ndarray) -> Images:
+        """(b, h, w, c) -> (b, H, W, 3), nominally in [-1, 1]."""
+        latents = arrays_in.latent_array("latents", latents, self.config)
+        return self.run(programs.decode_latents, latents.astype(jnp.float32))
+
+    def denoise(
+        self, latents: Latents | None, timestep: PerExample | np.ndarray, text_embeddings: TextEmbeddings
+    ) -> DenoiserOutput:
+        """Velocity and logits. latents (b, h, w, c) or None (the null image); timestep (b,) in [0, 1000]."""
+        timestep = arrays_in.timestep_array("timestep", timestep)
+        text = arrays_in.float_array("text_embeddings", text_embeddings, ("b", "l", self.config.t5.width))
+        if latents is not None:
+            latents = arrays_in.latent_array("latents", latents, self.config)
+        arrays_in.check_same_count(latents=latents, timestep=timestep, text_embeddings=text)
+        return self.run(programs.denoise, latents, timestep, text)
+
+    def subs_log_probs(self, latents: Latents | None, token_ids: TokenIds | np.ndarray) -> jax.Array:
+        """(b, l, v) fp32: the distribution that a masked token is drawn from; a visible token has probability 1.
+
+        SUBS (arXiv 2406.07524, section 3.2.1). latents (b, h, w, c) without noise, or None; token_ids (b, l).
+        """
+        token_ids = arrays_in.token_array("token_ids", token_ids, self.tokenizer.vocab_size, 2)
+        if latents is not None:
+            latents = arrays_in.latent_array("latents", latents, self.config)
+        arrays_in.check_same_count(latents=latents, token_ids=token_ids)
+        return self.run(programs.subs_log_probs, latents, token_ids, self.tokenizer.mask_token_id)
+
+    def run(self, program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a program with this model's config and weights, with its mesh in force."""
+        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+            return program(self.config, self.weights, *args, **kwargs)
+
+    def place(self, rows: np.ndarray | jax.Array) -> jax.Array:
+        """A batch, split over the mesh."""
+        return jnp.asarray(rows) if self._mesh is None else jax.device_put(rows, batch_sharding(self._mesh))
+
+    @property
+    def batch_parts(self) -> int:
+        """How many parts a batch is split into over the mesh."""
+        return 1 if self._mesh is None else batch_parts(self._mesh)
+
+    def batches(self, keys: Key) -> Iterator[tuple[np.ndarray, int, Key]]:
+        """Examples in batches of one size, as ``inputs.batches`` yields them."""
+        return inputs.batches(keys, self.config.sampling.batch_size, self.batch_parts)
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """All of ``array``, on each host."""
+    return np.asarray(array) if array.is_fully_addressable else process_allgather(array, tiled=True)
