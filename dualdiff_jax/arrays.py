@@ -16,6 +16,7 @@ PerExample: TypeAlias = jax.Array  # (b,) float
 PerToken: TypeAlias = jax.Array  # (b, l) float or bool
 Key: TypeAlias = jax.Array  # a typed PRNG key
 Weights: TypeAlias = dict[str, jax.Array]  # leaf name, dotted -> array
+SeparatedWeights: TypeAlias = dict[str, jax.Array | tuple[jax.Array, ...]]  # the layers of a stack as a tuple
 
 SEEDS = 1 << 64  # a seed is an integer from 0 to SEEDS - 1
 

@@ -49,33 +49,66 @@ class JointBlock(nnx.Module):
         self.text = Stream(config, rngs=rngs)
         self.scale = (config.width // config.heads) ** -0.5
 
+    def modulation(self, conditioning: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The vectors of equation (1) for the two streams, (b, 6, d) each, from the conditioning (b, d)."""
+        with jax.named_scope("modulation"):
+            return self.image.modulation(conditioning), self.text.modulation(conditioning)
+
+    def image_qkv(self, image_stream: jax.Array, vectors: jax.Array) -> jax.Array:
+        """What attention reads of the image stream, (b, i, 3, h, k); ``vectors`` are those of ``modulation``."""
+        return _qkv(self.image, image_stream, vectors)
+
     def __call__(
-        self, image_stream: jax.Array, text_stream: jax.Array, conditioning: jax.Array
+        self,
+        image_stream: jax.Array,
+        text_stream: jax.Array,
+        modulation: tuple[jax.Array, jax.Array],
+        *,
+        image_qkv: jax.Array | None = None,
+        is_wanted: tuple[bool, bool] = (True, True),
     ) -> tuple[jax.Array, jax.Array]:
         """Both streams after the block.
 
         Args:
             image_stream: (b, i, d).
             text_stream: (b, l, d).
-            conditioning: (b, d), or (1, d) for all examples.
+            modulation: (b, 6, d) for each stream, or (1, 6, d) for all examples.
+            image_qkv: ``self.image_qkv`` of this image stream, where the caller has it.
+            is_wanted: of each stream, whether it is computed; one that is not is returned as it came.
         """
-        weights, streams = (self.image, self.text), (image_stream, text_stream)
-        with jax.named_scope("modulation"):
-            vectors = [jnp.unstack(stream.modulation(conditioning), axis=1) for stream in weights]
-        with jax.named_scope("qkv"):
-            qkv = [
-                constrain(stream.qkv(modulate(x, shift, scale)), "qkv")
-                for stream, x, (shift, scale, *_) in zip(weights, streams, vectors, strict=True)
-            ]
-        q, k, v = jnp.unstack(jnp.concatenate(qkv, axis=1), axis=2)
+        sides = (self.image, self.text)
+        if image_qkv is None:
+            image_qkv = self.image_qkv(image_stream, modulation[0])
+        parts = image_qkv, _qkv(self.text, text_stream, modulation[1])
+        q, k, v = jnp.unstack(jnp.concatenate(parts, axis=1), axis=2)
+        length = image_stream.shape[1]
+        if not all(is_wanted):
+            q = q[:, :length] if is_wanted[0] else q[:, length:]
         attended = attention(q, k, v, scale=self.scale, kernel=self.kernel)
-        out = []
-        for stream, x, attention_part, (_, _, gate_a, shift_m, scale_m, gate_m) in zip(
-            weights, streams, jnp.split(attended, [image_stream.shape[1]], axis=1), vectors, strict=True
-        ):
-            x = x + gate_a[:, None] * stream.attention_out(attention_part)
-            with jax.named_scope("mlp"):
-                hidden = constrain(stream.mlp_in(modulate(x, shift_m, scale_m)), "mlp")
-                y = stream.mlp_out(gelu(hidden))
-            out.append(constrain(x + gate_m[:, None] * y, "stream"))
-        return out[0], out[1]
+        attended = jnp.split(attended, [length], axis=1) if all(is_wanted) else [attended, attended]
+        image_stream, text_stream = (
+            _after_attention(*side) if wanted else side[1]
+            for wanted, side in zip(
+                is_wanted,
+                zip(sides, (image_stream, text_stream), attended, modulation, strict=True),
+                strict=True,
+            )
+        )
+        return image_stream, text_stream
+
+
+def _qkv(weights: Stream, x: jax.Array, vectors: jax.Array) -> jax.Array:
+    """(b, s, d) -> (b, s, 3, h, k)."""
+    shift, scale = vectors[:, 0], vectors[:, 1]
+    with jax.named_scope("qkv"):
+        return constrain(weights.qkv(modulate(x, shift, scale)), "qkv")
+
+
+def _after_attention(weights: Stream, x: jax.Array, attended: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Equations (2) and (3) for one stream x (b, s, d), from what it attended to (b, s, h, k)."""
+    _, _, gate_a, shift_m, scale_m, gate_m = jnp.unstack(vectors, axis=1)
+    x = x + gate_a[:, None] * weights.attention_out(attended)
+    with jax.named_scope("mlp"):
+        hidden = constrain(weights.mlp_in(modulate(x, shift_m, scale_m)), "mlp")
+        y = weights.mlp_out(gelu(hidden))
+    return constrain(x + gate_m[:, None] * y, "stream")

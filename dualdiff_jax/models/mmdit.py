@@ -38,7 +38,7 @@ class MMDiT(nnx.Module):
         rngs: Draws the initial weights.
 
     Attributes:
-        run_blocks: How the stack is run (``models/stack.py``): as a plain loop, with remat, or for inference.
+        run_blocks: How ``__call__`` runs the stack (``models/stack.py``): as a plain loop, or with remat.
     """
 
     def __init__(self, config: MMDiTConfig, *, channels: int, text_width: int, dtype: str, kernel: str, rngs: nnx.Rngs):
@@ -77,25 +77,64 @@ class MMDiT(nnx.Module):
         Raises:
             ValueError: h or w is not a multiple of the patch, or is beyond the position table.
         """
-        batch = text_embeddings.shape[0]
-        if latents is None:
-            shape = (batch, *self.null_image.shape[1:])
-            image_stream = jnp.broadcast_to(self.null_image[...].astype(self.dtype), shape)
-        else:
-            image_stream = self._embed(latents)
-        text_stream = self.text_embedding(text_embeddings.astype(self.dtype))
-        conditioning = silu(self.timestep_embedding(timestep, self.dtype))
-        image_stream, text_stream = constrain(image_stream, "stream"), constrain(text_stream, "stream")
+        conditioning = self.condition(timestep)
+        streams = self.embed_image(latents, text_embeddings.shape[0]), self.embed_text(text_embeddings)
         image_stream, text_stream = self.run_blocks(
-            self.blocks, lambda block, streams: block(*streams, conditioning), (image_stream, text_stream)
+            self.blocks, lambda block, streams: block(*streams, block.modulation(conditioning)), streams
         )
         velocity = None
         if latents is not None:
-            height, width = latents.shape[1:3]
-            velocity = self._velocity(image_stream, conditioning, height, width)
+            velocity = self.velocity_head(image_stream, self.image_modulation(conditioning), *latents.shape[1:3])
+        return DenoiserOutput(velocity, self.text_head(text_stream))
+
+    def condition(self, timestep: PerExample) -> jax.Array:
+        """silu(c) of equation (2): (b,) in [0, 1000] -> (b, d)."""
+        return silu(self.timestep_embedding(timestep, self.dtype))
+
+    def embed_image(self, latents: Latents | None, batch: int) -> jax.Array:
+        """Equation (1) for the image stream.
+
+        Args:
+            latents: (b, h, w, c), or None for the learned tokens that stand for no image.
+            batch: b.
+
+        Returns:
+            (b, i, d).
+
+        Raises:
+            ValueError: h or w is not a multiple of the patch, or is beyond the position table.
+        """
+        if latents is None:
+            stream = jnp.broadcast_to(self.null_image[...].astype(self.dtype), (batch, *self.null_image.shape[1:]))
+        else:
+            stream = self._embed(latents)
+        return constrain(stream, "stream")
+
+    def embed_text(self, text_embeddings: TextEmbeddings) -> jax.Array:
+        """Equation (1) for the text stream: (b, l, t5 width) -> (b, l, d)."""
+        return constrain(self.text_embedding(text_embeddings.astype(self.dtype)), "stream")
+
+    def velocity_head(self, image_stream: jax.Array, vectors: jax.Array, height: int, width: int) -> Latents:
+        """Equation (3).
+
+        Args:
+            image_stream: (b, i, d), after the last block.
+            vectors: (b or 1, 2, d), of ``image_modulation``.
+            height: of the latents.
+            width: of the latents.
+
+        Returns:
+            (b, h, w, c) in fp32.
+        """
+        with jax.named_scope("image_head"):
+            scale, shift = jnp.unstack(vectors, axis=1)
+            tokens = self.image_out(modulate(image_stream, shift, scale))
+            return unpatchify(tokens, height, width, self.patch_size).astype(jnp.float32)
+
+    def text_head(self, text_stream: jax.Array) -> jax.Array:
+        """Equation (4): (b, l, d), after the last block, -> (b, l, v)."""
         with jax.named_scope("text_head"):
-            logits = self.text_out(layer_norm(text_stream))
-        return DenoiserOutput(velocity, logits)
+            return self.text_out(layer_norm(text_stream))
 
     def _embed(self, latents: Latents) -> jax.Array:
         height, width = latents.shape[1:3]
@@ -107,9 +146,3 @@ class MMDiT(nnx.Module):
         with jax.named_scope("patch_embedding"):
             tokens = self.patch_embedding(patchify(latents, self.patch_size).astype(self.dtype))
             return tokens + window.astype(self.dtype)
-
-    def _velocity(self, image_stream: jax.Array, conditioning: jax.Array, height: int, width: int) -> Latents:
-        with jax.named_scope("image_head"):
-            scale, shift = jnp.unstack(self.image_modulation(conditioning), axis=1)
-            tokens = self.image_out(modulate(image_stream, shift, scale))
-            return unpatchify(tokens, height, width, self.patch_size).astype(jnp.float32)

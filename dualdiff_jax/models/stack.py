@@ -1,7 +1,9 @@
 """A stack of equal blocks: one set of parameters with a leading ``layers`` dim, one compiled body.
 
-Three ways to run it: ``scan_blocks``; ``rematerialised``, whose backward pass computes some activations again; and
-``peeled``, for inference, where the compiler can drop what the last block computes for an unused output.
+Two ways to run it in training: ``scan_blocks``, and ``rematerialised``, whose backward pass computes some activations
+again. Inference runs the last block on its own (``all_but_last`` and ``layer``), so that it computes what is asked for
+and no more. It may also hold every layer's parameters as arrays of their own (``separated``): then no loop is left,
+and no layer's weights are copied out of a stack before they are used, as XLA does for GPUs.
 """
 
 import functools
@@ -9,12 +11,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from dualdiff_jax.models.attention import SAVED
 from dualdiff_jax.models.linear import PRODUCT
 
 Carry = TypeVar("Carry")
+Result = TypeVar("Result")
 Apply = Callable[[nnx.Module, Carry], Carry]
 RunBlocks = Callable[[nnx.Module, Apply, Any], Any]
 
@@ -56,7 +60,7 @@ def scan_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable =
     """Runs ``carry = apply(block, carry)`` for each block, first to last.
 
     Args:
-        blocks: What ``stacked`` returns.
+        blocks: What ``stacked`` returns, or the same with separated parameters.
         apply: (one block, carry) -> carry.
         carry: A pytree of arrays.
         wrap: Applied to the body of the loop, such as ``jax.checkpoint``.
@@ -64,6 +68,10 @@ def scan_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable =
     Returns:
         The last carry.
     """
+    if _has_separated(blocks):
+        for index in range(depth_of(blocks)):
+            carry = apply(layer(blocks, index), carry)
+        return carry
     graph, layers = nnx.split(blocks)
 
     def body(carry: Carry, layer: nnx.State) -> tuple[Carry, None]:
@@ -91,15 +99,54 @@ def rematerialised(policy: str) -> RunBlocks:
     )
 
 
-def peeled(blocks: nnx.Module, apply: Apply, carry: Carry) -> Carry:
-    """``scan_blocks`` with the last block outside the loop, where the compiler removes dead code. Not for gradients."""
+def separated(leaf: jax.Array) -> tuple[jax.Array, ...]:
+    """The layers of a stacked parameter, each an array of its own."""
+    return tuple(leaf[index] for index in range(leaf.shape[0]))
+
+
+def depth_of(blocks: nnx.Module) -> int:
+    """The number of layers of a stack, whose parameters are stacked or separated."""
+    leaf = jax.tree.leaves(nnx.state(blocks), is_leaf=_is_separated)[0]
+    return len(leaf) if _is_separated(leaf) else leaf.shape[0]
+
+
+def layer(blocks: nnx.Module, index: jax.Array | int) -> nnx.Module:
+    """One block of a stack. ``index`` is an int where the parameters are separated."""
     graph, layers = nnx.split(blocks)
-    depth = jax.tree.leaves(layers)[0].shape[0]
-    if depth <= SHALLOW:
-        return scan_blocks(blocks, apply, carry)
+    return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], layers, is_leaf=_is_separated))
 
-    def block(index: jax.Array | int) -> nnx.Module:
-        return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], layers))
 
-    carry = jax.lax.fori_loop(0, depth - 1, lambda index, carry: apply(block(index), carry), carry)
-    return apply(block(depth - 1), carry)
+def all_but_last(
+    blocks: nnx.Module, apply: Callable[[nnx.Module, Any, Carry], Carry], carry: Carry, first: int = 0
+) -> Carry:
+    """Runs ``carry = apply(block, index, carry)`` for each block but the last. Not for gradients.
+
+    Args:
+        blocks: What ``stacked`` returns, or the same with separated parameters.
+        apply: (one block, its number, which a loop traces, carry) -> carry.
+        carry: A pytree of arrays.
+        first: The number of the block to begin with.
+    """
+    depth = depth_of(blocks)
+    if _has_separated(blocks) or depth <= SHALLOW:
+        for index in range(first, depth - 1):
+            carry = apply(layer(blocks, index), index, carry)
+        return carry
+    return jax.lax.fori_loop(first, depth - 1, lambda index, carry: apply(layer(blocks, index), index, carry), carry)
+
+
+def for_each(blocks: nnx.Module, apply: Callable[[nnx.Module], Result]) -> Result:
+    """``apply(block)`` of each block, stacked along a first dim of ``layers``."""
+    if _has_separated(blocks):
+        found = [apply(layer(blocks, index)) for index in range(depth_of(blocks))]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+    graph, layers = nnx.split(blocks)
+    return jax.lax.map(lambda layer: apply(nnx.merge(graph, layer)), layers)
+
+
+def _is_separated(leaf: Any) -> bool:
+    return type(leaf) is tuple
+
+
+def _has_separated(blocks: nnx.Module) -> bool:
+    return any(map(_is_separated, jax.tree.leaves(nnx.state(blocks), is_leaf=_is_separated)))

@@ -5,10 +5,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dualdiff_jax.arrays import Latents, PerExample, TextEmbeddings, TokenIds, Weights
+from dualdiff_jax.arrays import Latents, PerExample, SeparatedWeights, TextEmbeddings, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.models import passes
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.models.stack import peeled
 from dualdiff_jax.sampling.flow_sampler import euler
 from dualdiff_jax.sampling.guidance import guided_velocity
 
@@ -16,7 +16,7 @@ from dualdiff_jax.sampling.guidance import guided_velocity
 @partial(jax.jit, static_argnames=("config", "is_guided"))
 def generate_images(
     config: ModelConfig,
-    weights: Weights,
+    weights: Weights | SeparatedWeights,
     text: TokenIds | TextEmbeddings,
     null_text: TokenIds | TextEmbeddings,
     noise: Latents,
@@ -40,17 +40,17 @@ def generate_images(
     Returns:
         Latents (b, h, w, c), and the clean estimate of each step (n, b, h, w, c), both in fp32.
     """
-    model = bind(config, weights, peeled)
+    model = bind(config, weights)
 
-    def embeddings(text: TokenIds | TextEmbeddings) -> TextEmbeddings:
-        return model.encode_text(text) if text.ndim == 2 else text.astype(config.compute_dtype)
+    mmdit = model.mmdit
 
-    text = embeddings(text)
-    null = jnp.broadcast_to(embeddings(null_text), text.shape) if is_guided else None
+    def text_stream(text: TokenIds | TextEmbeddings) -> jax.Array:
+        return mmdit.embed_text(model.encode_text(text) if text.ndim == 2 else text)
 
-    def velocity(latents: Latents, timestep: PerExample, text: TextEmbeddings) -> Latents:
-        velocity = model.denoise(latents, timestep, text).velocity
-        assert velocity is not None  # latents are given
-        return velocity
+    text = text_stream(text)
+    null = jnp.broadcast_to(text_stream(null_text), text.shape) if is_guided else None
+
+    def velocity(latents: Latents, timestep: PerExample, text: jax.Array) -> Latents:
+        return passes.velocity(mmdit, latents, text, passes.modulation_at(mmdit, timestep))
 
     return euler(guided_velocity(velocity, text, null, guidance_scale), noise, sigmas)

@@ -10,7 +10,17 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh, NamedSharding
 
-from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
+from dualdiff_jax.arrays import (
+    DenoiserOutput,
+    Images,
+    Key,
+    Latents,
+    PerExample,
+    SeparatedWeights,
+    TextEmbeddings,
+    TokenIds,
+    Weights,
+)
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
@@ -21,10 +31,13 @@ from dualdiff_jax.sharding import batch_parts, batch_sharding
 class LoadedModel:
     """A model's config, weights and tokenizer, and the mesh that the weights lie on; calls programs with them."""
 
-    def __init__(self, config: ModelConfig, weights: Weights, tokenizer: Tokenizer):
-        """Takes what ``weights.load_model`` returns; all weights share one mesh, or lie on one device."""
+    def __init__(self, config: ModelConfig, weights: Weights | SeparatedWeights, tokenizer: Tokenizer):
+        """Takes what ``weights.load_model`` returns; all weights share one mesh, or lie on one device.
+
+        Weights whose stacks are separated (``bundle.separated_weights``) are faster on a GPU.
+        """
         self.config, self.weights, self.tokenizer = config, weights, tokenizer
-        sharding = next(iter(weights.values())).sharding
+        sharding = jax.tree.leaves(weights)[0].sharding
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
         self._mesh = mesh if isinstance(mesh, Mesh) else None
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.convert.importer import open_pipeline
 from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.models.bundle import separated_weights
 from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.pipeline.image_calls import ImageCalls
 from dualdiff_jax.pipeline.text_calls import TextCalls
@@ -59,5 +60,7 @@ class DualDiffusionPipeline(ImageCalls, TextCalls):
             )
         mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
         if path.is_dir() and not is_model_folder(path) and (path / "model_index.json").is_file():
-            return cls(*open_pipeline(path, mesh, dtype, cache))
-        return cls(*load_model(path, mesh, dtype))
+            config, weights, tokenizer = open_pipeline(path, mesh, dtype, cache)
+        else:
+            config, weights, tokenizer = load_model(path, mesh, dtype)
+        return cls(config, separated_weights(config, weights), tokenizer)

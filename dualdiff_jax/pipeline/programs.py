@@ -10,7 +10,17 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dualdiff_jax.arrays import DenoiserOutput, Images, Key, Latents, PerExample, TextEmbeddings, TokenIds, Weights
+from dualdiff_jax.arrays import (
+    DenoiserOutput,
+    Images,
+    Key,
+    Latents,
+    PerExample,
+    SeparatedWeights,
+    TextEmbeddings,
+    TokenIds,
+    Weights,
+)
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives import masked_diffusion
@@ -23,26 +33,30 @@ def noise(rngs: Key, shape: tuple[int, ...]) -> Latents:
 
 
 @partial(jax.jit, static_argnames="config")
-def encode_text(config: ModelConfig, weights: Weights, token_ids: TokenIds) -> TextEmbeddings:
+def encode_text(config: ModelConfig, weights: Weights | SeparatedWeights, token_ids: TokenIds) -> TextEmbeddings:
     """(b, l) -> (b, l, t5 width)."""
     return bind(config, weights).encode_text(token_ids)
 
 
 @partial(jax.jit, static_argnames="config")
-def encode_image(config: ModelConfig, weights: Weights, images: Images, rng: Key | None) -> Latents:
+def encode_image(config: ModelConfig, weights: Weights | SeparatedWeights, images: Images, rng: Key | None) -> Latents:
     """(b, H, W, 3) in [-1, 1] -> (b, h, w, c); a draw from the posterior, or its mode where ``rng`` is None."""
     return bind(config, weights).autoencoder.encode(images, rng)
 
 
 @partial(jax.jit, static_argnames="config")
-def decode_latents(config: ModelConfig, weights: Weights, latents: Latents) -> Images:
+def decode_latents(config: ModelConfig, weights: Weights | SeparatedWeights, latents: Latents) -> Images:
     """(b, h, w, c) -> (b, H, W, 3), nominally in [-1, 1]."""
     return bind(config, weights).autoencoder.decode(latents)
 
 
 @partial(jax.jit, static_argnames="config")
 def denoise(
-    config: ModelConfig, weights: Weights, latents: Latents | None, timestep: PerExample, text: TextEmbeddings
+    config: ModelConfig,
+    weights: Weights | SeparatedWeights,
+    latents: Latents | None,
+    timestep: PerExample,
+    text: TextEmbeddings,
 ) -> DenoiserOutput:
     """Velocity and logits. latents (b, h, w, c) or None; timestep (b,) in [0, 1000]; text (b, l, t5 width)."""
     return bind(config, weights).denoise(latents, timestep, text)
@@ -50,7 +64,11 @@ def denoise(
 
 @partial(jax.jit, static_argnames=("config", "mask_token_id"))
 def subs_log_probs(
-    config: ModelConfig, weights: Weights, latents: Latents | None, token_ids: TokenIds, mask_token_id: int
+    config: ModelConfig,
+    weights: Weights | SeparatedWeights,
+    latents: Latents | None,
+    token_ids: TokenIds,
+    mask_token_id: int,
 ) -> jax.Array:
     """(b, l, v) fp32, SUBS given clean latents (b, h, w, c) or None, and token_ids (b, l) with masks."""
     model = bind(config, weights)

@@ -3,12 +3,11 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 
-from dualdiff_jax.arrays import Images, Key, TokenIds, Weights
+from dualdiff_jax.arrays import Images, Key, SeparatedWeights, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.models import passes
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.models.stack import peeled
 from dualdiff_jax.sampling.masked_sampler import MaskedSample
 from dualdiff_jax.sampling.text_samplers import text_sampler
 
@@ -16,7 +15,7 @@ from dualdiff_jax.sampling.text_samplers import text_sampler
 @partial(jax.jit, static_argnames=("config", "mask_token_id", "steps", "order"))
 def generate_text(
     config: ModelConfig,
-    weights: Weights,
+    weights: Weights | SeparatedWeights,
     images: Images,
     token_ids: TokenIds,
     rngs: Key,
@@ -40,12 +39,12 @@ def generate_text(
     Raises:
         ValueError: ``order`` names no sampler.
     """
-    sampler, model = text_sampler(order), bind(config, weights, peeled)
+    sampler, model = text_sampler(order), bind(config, weights)
     keys = jax.vmap(jax.random.split)(rngs)
     latents = model.autoencoder.encode(images, keys[:, 0])
-    clean = jnp.zeros(1)  # the timestep of an image without noise
+    image = passes.image_side(model.mmdit, latents, len(images))
 
     def logits(token_ids: TokenIds) -> jax.Array:
-        return model.denoise(latents, clean, model.encode_text(token_ids)).logits
+        return passes.logits(model.mmdit, image, model.encode_text(token_ids))
 
     return sampler(logits, keys[:, 1], token_ids, mask_token_id=mask_token_id, steps=steps)

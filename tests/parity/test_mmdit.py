@@ -101,7 +101,7 @@ def test_one_block(seed, layer):
     image, text, conditioning = draw(rng, BATCH, 6, width), draw(rng, BATCH, 5, width), draw(rng, BATCH, width)
     graph, layers = nnx.split(bind(CONFIG, pair.weights).mmdit.blocks)
     block = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[layer], layers))
-    our_image, our_text = block(image, text, jax.nn.silu(conditioning))
+    our_image, our_text = block(image, text, block.modulation(jax.nn.silu(conditioning)))
     arguments = {"hidden_states": image, "encoder_hidden_states": text, "temb": conditioning}
     block = pair.mmdit.transformer_blocks[layer]
     text, image = block(**{name: torch.from_numpy(array) for name, array in arguments.items()})

@@ -71,7 +71,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
 def test_block_by_its_equations():
     block = random_block()
     for found, expected in zip(
-        block(IMAGE, TEXT, CONDITIONING), by_hand(block, IMAGE, TEXT, CONDITIONING), strict=True
+        block(IMAGE, TEXT, block.modulation(CONDITIONING)), by_hand(block, IMAGE, TEXT, CONDITIONING), strict=True
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -79,7 +79,7 @@ def test_block_by_its_equations():
 def test_a_fresh_block_is_the_identity():
     """Its gates are zero: a new block adds nothing to either stream."""
     block = JointBlock(CONFIG.mmdit, rngs=nnx.Rngs(0))
-    image, text = block(IMAGE, TEXT, CONDITIONING)
+    image, text = block(IMAGE, TEXT, block.modulation(CONDITIONING))
     np.testing.assert_array_equal(image, IMAGE)
     np.testing.assert_array_equal(text, TEXT)
 

@@ -1,0 +1,100 @@
+"""The MMDiT's two passes in inference. Each computes what its own output needs, and nothing twice.
+
+(1) The vectors of AdaLN depend on the timestep alone, a third of all weights: ``modulation_at`` computes them for all
+    timesteps of a schedule before the loop.
+(2) ``velocity`` leaves out the text head and what only it needs: the text's queries and MLP in the last block.
+(3) ``logits`` leaves out the image head and what only it needs. What of the image does not depend on the text comes
+    from ``image_side``, once for all texts: its embedding, and what the first block's attention reads of it.
+The results are those of ``MMDiT.__call__``.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dualdiff_jax.arrays import Latents, PerExample, TextEmbeddings
+from dualdiff_jax.models.mmdit import MMDiT
+from dualdiff_jax.models.stack import all_but_last, depth_of, for_each, layer
+
+
+class Modulation(NamedTuple):
+    """The vectors of AdaLN at n timesteps."""
+
+    image: jax.Array  # (layers, n, 6, d)
+    text: jax.Array  # (layers, n, 6, d)
+    head: jax.Array  # (n, 2, d)
+
+    def at(self, k: jax.Array | int) -> "Modulation":
+        """Those of the one timestep number ``k``, as n = 1."""
+        return Modulation(
+            *(jax.lax.dynamic_slice_in_dim(blocks, k, 1, axis=1) for blocks in (self.image, self.text)),
+            jax.lax.dynamic_slice_in_dim(self.head, k, 1),
+        )
+
+    def of_block(self, index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        """Those of the two streams in one block, (n, 6, d) each."""
+        return self.image[index], self.text[index]
+
+
+class ImageSide(NamedTuple):
+    """What a text pass needs of an image without noise."""
+
+    stream: jax.Array  # (b, i, d)
+    qkv: jax.Array  # (b, i, 3, h, k), of the first block
+    modulation: Modulation  # at timestep 0
+
+
+def modulation_at(mmdit: MMDiT, timesteps: PerExample) -> Modulation:
+    """The vectors of AdaLN at ``timesteps`` (n,), each in [0, 1000]."""
+    conditioning = mmdit.condition(timesteps)
+    image, text = for_each(mmdit.blocks, lambda block: block.modulation(conditioning))
+    return Modulation(image, text, mmdit.image_modulation(conditioning))
+
+
+def velocity(mmdit: MMDiT, latents: Latents, text_stream: jax.Array, modulation: Modulation) -> Latents:
+    """The velocity alone.
+
+    Args:
+        mmdit: The network.
+        latents: (b, h, w, c).
+        text_stream: (b, l, d), of ``mmdit.embed_text``.
+        modulation: At one timestep.
+
+    Returns:
+        (b, h, w, c) in fp32.
+    """
+    streams = mmdit.embed_image(latents, len(latents)), text_stream
+    streams = all_but_last(mmdit.blocks, lambda block, i, streams: block(*streams, modulation.of_block(i)), streams)
+    last = depth_of(mmdit.blocks) - 1
+    image, _ = layer(mmdit.blocks, last)(*streams, modulation.of_block(last), is_wanted=(True, False))
+    return mmdit.velocity_head(image, modulation.head, *latents.shape[1:3])
+
+
+def image_side(mmdit: MMDiT, latents: Latents | None, batch: int) -> ImageSide:
+    """What ``logits`` needs of clean latents (b, h, w, c), or of no image (None) for ``batch`` examples."""
+    modulation = modulation_at(mmdit, jnp.zeros(1))
+    stream = mmdit.embed_image(latents, batch)
+    return ImageSide(stream, layer(mmdit.blocks, 0).image_qkv(stream, modulation.image[0]), modulation)
+
+
+def logits(mmdit: MMDiT, image: ImageSide, text_embeddings: TextEmbeddings) -> jax.Array:
+    """The text's logits alone.
+
+    Args:
+        mmdit: The network.
+        image: Of ``image_side``.
+        text_embeddings: (b, l, t5 width).
+
+    Returns:
+        (b, l, v) in the compute dtype.
+    """
+    streams, last = (image.stream, mmdit.embed_text(text_embeddings)), depth_of(mmdit.blocks) - 1
+    vectors, only_text = image.modulation.of_block, (False, True)
+    if last == 0:
+        _, text = layer(mmdit.blocks, 0)(*streams, vectors(0), image_qkv=image.qkv, is_wanted=only_text)
+        return mmdit.text_head(text)
+    streams = layer(mmdit.blocks, 0)(*streams, vectors(0), image_qkv=image.qkv)
+    streams = all_but_last(mmdit.blocks, lambda block, i, streams: block(*streams, vectors(i)), streams, first=1)
+    _, text = layer(mmdit.blocks, last)(*streams, vectors(last), is_wanted=only_text)
+    return mmdit.text_head(text)

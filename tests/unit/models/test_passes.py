@@ -1,0 +1,95 @@
+"""Laws of the passes of inference: the same values as the whole network, without what they do not need."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dualdiff_jax.models import passes
+from dualdiff_jax.models.bundle import bind, separated_weights
+from dualdiff_jax.models.stack import SHALLOW
+from tests.unit.tiny import CONFIG, random_weights
+
+DEPTHS = (1, 2, SHALLOW + 2)
+TIMESTEPS = jnp.array([900.0, 250.0, 0.0])
+BATCH, LENGTH = 2, 5
+
+
+def of_depth(depth: int):
+    config = dataclasses.replace(CONFIG, mmdit=dataclasses.replace(CONFIG.mmdit, depth=depth))
+    return config, random_weights(config)
+
+
+def inputs(config):
+    latents, text = (
+        jax.random.normal(jax.random.key(seed), shape)
+        for seed, shape in ((1, (BATCH, 4, 4, config.autoencoder.channels)), (2, (BATCH, LENGTH, config.t5.width)))
+    )
+    return latents, text
+
+
+@pytest.mark.parametrize("is_separated", [False, True])
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_the_passes_are_the_network(depth, is_separated):
+    config, weights = of_depth(depth)
+    latents, text = inputs(config)
+    whole = bind(config, weights).mmdit
+    mmdit = bind(config, separated_weights(config, dict(weights)) if is_separated else weights).mmdit
+
+    @jax.jit
+    def run(latents, text):
+        modulation, stream = passes.modulation_at(mmdit, TIMESTEPS), mmdit.embed_text(text)
+        velocities = [passes.velocity(mmdit, latents, stream, modulation.at(k)) for k in range(len(TIMESTEPS))]
+        sides = [passes.image_side(mmdit, image, BATCH) for image in (latents, None)]
+        return velocities, [passes.logits(mmdit, side, text) for side in sides]
+
+    velocities, logits = run(latents, text)
+    for timestep, velocity in zip(TIMESTEPS, velocities, strict=True):
+        np.testing.assert_allclose(velocity, whole(latents, timestep[None], text).velocity, rtol=1e-4, atol=1e-5)
+    for image, found in zip((latents, None), logits, strict=True):
+        np.testing.assert_allclose(found, whole(image, jnp.zeros(1), text).logits, rtol=1e-4, atol=1e-5)
+
+
+def dots(function, *args) -> int:
+    return jax.jit(function).lower(*args).compile().as_text().count(" dot(")
+
+
+def test_what_a_pass_does_not_need_is_not_computed():
+    config, weights = of_depth(2)
+    latents, text = inputs(config)
+    weights = separated_weights(config, weights)
+
+    def whole(weights, latents, text):
+        return bind(config, weights).mmdit(latents, jnp.zeros(1), text)
+
+    def velocity(weights, latents, stream, modulation):
+        return passes.velocity(bind(config, weights).mmdit, latents, stream, modulation)
+
+    def logits(weights, side, text):
+        return passes.logits(bind(config, weights).mmdit, side, text)
+
+    mmdit = bind(config, weights).mmdit
+    modulation, side = passes.modulation_at(mmdit, jnp.zeros(1)), passes.image_side(mmdit, latents, BATCH)
+    conditioning = 2 + 2 * 2 + 1  # the timestep's MLP, the modulation of two streams in two blocks and of the head
+    after_attention = 3  # of one stream: out of attention, into and out of the MLP
+    all_dots = dots(whole, weights, latents, text)
+    text_embedding = text_head = patch_embedding = image_head = first_qkv = 1
+    assert all_dots - dots(velocity, weights, latents, mmdit.embed_text(text), modulation) == (
+        conditioning + text_embedding + text_head + after_attention
+    )
+    assert all_dots - dots(logits, weights, side, text) == (
+        conditioning + patch_embedding + first_qkv + image_head + after_attention
+    )
+
+
+def test_separated_weights_are_the_layers_of_the_stacks_and_leave_no_second_copy():
+    config, weights = of_depth(3)
+    expected = dict(weights)
+    found = separated_weights(config, weights)
+    assert not weights and found.keys() == expected.keys()
+    for name, leaf in found.items():
+        if ".blocks." in name:
+            assert isinstance(leaf, tuple) and len(leaf) == len(expected[name])
+        np.testing.assert_array_equal(np.stack(leaf) if isinstance(leaf, tuple) else leaf, expected[name])
