@@ -15,6 +15,7 @@ from dualdiff_jax.pipeline.inputs import Seed, Texts
 from dualdiff_jax.pipeline.loaded_model import LoadedModel, to_host
 from dualdiff_jax.pipeline.text_inputs import negative_texts, prompt_texts
 from dualdiff_jax.progress import Progress, report
+from dualdiff_jax.sampling.flow_sampler import image_sampler
 
 Output = Literal["pil", "numpy", "latents"]
 MOST_IMAGES = 1 << 20  # of one call
@@ -115,16 +116,30 @@ class ImageCalls(LoadedModel):
     ) -> Iterator[ImageSample]:
         """The batches of ``generate_images``, whose arguments are checked; ``texts`` are prompts and negatives."""
         prompts, negatives = texts
+        is_guided, sampler = scale > inputs.NO_GUIDANCE, image_sampler("euler")
+        null = self._null_embeddings(negatives) if is_guided and len(negatives) == 1 else None
         for rows, count, rngs in self.batches(keys):
             noise = programs.noise(rngs, shape) if latents is None else latents[rows].astype(jnp.float32)
-            sampled, estimates = self.run(
+            if is_guided and len(negatives) > 1:
+                null = self._embeddings(self.place(negatives[rows]))
+            state, estimates = self.run(
                 image_programs.generate_images,
-                self.place(prompts[rows]),
-                negatives if len(negatives) == 1 else self.place(negatives[rows]),
-                self.place(noise),
+                self._embeddings(self.place(prompts[rows])),
+                null,
+                sampler.start(self.place(noise)),
                 levels,
                 jnp.float32(scale),
-                is_guided=scale > inputs.NO_GUIDANCE,
+                sampler="euler",
             )
-            yield ImageSample(sampled[:count], estimates[:, :count])
+            yield ImageSample(state.latents[:count], estimates[:, :count])
             report(progress, int(rows[count - 1]) + 1, len(keys))
+
+    def _embeddings(self, texts: np.ndarray | jax.Array) -> TextEmbeddings:
+        """T5's output (b, l, d) for token ids (b, l), or what is such an output already."""
+        return jnp.asarray(texts) if texts.ndim == 3 else self.run(programs.encode_text, texts)
+
+    def _null_embeddings(self, texts: np.ndarray | jax.Array) -> TextEmbeddings:
+        """``_embeddings`` of the one text that guidance leads away from in a whole call."""
+        if texts.ndim == 2 and np.array_equal(texts[0], self.tokenizer.caption_ids("", texts.shape[1])):
+            return self.null_text_embeddings(texts.shape[1])
+        return self._embeddings(texts)

@@ -40,6 +40,13 @@ class LoadedModel:
         sharding = jax.tree.leaves(weights)[0].sharding
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
         self._mesh = mesh if isinstance(mesh, Mesh) else None
+        self._null_text_embeddings: dict[int, TextEmbeddings] = {}  # by length
+
+    def null_text_embeddings(self, length: int) -> TextEmbeddings:
+        """T5's output for the empty prompt, (1, length, t5 width): a constant of the model, computed once."""
+        if length not in self._null_text_embeddings:
+            self._null_text_embeddings[length] = self.encode_text(self.tokenizer.caption_ids("", length)[None])
+        return self._null_text_embeddings[length]
 
     def encode_text(self, token_ids: TokenIds | np.ndarray) -> TextEmbeddings:
         """(b, l) -> (b, l, t5 width)."""

@@ -11,21 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dualdiff_jax.arrays import Latents, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.bundle import leaf_specs, rules_of, weight_shardings
 from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.pipeline import image_programs, text_programs
+from dualdiff_jax.pipeline import programs as pipeline_programs
 from dualdiff_jax.pipeline.inputs import NO_GUIDANCE
+from dualdiff_jax.pipeline.text_choices import text_options, text_steps
 from dualdiff_jax.planning.cost import planned_source
 from dualdiff_jax.runtime import compiler_flags
-from dualdiff_jax.sampling.flow_sampler import sigma_grid
+from dualdiff_jax.sampling.flow_sampler import image_sampler, sigma_grid
 from dualdiff_jax.sharding import batch_parts, batch_sharding, check_batch, make_mesh, rules_in_force
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.step import make_step
 
 Abstract = jax.ShapeDtypeStruct
+END_TOKEN_ID = 1  # of T5's tokenizer; another one changes no shape
 
 # "... the total memory required for HLO temporaries (18.79G) exceeds available HBM (15.75G)", with the arguments in it;
 # older versions: "Used 18.79G of 15.75G hbm"
@@ -115,7 +119,7 @@ def _train(config: RunConfig, mesh: Mesh) -> LoweredProgram:
     frozen = {name: leaf for name, leaf in _weights(config.model, mesh).items() if name not in setup.trainable.specs}
     objective = Objective(
         config.objective,
-        null_token_ids=np.ones(length, np.int32),
+        null_token_ids=np.full(length, END_TOKEN_ID, np.int32),
         mask_token_id=config.model.mmdit.vocab_size - 1,
     )
     step = make_step(setup, objective)
@@ -145,6 +149,7 @@ def _sampling_batch(config: RunConfig, mesh: Mesh) -> int:
 
 
 def _text_to_image(config: RunConfig, mesh: Mesh) -> LoweredProgram:
+    """T5's pass and the sampler, which the pipeline runs one after the other, as one program."""
     model, sampling, count = config.model, config.model.sampling, _sampling_batch(config, mesh)
     rows, replicated = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
     side = model.autoencoder.downscale
@@ -154,16 +159,25 @@ def _text_to_image(config: RunConfig, mesh: Mesh) -> LoweredProgram:
         "null_token_ids": Abstract((1, sampling.text_length), jnp.int32, sharding=replicated),
         "noise": Abstract(shape, jnp.float32, sharding=rows),
     }
+    is_guided, sampler = sampling.guidance_scale > NO_GUIDANCE, image_sampler("euler")
+
+    def text_to_image(
+        weights: Weights, text: TokenIds, null_text: TokenIds, noise: Latents, sigmas: jax.Array, scale: jax.Array
+    ) -> Latents:
+        embeddings = pipeline_programs.encode_text(model, weights, text)
+        null = pipeline_programs.encode_text(model, weights, null_text) if is_guided else None
+        state, _ = image_programs.generate_images(
+            model, weights, embeddings, null, sampler.start(noise), sigmas, scale, sampler="euler"
+        )
+        return state.latents
+
     weights = _weights(model, mesh)
     sigmas = sigma_grid(sampling.image_steps, sampling.sigma_shift)
-    scale = np.float32(sampling.guidance_scale)
-    lowered = image_programs.generate_images.lower(
-        model,
+    lowered = jax.jit(text_to_image).lower(
         weights,
         *batch.values(),
         Abstract(sigmas.shape, sigmas.dtype, sharding=replicated),
-        Abstract(scale.shape, scale.dtype, sharding=replicated),
-        is_guided=sampling.guidance_scale > NO_GUIDANCE,
+        Abstract((), jnp.float32, sharding=replicated),
     )
     return LoweredProgram(lowered, {"parameters": weights, "batch": batch}, count)
 
@@ -177,14 +191,16 @@ def _image_to_text(config: RunConfig, mesh: Mesh) -> LoweredProgram:
         "token_ids": Abstract((count, sampling.answer_length), jnp.int32, sharding=rows),
     }
     weights = _weights(model, mesh)
+    options = text_options(sampling, None, {"steps": text_steps(sampling, None, None, "answer_steps")})
+    replicated = NamedSharding(mesh, PartitionSpec())
     lowered = text_programs.generate_text.lower(
         model,
         weights,
         *batch.values(),
         Abstract(keys.shape, keys.dtype, sharding=rows),
+        jax.tree.map(lambda _: Abstract((), jnp.float32, sharding=replicated), options),
         mask_token_id=model.mmdit.vocab_size - 1,
-        steps=sampling.answer_steps,
-        order=sampling.text_order,
+        end_token_id=END_TOKEN_ID,
     )
     return LoweredProgram(lowered, {"parameters": weights, "batch": batch}, count)
 

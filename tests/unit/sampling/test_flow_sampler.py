@@ -4,15 +4,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualdiff_jax.sampling.flow_sampler import SIGMA_MIN, euler, shift_sigma, sigma_grid
+from dualdiff_jax.sampling.flow_sampler import IMAGE_SAMPLERS, SIGMA_MIN, follow, image_sampler, shift_sigma, sigma_grid
 from tests.unit.tiny import draw_latents
 
 NOISE = draw_latents(0, 2)
 
 
-def by_sigma(field):
-    """A field of (latents, sigma) as the sampler calls it, with the timestep."""
-    return lambda latents, timestep: field(latents, timestep / 1000)
+def sample(name, field, noise, sigmas):
+    """Latents and estimates of the sampler ``name``, with a field of (latents, sigma)."""
+    sampler, levels = image_sampler(name), jnp.asarray(sigmas)
+    state, estimates = follow(sampler, lambda x, k: field(x, levels[k]), sampler.start(noise), levels)
+    return state.latents, estimates
+
+
+def euler(field, noise, sigmas):
+    return sample("euler", field, noise, sigmas)
 
 
 def test_grid_of_the_released_model():
@@ -47,7 +53,7 @@ def test_shift_of_1_is_the_identity_and_shifts_keep_the_ends():
 def test_euler_is_exact_for_a_constant_field(steps):
     """A straight path needs one step: x(0) = x(1) - v. The clean estimate is right from the first."""
     velocity = draw_latents(1, 2)
-    latents, estimates = euler(lambda x, timestep: velocity, NOISE, sigma_grid(steps, 3.0))
+    latents, estimates = euler(lambda x, sigma: velocity, NOISE, sigma_grid(steps, 3.0))
     np.testing.assert_allclose(latents, NOISE - velocity, atol=1e-5)
     assert estimates.shape == (steps, *NOISE.shape)
     np.testing.assert_allclose(estimates, np.broadcast_to(NOISE - velocity, estimates.shape), atol=1e-5)
@@ -57,8 +63,7 @@ def test_euler_is_exact_for_a_constant_field(steps):
 def test_euler_is_exact_from_a_gaussian_to_a_point(steps):
     """Where the data is one point x, the true field is (x_sigma - x) / sigma, and its paths are straight."""
     point = draw_latents(2, 2)
-    field = by_sigma(lambda x, sigma: (x - point) / sigma[:, None, None, None])
-    latents, estimates = euler(field, NOISE, sigma_grid(steps, 3.0))
+    latents, estimates = euler(lambda x, sigma: (x - point) / sigma, NOISE, sigma_grid(steps, 3.0))
     np.testing.assert_allclose(latents, point, atol=1e-5)
     np.testing.assert_allclose(estimates, np.broadcast_to(point, estimates.shape), atol=1e-5)
 
@@ -68,7 +73,7 @@ def test_euler_converges_at_first_order(shift):
     """dx / d sigma = x from sigma = 1 to 0 multiplies by 1/e; twice the steps, half the error."""
     errors = []
     for steps in (20, 40, 80):
-        latents, _ = euler(lambda x, timestep: x, NOISE, sigma_grid(steps, shift))
+        latents, _ = euler(lambda x, sigma: x, NOISE, sigma_grid(steps, shift))
         errors.append(np.abs(latents - NOISE / np.e).max())
     assert errors[0] < 0.2
     for coarse, fine in zip(errors, errors[1:], strict=False):
@@ -77,17 +82,19 @@ def test_euler_converges_at_first_order(shift):
 
 def test_velocity_is_taken_at_the_sigma_where_each_step_begins():
     grid = sigma_grid(5, 3.0).astype(np.float64)
-    latents, estimates = euler(by_sigma(lambda x, sigma: 0 * x + jnp.square(sigma)), NOISE, sigma_grid(5, 3.0))
+    latents, estimates = euler(lambda x, sigma: 0 * x + jnp.square(sigma), NOISE, sigma_grid(5, 3.0))
     moves = np.diff(grid) * grid[:-1] ** 2
     np.testing.assert_allclose(latents, NOISE + moves.sum(), atol=1e-5)
     before = np.cumsum(np.append(0, moves[:-1])) - grid[:-1] ** 3
     np.testing.assert_allclose(estimates, NOISE[None] + before[:, None, None, None, None], atol=1e-5)
 
 
-def test_timestep_is_one_number_and_latents_are_fp32():
-    def field(latents, timestep):
-        assert timestep.shape == (1,) and timestep.dtype == jnp.float32 and latents.dtype == jnp.float32
-        return latents.astype(jnp.bfloat16).astype(jnp.float32)
+def test_index_is_one_integer_and_latents_are_fp32():
+    def field(latents, k):
+        assert k.shape == () and k.dtype == jnp.int32 and latents.dtype == jnp.float32
+        return latents.astype(jnp.bfloat16)
 
-    latents, _ = euler(field, NOISE.astype(jnp.bfloat16), sigma_grid(2, 1.0))
-    assert latents.dtype == jnp.float32
+    for name in IMAGE_SAMPLERS:
+        sampler = image_sampler(name)
+        state, estimates = follow(sampler, field, sampler.start(NOISE.astype(jnp.bfloat16)), sigma_grid(2, 1.0))
+        assert state.latents.dtype == estimates.dtype == jnp.float32
