@@ -26,19 +26,27 @@ Kernel = Callable[[jax.Array, jax.Array, jax.Array, float], jax.Array]
 
 
 def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, scale: float, bias: jax.Array | None = None, kernel: str = "xla"
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    scale: float,
+    bias: jax.Array | None = None,
+    kernel: str = "xla",
+    heads: int | None = None,
 ) -> jax.Array:
     """softmax(scale * q k + bias) v, with the softmax in fp32.
 
     No token is masked: padding tokens are ordinary tokens everywhere in this model.
 
     Args:
-        q: (b, q, h, k).
-        k: (b, s, h, k).
-        v: (b, s, h, k).
+        q: (b, q, h, k), or (b, q, h * k) where ``heads`` is given.
+        k: (b, s, h, k), or (b, s, h * k).
+        v: As k.
         scale: Factor of the scores.
         bias: Broadcasts to (b, h, q, s); only ``xla`` takes one.
         kernel: ``xla`` or a name in ``KERNELS``.
+        heads: h, where the heads lie side by side in the last dim. On TPUs the result then has no gradient.
 
     Returns:
         (b, q, h, k) in q's dtype.
@@ -46,6 +54,8 @@ def attention(
     Raises:
         ValueError: The kernel is unknown, or takes no bias.
     """
+    if heads is not None:
+        return _side_by_side(q, k, v, scale, kernel, heads)
     with jax.named_scope("attention"):
         if kernel == "xla":
             out = _xla(q, k, v, scale, bias)
@@ -56,6 +66,16 @@ def attention(
         else:
             out = _sharded(KERNELS[kernel], q, k, v, scale)
         return checkpoint_name(out, SAVED)
+
+
+def _side_by_side(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, kernel: str, heads: int) -> jax.Array:
+    """``attention`` of (b, s, h * k) arrays: (b, q, h, k)."""
+    split = [x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v)]
+    if kernel not in PAIRED:
+        return attention(*split, scale=scale, kernel=kernel)
+    run = functools.partial(_paired, head_dim=split[0].shape[3], interpret=PAIRED[kernel])
+    with jax.named_scope("attention"):
+        return _sharded(run, q, k, v, scale, heads).reshape(split[0].shape)
 
 
 # Platform -> the kernel that ``auto`` chooses there for a compute dtype; cuDNN's needs half precision. Others use xla.
@@ -143,13 +163,34 @@ KERNELS: dict[str, Kernel] = {
 }
 
 
-def _sharded(kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
-    """Runs the kernel on each device's part over the mesh in force; without a mesh, on whole arrays."""
+# The TPU kernels of heads side by side -> whether they are interpreted.
+PAIRED: dict[str, bool] = {"splash": False, "splash_interpreted": True}
+
+
+def _paired(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, *, head_dim: int, interpret: bool) -> jax.Array:
+    """Two heads at a time (``models/paired_attention.py``); sizes that it does not take go to splash."""
+    from dualdiff_jax.models.paired_attention import fits, paired_attention
+
+    if fits(q.shape[2] // head_dim, head_dim, k.shape[1]):
+        return paired_attention(q, k, v, scale, interpret=interpret)
+    split = [x.reshape(*x.shape[:2], -1, head_dim) for x in (q, k, v)]
+    return _splash(*split, scale, interpret).reshape(q.shape)
+
+
+def _sharded(
+    kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, scale: float, heads: int | None = None
+) -> jax.Array:
+    """Runs the kernel on each device's part over the mesh in force; without a mesh, on whole arrays.
+
+    The arrays are (b, s, h, k), or (b, s, h * k) where ``heads`` is given.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return kernel(q, k, v, scale)
-    queries, _ = fitting_spec(mesh, q.shape, ACTIVATIONS["attention"])
-    keys = PartitionSpec(queries[0], None, queries[2], None)
+    shape = q.shape if heads is None else (*q.shape[:2], heads, q.shape[2] // heads)
+    spec, _ = fitting_spec(mesh, shape, ACTIVATIONS["attention"])
+    queries = PartitionSpec(*spec[: q.ndim])
+    keys = PartitionSpec(queries[0], None, *queries[2:])
 
     def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
         return kernel(q, k, v, scale)

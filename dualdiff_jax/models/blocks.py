@@ -7,6 +7,7 @@ With c the timestep's conditioning and LN a LayerNorm without scale and bias, ea
 """
 
 from functools import partial
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,10 @@ from dualdiff_jax.models.attention import attention
 from dualdiff_jax.models.linear import Linear, zeros
 from dualdiff_jax.models.norms import modulate
 from dualdiff_jax.sharding import constrain
+
+# Of one stream: (b, s, 3, h, k) from stacked weights; from separated ones a q, a k and a v, (b, s, h * k) each, as they
+# lie in memory in the order that a kernel reads.
+QKV: TypeAlias = jax.Array | tuple[jax.Array, ...]
 
 
 class Stream(nnx.Module):
@@ -47,15 +52,15 @@ class JointBlock(nnx.Module):
         self.kernel = kernel
         self.image = Stream(config, rngs=rngs)
         self.text = Stream(config, rngs=rngs)
-        self.scale = (config.width // config.heads) ** -0.5
+        self.heads, self.scale = config.heads, (config.width // config.heads) ** -0.5
 
     def modulation(self, conditioning: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The vectors of equation (1) for the two streams, (b, 6, d) each, from the conditioning (b, d)."""
         with jax.named_scope("modulation"):
             return self.image.modulation(conditioning), self.text.modulation(conditioning)
 
-    def image_qkv(self, image_stream: jax.Array, vectors: jax.Array) -> jax.Array:
-        """What attention reads of the image stream, (b, i, 3, h, k); ``vectors`` are those of ``modulation``."""
+    def image_qkv(self, image_stream: jax.Array, vectors: jax.Array) -> QKV:
+        """What attention reads of the image stream; ``vectors`` are those of ``modulation``."""
         return _qkv(self.image, image_stream, vectors)
 
     def __call__(
@@ -64,7 +69,7 @@ class JointBlock(nnx.Module):
         text_stream: jax.Array,
         modulation: tuple[jax.Array, jax.Array],
         *,
-        image_qkv: jax.Array | None = None,
+        image_qkv: QKV | None = None,
         is_wanted: tuple[bool, bool] = (True, True),
     ) -> tuple[jax.Array, jax.Array]:
         """Both streams after the block.
@@ -76,32 +81,37 @@ class JointBlock(nnx.Module):
             image_qkv: ``self.image_qkv`` of this image stream, where the caller has it.
             is_wanted: of each stream, whether it is computed; one that is not is returned as it came.
         """
-        sides = (self.image, self.text)
         if image_qkv is None:
             image_qkv = self.image_qkv(image_stream, modulation[0])
-        parts = image_qkv, _qkv(self.text, text_stream, modulation[1])
-        q, k, v = jnp.unstack(jnp.concatenate(parts, axis=1), axis=2)
-        length = image_stream.shape[1]
-        if not all(is_wanted):
-            q = q[:, :length] if is_wanted[0] else q[:, length:]
-        attended = attention(q, k, v, scale=self.scale, kernel=self.kernel)
-        attended = jnp.split(attended, [length], axis=1) if all(is_wanted) else [attended, attended]
+        attended = self._attend(image_qkv, _qkv(self.text, text_stream, modulation[1]), is_wanted)
+        weights, streams = (self.image, self.text), (image_stream, text_stream)
         image_stream, text_stream = (
-            _after_attention(*side) if wanted else side[1]
-            for wanted, side in zip(
-                is_wanted,
-                zip(sides, (image_stream, text_stream), attended, modulation, strict=True),
-                strict=True,
-            )
+            x if of_stream is None else _after_attention(side, x, of_stream, vectors)
+            for side, x, of_stream, vectors in zip(weights, streams, attended, modulation, strict=True)
         )
         return image_stream, text_stream
 
+    def _attend(self, image: QKV, text: QKV, is_wanted: tuple[bool, bool]) -> list[jax.Array | None]:
+        """What each stream attends to, (b, s, h, k); None where it is not wanted."""
+        run = partial(attention, scale=self.scale, kernel=self.kernel)
+        if isinstance(image, tuple):  # each stream's queries apart, so that nothing is cut out of a joint array
+            k, v = (jnp.concatenate(parts, axis=1) for parts in zip(image[1:], text[1:], strict=True))
+            queries = zip((image[0], text[0]), is_wanted, strict=True)
+            return [run(q, k, v, heads=self.heads) if wanted else None for q, wanted in queries]
+        q, k, v = jnp.unstack(jnp.concatenate([image, text], axis=1), axis=2)
+        length = image.shape[1]
+        if all(is_wanted):
+            return jnp.split(run(q, k, v), [length], axis=1)
+        return [run(q[:, :length], k, v), None] if is_wanted[0] else [None, run(q[:, length:], k, v)]
 
-def _qkv(weights: Stream, x: jax.Array, vectors: jax.Array) -> jax.Array:
-    """(b, s, d) -> (b, s, 3, h, k)."""
-    shift, scale = vectors[:, 0], vectors[:, 1]
+
+def _qkv(weights: Stream, x: jax.Array, vectors: jax.Array) -> QKV:
+    """The products of equation (2) for one stream x (b, s, d)."""
+    x = modulate(x, shift=vectors[:, 0], scale=vectors[:, 1])
     with jax.named_scope("qkv"):
-        return constrain(weights.qkv(modulate(x, shift, scale)), "qkv")
+        if isinstance(weights.qkv.kernel.get_value(), tuple):
+            return tuple(constrain(part, "heads") for part in weights.qkv.projections(x))
+        return constrain(weights.qkv(x), "qkv")
 
 
 def _after_attention(weights: Stream, x: jax.Array, attended: jax.Array, vectors: jax.Array) -> jax.Array:

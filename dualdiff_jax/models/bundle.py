@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import jax
 from flax import nnx
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from dualdiff_jax.arrays import (
     DenoiserOutput,
@@ -26,9 +26,9 @@ from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.autoencoder import build_autoencoder
-from dualdiff_jax.models.leaves import NETWORKS, Constant, LeafSpec, is_stacked, network_of
+from dualdiff_jax.models.leaves import NETWORKS, Constant, LeafSpec, network_of
 from dualdiff_jax.models.mmdit import MMDiT
-from dualdiff_jax.models.stack import RunBlocks, scan_blocks, separated
+from dualdiff_jax.models.stack import RunBlocks, scan_blocks
 from dualdiff_jax.models.t5_encoder import T5Encoder
 from dualdiff_jax.sharding import (
     ACTIVATIONS,
@@ -161,30 +161,6 @@ def init_weights(config: ModelConfig, mesh: Mesh, rng: Key) -> Weights:
         return {_name(path): variable.get_value() for path, variable in nnx.to_flat_state(nnx.state(model))}
 
     return jax.jit(build, out_shardings=weight_shardings(config, mesh))(rng)
-
-
-def separated_weights(config: ModelConfig, weights: Weights) -> SeparatedWeights:
-    """Weights for inference: each layer of a stack as an array of its own, which no program has to copy out of it.
-
-    Args:
-        config: The model's.
-        weights: By leaf name. Stacked leaves are taken out of it one by one, so that no two copies of all exist.
-
-    Returns:
-        Leaf name -> an array; of a stacked leaf, a tuple of its layers.
-    """
-    found: SeparatedWeights = {}
-    for name, spec in leaf_specs(config, tuple({network_of(name): None for name in weights})).items():
-        leaf = weights.pop(name)
-        found[name] = _separated(leaf) if is_stacked(spec) else leaf
-    return found
-
-
-def _separated(leaf: jax.Array) -> tuple[jax.Array, ...]:
-    sharding = leaf.sharding
-    if isinstance(sharding, NamedSharding):
-        sharding = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-    return jax.jit(separated, out_shardings=sharding)(leaf)
 
 
 def bind(

@@ -106,3 +106,18 @@ class Linear(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         y = checkpoint_name(product(x, self.kernel[...], self.contracted), PRODUCT)
         return y if self.bias is None else shifted(y, self.bias[...])
+
+    def projections(self, x: jax.Array) -> list[jax.Array]:
+        """The result for each index of the first output dim, such as queries, keys and values.
+
+        Returns:
+            As many arrays (..., further output dims); from separated weights (``models/separated.py``), whose further
+            output dims are one, arrays (..., their product).
+        """
+        kernels = self.kernel.get_value()
+        if not isinstance(kernels, tuple):
+            return list(jnp.unstack(self(x), axis=x.ndim - self.contracted))
+        parts = [product(x, kernel, self.contracted) for kernel in kernels]
+        if self.bias is None:
+            return parts
+        return [shifted(y, bias) for y, bias in zip(parts, self.bias.get_value(), strict=True)]

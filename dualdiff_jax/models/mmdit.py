@@ -91,12 +91,26 @@ class MMDiT(nnx.Module):
         """silu(c) of equation (2): (b,) in [0, 1000] -> (b, d)."""
         return silu(self.timestep_embedding(timestep, self.dtype))
 
-    def embed_image(self, latents: Latents | None, batch: int) -> jax.Array:
+    def position_window(self, height: int, width: int) -> jax.Array:
+        """P of equation (1) for latents of ``height`` x ``width``: (i, d).
+
+        Raises:
+            ValueError: A side is not a multiple of the patch, or is beyond the position table.
+        """
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"latents of {height} x {width} do not divide into patches of {self.patch_size} x {self.patch_size}"
+            )
+        window = centre_crop(self.positions[...], height // self.patch_size, width // self.patch_size)
+        return window.astype(self.dtype)
+
+    def embed_image(self, latents: Latents | None, batch: int, positions: jax.Array | None = None) -> jax.Array:
         """Equation (1) for the image stream.
 
         Args:
             latents: (b, h, w, c), or None for the learned tokens that stand for no image.
             batch: b.
+            positions: ``position_window`` of these latents, where the caller has it.
 
         Returns:
             (b, i, d).
@@ -107,7 +121,9 @@ class MMDiT(nnx.Module):
         if latents is None:
             stream = jnp.broadcast_to(self.null_image[...].astype(self.dtype), (batch, *self.null_image.shape[1:]))
         else:
-            stream = self._embed(latents)
+            with jax.named_scope("patch_embedding"):
+                window = self.position_window(*latents.shape[1:3]) if positions is None else positions
+                stream = self.patch_embedding(patchify(latents, self.patch_size).astype(self.dtype)) + window
         return constrain(stream, "stream")
 
     def embed_text(self, text_embeddings: TextEmbeddings) -> jax.Array:
@@ -135,14 +151,3 @@ class MMDiT(nnx.Module):
         """Equation (4): (b, l, d), after the last block, -> (b, l, v)."""
         with jax.named_scope("text_head"):
             return self.text_out(layer_norm(text_stream))
-
-    def _embed(self, latents: Latents) -> jax.Array:
-        height, width = latents.shape[1:3]
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"latents of {height} x {width} do not divide into patches of {self.patch_size} x {self.patch_size}"
-            )
-        window = centre_crop(self.positions[...], height // self.patch_size, width // self.patch_size)
-        with jax.named_scope("patch_embedding"):
-            tokens = self.patch_embedding(patchify(latents, self.patch_size).astype(self.dtype))
-            return tokens + window.astype(self.dtype)

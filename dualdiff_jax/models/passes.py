@@ -52,7 +52,9 @@ def modulation_at(mmdit: MMDiT, timesteps: PerExample) -> Modulation:
     return Modulation(image, text, mmdit.image_modulation(conditioning))
 
 
-def velocity(mmdit: MMDiT, latents: Latents, text_stream: jax.Array, modulation: Modulation) -> Latents:
+def velocity(
+    mmdit: MMDiT, latents: Latents, text_stream: jax.Array, modulation: Modulation, positions: jax.Array
+) -> Latents:
     """The velocity alone.
 
     Args:
@@ -60,11 +62,12 @@ def velocity(mmdit: MMDiT, latents: Latents, text_stream: jax.Array, modulation:
         latents: (b, h, w, c).
         text_stream: (b, l, d), of ``mmdit.embed_text``.
         modulation: At one timestep.
+        positions: Of ``mmdit.position_window``, since reading them out of the whole table costs more than adding them.
 
     Returns:
         (b, h, w, c) in fp32.
     """
-    streams = mmdit.embed_image(latents, len(latents)), text_stream
+    streams = mmdit.embed_image(latents, len(latents), positions), text_stream
     streams = all_but_last(mmdit.blocks, lambda block, i, streams: block(*streams, modulation.of_block(i)), streams)
     last = depth_of(mmdit.blocks) - 1
     image, _ = layer(mmdit.blocks, last)(*streams, modulation.of_block(last), is_wanted=(True, False))

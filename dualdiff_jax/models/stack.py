@@ -2,8 +2,8 @@
 
 Two ways to run it in training: ``scan_blocks``, and ``rematerialised``, whose backward pass computes some activations
 again. Inference runs the last block on its own (``all_but_last`` and ``layer``), so that it computes what is asked for
-and no more. It may also hold every layer's parameters as arrays of their own (``separated``): then no loop is left,
-and no layer's weights are copied out of a stack before they are used, as XLA does for GPUs.
+and no more. It may also hold every layer's parameters apart (``models/separated.py``): then no loop is left, and no
+layer's weights are copied out of a stack before they are used, as XLA does for GPUs.
 """
 
 import functools
@@ -97,11 +97,6 @@ def rematerialised(policy: str) -> RunBlocks:
     return functools.partial(
         scan_blocks, wrap=functools.partial(jax.checkpoint, policy=REMAT[policy](), prevent_cse=False)
     )
-
-
-def separated(leaf: jax.Array) -> tuple[jax.Array, ...]:
-    """The layers of a stacked parameter, each an array of its own."""
-    return tuple(leaf[index] for index in range(leaf.shape[0]))
 
 
 def depth_of(blocks: nnx.Module) -> int:

@@ -96,6 +96,7 @@ DEFAULT_RULES = ShardingRules(
 ACTIVATIONS: Mapping[str, tuple[str | None, ...]] = {
     "stream": ("batch", "sequence", "activation"),  # (b, s, d)
     "qkv": ("batch", "sequence", "projection", "heads", "head_dim"),  # (b, s, 3, h, k)
+    "heads": ("batch", "sequence", "heads"),  # (b, s, h * k), a head beside the other
     "attention": ("batch", "sequence", "heads", None),  # (b, s, h, k); a kernel needs whole heads
     "mlp": ("batch", "sequence", "mlp"),  # (b, s, f)
 }

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.models import passes
-from dualdiff_jax.models.bundle import bind, separated_weights
+from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.models.separated import separated_weights
 from dualdiff_jax.models.stack import SHALLOW
 from tests.unit.tiny import CONFIG, random_weights
 
@@ -41,7 +42,8 @@ def test_the_passes_are_the_network(depth, is_separated):
     @jax.jit
     def run(latents, text):
         modulation, stream = passes.modulation_at(mmdit, TIMESTEPS), mmdit.embed_text(text)
-        velocities = [passes.velocity(mmdit, latents, stream, modulation.at(k)) for k in range(len(TIMESTEPS))]
+        window = mmdit.position_window(*latents.shape[1:3])
+        velocities = [passes.velocity(mmdit, latents, stream, modulation.at(k), window) for k in range(len(TIMESTEPS))]
         sides = [passes.image_side(mmdit, image, BATCH) for image in (latents, None)]
         return velocities, [passes.logits(mmdit, side, text) for side in sides]
 
@@ -65,7 +67,8 @@ def test_what_a_pass_does_not_need_is_not_computed():
         return bind(config, weights).mmdit(latents, jnp.zeros(1), text)
 
     def velocity(weights, latents, stream, modulation):
-        return passes.velocity(bind(config, weights).mmdit, latents, stream, modulation)
+        mmdit = bind(config, weights).mmdit
+        return passes.velocity(mmdit, latents, stream, modulation, mmdit.position_window(*latents.shape[1:3]))
 
     def logits(weights, side, text):
         return passes.logits(bind(config, weights).mmdit, side, text)
@@ -73,23 +76,31 @@ def test_what_a_pass_does_not_need_is_not_computed():
     mmdit = bind(config, weights).mmdit
     modulation, side = passes.modulation_at(mmdit, jnp.zeros(1)), passes.image_side(mmdit, latents, BATCH)
     conditioning = 2 + 2 * 2 + 1  # the timestep's MLP, the modulation of two streams in two blocks and of the head
-    after_attention = 3  # of one stream: out of attention, into and out of the MLP
+    last_block = 1 + 2 + 3  # of one stream: queries, scores and sums over values, and what follows attention
+    embedding = head = 1
+    first_qkv = 3
     all_dots = dots(whole, weights, latents, text)
-    text_embedding = text_head = patch_embedding = image_head = first_qkv = 1
     assert all_dots - dots(velocity, weights, latents, mmdit.embed_text(text), modulation) == (
-        conditioning + text_embedding + text_head + after_attention
+        conditioning + embedding + head + last_block
     )
-    assert all_dots - dots(logits, weights, side, text) == (
-        conditioning + patch_embedding + first_qkv + image_head + after_attention
-    )
+    assert all_dots - dots(logits, weights, side, text) == conditioning + embedding + first_qkv + head + last_block
 
 
-def test_separated_weights_are_the_layers_of_the_stacks_and_leave_no_second_copy():
+def test_separated_weights_hold_every_layer_and_every_projection_once_and_leave_no_second_copy():
     config, weights = of_depth(3)
     expected = dict(weights)
     found = separated_weights(config, weights)
     assert not weights and found.keys() == expected.keys()
     for name, leaf in found.items():
-        if ".blocks." in name:
-            assert isinstance(leaf, tuple) and len(leaf) == len(expected[name])
-        np.testing.assert_array_equal(np.stack(leaf) if isinstance(leaf, tuple) else leaf, expected[name])
+        if ".blocks." not in name:
+            assert leaf is expected[name]
+        elif ".qkv." in name or name.endswith(("kv.kernel", "t5.blocks.mlp_in.kernel")):
+            for layer, whole in zip(leaf, expected[name], strict=True):
+                parts = whole.ndim - (3 if "kv." in name else 2)  # the dim that counts them
+                for index, part in enumerate(layer):
+                    one = np.take(np.asarray(whole), index, parts)
+                    np.testing.assert_array_equal(part, one.reshape(part.shape))
+                assert len(layer) == whole.shape[parts] and part.ndim == parts + 1
+        else:
+            for layer, whole in zip(leaf, expected[name], strict=True):
+                np.testing.assert_array_equal(layer, whole)
