@@ -116,13 +116,26 @@ class SamplingConfig:
     text_length: int = token_count(256)  # of a prompt for text to image
     image_steps: int = bounded(default=28, low=1, high=MOST_STEPS)
     guidance_scale: float = bounded(default=7.0, low=0.0, high=1000.0)  # up to 1 is no guidance
+    image_sampler: Literal["euler", "heun", "dpm++2m"] = "euler"
+    guidance_rule: Literal["cfg", "cfg_zero_star"] = "cfg"
+    guidance_interval: tuple[float, ...] = bounded(default=(0.0, 1.0), low=0.0, high=1.0)  # (low, high) of sigma
+    zero_init_steps: int = bounded(default=1, low=0, high=MOST_STEPS)  # of cfg_zero_star: first steps without velocity
     sigma_shift: float = bounded(default=3.0, low=1e-3, high=1000.0)  # of the sigma grid; 1 is none
+    sigma_shift_rule: Literal["fixed", "resolution"] = "fixed"  # resolution: times sqrt(pixels / height / width)
     caption_length: int = token_count(256)
     caption_steps: int = bounded(default=128, low=1, high=MOST_STEPS)
     answer_length: int = token_count(128)
     answer_steps: int = bounded(default=32, low=1, high=MOST_STEPS)
-    text_order: Literal["ancestral", "confidence"] = "ancestral"
+    text_order: Literal["ancestral", "confidence", "threshold", "entropy_bound"] = "ancestral"
+    text_threshold: float = bounded(default=0.9, low=0.0, high=1.0)  # of the order threshold: a probability
+    text_entropy_bound: float = bounded(default=0.1, low=0.0, high=1e9)  # of the order entropy_bound, in nats
+    text_guidance_scale: float = bounded(default=1.0, low=0.0, high=1000.0)  # up to 1 is no guidance
+    anchor_end: bool = True  # whether a caption's last token is given as </s>, as all training captions have it
     batch_size: int = bounded(default=16, low=1, high=65536)  # examples that go through the model together
+
+    def contradictions(self) -> Iterator[str]:
+        if len(self.guidance_interval) != 2 or self.guidance_interval[0] > self.guidance_interval[1]:
+            yield f"guidance_interval is {self.guidance_interval}; give two numbers, the lower one first"
 
 
 @frozen

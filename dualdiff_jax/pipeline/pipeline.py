@@ -4,6 +4,8 @@
     images = pipe.text_to_image(["a handwritten three"], seed=0)
     captions = pipe.image_to_text(images, seed=0)
     answers = pipe.answer(images, ["which digit is this?"], seed=0)
+    texts = pipe.infill("a photo of the digit _", images, seed=0)
+    scores = pipe.score(images, ["a handwritten three", "a handwritten five"], seed=0)
 Results are a function of the inputs and the seed: an example does not depend on its neighbours in the list.
 """
 
@@ -15,15 +17,16 @@ from jax.sharding import Mesh
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.convert.importer import open_pipeline
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.models.bundle import separated_weights
+from dualdiff_jax.models.separated import separated_weights
 from dualdiff_jax.pipeline import inputs
-from dualdiff_jax.pipeline.image_calls import ImageCalls
-from dualdiff_jax.pipeline.text_calls import TextCalls
+from dualdiff_jax.pipeline.edit_calls import EditCalls
+from dualdiff_jax.pipeline.infill_calls import InfillCalls
+from dualdiff_jax.pipeline.score_calls import ScoreCalls
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.weights import is_model_folder, load_model
 
 
-class DualDiffusionPipeline(ImageCalls, TextCalls):
+class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls):
     """A loaded model that takes texts and images of a user and returns images and texts.
 
     Batches are split over the mesh's ``data`` and ``fsdp`` axes. A call that cannot use an argument raises a
