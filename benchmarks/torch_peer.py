@@ -23,8 +23,8 @@ from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.objectives.joint import Corrupted
 from dualdiff_jax.objectives.masked_diffusion import NEVER
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS
+from dualdiff_jax.sampling.ancestral_order import T_END
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
-from dualdiff_jax.sampling.masked_sampler import T_END
 from tests.parity.reference import ReferenceMMDiT, decode_as_sd3, reference_autoencoder, reference_t5
 
 TensorBatch = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]  # a step's two batches on the device

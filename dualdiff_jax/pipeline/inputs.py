@@ -8,9 +8,9 @@ import dataclasses
 import math
 import operator
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.fields import field_types, value_faults
 from dualdiff_jax.config.model import SamplingConfig
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.sampling.flow_sampler import sigma_grid
+from dualdiff_jax.sampling import text_options
 
 Texts: TypeAlias = str | Sequence[str]
 Seed: TypeAlias = int | Sequence[int]
@@ -62,13 +62,25 @@ def setting(name: str, value: Any, field: str, default: Any = None) -> Any:
     """
     if value is None and default is not None:
         return default
-    given: Any = value
-    hint = field_types(SamplingConfig)[field]
-    if hint is int and _is_whole(given):
+    return _checked(name, value, field_types(SamplingConfig)[field], _FIELDS[field].metadata)
+
+
+def text_option(name: str, value: Any) -> Any:
+    """A field of ``TextOptions`` within its bounds."""
+    hint = text_options.TYPES[name]
+    choices = next((get_args(part) for part in get_args(hint) if get_origin(part) is Literal), None)
+    if choices:
+        return choice(name, value, choices)
+    return _checked(name, value, hint, text_options.FIELDS[name].metadata)
+
+
+def _checked(name: str, given: Any, hint: Any, bounds: Mapping[str, Any]) -> Any:
+    kinds = (hint, *get_args(hint))  # the type itself, or one of those that it joins
+    if int in kinds and _is_whole(given):
         given = operator.index(given)
-    if hint is float and isinstance(given, int | float | np.number) and not isinstance(given, bool):
+    if float in kinds and isinstance(given, int | float | np.number) and not isinstance(given, bool):
         given = _as_float(given)
-    for fault in value_faults(name, hint, given, _FIELDS[field].metadata):
+    for fault in value_faults(name, hint, given, bounds):
         raise UserError(fault)
     return given
 
@@ -80,7 +92,7 @@ def check_settings(
     guidance_scale: float | None = None,
     **others: Any,
 ) -> None:
-    """Checks what can be checked before there is a model; ``others`` cannot."""
+    """Checks what can be checked before there is a model; of the ``others``, the fields of ``TextOptions``."""
     given = (
         ("steps", steps, "image_steps"),
         ("length", length, "caption_length"),
@@ -89,6 +101,9 @@ def check_settings(
     for name, value, field in given:
         if value is not None:
             setting(name, value, field)
+    for name, value in others.items():
+        if name in text_options.FIELDS and value is not None:
+            text_option(name, value)
 
 
 def whole_number(name: str, value: int | None, default: int, least: int = 1, most: int = 2**31 - 1) -> int:
@@ -98,6 +113,15 @@ def whole_number(name: str, value: int | None, default: int, least: int = 1, mos
     if not _is_whole(value) or not least <= value <= most:
         raise UserError(f"{name} is {quoted(value)}; give a whole number from {least} to {most}")
     return operator.index(value)
+
+
+def yes_or_no(name: str, value: bool | None, default: bool = False) -> bool:
+    """``value``, or ``default`` where it is None."""
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise UserError(f"{name} is {quoted(value)}; give True or False")
+    return value
 
 
 def choice(name: str, value: Any, choices: Collection[str]) -> str:
@@ -141,36 +165,6 @@ def check_callable(name: str, value: Any) -> None:
     """Raises ``UserError`` unless ``value`` is a function or None."""
     if value is not None and not callable(value):
         raise UserError(f"{name} is {quoted(value)}; give a function of (examples finished, examples in all)")
-
-
-def noise_levels(default: SamplingConfig, steps: int | None, sigma_shift: float | None, sigmas: Any) -> np.ndarray:
-    """The noise levels of a call: of the model's grid, or the caller's own.
-
-    Args:
-        default: settings for what is None.
-        steps: of the grid.
-        sigma_shift: of the grid.
-        sigmas: (n,) in (0, 1], falling, in place of a grid; the 0 at the end may be left out.
-
-    Returns:
-        (n + 1,) fp32.
-    """
-    if sigmas is None:
-        shift = setting("sigma_shift", sigma_shift, "sigma_shift", default.sigma_shift)
-        return sigma_grid(setting("steps", steps, "image_steps", default.image_steps), shift)
-    if steps is not None or sigma_shift is not None:
-        raise UserError("sigmas is given beside steps or sigma_shift, which it replaces; leave these out")
-    if not isinstance(sigmas, list | tuple | np.ndarray | jax.Array) or not len(np.shape(sigmas)) == 1:
-        raise UserError(f"sigmas is {quoted(sigmas)}; give a list of noise levels that fall from at most 1")
-    try:
-        levels = np.asarray(sigmas, np.float64)
-    except (TypeError, ValueError):
-        raise UserError(f"sigmas is {quoted(sigmas)}; give a list of numbers") from None
-    levels = levels if len(levels) and levels[-1] == 0.0 else np.append(levels, 0.0)
-    setting("the number of sigmas", len(levels) - 1, "image_steps")
-    if not (levels[0] <= 1.0 and np.all(np.diff(levels) < 0.0)):  # false for NaN too
-        raise UserError(f"sigmas is {quoted(sigmas)}; give noise levels in (0, 1] that fall")
-    return levels.astype(np.float32)
 
 
 def check_seed(name: str, seed: Any) -> int:

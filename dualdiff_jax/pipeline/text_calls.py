@@ -6,23 +6,25 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from dualdiff_jax.arrays import TokenIds
 from dualdiff_jax.config.data import Fit
 from dualdiff_jax.data.images import read_image
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.pipeline import arrays_in, inputs, text_programs
+from dualdiff_jax.pipeline import arrays_in, inputs, text_choices, text_programs
 from dualdiff_jax.pipeline.arrays_in import ImageSources
 from dualdiff_jax.pipeline.inputs import Seed, Texts
 from dualdiff_jax.pipeline.loaded_model import LoadedModel, to_host
 from dualdiff_jax.pipeline.text_inputs import masked_texts
 from dualdiff_jax.progress import Progress, report
-from dualdiff_jax.sampling.text_samplers import TEXT_SAMPLERS
+from dualdiff_jax.sampling.token_rules import TokenRules
 
 
 class TextSample(NamedTuple):
     """All sampled tokens of a call, on the host."""
 
     token_ids: np.ndarray  # (n, l), prompts in front, no masks left
-    revealed_in: np.ndarray  # (n, l), the evaluation that revealed each token; -1 for those of the prompts
+    revealed_in: np.ndarray  # (n, l), the pass that revealed each token; -1 for the prompts', -2 behind an early stop
+    passes: np.ndarray  # (n,), evaluations of the network that each text took part in
 
 
 class TextCalls(LoadedModel):
@@ -36,27 +38,42 @@ class TextCalls(LoadedModel):
         length: int | None = None,
         steps: int | None = None,
         like_original: bool = False,
+        anchor_end: bool | None = None,
+        early_stop: bool | None = None,
         **options: Any,
     ) -> list[str]:
         """One caption for each image, up to its first ``</s>``.
 
         Args:
             prompt: the beginning of every caption; it stays as it is and is not returned.
-            like_original: as in the PyTorch pipeline, the prompt keeps its own ``</s>``, and all ``length`` tokens
-                are returned, prompt in front, with every ``</s>`` left out.
+            like_original: as in the PyTorch pipeline, the prompt keeps its own ``</s>``, no end is given, and all
+                ``length`` tokens are returned, prompt in front, with every ``</s>`` left out.
+            anchor_end: whether the last token is given as ``</s>`` (``text_inputs``); None for the model's own, and
+                for no with ``like_original``.
+            early_stop: whether passes end once all that is decoded is there; None for yes, where that changes no text.
             options: those of ``generate_text``.
         """
         images, default = arrays_in.as_images(images), self.config.sampling
         tokens = inputs.setting("length", length, "caption_length", default.caption_length)
-        passes = inputs.setting("steps", steps, "caption_steps", default.caption_steps)
+        passes = text_choices.text_steps(default, options.get("order"), steps, "caption_steps")
         if prompt is not None and not isinstance(prompt, str):
             raise UserError(f"prompt is {quoted(prompt)}; give one text, the beginning of every caption")
         prefix = np.asarray(self.tokenizer.tokens(prompt or ""), np.int32)
         if like_original and prompt is not None:
             prefix = np.append(prefix, np.int32(self.tokenizer.end_token_id))
-        if len(prefix) >= tokens:
+        is_anchored = inputs.yes_or_no("anchor_end", anchor_end, default.anchor_end and not like_original)
+        if len(prefix) >= tokens - is_anchored:
             raise UserError(f"the prompt takes {len(prefix)} of {tokens} tokens and leaves no room; shorten it")
-        sample = self.generate_text(images, [prefix] * len(images), length=tokens, steps=passes, **options)
+        options["early_stop"] = text_choices.stops_early(
+            early_stop,
+            [prefix],
+            self.tokenizer.mask_token_id,
+            remask=options.get("remask"),
+            like_original=like_original,
+        )
+        sample = self.generate_text(
+            images, [prefix] * len(images), length=tokens, steps=passes, anchor_end=is_anchored, **options
+        )
         if like_original:
             return [self.tokenizer.decode_all(row) for row in sample.token_ids]
         return [self.tokenizer.decode(row[len(prefix) :]) for row in sample.token_ids]
@@ -68,15 +85,24 @@ class TextCalls(LoadedModel):
         *,
         length: int | None = None,
         steps: int | None = None,
+        early_stop: bool | None = None,
         **options: Any,
     ) -> list[str]:
-        """One answer to each pair of image and question, up to its first ``</s>``; ``options`` of ``generate_text``."""
+        """One answer to each pair of image and question, up to its first ``</s>``.
+
+        Args:
+            early_stop: as in ``image_to_text``.
+            options: those of ``generate_text``.
+        """
         images, questions = arrays_in.as_images(images), inputs.as_texts("questions", questions)
         if len(images) != len(questions):
             raise UserError(f"{len(images)} images, but {len(questions)} questions; give one question for each image")
         tokens = inputs.setting("length", length, "answer_length", self.config.sampling.answer_length)
-        passes = inputs.setting("steps", steps, "answer_steps", self.config.sampling.answer_steps)
+        passes = text_choices.text_steps(self.config.sampling, options.get("order"), steps, "answer_steps")
         prompts = [self.tokenizer.question_ids(question, tokens) for question in questions]
+        options["early_stop"] = text_choices.stops_early(
+            early_stop, prompts, self.tokenizer.mask_token_id, remask=options.get("remask")
+        )
         sample = self.generate_text(images, prompts, length=tokens, steps=passes, **options)
         rows = zip(sample.token_ids, prompts, strict=True)
         return [self.tokenizer.decode(row[len(prompt) :]) for row, prompt in rows]
@@ -87,29 +113,62 @@ class TextCalls(LoadedModel):
         prompts: Sequence[np.ndarray],
         *,
         length: int,
-        steps: int,
+        steps: int | None,
+        anchor_end: bool | None = None,
+        **options: Any,
+    ) -> TextSample:
+        """Samples the tokens that follow each prompt.
+
+        Args:
+            prompts: for each image an array of token ids (k,), k < length.
+            anchor_end: whether the last token is given as ``</s>`` (``text_inputs``); None for the model's own where
+                a prompt is empty, and for no where there is one.
+            options: those of ``complete_text``.
+        """
+        images = arrays_in.as_images(images)
+        length = inputs.setting("length", length, "caption_length")
+        anchor = None if anchor_end is None else inputs.yes_or_no("anchor_end", anchor_end)
+        default = self.config.sampling.anchor_end
+        token_ids = masked_texts(self.tokenizer, prompts, len(images), length, anchor_end=anchor, default=default)
+        return self.complete_text(images, token_ids, steps=steps, **options)
+
+    def complete_text(
+        self,
+        images: ImageSources,
+        token_ids: TokenIds | np.ndarray,
+        *,
+        steps: int | None,
         seed: Seed = 0,
         height: int | None = None,
         width: int | None = None,
         order: str | None = None,
         fit: Fit = "crop",
         progress: Progress | None = None,
+        rules: TokenRules | None = None,
+        **choices: Any,
     ) -> TextSample:
-        """Samples the tokens that follow each prompt.
+        """Replaces the masks of each text by tokens.
 
         Args:
-            prompts: for each image an array of token ids (k,), k < length.
+            token_ids: (n, l), a text for each image, with masks anywhere.
+            steps: passes over the text; None for the orders ``threshold`` and ``entropy_bound``, which take as many as
+                the text needs.
             order: in which tokens appear, a name in ``TEXT_SAMPLERS``.
             fit: of images of another shape: "crop" cuts the sides off, "letterbox" keeps all and adds grey borders.
+            rules: which tokens may be written where, for all texts; None rules out nothing.
+            choices: the other fields of ``TextOptions``: ``certainty``, ``threshold``, ``entropy_bound``,
+                ``block_length``, ``remask``, ``temperature``, ``top_p``, ``repetition_penalty``, ``guidance_scale``
+                (up to 1 is none), ``guidance_null``, ``exit_margin``, ``early_stop``. None is the model's own.
         """
         images = arrays_in.as_images(images)
         default, keys = self.config.sampling, inputs.example_keys(seed, len(images))
-        length = inputs.setting("length", length, "caption_length")
-        steps = inputs.setting("steps", steps, "caption_steps")
-        order = inputs.choice("order", default.text_order if order is None else order, TEXT_SAMPLERS)
+        options = text_choices.text_options(default, order, {"steps": steps, **choices})
         size = inputs.image_size(self.config, height, width)
         inputs.check_callable("progress", progress)
-        token_ids = masked_texts(self.tokenizer, prompts, len(images), length)
+        token_ids = arrays_in.token_array("token_ids", token_ids, self.tokenizer.vocab_size, 2)
+        if len(token_ids) != len(images):
+            raise UserError(f"token_ids has {len(token_ids)} texts for {len(images)} images; give one for each image")
+        text_choices.check_prompts(options, token_ids, self.tokenizer.mask_token_id)
         pixels = [read_image(image, *size, f"images[{index}]", fit=fit) for index, image in enumerate(images)]
         found: list[list[np.ndarray]] = []
         for rows, count, rngs in self.batches(keys):
@@ -118,9 +177,10 @@ class TextCalls(LoadedModel):
                 self.place(np.stack([pixels[i] for i in rows])),
                 self.place(token_ids[rows]),
                 jax.random.wrap_key_data(self.place(jax.random.key_data(rngs))),  # keys themselves stay on one host
+                options,
+                rules and TokenRules(rules.kinds, self.place(rules.ruled_out[rows])),
                 mask_token_id=self.tokenizer.mask_token_id,
-                steps=steps,
-                order=order,
+                end_token_id=self.tokenizer.end_token_id,
             )
             found.append([to_host(field)[:count] for field in sample])
             report(progress, int(rows[count - 1]) + 1, len(pixels))

@@ -3,26 +3,31 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
-from dualdiff_jax.arrays import Images, Key, SeparatedWeights, TokenIds, Weights
+from dualdiff_jax.arrays import Images, Key, Latents, SeparatedWeights, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models import passes
-from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.sampling.masked_sampler import MaskedSample
-from dualdiff_jax.sampling.text_samplers import text_sampler
+from dualdiff_jax.models.bundle import DualDiffusionModel, bind
+from dualdiff_jax.sampling.masked_sampler import LogitsFunction, MaskedSample
+from dualdiff_jax.sampling.text_guidance import guided_logits, without_prompt
+from dualdiff_jax.sampling.text_options import TextOptions
+from dualdiff_jax.sampling.text_samplers import sample_text
+from dualdiff_jax.sampling.token_rules import TokenRules, with_rules
 
 
-@partial(jax.jit, static_argnames=("config", "mask_token_id", "steps", "order"))
+@partial(jax.jit, static_argnames=("config", "mask_token_id", "end_token_id"))
 def generate_text(
     config: ModelConfig,
     weights: Weights | SeparatedWeights,
     images: Images,
     token_ids: TokenIds,
     rngs: Key,
+    options: TextOptions,
+    rules: TokenRules | None = None,
     *,
     mask_token_id: int,
-    steps: int,
-    order: str,
+    end_token_id: int,
 ) -> MaskedSample:
     """From masks to tokens, one batch, given clean images.
 
@@ -32,19 +37,42 @@ def generate_text(
         images: (b, h, w, 3) in [-1, 1]; each example's latents are a draw from its posterior.
         token_ids: (b, l), prompts and masks.
         rngs: (b,), a key for each example.
+        options: of the sampler; its numbers are traced, its choices static.
+        rules: which tokens may be written where.
         mask_token_id: the absorbing state; static.
-        steps: of the sampler; static.
-        order: a name in ``TEXT_SAMPLERS``; static.
-
-    Raises:
-        ValueError: ``order`` names no sampler.
+        end_token_id: ``</s>``; static.
     """
-    sampler, model = text_sampler(order), bind(config, weights)
-    keys = jax.vmap(jax.random.split)(rngs)
+    model, keys = bind(config, weights), jax.vmap(jax.random.split)(rngs)
     latents = model.autoencoder.encode(images, keys[:, 0])
-    image = passes.image_side(model.mmdit, latents, len(images))
+    logits = with_rules(_guided(model, latents, token_ids, options, mask_token_id), rules)
+    return sample_text(logits, keys[:, 1], token_ids, options, mask_token_id=mask_token_id, end_token_id=end_token_id)
+
+
+def _guided(
+    model: DualDiffusionModel, latents: Latents, start: TokenIds, options: TextOptions, mask_token_id: int
+) -> LogitsFunction:
+    """The network of the sampler: the logits given ``latents``, guided where ``options`` say so.
+
+    Both halves of a guided pass share what they have in common: the null text is in one batch with the text; without
+    an image, which has a sequence of another length, T5 reads the text once for both.
+    """
+    mmdit, scale = model.mmdit, options.guidance_scale
+    if scale is not None and options.guidance_null == "text":
+        image = passes.image_side(mmdit, jnp.concatenate([latents, latents]), 2 * len(latents))
+
+        def logits(token_ids: TokenIds) -> jax.Array:
+            both = jnp.concatenate([without_prompt(token_ids, start, mask_token_id), token_ids])
+            return guided_logits(*jnp.split(passes.logits(mmdit, image, model.encode_text(both)), 2), scale)
+
+        return logits
+    image = passes.image_side(mmdit, latents, len(latents))
+    no_image = passes.image_side(mmdit, None, len(latents)) if scale is not None else None
 
     def logits(token_ids: TokenIds) -> jax.Array:
-        return passes.logits(model.mmdit, image, model.encode_text(token_ids))
+        text = model.encode_text(token_ids)
+        conditional = passes.logits(mmdit, image, text)
+        if no_image is None:
+            return conditional
+        return guided_logits(passes.logits(mmdit, no_image, text), conditional, scale)
 
-    return sampler(logits, keys[:, 1], token_ids, mask_token_id=mask_token_id, steps=steps)
+    return logits

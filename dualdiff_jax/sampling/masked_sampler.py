@@ -1,16 +1,13 @@
-"""Samplers that replace masks by tokens, a few at a time (MDLM, arXiv 2406.07524, section 3.2).
+"""The loop of all samplers that replace masks by tokens, a few at a time; ``text_samplers`` names them.
 
-Ancestral sampling lets t fall over linspace(1, 1e-5, n + 1). From t to s each masked token is revealed with
-probability (t - s) / t, by a draw from SUBS; a token that is still masked at the end is revealed by arg-max:
-(1)  P(revealed in step k) = (t_k - t_{k+1}) / t_0, for all tokens alike
-so the step of every position can be drawn before the loop. The network does not see t, hence
-(2)  a step in which an example reveals nothing changes nothing, and each example can count its own occupied steps
-     alone: the law is the same, and the number of network evaluations is the largest such count.
-
-Confidence sampling reveals in each step the positions whose best token is most probable, by arg-max (as MaskGIT,
-arXiv 2202.04200, at temperature 0). It is deterministic, and better where one answer is right. While every position
-is masked, all of them look alike to a text encoder with relative positions. Among equally confident positions the
-last is revealed first: it is padding, and the positions of the others follow from it.
+An order says which positions a pass reveals, and ``token_ids`` what stands there then. The law of an example is its
+own: each has its own key, takes part in passes while it has masks, and its passes are those of a call of its own.
+(1)  early stop: a decoder that ends at the first </s> reads nothing after a </s> that has no mask in front of it.
+     So the masks behind it become </s> without a pass, and the decoded text is the same.
+(2)  the prompt is what was given in front of an example's first mask; its own </s> ends nothing.
+(3)  early exit (after SchED, arXiv 2512.02892, with a linear schedule that ends at 0): when a share p of an example's
+     masks is revealed and the mean over the others of log p(best) - log p(second) is at least exit_margin (1 - p), all
+     of them are revealed, by arg-max. Approximate.
 """
 
 from collections.abc import Callable
@@ -19,12 +16,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dualdiff_jax.arrays import Key, TokenIds
-from dualdiff_jax.objectives.masked_diffusion import masked_log_probs
+from dualdiff_jax.arrays import Key, PerToken, TokenIds
+from dualdiff_jax.sampling.text_options import TextOptions
+from dualdiff_jax.sampling.token_draws import draw_tokens, second_log_prob, subs_scores
 
-T_END = 1e-5
-VISIBLE = -1  # rank of a token that was never masked
-CONFIDENCE_DECIMALS = 3  # of a log-probability: positions that agree in these are equally confident
+VISIBLE = -1  # in place of the number of a pass: the token was given
+UNREAD = -2  # the early stop left the token out
 
 LogitsFunction = Callable[[TokenIds], jax.Array]  # (b, l) -> (b, l, v)
 
@@ -33,102 +30,100 @@ class MaskedSample(NamedTuple):
     """A text without masks, and when each of its tokens was revealed."""
 
     token_ids: TokenIds  # (b, l)
-    revealed_in: jax.Array  # (b, l), the number of the evaluation, from 0; -1 where the token was given
+    revealed_in: jax.Array  # (b, l), the number of the last pass that revealed it, from 0; ``VISIBLE`` or ``UNREAD``
+    passes: jax.Array  # (b,), evaluations of the network that the example took part in
 
 
-def ancestral(
-    logits: LogitsFunction, rngs: Key, token_ids: TokenIds, *, mask_token_id: int, steps: int
+class Choice(NamedTuple):
+    """What a pass does with each position, (b, l) bool."""
+
+    is_chosen: jax.Array  # reveals it
+    is_greedy: jax.Array | bool = False  # by arg-max, whatever the temperature
+    is_masked_next: jax.Array | bool = False  # masks it after the pass
+
+
+# (number of the pass, SUBS log-probabilities (b, l, v), token ids (b, l)) -> Choice; an example with masks reveals some
+Choose = Callable[[jax.Array, jax.Array, TokenIds], Choice]
+# (keys (b,), token ids (b, l), options, mask token) -> Choose
+Order = Callable[[Key, TokenIds, TextOptions, int], Choose]
+
+
+class _State(NamedTuple):
+    k: jax.Array  # passes so far
+    token_ids: TokenIds
+    revealed_in: jax.Array
+    passes: jax.Array
+
+
+def fill_masks(
+    order: Order,
+    logits: LogitsFunction,
+    rngs: Key,
+    token_ids: TokenIds,
+    options: TextOptions,
+    *,
+    mask_token_id: int,
+    end_token_id: int,
 ) -> MaskedSample:
-    """Ancestral sampling, in at most ``steps`` + 1 evaluations of the network. Equations (1), (2).
+    """Runs passes until no example has a mask.
 
     Args:
-        logits: (token ids (b, l)) -> scores of the clean token at each position (b, l, v).
-        rngs: (b,), a key for each example, so that an example does not depend on its neighbours.
+        order: which positions a pass reveals.
+        logits: the network.
+        rngs: (b,), a key for each example.
         token_ids: (b, l), with masks.
-        mask_token_id: The absorbing state, which is never drawn.
-        steps: n.
+        options: of the sampler.
+        mask_token_id: the absorbing state, which is never written.
+        end_token_id: ``</s>``, which ends a text and which a repetition penalty does not count.
     """
     keys = jax.vmap(jax.random.split)(rngs)
-    is_masked = token_ids == mask_token_id
-    u = jax.vmap(lambda key: jax.random.uniform(key, token_ids.shape[1:]))(keys[:, 0])
-    step = jnp.minimum(jnp.floor((1.0 - u) * steps / (1.0 - T_END)), steps).astype(jnp.int32)
-    rank = _dense_rank(step, is_masked, steps + 1)
-    is_left_over = step == steps
+    was_masked = token_ids == mask_token_id
+    choose = order(keys[:, 0], token_ids, options, mask_token_id)
 
-    def choose(k: jax.Array, log_probs: jax.Array, token_ids: TokenIds) -> tuple[jax.Array, jax.Array]:
-        step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys[:, 1], k)
-        drawn = jax.vmap(lambda key, p: jax.random.categorical(key, p, axis=-1))(step_keys, log_probs)
-        return jnp.where(is_left_over, log_probs.argmax(axis=-1), drawn), rank == k
-
-    return _reveal(logits, choose, token_ids, mask_token_id, evaluations=rank.max() + 1)
-
-
-def confidence(logits: LogitsFunction, token_ids: TokenIds, *, mask_token_id: int, steps: int) -> MaskedSample:
-    """Confidence sampling, spread evenly over at most ``steps`` evaluations of the network.
-
-    Args:
-        logits: (token ids (b, l)) -> scores of the clean token at each position (b, l, v).
-        token_ids: (b, l), with masks.
-        mask_token_id: The absorbing state, which is never chosen.
-        steps: An example with fewer masks takes one for each mask.
-    """
-    count = (token_ids == mask_token_id).sum(axis=1)
-    used = jnp.minimum(count, steps)
-
-    def choose(k: jax.Array, log_probs: jax.Array, token_ids: TokenIds) -> tuple[jax.Array, jax.Array]:
+    def body(state: _State) -> _State:
+        k, token_ids, revealed_in, passes = state
         is_masked = token_ids == mask_token_id
-        revealed_before = count - is_masked.sum(axis=1)
-        revealed_after = -(-(k + 1) * count // jnp.maximum(used, 1))  # ceil
-        certainty = jnp.where(is_masked, jnp.round(log_probs.max(axis=-1), CONFIDENCE_DECIMALS), -jnp.inf)
-        # Both sorts are stable, so of equally confident positions the last comes first.
-        rank = jnp.argsort(jnp.argsort(-certainty[:, ::-1], axis=1), axis=1)[:, ::-1]
-        return log_probs.argmax(axis=-1), is_masked & (rank < (revealed_after - revealed_before)[:, None])
+        is_live = is_masked.any(axis=1)
+        is_written = was_masked & ~is_masked & (token_ids != end_token_id)
+        log_probs = subs_scores(logits(token_ids), token_ids, is_written, options, mask_token_id)
+        choice = choose(k, log_probs, token_ids)
+        if options.exit_margin is not None:
+            is_decided = _is_decided(log_probs, is_masked, was_masked, options.exit_margin)[:, None]
+            chosen, greedy, masked_next = choice
+            choice = Choice(chosen | is_decided, greedy | is_decided, masked_next & ~is_decided)
+        drawn = draw_tokens(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys[:, 1], k), log_probs, options)
+        tokens = jnp.where(choice.is_greedy, log_probs.argmax(axis=-1), drawn).astype(token_ids.dtype)
+        is_chosen = choice.is_chosen & is_masked
+        token_ids = jnp.where(is_chosen, tokens, token_ids)
+        token_ids = jnp.where(choice.is_masked_next & was_masked & is_live[:, None], mask_token_id, token_ids)
+        revealed_in = jnp.where(is_chosen, k, revealed_in)
+        if options.early_stop:
+            is_unread = _is_unread(token_ids, was_masked, mask_token_id, end_token_id)
+            token_ids = jnp.where(is_unread, end_token_id, token_ids)
+            revealed_in = jnp.where(is_unread, UNREAD, revealed_in)
+        return _State(k + 1, token_ids, revealed_in, passes + is_live)
 
-    return _reveal(logits, choose, token_ids, mask_token_id, evaluations=used.max())
+    start = _State(
+        jnp.int32(0), token_ids, jnp.full(token_ids.shape, VISIBLE, jnp.int32), jnp.zeros(len(token_ids), jnp.int32)
+    )
+    end = jax.lax.while_loop(lambda state: (state.token_ids == mask_token_id).any(), body, start)
+    return MaskedSample(end.token_ids, end.revealed_in, end.passes)
 
 
-def _dense_rank(step: jax.Array, is_masked: jax.Array, steps: int) -> jax.Array:
-    """How many earlier steps of the same example reveal something, by position.
-
-    Args:
-        step: (b, l), the step of each position, below ``steps``.
-        is_masked: (b, l).
-        steps: Number of steps.
-
-    Returns:
-        (b, l), -1 where the token is visible.
-    """
-    occupied = jax.vmap(lambda s, m: jnp.zeros(steps, jnp.int32).at[s].max(m.astype(jnp.int32)))(step, is_masked)
-    earlier = jnp.cumsum(occupied, axis=1) - occupied
-    return jnp.where(is_masked, jnp.take_along_axis(earlier, step, axis=1), VISIBLE)
+def _is_unread(token_ids: TokenIds, was_masked: PerToken, mask_token_id: int, end_token_id: int) -> PerToken:
+    """Equations (1), (2): (b, l), the masks behind a ``</s>`` of the sample that has no mask in front of it."""
+    is_masked = token_ids == mask_token_id
+    is_behind_prompt = jnp.cumsum(was_masked, axis=1) > 0
+    is_before_masks = jnp.cumsum(is_masked, axis=1) == 0
+    has_ended = ((token_ids == end_token_id) & is_behind_prompt & is_before_masks).any(axis=1)
+    return is_masked & has_ended[:, None]
 
 
-def _reveal(
-    logits: LogitsFunction,
-    choose: Callable[[jax.Array, jax.Array, TokenIds], tuple[jax.Array, jax.Array]],
-    token_ids: TokenIds,
-    mask_token_id: int,
-    evaluations: jax.Array,
-) -> MaskedSample:
-    """The loop of both samplers.
-
-    Args:
-        logits: The network, as in ``ancestral``.
-        choose: (evaluation, SUBS log-probabilities (b, l, v), token ids (b, l)) -> (tokens (b, l), where they are
-            revealed now (b, l) bool).
-        token_ids: (b, l), with masks.
-        mask_token_id: The absorbing state.
-        evaluations: How often the network is evaluated.
-    """
-
-    def body(k: jax.Array, state: tuple[TokenIds, jax.Array]) -> tuple[TokenIds, jax.Array]:
-        token_ids, revealed_in = state
-        tokens, is_chosen = choose(k, masked_log_probs(logits(token_ids), mask_token_id), token_ids)
-        return (
-            jnp.where(is_chosen, tokens.astype(token_ids.dtype), token_ids),
-            jnp.where(is_chosen, k, revealed_in),
-        )
-
-    revealed_in = jnp.full(token_ids.shape, VISIBLE, jnp.int32)
-    token_ids, revealed_in = jax.lax.fori_loop(0, evaluations, body, (token_ids, revealed_in))
-    return MaskedSample(token_ids, revealed_in)
+def _is_decided(
+    log_probs: jax.Array, is_masked: PerToken, was_masked: PerToken, exit_margin: jax.Array | float
+) -> jax.Array:
+    """Equation (3): (b,), whether all that is left of an example is revealed now."""
+    left, count = is_masked.sum(axis=1), was_masked.sum(axis=1)
+    margins = jnp.where(is_masked, log_probs.max(axis=-1) - second_log_prob(log_probs), 0.0)
+    share_left = left / jnp.maximum(count, 1)  # 1 - p
+    return margins.sum(axis=1) >= exit_margin * share_left * left

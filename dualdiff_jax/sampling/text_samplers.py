@@ -1,36 +1,47 @@
 """The samplers of text by name: the orders in which tokens appear."""
 
 from collections.abc import Mapping
-from typing import Protocol
 
 from dualdiff_jax.arrays import Key, TokenIds
-from dualdiff_jax.sampling.masked_sampler import LogitsFunction, MaskedSample, ancestral, confidence
+from dualdiff_jax.sampling.ancestral_order import ancestral
+from dualdiff_jax.sampling.certainty import confidence, entropy_bound, threshold
+from dualdiff_jax.sampling.masked_sampler import LogitsFunction, MaskedSample, Order, fill_masks
+from dualdiff_jax.sampling.text_options import TextOptions
+
+# By the names of ``SamplingConfig.text_order``; the options that each knows are in ``text_options.OWN_OPTIONS``.
+TEXT_SAMPLERS: Mapping[str, Order] = {
+    "ancestral": ancestral,
+    "confidence": confidence,
+    "threshold": threshold,
+    "entropy_bound": entropy_bound,
+}
 
 
-class TextSampler(Protocol):
-    """Replaces the masks in ``token_ids`` (b, l) by tokens.
-
-    ``rngs`` (b,) has a key for each example, so that an example does not depend on its neighbours.
-    """
-
-    def __call__(
-        self, logits: LogitsFunction, rngs: Key, token_ids: TokenIds, *, mask_token_id: int, steps: int
-    ) -> MaskedSample: ...
-
-
-def _confidence(
-    logits: LogitsFunction, rngs: Key, token_ids: TokenIds, *, mask_token_id: int, steps: int
+def sample_text(
+    logits: LogitsFunction,
+    rngs: Key,
+    token_ids: TokenIds,
+    options: TextOptions,
+    *,
+    mask_token_id: int,
+    end_token_id: int,
 ) -> MaskedSample:
-    """``confidence`` as a ``TextSampler``: it is deterministic, so it needs no keys."""
-    return confidence(logits, token_ids, mask_token_id=mask_token_id, steps=steps)
+    """Replaces the masks in a batch of texts by tokens.
 
-
-# The orders in which tokens appear, by the names of ``SamplingConfig.text_order``.
-TEXT_SAMPLERS: Mapping[str, TextSampler] = {"ancestral": ancestral, "confidence": _confidence}
-
-
-def text_sampler(order: str) -> TextSampler:
-    """The sampler named ``order``. Raises ``ValueError`` that names the choices where there is none."""
-    if order not in TEXT_SAMPLERS:
-        raise ValueError(f"order is {order!r}; give one of {', '.join(TEXT_SAMPLERS)}")
-    return TEXT_SAMPLERS[order]
+    Args:
+        logits: (token ids (b, l)) -> scores of the clean token at each position (b, l, v).
+        rngs: (b,), a key for each example, so that an example does not depend on its neighbours.
+        token_ids: (b, l), with masks.
+        options: of the sampler; their ``order`` is a name in ``TEXT_SAMPLERS``.
+        mask_token_id: the absorbing state, which is never written.
+        end_token_id: ``</s>``.
+    """
+    return fill_masks(
+        TEXT_SAMPLERS[options.order],
+        logits,
+        rngs,
+        token_ids,
+        options,
+        mask_token_id=mask_token_id,
+        end_token_id=end_token_id,
+    )

@@ -63,7 +63,7 @@ class Oracle:
             token_ids = self.tokenizer.caption_ids(self._corrupt(text), length - len(prompt))
             rows.append(np.concatenate([prompt, token_ids]).astype(np.int32))
         revealed_in = np.tile(np.arange(length) - len(prompts[0]), (len(rows), 1))
-        return TextSample(np.stack(rows), np.maximum(revealed_in, -1))
+        return TextSample(np.stack(rows), np.maximum(revealed_in, -1), np.full(len(rows), steps))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,88 @@
+"""From what a call names, and the model's defaults, to the options of its text sampler."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dualdiff_jax.config.model import SamplingConfig
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.pipeline import inputs
+from dualdiff_jax.sampling.text_options import FIELDS, OWN_OPTIONS, TextOptions
+
+DEFAULTS = {"threshold": "text_threshold", "entropy_bound": "text_entropy_bound"}  # fields of ``SamplingConfig``
+
+
+def text_order(default: SamplingConfig, order: Any) -> str:
+    """A name in ``TEXT_SAMPLERS``; None stands for the model's."""
+    return inputs.choice("order", default.text_order if order is None else order, OWN_OPTIONS)
+
+
+def text_steps(default: SamplingConfig, order: Any, steps: Any, field: str) -> int | None:
+    """The steps of a call.
+
+    Args:
+        default: of the model.
+        order: a name in ``TEXT_SAMPLERS``, or None for the model's.
+        steps: of the caller; None stands for the model's ``field``, where the order takes steps.
+        field: of ``SamplingConfig``.
+    """
+    if steps is None and "steps" not in OWN_OPTIONS[text_order(default, order)]:
+        return None
+    return inputs.setting("steps", steps, field, getattr(default, field))
+
+
+def text_options(default: SamplingConfig, order: Any, choices: Mapping[str, Any]) -> TextOptions:
+    """The options of a call's text sampler.
+
+    Args:
+        default: of the model, for what is None.
+        order: a name in ``TEXT_SAMPLERS``, or None.
+        choices: the other fields of ``TextOptions``, by name.
+
+    Raises:
+        UserError: a value is out of range, or two choices do not go together.
+        TypeError: there is no such choice.
+    """
+    for name in choices.keys() - FIELDS.keys():
+        raise TypeError(f"there is no argument {name!r}; text samplers have {', '.join(FIELDS)}")
+    order = text_order(default, order)
+    given = {name: inputs.text_option(name, value) for name, value in choices.items() if value is not None}
+    for name in OWN_OPTIONS[order] & DEFAULTS.keys():
+        given.setdefault(name, getattr(default, DEFAULTS[name]))
+    scale = given.pop("guidance_scale", default.text_guidance_scale)
+    return TextOptions(order=order, guidance_scale=scale if scale > inputs.NO_GUIDANCE else None, **given)
+
+
+def stops_early(
+    value: bool | None, prompts: Sequence[np.ndarray], mask_token_id: int, *, remask: Any, like_original: bool = False
+) -> bool:
+    """Whether a call that returns decoded texts stops early: wherever that changes none of them, unless it may not.
+
+    Args:
+        value: of the caller's ``early_stop``; None for yes where the texts stay the same.
+        prompts: token ids in front of each text; a mask among them is sampled, and not decoded.
+        mask_token_id: the absorbing state.
+        remask: of the caller.
+        like_original: whether all tokens are decoded, those behind an end too.
+
+    Raises:
+        UserError: the caller asks for what would change a text.
+    """
+    is_exact = not like_original and remask is None and not any(mask_token_id in prompt for prompt in prompts)
+    if inputs.yes_or_no("early_stop", value, is_exact) and not is_exact:
+        raise UserError(
+            "early_stop would change the texts of this call (like_original, remask or a mask in a prompt); leave it out"
+        )
+    return is_exact and value is not False
+
+
+def check_prompts(options: TextOptions, token_ids: np.ndarray, mask_token_id: int) -> None:
+    """Raises ``UserError`` where guidance leads away from a prompt, and one of the texts (n, l) has none in front."""
+    if options.guidance_null != "text":
+        return
+    for index in np.flatnonzero(token_ids[:, 0] == mask_token_id):
+        raise UserError(
+            f"guidance_null is 'text', but prompts[{index}] is empty, so no prompt can be masked; give one, or "
+            "guidance_null='image'"
+        )
