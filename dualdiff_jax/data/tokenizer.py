@@ -29,6 +29,7 @@ T5_TOKENIZER = Path(__file__).parent / "t5_tokenizer"  # the tokenizer of the pu
 MASK_TOKEN, END_TOKEN = "<extra_id_0>", "</s>"
 LARGEST_FILE = 64 << 20  # bytes; T5's tokenizer.json has 2 million
 CACHED_TEXTS = 65536  # distinct texts whose tokens stay in memory
+SPACE = "▁"  # in a piece of the vocabulary
 QUESTION_TEMPLATE = "Q: {question} A: "
 
 
@@ -45,6 +46,7 @@ class Tokenizer:
         mask_token_id: the last id.
         end_token_id: of ``</s>``, which is training's padding too.
         pad_token, pad_token_id: what ``caption_ids`` pads with.
+        special_token_ids: of tokens that spell no text: ends, masks, padding, the unknown token.
 
     Raises:
         UserError: the folder holds no readable tokenizer, its mask is not the last id, or ``pad_token`` is unknown.
@@ -71,8 +73,10 @@ class Tokenizer:
             raise UserError(f"{self.folder}: has no token {quoted(missing)}, which ends or pads a text; use T5's own")
         self.pad_token_id: int = known[self.pad_token]
         self._tokenizer.pad_token = self.pad_token
-        special = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
-        self._control_ids = special - {self._tokenizer.unk_token_id}
+        self.special_token_ids = frozenset(
+            token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special
+        )
+        self._control_ids = self.special_token_ids - {self._tokenizer.unk_token_id}
 
     def __reduce__(self):
         return type(self), (self.folder, self.pad_token)  # worker processes read the folder again
@@ -101,6 +105,17 @@ class Tokenizer:
         if self._control_ids.isdisjoint(token_ids):
             return token_ids
         return tuple(self._without_control.encode(mend_text(text), add_special_tokens=False).ids)
+
+    def continued_tokens(self, text: str) -> tuple[int, ...]:
+        """As ``record_tokens``, for a text that stands right behind another: "ing" has no space in front."""
+        text = mend_text(text)
+        if not text or text[0].isspace():
+            return self.record_tokens(text)
+        word = text.split(maxsplit=1)[0]
+        backend = self._without_control
+        spelled = word if backend.normalizer is None else backend.normalizer.normalize_str(word)
+        pieces = backend.model.tokenize(spelled.replace(" ", SPACE))
+        return (*(piece.id for piece in pieces), *self.record_tokens(text[len(word) :]))
 
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])

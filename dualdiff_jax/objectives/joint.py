@@ -2,7 +2,7 @@
 
 (1)  L = w * mean over image batch of the flow loss + lambda * sum over text batch of the NELBO / N,  w = 1
 (2)  N = b * l                 ``all_positions``, the released normalization
-     N = number of answer tokens  ``answer_tokens``
+     N = number of answer tokens  ``answer_tokens``; with an anchor, of those that may be masked
 The two terms have batches of their own: noisy latents with clean text (a caption is replaced by the empty one with
 probability 0.1), and masked text with clean latents at timestep 0. One modality is corrupted at a time, never both.
 A term of weight 0 is not computed, and its batch is not needed: aligning the mask's embedding takes the text alone
@@ -35,7 +35,7 @@ from dualdiff_jax.arrays import (
 from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.objectives.flow_matching import add_noise, flow_loss, velocity_target
 from dualdiff_jax.objectives.latents import clean_latents
-from dualdiff_jax.objectives.masked_diffusion import mask_tokens, masked_nelbo
+from dualdiff_jax.objectives.masked_diffusion import mask_tokens, masked_nelbo, without_anchor
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS, sample_sigma, sample_t
 
 CLOCK_BINS = 4  # equal parts of the clock's [0, 1] by which losses are reported
@@ -97,7 +97,7 @@ class Objective:
 
     Args:
         config: weights and choices by name.
-        null_token_ids: (l,) the empty caption at the captions' length.
+        null_token_ids: (l,) the empty caption at the captions' length, which is all ``</s>``.
         mask_token_id: the absorbing state.
         null_text_embeddings: (l, d) T5's output for ``null_token_ids``; needed where the captions' embeddings are
             known and some captions are dropped.
@@ -173,9 +173,11 @@ class Objective:
 
     def _corrupt_texts(self, rng_t: Key, rng_mask: Key, text: TextExamples) -> CorruptedTexts:
         batch = text.token_ids.shape[0]
-        t = sample_t(rng_t, batch)
-        noisy_token_ids, is_masked = mask_tokens(rng_mask, text.token_ids, t, text.is_answer, self.mask_token_id)
-        tokens = NORMALIZATIONS[self.config.text_normalization](text.is_answer)
+        t, is_answer = sample_t(rng_t, batch), text.is_answer
+        if self.config.anchor_end:
+            is_answer = without_anchor(is_answer, text.token_ids, jnp.asarray(self._null_token_ids)[-1])
+        noisy_token_ids, is_masked = mask_tokens(rng_mask, text.token_ids, t, is_answer, self.mask_token_id)
+        tokens = NORMALIZATIONS[self.config.text_normalization](is_answer)
         return CorruptedTexts(
             latents=text.latents,
             clean_token_ids=text.token_ids,

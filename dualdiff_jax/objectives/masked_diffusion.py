@@ -8,6 +8,11 @@ With eps = 1e-3 and t in [eps, 1]:
                       weight -alpha'/(1 - alpha) is exactly 1/t
 Only answer tokens are maskable in instruction data; everything is in captions. Masks go in BEFORE the
 text encoder reads the tokens, and the network never sees t.
+
+With an anchor the last token is never masked where it is </s>, which all captions end with:
+(4)  NELBO >= -log p(x_1 .. x_{l-1} | x_l = </s>) = -log p(x) wherever p(x_l = </s>) = 1
+so the bound is of the same text, but smaller: the last token costs nothing, and no other token is predicted from masks
+alone, which all look alike (docs/sampling.md). Figures with and without an anchor are not comparable.
 """
 
 import jax
@@ -48,6 +53,12 @@ def mask_tokens(
     u = jax.random.uniform(rng, clean_token_ids.shape)
     is_masked = is_answer & (u < mask_rate(t)[:, None])
     return jnp.where(is_masked, mask_token_id, clean_token_ids), is_masked
+
+
+def without_anchor(is_answer: PerToken, clean_token_ids: TokenIds, end_token_id: int | jax.Array) -> PerToken:
+    """Equation (4): ``is_answer`` (b, l) without each last token that is ``</s>``; one cut short may be masked."""
+    is_anchor = (jnp.arange(is_answer.shape[-1]) == is_answer.shape[-1] - 1) & (clean_token_ids == end_token_id)
+    return is_answer & ~is_anchor
 
 
 def masked_log_probs(logits: jax.Array, mask_token_id: int) -> jax.Array:

@@ -327,3 +327,25 @@ def test_a_name_that_is_no_normalization_is_refused():
 
     with pytest.raises(ValueError, match="'answers'; give one of"):
         Objective(Config(), null_token_ids=NULL, mask_token_id=MASK)
+
+
+def test_an_anchor_is_never_masked_and_no_other_draw_changes():
+    image, text = examples(64)
+    ends = text.token_ids.at[::2, -1].set(END)
+    text = text._replace(token_ids=ends, is_answer=jnp.ones(ends.shape, bool))
+    found = {}
+    for anchor_end in (False, True):
+        config = dataclasses.replace(OBJECTIVE, anchor_end=anchor_end, text_normalization="answer_tokens")
+        found[anchor_end] = objective_of(config).corrupt(jax.random.key(0), image, text).text
+    plain, anchored = found[False], found[True]
+    np.testing.assert_array_equal(plain.t, anchored.t)
+    np.testing.assert_array_equal(plain.is_masked[1::2], anchored.is_masked[1::2])
+    np.testing.assert_array_equal(plain.is_masked[:, :-1], anchored.is_masked[:, :-1])
+    assert plain.is_masked[::2, -1].sum() > 8 and not anchored.is_masked[::2, -1].any()
+    np.testing.assert_array_equal(anchored.noisy_token_ids[::2, -1], np.full(32, END))
+    np.testing.assert_allclose(1 / plain.share, np.full(64, 64 * LENGTH), rtol=1e-6)
+    np.testing.assert_allclose(1 / anchored.share, np.full(64, 64 * LENGTH - 32), rtol=1e-6)
+
+
+def test_training_has_no_anchor_by_default():
+    assert not ObjectiveConfig().anchor_end
