@@ -85,14 +85,16 @@ def text_to_image(size: Size, pipeline: DualDiffusionPipeline, count: int) -> Ca
 
 
 def image_to_text(size: Size, pipeline: DualDiffusionPipeline, count: int) -> Call:
-    """A call from images to token ids on the host, by ancestral sampling."""
+    """A call from images to token ids on the host, by ancestral sampling of all tokens, as the original."""
     images, _ = photos(size, count)
     sampling = size.config.model.sampling
     no_prompts = [np.zeros(0, np.int32)] * count
 
     def call(seed: int) -> int:
         length, steps = sampling.answer_length, sampling.answer_steps
-        sample = pipeline.generate_text(images, no_prompts, length=length, steps=steps, seed=seed, order="ancestral")
+        sample = pipeline.generate_text(
+            images, no_prompts, length=length, steps=steps, seed=seed, order="ancestral", anchor_end=False
+        )
         return int(sample.revealed_in.max()) + 1
 
     return call

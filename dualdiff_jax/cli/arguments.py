@@ -76,6 +76,12 @@ FIT = _for(
         "fit", "crop", get_args(Fit), "crop images of another shape, or letterbox them with grey borders"
     ),
 )
+ANCHOR_END = _for(
+    READING,
+    flags.DEFINE_bool(
+        "anchor_end", None, "give the last token as the end of the text; default: the model's for captions, else no"
+    ),
+)
 TOPOLOGY = _for(
     ("plan",), flags.DEFINE_string("topology", None, "devices, such as v5p:4x4x4, v6e:8x8, h100:8 or h100:4x8")
 )

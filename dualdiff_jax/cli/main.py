@@ -118,7 +118,13 @@ def _sampling() -> dict[str, Any]:
 
 
 def _reading() -> dict[str, Any]:
-    return {"order": arguments.ORDER.value, "fit": arguments.FIT.value, "length": arguments.LENGTH.value, **_sampling()}
+    return {
+        "order": arguments.ORDER.value,
+        "fit": arguments.FIT.value,
+        "length": arguments.LENGTH.value,
+        "anchor_end": arguments.ANCHOR_END.value,
+        **_sampling(),
+    }
 
 
 def _generate() -> None:

@@ -1,7 +1,9 @@
 """The two training losses of held-out records, with the same draws every time and no caption dropped.
 
 flow loss   the objective's, also by sigma
-NELBO       nats a token, also by t: a bound on the negative log-likelihood of the text, given the image
+NELBO       nats a token, also by t: a bound on the negative log-likelihood of the text, given the image. It is that of
+            the sampler's distribution: with ``model.sampling.anchor_end`` the last ``</s>`` is given, which makes it
+            smaller than the training loss (``masked_diffusion``, equation 4)
 """
 
 import dataclasses
@@ -50,7 +52,9 @@ class Likelihood:
         )
         weights = {f"{stream}_weight": float(stream in streams) for stream in STREAMS}
         objective = Objective(
-            dataclasses.replace(config.objective, caption_dropout=0.0, **weights),
+            dataclasses.replace(
+                config.objective, caption_dropout=0.0, anchor_end=config.model.sampling.anchor_end, **weights
+            ),
             null_token_ids=tokenizer.null_ids(config.data.text_length),
             mask_token_id=tokenizer.mask_token_id,
         )

@@ -1,4 +1,17 @@
-"""Texts of a caller as the programs take them: token ids, or embeddings that the caller has already."""
+"""Texts of a caller as the programs take them: token ids, or embeddings that the caller has already.
+
+All masks look alike: T5 knows relative positions alone and the text stream none, so where every token is a mask, all
+positions get one and the same distribution, whatever the weights (docs/sampling.md). The first token that is revealed
+is then drawn from the mixture over positions and lands at a random one: most often a ``</s>`` in front of its text.
+An anchor breaks this: the last token is given as ``</s>``. Where all training texts end so, this conditions on what
+is certain, and no distribution changes. Whether they do:
+    captions          always: they are cut to l - 1 tokens, and ``</s>`` ends and pads them (``data/texts.py``)
+    answers           always, unless a source has ``end_after_cut=False``, where a cut answer fills the text. The
+                      question breaks the symmetry in any case, so an answer has an anchor only on request
+    longer texts      than those of training: a caption that fitted there ends here too
+    shorter texts     not always: the anchor picks captions that fit into l - 1 tokens; without it they break off
+    other models      that learned captions which fill the text need ``sampling.anchor_end`` switched off
+"""
 
 from typing import Any
 
@@ -64,18 +77,41 @@ def negative_texts(
     return found
 
 
-def masked_texts(tokenizer: Tokenizer, prompts: Any, count: int, length: int) -> np.ndarray:
-    """Texts to complete, (count, length) int32: each prompt, token ids (k,) with k < length, then masks."""
+def masked_texts(
+    tokenizer: Tokenizer, prompts: Any, count: int, length: int, *, anchor_end: bool | None, default: bool
+) -> np.ndarray:
+    """Texts to complete: each prompt, then masks, then the anchor where there is one.
+
+    Args:
+        tokenizer: of the model.
+        prompts: token ids (k,) for each text, with room for at least one mask.
+        count: of texts.
+        length: of each.
+        anchor_end: whether the last token is given as ``</s>``; None for ``default`` where a prompt is empty, and
+            for no where there is one.
+        default: the model's own.
+
+    Returns:
+        (count, length) int32.
+
+    Raises:
+        UserError: there are not ``count`` prompts, or one is unusable.
+    """
     if not isinstance(prompts, list | tuple) or len(prompts) != count:
         raise UserError(f"prompts is {quoted(prompts)}; give a list with token ids for each of the {count} images")
     found = [
         arrays_in.token_array(f"prompts[{index}]", prompt, tokenizer.vocab_size, 1, may_be_empty=True)
         for index, prompt in enumerate(prompts)
     ]
+    texts = []
     for index, prompt in enumerate(found):
-        if len(prompt) >= length:
+        is_anchored = default and not len(prompt) if anchor_end is None else anchor_end
+        if len(prompt) >= length - is_anchored:
             raise UserError(f"prompts[{index}] has {len(prompt)} tokens and leaves no room in {length}; shorten it")
-    return np.stack([tokenizer.masked_ids(prompt, length) for prompt in found])
+        texts.append(tokenizer.masked_ids(prompt, length))
+        if is_anchored:
+            texts[-1][-1] = tokenizer.end_token_id
+    return np.stack(texts)
 
 
 def _token_ids(tokenizer: Tokenizer, texts: list[str], length: int) -> np.ndarray:

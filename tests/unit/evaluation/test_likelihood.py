@@ -21,7 +21,7 @@ MESH = make_mesh(MeshConfig(), jax.devices()[:1])
 
 def held_out(root, **sections):
     """The small run with its training records to validate on, in an order of their own."""
-    config, tokenizer = small_run(root, model={"mmdit": {"depth": 1}}, **sections)
+    config, tokenizer = small_run(root, **({"model": {"mmdit": {"depth": 1}}} | sections))
     sources = tuple(dataclasses.replace(source, name=f"held_out_{source.name}") for source in config.data.sources)
     validation = dataclasses.replace(config.validation, every=2, batches=8, sources=sources)
     return dataclasses.replace(config, validation=validation), tokenizer
@@ -42,6 +42,19 @@ def test_a_fresh_model_knows_nothing_and_the_figures_say_it(tmp_path):
     assert len(parts) == 4 and min(parts) > 0.9
     again, other = (Likelihood(dataclasses.replace(config, seed=seed), tokenizer, MESH)(0, weights) for seed in (0, 1))
     assert again == figures and other != figures
+
+
+def test_the_last_end_costs_nothing_where_the_sampler_gives_it(tmp_path):
+    """Of a fresh model every masked token costs the same, so the figure falls by the ends' share of the tokens."""
+    found = {}
+    for anchor_end in (False, True):
+        sections = {"mmdit": {"depth": 1}, "sampling": {"anchor_end": anchor_end}}
+        config, tokenizer = held_out(tmp_path / str(anchor_end), model=sections, train={"global_batch_size": 16})
+        found[anchor_end] = Likelihood(config, tokenizer, MESH)(0, init_weights(config.model, MESH, jax.random.key(0)))
+    length = config.data.text_length
+    assert found[True]["image_loss"] == found[False]["image_loss"]
+    nothing = math.log(config.model.mmdit.vocab_size - 1)
+    assert found[False]["text_loss"] - found[True]["text_loss"] == pytest.approx(nothing / length, rel=0.25)
 
 
 def test_a_run_writes_what_it_validates_and_traces(tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ CALLBACKS = (7, "print", b"", {})
 LATENTS = np.zeros((1, SIDE, SIDE, 1), np.float32)
 EMBEDDINGS = np.zeros((1, 6, 8), np.float32)
 READING = {"height": WHOLE, "width": WHOLE, "order": CHOICES, "fit": CHOICES, "progress": CALLBACKS, "seed": SEEDS}
+SWITCHES = (*STRANGE, 0, 1, "yes", "", [True], np.bool_(True))
 SIGMAS = (*STRANGE, 7, "ab", [], [NAN], [2.0, 1.0], [0.5, 0.7], [0.5, 0.5], [[0.5]], [-0.5], ["a"], [0.5, 0.0, 0.0])
 
 # method -> (arguments that are right, argument -> values that are wrong)
@@ -51,18 +52,28 @@ CALLS = {
     ),
     "image_to_text": (
         {"images": PICTURE},
-        {"images": IMAGES, "prompt": (*STRANGE, 7, ["a"]), "length": (*WHOLE, 1, 100_000), "steps": WHOLE, **READING},
+        {
+            **{"images": IMAGES, "prompt": (*STRANGE, 7, ["a"]), "length": (*WHOLE, 1, 100_000), "steps": WHOLE},
+            **{"anchor_end": SWITCHES, **READING},
+        },
     ),
     "answer": (
         {"images": PICTURE, "questions": "which?"},
-        {"images": IMAGES, "questions": (*TEXTS, ["a", "b"]), "length": (*WHOLE, 1), "steps": WHOLE, **READING},
+        {
+            **{"images": IMAGES, "questions": (*TEXTS, ["a", "b"]), "length": (*WHOLE, 1), "steps": WHOLE},
+            **{"anchor_end": SWITCHES, **READING},
+        },
     ),
     "generate_text": (
         {"images": PICTURE, "prompts": [[1]], "length": 6, "steps": 2},
         {
             **{"images": IMAGES, "prompts": (*STRANGE, None, 7, [], [[0.5]], [[-1]], [[10**6]], [[1] * 6], [[1], [1]])},
-            **{"length": (*WHOLE, None, 1), "steps": (*WHOLE, None), **READING},
+            **{"length": (*WHOLE, None, 1), "steps": (*WHOLE, None), "anchor_end": SWITCHES, **READING},
         },
+    ),
+    "complete_text": (
+        {"images": PICTURE, "token_ids": [[1, 2]], "steps": 2},
+        {"images": IMAGES, "token_ids": (*IDS, [[1], [1]]), "steps": (*WHOLE, None), **READING},
     ),
     "encode_text": ({}, {"token_ids": IDS}),
     "encode_image": (
