@@ -10,11 +10,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import check_local, make_folder
-from dualdiff_jax.pipeline.inputs import check_settings
+from dualdiff_jax.pipeline.inputs import Seed, check_settings
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
 
@@ -25,19 +27,19 @@ def generate(
     output: str,
     *,
     dtype: str | None,
-    seed: int,
+    seed: Seed,
     as_json: bool,
     overwrite: bool,
     **options: Any,
 ) -> None:
-    """Writes an image for each prompt, and prints their files and prompts.
+    """Writes images for each prompt, and prints their files and prompts.
 
     Args:
         model: a model folder, or a diffusers folder.
         prompts: one image is made of each.
         output: folder for the images, ``NNNN.png``, and their list, ``images.json``.
         dtype: "float32", "bfloat16", or None for the model's own.
-        seed: of all random draws.
+        seed: of all random draws, or a list of one for each prompt.
         as_json: prints JSON in place of lines.
         overwrite: whether to replace such files where they exist.
         options: those of ``DualDiffusionPipeline.generate_images``.
@@ -48,18 +50,17 @@ def generate(
         if not prompt.strip():
             raise UserError("a prompt is empty; describe the image in --prompt")
     check_settings(**options)
-    names = [f"{index:04d}.png" for index in range(len(prompts))]
-    folder = _folder_for(output, [*names, "images.json"], overwrite)
+    rows = [
+        {"prompt": prompt, "seed": each}
+        for prompt, each in zip(prompts, seeds_of(seed, len(prompts)), strict=True)
+        for _ in range(options.get("images_per_prompt") or 1)
+    ]
+    folder = folder_for(output, image_names(rows), overwrite)
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     for prompt in prompts:
-        _check_words(pipeline.tokenizer, prompt)
+        check_words(pipeline.tokenizer, prompt)
     images = pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
-    rows = []
-    for name, prompt, image in zip(names, prompts, images, strict=True):
-        with _writing(folder / name):
-            image.save(folder / name)
-        rows.append({"image": str(folder / name), "prompt": prompt, "seed": seed})
-    _report(rows, folder / "images.json", as_json, "{image}\t{prompt}")
+    write_images(folder, images, rows, as_json, "{image}\t{prompt}")
 
 
 def caption(
@@ -68,7 +69,7 @@ def caption(
     output: str | None,
     *,
     dtype: str | None,
-    seed: int,
+    seed: Seed,
     as_json: bool,
     overwrite: bool,
     **options: Any,
@@ -84,11 +85,12 @@ def caption(
     if not images:
         raise UserError("there is no image; give --image=FILE")
     check_settings(**options)
-    folder = _folder_for(output, ["captions.json"], overwrite) if output else None
+    folder = folder_for(output, ["captions.json"], overwrite) if output else None
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     captions = pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
-    rows = [{"image": i, "caption": c, "seed": seed} for i, c in zip(images, captions, strict=True)]
-    _report(rows, folder and folder / "captions.json", as_json, "{image}\t{caption}")
+    seeds = seeds_of(seed, len(images))
+    rows = [{"image": i, "caption": c, "seed": s} for i, c, s in zip(images, captions, seeds, strict=True)]
+    report_rows(rows, folder and folder / "captions.json", as_json, "{image}\t{caption}")
 
 
 def answer(
@@ -98,7 +100,7 @@ def answer(
     output: str | None,
     *,
     dtype: str | None,
-    seed: int,
+    seed: Seed,
     as_json: bool,
     overwrite: bool,
     **options: Any,
@@ -119,21 +121,48 @@ def answer(
     elif len(images) == 1:
         images = list(images) * len(questions)
     check_settings(**options)
-    folder = _folder_for(output, ["answers.json"], overwrite) if output else None
+    folder = folder_for(output, ["answers.json"], overwrite) if output else None
     pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
     for question in questions:
         if not question.strip():
             raise UserError("a question is empty; ask something in --question")
-        _check_words(pipeline.tokenizer, question)
+        check_words(pipeline.tokenizer, question)
     answers = pipeline.answer(images, questions, seed=seed, progress=bar("reading"), **options)
     rows = [
-        {"image": i, "question": q, "answer": a, "seed": seed}
-        for i, q, a in zip(images, questions, answers, strict=True)
+        {"image": i, "question": q, "answer": a, "seed": each}
+        for i, q, a, each in zip(images, questions, answers, seeds_of(seed, len(images)), strict=True)
     ]
-    _report(rows, folder and folder / "answers.json", as_json, "{image}\t{question}\t{answer}")
+    report_rows(rows, folder and folder / "answers.json", as_json, "{image}\t{question}\t{answer}")
 
 
-def _folder_for(output: str, names: Sequence[str], overwrite: bool) -> Path:
+def seeds_of(seed: Seed, count: int) -> list[int]:
+    """The seed of each of ``count`` prompts or images. Raises ``UserError`` where there are neither 1 nor ``count``."""
+    if isinstance(seed, int):
+        return [seed] * count
+    if len(seed) != count:
+        raise UserError(f"--seed has {len(seed)} numbers for {count} prompts or images; give one, or one for each")
+    return list(seed)
+
+
+def image_names(rows: Sequence[Any]) -> list[str]:
+    """The files that ``write_images`` writes for ``rows``."""
+    return [*(f"{index:04d}.png" for index in range(len(rows))), "images.json"]
+
+
+def write_images(
+    folder: Path, images: Sequence[Any] | np.ndarray, rows: Sequence[dict[str, Any]], as_json: bool, line: str
+) -> None:
+    """Writes PIL images and their list: ``rows`` with the files added. Prints that list."""
+    *names, listed = image_names(rows)
+    found = []
+    for name, image, row in zip(names, images, rows, strict=True):
+        with _writing(folder / name):
+            image.save(folder / name)
+        found.append({"image": str(folder / name), **row})
+    report_rows(found, folder / listed, as_json, line)
+
+
+def folder_for(output: str, names: Sequence[str], overwrite: bool) -> Path:
     """The folder for results, made if necessary, in which no file of ``names`` exists unless it may be replaced."""
     check_local(output)
     folder = Path(output)
@@ -153,7 +182,7 @@ def _writing(file: Path) -> Iterator[None]:
         raise UserError(f"{file}: cannot be written ({reason(error)}); make room, or name another --output") from error
 
 
-def _check_words(tokenizer: Tokenizer, text: str) -> None:
+def check_words(tokenizer: Tokenizer, text: str) -> None:
     unknown = tokenizer.unknown_words(text)
     if unknown:
         raise UserError(
@@ -161,7 +190,7 @@ def _check_words(tokenizer: Tokenizer, text: str) -> None:
         )
 
 
-def _report(rows: list[dict[str, Any]], file: Path | None, as_json: bool, line: str) -> None:
+def report_rows(rows: list[dict[str, Any]], file: Path | None, as_json: bool, line: str) -> None:
     """Writes ``rows`` to ``file`` and prints them, as JSON or each as ``line``."""
     text = mend_text(json.dumps(rows, indent=2, ensure_ascii=False))  # a prompt's bytes may be no UTF-8
     if file:

@@ -89,6 +89,16 @@ class ImageSettings(NamedTuple):
             every=every,
         )
 
+    @property
+    def passes(self) -> int:
+        """Passes of the MMDiT over one example: two in each evaluation of a guided step."""
+        each, steps = IMAGE_SAMPLERS[self.sampler].evaluations, len(self.sigmas) - 1
+        found = 0
+        for first, last, kind in self.pieces():
+            evaluations = each * (last - first) - (each - 1 if last == steps else 0)
+            found += {"still": 0, "plain": 1, "guided": 2}[kind] * evaluations
+        return found
+
 
 def image_settings(
     default: SamplingConfig, size: tuple[int, int], options: ImageOptions, strength: float = 1.0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from dualdiff_jax.config import AutoencoderConfig, ModelConfig, RunConfig, SourceConfig
 from dualdiff_jax.hardware import Chip
+from dualdiff_jax.pipeline.image_options import ImageOptions, image_settings
 from dualdiff_jax.training.flops import forward_flops
 
 Flops = dict[str, float]  # part of the program -> operations
@@ -53,8 +54,8 @@ def _text_to_image(config: RunConfig) -> Flops:
     sampling = config.model.sampling
     mmdit, t5 = _networks(config.model, sampling.height, sampling.width, sampling.text_length)
     _, decode = autoencoder_flops(config.model.autoencoder, sampling.height, sampling.width)
-    passes = 2 if sampling.guidance_scale != 1.0 else 1
-    return {"mmdit": passes * sampling.image_steps * mmdit, "t5": t5, "autoencoder": decode}
+    settings = image_settings(sampling, (sampling.height, sampling.width), ImageOptions())
+    return {"mmdit": settings.passes * mmdit, "t5": t5, "autoencoder": decode}
 
 
 def _image_to_text(config: RunConfig) -> Flops:

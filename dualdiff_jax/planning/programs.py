@@ -19,11 +19,11 @@ from dualdiff_jax.models.bundle import leaf_specs, rules_of, weight_shardings
 from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.pipeline import image_programs, text_programs
 from dualdiff_jax.pipeline import programs as pipeline_programs
-from dualdiff_jax.pipeline.inputs import NO_GUIDANCE
+from dualdiff_jax.pipeline.image_options import ImageOptions, image_settings
 from dualdiff_jax.pipeline.text_choices import text_options, text_steps
 from dualdiff_jax.planning.cost import planned_source
 from dualdiff_jax.runtime import compiler_flags
-from dualdiff_jax.sampling.flow_sampler import image_sampler, sigma_grid
+from dualdiff_jax.sampling.flow_sampler import image_sampler
 from dualdiff_jax.sharding import batch_parts, batch_sharding, check_batch, make_mesh, rules_in_force
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.step import make_step
@@ -159,24 +159,34 @@ def _text_to_image(config: RunConfig, mesh: Mesh) -> LoweredProgram:
         "null_token_ids": Abstract((1, sampling.text_length), jnp.int32, sharding=replicated),
         "noise": Abstract(shape, jnp.float32, sharding=rows),
     }
-    is_guided, sampler = sampling.guidance_scale > NO_GUIDANCE, image_sampler("euler")
+    settings = image_settings(sampling, (sampling.height, sampling.width), ImageOptions())
+    sampler = image_sampler(settings.sampler)
 
     def text_to_image(
         weights: Weights, text: TokenIds, null_text: TokenIds, noise: Latents, sigmas: jax.Array, scale: jax.Array
     ) -> Latents:
         embeddings = pipeline_programs.encode_text(model, weights, text)
-        null = pipeline_programs.encode_text(model, weights, null_text) if is_guided else None
-        state, _ = image_programs.generate_images(
-            model, weights, embeddings, null, sampler.start(noise), sigmas, scale, sampler="euler"
-        )
+        null, state = pipeline_programs.encode_text(model, weights, null_text), sampler.start(noise)
+        for piece in settings.pieces():
+            if piece.kind != "still":
+                state, _ = image_programs.generate_images(
+                    model,
+                    weights,
+                    embeddings,
+                    null if piece.kind == "guided" else None,
+                    state,
+                    sigmas[piece.first : piece.last + 1],
+                    scale,
+                    sampler=settings.sampler,
+                    rule=settings.guidance_rule,
+                )
         return state.latents
 
     weights = _weights(model, mesh)
-    sigmas = sigma_grid(sampling.image_steps, sampling.sigma_shift)
     lowered = jax.jit(text_to_image).lower(
         weights,
         *batch.values(),
-        Abstract(sigmas.shape, sigmas.dtype, sharding=replicated),
+        Abstract(settings.sigmas.shape, settings.sigmas.dtype, sharding=replicated),
         Abstract((), jnp.float32, sharding=replicated),
     )
     return LoweredProgram(lowered, {"parameters": weights, "batch": batch}, count)

@@ -1,0 +1,125 @@
+"""``--mode=edit``, ``inpaint`` and ``variations``: images from images.
+
+Each command raises ``UserError`` for a fault of its arguments, before the model is loaded where it can.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dualdiff_jax.cli.sample import check_words, folder_for, image_names, seeds_of, write_images
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.pipeline.edit_calls import VARIATIONS
+from dualdiff_jax.pipeline.edit_inputs import as_strength
+from dualdiff_jax.pipeline.inputs import Seed, check_settings
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
+from dualdiff_jax.progress import bar
+
+Draw = Callable[..., list[Image.Image] | np.ndarray]
+
+
+def edit(model: str, images: Sequence[str], output: str, prompts: Sequence[str], **options: Any) -> None:
+    """Changes each image towards its prompt.
+
+    Args:
+        model: a model folder, or a diffusers folder.
+        images: files; a single one goes with every prompt.
+        output: folder for the images, ``NNNN.png``, and their list, ``images.json``.
+        prompts: a single one goes with every image.
+        options: ``dtype``, ``seed``, ``as_json`` and ``overwrite`` as in ``sample.generate``, and those of
+            ``DualDiffusionPipeline.image_to_image``.
+    """
+    _draw(
+        model, images, output, _checked(prompts), lambda pipe, **given: pipe.image_to_image(images, **given), **options
+    )
+
+
+def inpaint(
+    model: str, images: Sequence[str], output: str, prompts: Sequence[str], *, masks: Sequence[str], **options: Any
+) -> None:
+    """Repaints the white part of each image's mask.
+
+    Args:
+        model: as in ``edit``, like ``images``, ``output`` and ``prompts``.
+        images: files.
+        output: folder.
+        prompts: texts.
+        masks: files; a single one goes with every image.
+        options: as in ``edit``, and those of ``DualDiffusionPipeline.inpaint``.
+    """
+    if not masks:
+        raise UserError("there is no mask; give --mask=FILE, white where the image is repainted")
+
+    def draw(pipe: DualDiffusionPipeline, **given: Any) -> list[Image.Image] | np.ndarray:
+        return pipe.inpaint(images, list(masks), **given)
+
+    _draw(model, images, output, _checked(prompts), draw, **options)
+
+
+def variations(model: str, images: Sequence[str], output: str, *, count: int | None, **options: Any) -> None:
+    """Draws several images like each image.
+
+    Args:
+        model: as in ``edit``, like ``images`` and ``output``.
+        images: files.
+        output: folder.
+        count: of images for each image; None for ``VARIATIONS``.
+        options: as in ``edit``, and those of ``DualDiffusionPipeline.variations``.
+    """
+    count = VARIATIONS if count is None else count
+
+    def draw(pipe: DualDiffusionPipeline, **given: Any) -> list[Image.Image] | np.ndarray:
+        return pipe.variations(images, count=count, **given)
+
+    _draw(model, images, output, [], draw, repeats=count, **options)
+
+
+def _checked(prompts: Sequence[str]) -> list[str]:
+    if not prompts:
+        raise UserError('there is no prompt; give --prompt="..."')
+    for prompt in prompts:
+        if not prompt.strip():
+            raise UserError("a prompt is empty; describe the image in --prompt")
+    return list(prompts)
+
+
+def _draw(
+    model: str,
+    images: Sequence[str],
+    output: str,
+    prompts: list[str],
+    draw: Draw,
+    *,
+    dtype: str | None,
+    seed: Seed,
+    as_json: bool,
+    overwrite: bool,
+    strength: float | None,
+    repeats: int | None = None,
+    **options: Any,
+) -> None:
+    """Draws, writes and reports ``repeats`` images for each pair of image and prompt."""
+    if not images:
+        raise UserError("there is no image; give --image=FILE")
+    if prompts and len(prompts) != len(images) and 1 not in (len(prompts), len(images)):
+        raise UserError(f"{len(images)} images, but {len(prompts)} prompts; give one of either, or as many of each")
+    check_settings(**options)
+    if strength is not None:
+        options["strength"] = as_strength(strength)
+    pairs, repeats = max(len(images), len(prompts)), repeats or options.get("images_per_prompt") or 1
+    rows: list[dict[str, Any]] = []
+    for index, each in enumerate(seeds_of(seed, pairs)):
+        row: dict[str, Any] = {"source": images[index if len(images) > 1 else 0], "seed": each}
+        if prompts:
+            row["prompt"] = prompts[index if len(prompts) > 1 else 0]
+        rows += [row] * repeats
+    folder = folder_for(output, image_names(rows), overwrite)
+    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
+    for prompt in prompts:
+        check_words(pipeline.tokenizer, prompt)
+    if prompts:
+        options["prompts"] = prompts
+    found = draw(pipeline, seed=seed, progress=bar("generating"), **options)
+    write_images(folder, found, rows, as_json, "{image}\t{source}")
