@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.models.bundle import weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS, layers_of, network_of
 from dualdiff_jax.progress import Progress
-from dualdiff_jax.weights import is_model_folder, load_model, new_model_folder, with_dtype
+from dualdiff_jax.weights import is_model_folder, load_config, load_model, new_model_folder, with_dtype
 
 log = logging.getLogger(__name__)
 
@@ -171,12 +171,14 @@ class Import:
         return weights
 
 
-def open_pipeline(path: Path, mesh: Mesh, dtype: str | None, cache: bool) -> tuple[ModelConfig, Weights, Tokenizer]:
+def open_pipeline(
+    path: Path, choose_mesh: Callable[[ModelConfig], Mesh], dtype: str | None, cache: bool
+) -> tuple[ModelConfig, Weights, Tokenizer]:
     """Loads a diffusers folder.
 
     Args:
         path: the folder.
-        mesh: where to place the weights.
+        choose_mesh: where to place the weights of a model with this config.
         dtype: as in ``weights.load_model``.
         cache: whether to write a model folder beside ``path``, ``NAME.dualdiff_jax``, and to load an existing one.
 
@@ -190,9 +192,9 @@ def open_pipeline(path: Path, mesh: Mesh, dtype: str | None, cache: bool) -> tup
     if cache and not is_model_folder(model_folder):
         Import(path).write(model_folder)
     if cache:
-        return load_model(model_folder, mesh, dtype)
+        return load_model(model_folder, choose_mesh(load_config(model_folder)), dtype)
     direct = Import(path, dtype=dtype)
-    return direct.config, direct.load(mesh), direct.tokenizer
+    return direct.config, direct.load(choose_mesh(direct.config)), direct.tokenizer
 
 
 def _shard(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

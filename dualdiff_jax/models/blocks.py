@@ -109,9 +109,8 @@ def _qkv(weights: Stream, x: jax.Array, vectors: jax.Array) -> QKV:
     """The products of equation (2) for one stream x (b, s, d)."""
     x = modulate(x, shift=vectors[:, 0], scale=vectors[:, 1])
     with jax.named_scope("qkv"):
-        if isinstance(weights.qkv.kernel.get_value(), tuple):
-            return tuple(constrain(part, "heads") for part in weights.qkv.projections(x))
-        return constrain(weights.qkv(x), "qkv")
+        parts = weights.qkv.projections(x)
+        return constrain(weights.qkv(x), "qkv") if parts is None else tuple(constrain(part, "heads") for part in parts)
 
 
 def _after_attention(weights: Stream, x: jax.Array, attended: jax.Array, vectors: jax.Array) -> jax.Array:

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from dualdiff_jax.models.int8 import Int8Kernel
+
 PRODUCT = "product"  # the name by which a remat policy saves a product
 fan_in_normal = "fan_in_normal"
 zeros = "zeros"
+MANY_ROWS = 1024  # of x; a product of so many keeps a large device busy on its own
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -104,20 +107,25 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(tuple(outputs.values())), out_sharding=tuple(outputs)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = checkpoint_name(product(x, self.kernel[...], self.contracted), PRODUCT)
+        y = self._product(x, self.kernel.get_value())
         return y if self.bias is None else shifted(y, self.bias[...])
 
-    def projections(self, x: jax.Array) -> list[jax.Array]:
-        """The result for each index of the first output dim, such as queries, keys and values.
+    def projections(self, x: jax.Array) -> tuple[jax.Array, ...] | None:
+        """What each part of a joint projection gives, (..., outputs of the part), where its parts are separated.
 
-        Returns:
-            As many arrays (..., further output dims); from separated weights (``models/separated.py``), whose further
-            output dims are one, arrays (..., their product).
+        XLA for GPUs joins products of one x into one again, and then copies the result apart. That is worth it while
+        few rows leave the device idle; with ``MANY_ROWS`` each product gets an x that cannot be seen to be the same.
         """
-        kernels = self.kernel.get_value()
-        if not isinstance(kernels, tuple):
-            return list(jnp.unstack(self(x), axis=x.ndim - self.contracted))
-        parts = [product(x, kernel, self.contracted) for kernel in kernels]
-        if self.bias is None:
-            return parts
-        return [shifted(y, bias) for y, bias in zip(parts, self.bias.get_value(), strict=True)]
+        kernels, biases = self.kernel.get_value(), self.bias.get_value()
+        if type(kernels) is not tuple:
+            return None
+        is_apart = math.prod(x.shape[: x.ndim - self.contracted]) >= MANY_ROWS
+        inputs = jax.lax.optimization_barrier([x] * len(kernels)) if is_apart else [x] * len(kernels)
+        return tuple(
+            shifted(self._product(x, kernel), bias) for x, kernel, bias in zip(inputs, kernels, biases, strict=True)
+        )
+
+    def _product(self, x: jax.Array, kernel: jax.Array | Int8Kernel) -> jax.Array:
+        if isinstance(kernel, Int8Kernel):
+            return kernel.product(x, self.contracted)
+        return checkpoint_name(product(x, kernel, self.contracted), PRODUCT)

@@ -1,11 +1,12 @@
 """Weights as inference holds them, so that no program copies a part out of a larger array before it uses it.
 
-A leaf of a stack becomes a tuple of its layers. Of a joint projection (queries, keys and values; gate and value), each
-layer becomes a tuple of its parts, a kernel each, in which heads lie side by side: (width, heads * head dim).
-``stack.layer`` and ``Linear.projections`` read both forms.
+A leaf of a stack becomes a tuple of its layers. Of the MMDiT's joint projection to queries, keys and values, each layer
+becomes a tuple of three, in which heads lie side by side: (width, heads * head dim). ``stack.layer`` and
+``Linear.projections`` read both forms.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,9 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dualdiff_jax.arrays import SeparatedWeights, Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.bundle import leaf_specs
-from dualdiff_jax.models.leaves import LeafSpec, is_stacked, network_of
+from dualdiff_jax.models.int8 import Int8Kernel, in_8_bits
+from dualdiff_jax.models.leaves import LeafSpec, is_kernel, is_stacked, kernel_dims, network_of
 
-SPLIT = ("heads", "mlp")  # a joint projection to these is split; AdaLN's, to "modulated", is not
+SPLIT = (".qkv.kernel", ".qkv.bias")  # ends of the names of joint projections
 
 
 def separated_weights(config: ModelConfig, weights: Weights) -> SeparatedWeights:
@@ -32,41 +34,63 @@ def separated_weights(config: ModelConfig, weights: Weights) -> SeparatedWeights
     """
     networks = tuple({network_of(name) for name in weights})
     return {
-        name: _layers(weights.pop(name), spec) if is_stacked(spec) else weights.pop(name)
+        name: _layers(weights.pop(name), spec, name.endswith(SPLIT)) if is_stacked(spec) else weights.pop(name)
         for name, spec in leaf_specs(config, networks).items()
     }
 
 
-def _layers(leaf: Any, spec: LeafSpec) -> tuple[Any, ...]:
-    sharding = _sharding_of_a_part(leaf.sharding, spec)
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        parts = jax.eval_shape(lambda leaf: _separate(leaf, spec), leaf)
-        return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding), parts)
-    return jax.jit(_separate, static_argnums=1, out_shardings=sharding)(leaf, spec)
+def with_t5_in_8_bits(config: ModelConfig, weights: SeparatedWeights) -> SeparatedWeights:
+    """Weights in which the kernels of T5's blocks are in 8 bits (``models/int8.py``); all other leaves stay.
+
+    Args:
+        config: The model's.
+        weights: Separated. T5's kernels are taken out of it one by one.
+    """
+    for name, spec in leaf_specs(config, ("t5",)).items():
+        if name in weights and is_kernel(name) and is_stacked(spec):
+            contracted = len(kernel_dims(spec).inputs)
+            weights[name] = jax.tree.map(partial(_in_8_bits, contracted=contracted), weights.pop(name))
+    return weights
 
 
-def _separate(leaf: jax.Array, spec: LeafSpec) -> tuple[Any, ...]:
-    dim = _projection(spec)
-    layers = tuple(leaf[index] for index in range(leaf.shape[0]))
-    if dim is None:
-        return layers
-    before, after = leaf.shape[1:dim], math.prod(leaf.shape[dim + 1 :])
-    return tuple(
-        tuple(layer.take(part, axis=dim - 1).reshape(*before, after) for part in range(leaf.shape[dim]))
-        for layer in layers
+def _in_8_bits(kernel: Any, contracted: int) -> Any:
+    convert = partial(in_8_bits, contracted=contracted)
+    if not isinstance(kernel, jax.ShapeDtypeStruct):
+        return jax.jit(convert)(kernel)
+    of_outputs = PartitionSpec(*kernel.sharding.spec[contracted:])
+    shardings = Int8Kernel(kernel.sharding, NamedSharding(kernel.sharding.mesh, of_outputs))
+    return jax.tree.map(
+        lambda part, where: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=where),
+        jax.eval_shape(convert, kernel),
+        shardings,
     )
 
 
-def _projection(spec: LeafSpec) -> int | None:
-    """The dim of a stacked leaf that counts the parts of a joint projection; None where there is none to split."""
-    dims = [dim for dim, axis in enumerate(spec.axes[:-1]) if axis == "projection" and spec.axes[dim + 1] in SPLIT]
-    return dims[0] if dims else None
+def _layers(leaf: Any, spec: LeafSpec, is_split: bool) -> tuple[Any, ...]:
+    dim = spec.axes.index("projection") if is_split else None
+    sharding = _sharding_of_a_part(leaf.sharding, len(spec.shape), dim)
+    separate = partial(_separate, dim=dim)
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.tree.map(
+            lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding), jax.eval_shape(separate, leaf)
+        )
+    return jax.jit(separate, out_shardings=sharding)(leaf)
 
 
-def _sharding_of_a_part(sharding: Any, spec: LeafSpec) -> Any:
+def _separate(leaf: jax.Array, dim: int | None) -> tuple[Any, ...]:
+    """The layers of a stacked leaf; each in its parts along ``dim`` of the leaf, with the dims behind it as one."""
+    layers = tuple(leaf[index] for index in range(leaf.shape[0]))
+    if dim is None:
+        return layers
+    shape = (*leaf.shape[1:dim], math.prod(leaf.shape[dim + 1 :]))
+    return tuple(
+        tuple(layer.take(part, axis=dim - 1).reshape(shape) for part in range(leaf.shape[dim])) for layer in layers
+    )
+
+
+def _sharding_of_a_part(sharding: Any, ndim: int, dim: int | None) -> Any:
     if not isinstance(sharding, NamedSharding):
         return sharding
-    entries = (*sharding.spec, *[None] * (len(spec.shape) - len(sharding.spec)))
-    dim = _projection(spec)
+    entries = (*sharding.spec, *[None] * (ndim - len(sharding.spec)))
     kept = entries[1:] if dim is None else (*entries[1:dim], entries[dim + 1])
     return NamedSharding(sharding.mesh, PartitionSpec(*kept))

@@ -66,10 +66,9 @@ class EncoderBlock(nnx.Module):
     def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
         """x (b, l, d); bias (1, h, l, l) fp32."""
         normed = self.attention_norm(x)
-        q = self.q(normed)
-        k, v = (part.reshape(q.shape) for part in self.kv.projections(normed))
-        x = x + self.attention_out(attention(q, k, v, scale=1.0, bias=bias))
-        gate, value = self.mlp_in.projections(self.mlp_norm(x))
+        k, v = jnp.unstack(self.kv(normed), axis=2)
+        x = x + self.attention_out(attention(self.q(normed), k, v, scale=1.0, bias=bias))
+        gate, value = jnp.unstack(self.mlp_in(self.mlp_norm(x)), axis=2)
         return constrain(x + self.mlp_out(gelu(gate) * value), "stream")
 
 

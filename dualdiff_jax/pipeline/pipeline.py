@@ -11,19 +11,18 @@ Results are a function of the inputs and the seed: an example does not depend on
 
 from pathlib import Path
 
-import jax
 from jax.sharding import Mesh
 
-from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.importer import open_pipeline
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.models.separated import separated_weights
+from dualdiff_jax.models.separated import separated_weights, with_t5_in_8_bits
 from dualdiff_jax.pipeline import inputs
+from dualdiff_jax.pipeline.devices import sampling_mesh
 from dualdiff_jax.pipeline.edit_calls import EditCalls
 from dualdiff_jax.pipeline.infill_calls import InfillCalls
 from dualdiff_jax.pipeline.score_calls import ScoreCalls
-from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.weights import is_model_folder, load_model
+from dualdiff_jax.weights import is_model_folder, load_config, load_model
 
 
 class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls):
@@ -41,15 +40,22 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, mesh: Mesh | None = None, dtype: str | None = None, cache: bool = False
+        cls,
+        path: str | Path,
+        mesh: Mesh | None = None,
+        dtype: str | None = None,
+        cache: bool = False,
+        t5_bits: int | None = None,
     ) -> "DualDiffusionPipeline":
         """Loads a model folder, or a diffusers folder of D-DiT or SD3, which is converted as it is read.
 
         Args:
             path: the folder.
-            mesh: where the weights go; default: the first device.
+            mesh: where the weights go; by default all devices of all processes: whole weights on each where they fit,
+                else each weight in shards. Batches are split over them.
             dtype: "float32" or "bfloat16", for the weights and for what the model computes in; None keeps both as
                 they are stored.
+            t5_bits: 8 keeps the kernels of T5's blocks in 8 bits (``models/int8.py``): approximate, and less to read.
             cache: writes the converted weights of a diffusers folder beside it, as a model folder of its name with
                 ``.dualdiff_jax`` added, and reads that one from then on.
 
@@ -61,9 +67,15 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls):
             raise UserError(
                 f"mesh is {quoted(mesh)}; give a jax.sharding.Mesh, as dualdiff_jax.sharding.make_mesh makes"
             )
-        mesh = make_mesh(MeshConfig(), jax.devices()[:1]) if mesh is None else mesh
+        if t5_bits not in (None, 8):
+            raise UserError(f"t5_bits is {quoted(t5_bits)}; give 8, or None for T5 as it is")
+
+        def choose_mesh(config: ModelConfig) -> Mesh:
+            return sampling_mesh(config, dtype) if mesh is None else mesh
+
         if path.is_dir() and not is_model_folder(path) and (path / "model_index.json").is_file():
-            config, weights, tokenizer = open_pipeline(path, mesh, dtype, cache)
+            config, weights, tokenizer = open_pipeline(path, choose_mesh, dtype, cache)
         else:
-            config, weights, tokenizer = load_model(path, mesh, dtype)
-        return cls(config, separated_weights(config, weights), tokenizer)
+            config, weights, tokenizer = load_model(path, choose_mesh(load_config(path)), dtype)
+        separated = separated_weights(config, weights)
+        return cls(config, with_t5_in_8_bits(config, separated) if t5_bits else separated, tokenizer)

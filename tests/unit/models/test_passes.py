@@ -94,9 +94,9 @@ def test_separated_weights_hold_every_layer_and_every_projection_once_and_leave_
     for name, leaf in found.items():
         if ".blocks." not in name:
             assert leaf is expected[name]
-        elif ".qkv." in name or name.endswith(("kv.kernel", "t5.blocks.mlp_in.kernel")):
+        elif ".qkv." in name:
             for layer, whole in zip(leaf, expected[name], strict=True):
-                parts = whole.ndim - (3 if "kv." in name else 2)  # the dim that counts them
+                parts = whole.ndim - 3  # the dim that counts them
                 for index, part in enumerate(layer):
                     one = np.take(np.asarray(whole), index, parts)
                     np.testing.assert_array_equal(part, one.reshape(part.shape))
