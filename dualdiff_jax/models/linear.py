@@ -113,17 +113,19 @@ class Linear(nnx.Module):
     def projections(self, x: jax.Array) -> tuple[jax.Array, ...] | None:
         """What each part of a joint projection gives, (..., outputs of the part), where its parts are separated.
 
-        XLA for GPUs joins products of one x into one again, and then copies the result apart. That is worth it while
-        few rows leave the device idle; with ``MANY_ROWS`` each product gets an x that cannot be seen to be the same.
+        XLA for GPUs joins products of one x into one. That is worth it while few rows leave the device idle; then the
+        joint result is cut up once, not by each of its readers. With ``MANY_ROWS`` each product gets an x that cannot
+        be seen to be the same, and nothing is cut up.
         """
         kernels, biases = self.kernel.get_value(), self.bias.get_value()
         if type(kernels) is not tuple:
             return None
         is_apart = math.prod(x.shape[: x.ndim - self.contracted]) >= MANY_ROWS
         inputs = jax.lax.optimization_barrier([x] * len(kernels)) if is_apart else [x] * len(kernels)
-        return tuple(
+        parts = tuple(
             shifted(self._product(x, kernel), bias) for x, kernel, bias in zip(inputs, kernels, biases, strict=True)
         )
+        return parts if is_apart else jax.lax.optimization_barrier(parts)
 
     def _product(self, x: jax.Array, kernel: jax.Array | Int8Kernel) -> jax.Array:
         if isinstance(kernel, Int8Kernel):

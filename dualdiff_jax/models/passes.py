@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dualdiff_jax.arrays import Latents, PerExample, TextEmbeddings
+from dualdiff_jax.models.blocks import JointBlock
 from dualdiff_jax.models.mmdit import MMDiT
 from dualdiff_jax.models.stack import all_but_last, depth_of, for_each, layer
 
@@ -32,7 +33,12 @@ class Modulation(NamedTuple):
             jax.lax.dynamic_slice_in_dim(self.head, k, 1),
         )
 
-    def of_block(self, index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    @property
+    def per_layer(self) -> tuple[jax.Array, jax.Array]:
+        """Those of the two streams, (layers, n, 6, d) each."""
+        return self.image, self.text
+
+    def of_block(self, index: int) -> tuple[jax.Array, jax.Array]:
         """Those of the two streams in one block, (n, 6, d) each."""
         return self.image[index], self.text[index]
 
@@ -68,7 +74,7 @@ def velocity(
         (b, h, w, c) in fp32.
     """
     streams = mmdit.embed_image(latents, len(latents), positions), text_stream
-    streams = all_but_last(mmdit.blocks, lambda block, i, streams: block(*streams, modulation.of_block(i)), streams)
+    streams = all_but_last(mmdit.blocks, _both_streams, streams, modulation.per_layer)
     last = depth_of(mmdit.blocks) - 1
     image, _ = layer(mmdit.blocks, last)(*streams, modulation.of_block(last), is_wanted=(True, False))
     return mmdit.velocity_head(image, modulation.head, *latents.shape[1:3])
@@ -98,6 +104,12 @@ def logits(mmdit: MMDiT, image: ImageSide, text_embeddings: TextEmbeddings) -> j
         _, text = layer(mmdit.blocks, 0)(*streams, vectors(0), image_qkv=image.qkv, is_wanted=only_text)
         return mmdit.text_head(text)
     streams = layer(mmdit.blocks, 0)(*streams, vectors(0), image_qkv=image.qkv)
-    streams = all_but_last(mmdit.blocks, lambda block, i, streams: block(*streams, vectors(i)), streams, first=1)
+    streams = all_but_last(mmdit.blocks, _both_streams, streams, image.modulation.per_layer, first=1)
     _, text = layer(mmdit.blocks, last)(*streams, vectors(last), is_wanted=only_text)
     return mmdit.text_head(text)
+
+
+def _both_streams(
+    block: JointBlock, vectors: tuple[jax.Array, jax.Array], streams: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    return block(*streams, vectors)

@@ -68,11 +68,12 @@ def scan_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable =
     Returns:
         The last carry.
     """
-    if _has_separated(blocks):
-        for index in range(depth_of(blocks)):
-            carry = apply(layer(blocks, index), carry)
-        return carry
     graph, layers = nnx.split(blocks)
+    if _has_separated(blocks):
+        run = _traced_once(graph, apply)
+        for index in range(depth_of(blocks)):
+            carry = run(_layer_of(layers, index), carry)
+        return carry
 
     def body(carry: Carry, layer: nnx.State) -> tuple[Carry, None]:
         return apply(nnx.merge(graph, layer), carry), None
@@ -108,34 +109,55 @@ def depth_of(blocks: nnx.Module) -> int:
 def layer(blocks: nnx.Module, index: jax.Array | int) -> nnx.Module:
     """One block of a stack. ``index`` is an int where the parameters are separated."""
     graph, layers = nnx.split(blocks)
-    return nnx.merge(graph, jax.tree.map(lambda leaf: leaf[index], layers, is_leaf=_is_separated))
+    return nnx.merge(graph, _layer_of(layers, index))
 
 
 def all_but_last(
-    blocks: nnx.Module, apply: Callable[[nnx.Module, Any, Carry], Carry], carry: Carry, first: int = 0
+    blocks: nnx.Module,
+    apply: Callable[[nnx.Module, Any, Carry], Carry],
+    carry: Carry,
+    per_layer: Any,
+    first: int = 0,
 ) -> Carry:
-    """Runs ``carry = apply(block, index, carry)`` for each block but the last. Not for gradients.
+    """Runs ``carry = apply(block, its entries of per_layer, carry)`` for each block but the last. Not for gradients.
 
     Args:
         blocks: What ``stacked`` returns, or the same with separated parameters.
-        apply: (one block, its number, which a loop traces, carry) -> carry.
+        apply: (one block, entries, carry) -> carry.
         carry: A pytree of arrays.
+        per_layer: A pytree of arrays with a first dim of layers.
         first: The number of the block to begin with.
     """
+    graph, layers = nnx.split(blocks)
     depth = depth_of(blocks)
-    if _has_separated(blocks) or depth <= SHALLOW:
-        for index in range(first, depth - 1):
-            carry = apply(layer(blocks, index), index, carry)
-        return carry
-    return jax.lax.fori_loop(first, depth - 1, lambda index, carry: apply(layer(blocks, index), index, carry), carry)
+    run = _traced_once(graph, apply)
+
+    def body(index: jax.Array | int, carry: Carry) -> Carry:
+        return run(_layer_of(layers, index), jax.tree.map(lambda leaf: leaf[index], per_layer), carry)
+
+    if not _has_separated(blocks) and depth > SHALLOW:
+        return jax.lax.fori_loop(first, depth - 1, body, carry)
+    for index in range(first, depth - 1):
+        carry = body(index, carry)
+    return carry
+
+
+def _traced_once(graph: nnx.GraphDef, apply: Callable[..., Result]) -> Callable[..., Result]:
+    """``apply`` of the block that a layer's state makes. Equal layers share one trace, however many there are."""
+    return jax.jit(lambda state, *args: apply(nnx.merge(graph, state), *args))
+
+
+def _layer_of(layers: nnx.State, index: jax.Array | int) -> nnx.State:
+    return jax.tree.map(lambda leaf: leaf[index], layers, is_leaf=_is_separated)
 
 
 def for_each(blocks: nnx.Module, apply: Callable[[nnx.Module], Result]) -> Result:
     """``apply(block)`` of each block, stacked along a first dim of ``layers``."""
-    if _has_separated(blocks):
-        found = [apply(layer(blocks, index)) for index in range(depth_of(blocks))]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
     graph, layers = nnx.split(blocks)
+    if _has_separated(blocks):
+        run = _traced_once(graph, apply)
+        found = [run(_layer_of(layers, index)) for index in range(depth_of(blocks))]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
     return jax.lax.map(lambda layer: apply(nnx.merge(graph, layer)), layers)
 
 

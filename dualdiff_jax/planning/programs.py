@@ -16,6 +16,7 @@ from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.bundle import leaf_specs, rules_of, weight_shardings
+from dualdiff_jax.models.separated import separated_weights
 from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.pipeline import image_programs, text_programs
 from dualdiff_jax.pipeline import programs as pipeline_programs
@@ -182,7 +183,7 @@ def _text_to_image(config: RunConfig, mesh: Mesh) -> LoweredProgram:
                 )
         return state.latents
 
-    weights = _weights(model, mesh)
+    weights = separated_weights(model, _weights(model, mesh))
     lowered = jax.jit(text_to_image).lower(
         weights,
         *batch.values(),
@@ -200,7 +201,7 @@ def _image_to_text(config: RunConfig, mesh: Mesh) -> LoweredProgram:
         "images": Abstract((count, sampling.height, sampling.width, 3), jnp.float32, sharding=rows),
         "token_ids": Abstract((count, sampling.answer_length), jnp.int32, sharding=rows),
     }
-    weights = _weights(model, mesh)
+    weights = separated_weights(model, _weights(model, mesh))
     options = text_options(sampling, None, {"steps": text_steps(sampling, None, None, "answer_steps")})
     replicated = NamedSharding(mesh, PartitionSpec())
     lowered = text_programs.generate_text.lower(
