@@ -1,0 +1,67 @@
+"""The flags that say how a text is sampled: the fields of ``TextOptions`` but ``order`` and ``steps``."""
+
+from typing import Any, get_args
+
+from absl import flags
+
+from dualdiff_jax.cli.arguments import GUIDANCE, WRITING, used_by
+from dualdiff_jax.sampling.text_options import Certainty, GuidanceNull
+
+CERTAINTY = used_by(
+    WRITING,
+    flags.DEFINE_enum(
+        "certainty", None, get_args(Certainty), "what ranks positions, for --order=confidence and entropy_bound"
+    ),
+)
+THRESHOLD = used_by(
+    WRITING,
+    flags.DEFINE_float("threshold", None, "probability above which --order=threshold reveals; default: the model's"),
+)
+ENTROPY_BOUND = used_by(
+    WRITING, flags.DEFINE_float("entropy_bound", None, "nats, for --order=entropy_bound; default: the model's")
+)
+BLOCK_LENGTH = used_by(
+    WRITING, flags.DEFINE_integer("block_length", None, "tokens of a block; blocks are completed from the left")
+)
+REMASK = used_by(
+    WRITING,
+    flags.DEFINE_float("remask", None, "largest probability of masking a token again, for --order=ancestral"),
+)
+TEMPERATURE = used_by(
+    WRITING,
+    flags.DEFINE_float("temperature", None, "of the draws; 0 takes the likeliest token; default: the order's own"),
+)
+TOP_P = used_by(WRITING, flags.DEFINE_float("top_p", None, "probability of the tokens that are drawn from"))
+REPETITION_PENALTY = used_by(
+    WRITING, flags.DEFINE_float("repetition_penalty", None, "of tokens that are written already; 1 is none")
+)
+GUIDANCE_NULL = used_by(
+    WRITING,
+    flags.DEFINE_enum(
+        "guidance_null", None, get_args(GuidanceNull), "what is left out where guidance leads away from; default: image"
+    ),
+)
+EXIT_MARGIN = used_by(
+    WRITING, flags.DEFINE_float("exit_margin", None, "mean log-ratio of the two likeliest tokens that ends sampling")
+)
+EARLY_STOP = used_by(
+    ("caption", "answer"),
+    flags.DEFINE_bool("early_stop", None, "end once all that is printed is there; default: where that is exact"),
+)
+
+
+def text_choices() -> dict[str, Any]:
+    """The choices of every mode that writes texts; None where a flag is not given."""
+    return {
+        "certainty": CERTAINTY.value,
+        "threshold": THRESHOLD.value,
+        "entropy_bound": ENTROPY_BOUND.value,
+        "block_length": BLOCK_LENGTH.value,
+        "remask": REMASK.value,
+        "temperature": TEMPERATURE.value,
+        "top_p": TOP_P.value,
+        "repetition_penalty": REPETITION_PENALTY.value,
+        "guidance_scale": GUIDANCE.value,
+        "guidance_null": GUIDANCE_NULL.value,
+        "exit_margin": EXIT_MARGIN.value,
+    }
