@@ -37,9 +37,7 @@ def edited_images(
     """
     inputs.choice("fit", fit, get_args(Fit))
     if (height is None) != (width is None):
-        raise UserError(
-            "height is given without width, or width without height; give both, or none for the image's own"
-        )
+        raise UserError("one of height and width is given; give both, or none of them for the image's own size")
     size = None if height is None else inputs.image_size(config, height, width)
     sources = as_images(images)
     own = [np.asarray(open_image(image, f"images[{index}]")) for index, image in enumerate(sources)]

@@ -1,0 +1,219 @@
+"""How a call's images are sampled: samplers, guidance, shift, streams."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from dualdiff_jax import DualDiffusionPipeline, UserError
+from dualdiff_jax.config.fields import ConfigError
+from dualdiff_jax.pipeline import image_programs, programs
+from dualdiff_jax.pipeline.image_options import ImageOptions, image_settings
+from dualdiff_jax.pipeline.noise_levels import noise_levels, truncated
+from dualdiff_jax.sampling.flow_sampler import IMAGE_SAMPLERS, sigma_grid
+from tests.unit.pipeline.test_pipeline import PROMPTS, SIDE, config, pipe  # noqa: F401
+
+SAMPLING = dataclasses.replace(config(11).sampling, sigma_shift=3.0)
+
+
+def settings(default=SAMPLING, strength=1.0, **options):
+    return image_settings(default, (default.height, default.width), ImageOptions(**options), strength)
+
+
+@pytest.fixture
+def calls(monkeypatch) -> list[tuple[str, int, bool]]:
+    """The programs that run: (name, examples or steps, whether guided)."""
+    found = []
+    follow, encode = image_programs.generate_images, programs.encode_text
+
+    def generate(config, weights, text, null, state, sigmas, scale, known, **static):
+        found.append(("sampler", len(sigmas) - 1, null is not None))
+        return follow(config, weights, text, null, state, sigmas, scale, known, **static)
+
+    def encode_text(config, weights, token_ids):
+        found.append(("t5", len(token_ids), False))
+        return encode(config, weights, token_ids)
+
+    monkeypatch.setattr(image_programs, "generate_images", generate)
+    monkeypatch.setattr(programs, "encode_text", encode_text)
+    return found
+
+
+def latents(pipe, **options):  # noqa: F811
+    return pipe.text_to_image(PROMPTS, output="latents", **options)
+
+
+def test_the_model_says_what_a_call_leaves_out(pipe):  # noqa: F811
+    chosen = dict(image_sampler="heun", guidance_rule="cfg_zero_star", guidance_interval=(0.2, 0.8), zero_init_steps=2)
+    default = dataclasses.replace(SAMPLING, **chosen)
+    assert settings(default)._replace(sigmas=None) == (*("heun", None, 2.0, "cfg_zero_star", (0.2, 0.8), 2),)
+    with pytest.raises(ConfigError, match=r"guidance_interval is \(0.8, 0.2\); give two numbers, the lower one first"):
+        dataclasses.replace(SAMPLING, guidance_interval=(0.8, 0.2))
+    with pytest.raises(ConfigError, match=r"guidance_interval is \(0.8,\); give two numbers"):
+        dataclasses.replace(SAMPLING, guidance_interval=(0.8,))
+    found = DualDiffusionPipeline(dataclasses.replace(pipe.config, sampling=default), pipe.weights, pipe.tokenizer)
+    named = dict(sampler="heun", guidance_rule="cfg_zero_star", guidance_interval=(0.2, 0.8), zero_init_steps=2)
+    np.testing.assert_array_equal(latents(found), latents(pipe, sigma_shift=3.0, **named))
+
+
+@pytest.mark.parametrize("name", IMAGE_SAMPLERS)
+def test_each_sampler_has_its_own_images_and_one_step_in_common(pipe, name):  # noqa: F811
+    euler = latents(pipe, steps=4)
+    assert np.array_equal(latents(pipe, steps=4, sampler=name), euler) == (name == "euler")
+    np.testing.assert_allclose(latents(pipe, steps=1, sampler=name), latents(pipe, steps=1), rtol=1e-5, atol=1e-5)
+
+
+def test_an_interval_of_all_levels_is_constant_guidance_and_an_empty_one_none(pipe, calls):  # noqa: F811
+    np.testing.assert_array_equal(latents(pipe, guidance_interval=(0.0, 1.0)), latents(pipe))
+    np.testing.assert_array_equal(latents(pipe, guidance_interval=[0.001, 0.002]), latents(pipe, guidance_scale=1.0))
+    assert [call for call in calls if call[0] == "sampler"] == [("sampler", 3, g) for g in (True, True, False, False)]
+
+
+@pytest.mark.parametrize("name", IMAGE_SAMPLERS)
+def test_outside_the_interval_the_null_prompt_is_not_evaluated(pipe, calls, name):  # noqa: F811
+    found = latents(pipe, sigmas=[1.0, 0.8, 0.6, 0.4, 0.2], guidance_interval=(0.3, 0.7), sampler=name)
+    assert [call for call in calls if call[0] == "sampler"] == [
+        ("sampler", 2, False),
+        ("sampler", 2, True),
+        ("sampler", 1, False),
+    ]
+    assert not np.allclose(found, latents(pipe, sigmas=[1.0, 0.8, 0.6, 0.4, 0.2], sampler=name))
+
+
+def test_zero_init_begins_later_with_the_same_noise(pipe, calls):  # noqa: F811
+    """A step of velocity 0 leaves the noise; what follows is the sampler on the rest of the grid."""
+    grid = dict(sigmas=[1.0, 0.7, 0.4], guidance_rule="cfg_zero_star")
+    found = latents(pipe, zero_init_steps=2, **grid)
+    assert calls[-1] == ("sampler", 1, True)
+    rest = latents(pipe, sigmas=[0.4], guidance_rule="cfg_zero_star", zero_init_steps=0)
+    np.testing.assert_array_equal(found, rest)
+    (sample,) = pipe.generate_images(PROMPTS, zero_init_steps=2, **grid)
+    noise = latents(pipe, zero_init_steps=3, **grid)
+    for estimate in np.asarray(sample.estimates)[:2]:
+        np.testing.assert_array_equal(estimate, noise)
+    assert sample.estimates.shape == (3, *noise.shape)
+
+
+def test_without_guidance_no_rule_changes_anything(pipe):  # noqa: F811
+    plain = latents(pipe, guidance_scale=1.0)
+    options = dict(guidance_rule="cfg_zero_star", zero_init_steps=2, guidance_interval=(0.2, 0.5))
+    np.testing.assert_array_equal(latents(pipe, guidance_scale=1.0, **options), plain)
+
+
+def test_passes_are_counted_as_they_run():
+    levels = [1.0, 0.8, 0.6, 0.4, 0.2]
+    assert settings(sigmas=levels, guidance_scale=1.0).passes == 5
+    assert settings(sigmas=levels).passes == 10
+    assert settings(sigmas=levels, sampler="heun").passes == 2 * 9
+    assert settings(sigmas=levels, sampler="heun", guidance_interval=(0.3, 0.7)).passes == 2 * 2 + 2 * 4 + 1
+    assert settings(sigmas=levels, guidance_rule="cfg_zero_star", zero_init_steps=2).passes == 6
+
+
+def test_the_empty_prompt_is_encoded_once_for_a_model(pipe, calls):  # noqa: F811
+    fresh = DualDiffusionPipeline(pipe.config, pipe.weights, pipe.tokenizer)
+    first = latents(fresh)
+    assert sorted(call[1] for call in calls if call[0] == "t5") == [1, 2]
+    calls.clear()
+    np.testing.assert_array_equal(latents(fresh), first)
+    assert [call[1] for call in calls if call[0] == "t5"] == [2]
+    latents(fresh, max_sequence_length=9)
+    assert [call[1] for call in calls if call[0] == "t5"] == [2, 1, 2]  # another length has another constant
+
+
+def test_the_shift_by_resolution_is_the_models_at_its_own_size():
+    """alpha = 3 sqrt(m / n) (arXiv 2403.03206, equation 23): four times the pixels, twice the shift."""
+    given = dict(steps=5, sigma_shift="resolution", sigmas=None)
+    for size, shift in (((SIDE, SIDE), 3.0), ((2 * SIDE, 2 * SIDE), 6.0), ((SIDE, 4 * SIDE), 6.0), ((2, 2), 1.5)):
+        np.testing.assert_allclose(noise_levels(SAMPLING, size, **given), sigma_grid(5, shift), rtol=1e-6)
+    by_model = dataclasses.replace(SAMPLING, sigma_shift_rule="resolution")
+    found = noise_levels(by_model, (2 * SIDE, 2 * SIDE), steps=5, sigma_shift=None, sigmas=None)
+    np.testing.assert_array_equal(found, sigma_grid(5, 6.0))
+    number = noise_levels(by_model, (2 * SIDE, 2 * SIDE), steps=5, sigma_shift=2.0, sigmas=None)
+    np.testing.assert_array_equal(number, sigma_grid(5, 2.0))
+    with pytest.raises(UserError, match="sigma_shift is 'size'; give a number, or 'resolution'"):
+        noise_levels(SAMPLING, (SIDE, SIDE), steps=5, sigma_shift="size", sigmas=None)
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.3, 0.5, 0.6, 0.99, 1.0])
+@pytest.mark.parametrize("steps", [1, 5, 28])
+def test_strength_keeps_the_steps_that_diffusers_keeps(strength, steps):
+    """``StableDiffusion3Img2ImgPipeline.get_timesteps``, in its own words."""
+    from diffusers import StableDiffusion3Img2ImgPipeline
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+
+    theirs = StableDiffusion3Img2ImgPipeline.__new__(StableDiffusion3Img2ImgPipeline)
+    object.__setattr__(theirs, "scheduler", FlowMatchEulerDiscreteScheduler(shift=3.0))
+    theirs.scheduler.set_timesteps(steps)
+    timesteps, count = theirs.get_timesteps(steps, strength, "cpu")
+    found = truncated(sigma_grid(steps, 3.0), strength)
+    assert len(found) - 1 == count == len(timesteps)
+    np.testing.assert_allclose(1000 * found[:-1], timesteps.numpy(), rtol=1e-5)
+
+
+def test_steps_that_strength_leaves_out_count_as_zero_init():
+    options = dict(steps=10, guidance_rule="cfg_zero_star", zero_init_steps=3)
+    assert [settings(strength=s, **options).still_steps for s in (1.0, 0.9, 0.8, 0.5)] == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("name", IMAGE_SAMPLERS)
+@pytest.mark.parametrize("every", [1, 2, 9])
+def test_a_stream_ends_with_the_images_and_shows_the_estimates(pipe, name, every):  # noqa: F811
+    options = dict(steps=5, sampler=name, seed=4)
+    (whole,) = pipe.generate_images(PROMPTS, **options)
+    found = list(pipe.stream_images(PROMPTS, every=every, output="latents", **options))
+    assert [each.step for each in found] == [*range(every, 5, every), 5]
+    assert all(each.rows == range(2) and each.steps == 5 for each in found)
+    np.testing.assert_array_equal(found[-1].images, whole.latents)
+    for each in found[:-1]:
+        np.testing.assert_allclose(each.images, whole.estimates[each.step - 1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_stream_goes_batch_by_batch_in_every_form_of_output(pipe):  # noqa: F811
+    prompts = [PROMPTS[0]] * 5  # batches of four
+    found = list(pipe.stream_images(prompts, every=2, seed=1))
+    assert [(each.rows, each.step) for each in found] == [
+        *((range(4), 2), (range(4), 3)),
+        *((range(4, 5), 2), (range(4, 5), 3)),
+    ]
+    images = pipe.text_to_image(prompts, seed=1)
+    streamed = [image for each in found if each.step == 3 for image in each.images]
+    np.testing.assert_array_equal(np.stack(streamed), np.stack(images))
+    pixels = next(pipe.stream_images(prompts, output="numpy")).images
+    assert pixels.shape == (4, SIDE, SIDE, 3) and np.abs(pixels).max() <= 1.0
+
+
+def test_a_stream_of_equal_pieces_is_one_program(pipe, calls):  # noqa: F811
+    list(pipe.stream_images(PROMPTS, every=2, steps=6, output="latents"))
+    assert [call for call in calls if call[0] == "sampler"] == [("sampler", 2, True)] * 3
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 12), (12, 2), (6, 10)])
+def test_any_size_up_to_the_position_table_is_drawn(pipe, height, width):  # noqa: F811
+    (image,) = pipe.text_to_image(PROMPTS[0], height=height, width=width, steps=1)
+    assert image.size == (width, height)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "ddim"}, r"sampler is 'ddim'; give one of euler, heun, dpm\+\+2m"),
+        ({"guidance_rule": "apg"}, "guidance_rule is 'apg'; give one of cfg, cfg_zero_star"),
+        (
+            {"zero_init_steps": 2},
+            "zero_init_steps is for guidance_rule cfg_zero_star, and the rule is cfg; leave it out",
+        ),
+        ({"guidance_interval": (0.5, 0.2)}, r"guidance_interval is \(0.5, 0.2\); give \(low, high\)"),
+        ({"sigmas": [0.5], "sigma_shift": "resolution"}, "sigmas is given beside steps or sigma_shift"),
+    ],
+)
+def test_what_a_call_cannot_use_is_named_with_what_is_allowed(pipe, options, message):  # noqa: F811
+    for call in (pipe.text_to_image, pipe.generate_images, pipe.stream_images):
+        with pytest.raises(UserError, match=message):
+            call(PROMPTS, **options)
+
+
+def test_an_unknown_argument_is_refused_by_name(pipe):  # noqa: F811
+    with pytest.raises(TypeError, match="stepps"):
+        pipe.text_to_image(PROMPTS, stepps=3)
+    assert len(list(itertools.islice(pipe.stream_images(PROMPTS, steps=2), 1))) == 1
