@@ -6,23 +6,44 @@ from absl import flags
 from ml_collections import config_flags
 
 from dualdiff_jax.arrays import SEEDS
+from dualdiff_jax.cli.values import Numbers, Shift
 from dualdiff_jax.config.data import Fit
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.planning.programs import PROGRAMS
+from dualdiff_jax.sampling.flow_sampler import IMAGE_SAMPLERS
+from dualdiff_jax.sampling.guidance import GUIDANCE_RULES
 from dualdiff_jax.sampling.text_samplers import TEXT_SAMPLERS
 
 T = TypeVar("T")
 
-MODES = ("train", "generate", "caption", "answer", "plan", "inspect-data", "encode-data")
+MODES = (
+    "train",
+    "generate",
+    "edit",
+    "inpaint",
+    "variations",
+    "caption",
+    "answer",
+    "infill",
+    "score",
+    "plan",
+    "inspect-data",
+    "encode-data",
+)
 DISTRIBUTED = ("train", "encode-data")  # several processes may run these as one
-SAMPLING = ("generate", "caption", "answer")
-READING = ("caption", "answer")
+WRITING = ("caption", "answer", "infill")  # texts
+READING = (*WRITING, "score")  # images
+PROMPTED = ("generate", "edit", "inpaint")  # images
+EDITING = ("edit", "inpaint", "variations")
+DRAWING = (*PROMPTED, "variations")
+SAMPLING = (*DRAWING, *WRITING)
+LOADING = (*DRAWING, *READING)  # a model
 CONFIGURED = ("train", "plan", "inspect-data", "encode-data")
 
 USED_BY: dict[str, tuple[str, ...]] = {}  # flag -> the modes that use it
 
 
-def _for(modes: tuple[str, ...], flag: flags.FlagHolder[T]) -> flags.FlagHolder[T]:
+def used_by(modes: tuple[str, ...], flag: flags.FlagHolder[T]) -> flags.FlagHolder[T]:
     """Records that ``modes`` use ``flag``; its help names them too."""
     USED_BY[flag.name] = modes
     flags.FLAGS[flag.name].help = f"{', '.join(modes)}: {flags.FLAGS[flag.name].help}"
@@ -30,7 +51,7 @@ def _for(modes: tuple[str, ...], flag: flags.FlagHolder[T]) -> flags.FlagHolder[
 
 
 MODE = flags.DEFINE_enum("mode", None, MODES, "what to do")
-CONFIG = _for(
+CONFIG = used_by(
     CONFIGURED,
     config_flags.DEFINE_config_file(
         "config",
@@ -40,69 +61,116 @@ CONFIG = _for(
         accept_new_attributes=True,
     ),
 )
-WORKDIR = _for(("train",), flags.DEFINE_string("workdir", None, "folder of the run; the same folder resumes it"))
-MODEL = _for(
-    (*SAMPLING, "encode-data"), flags.DEFINE_string("model", None, "model folder, or diffusers folder of D-DiT")
+WORKDIR = used_by(("train",), flags.DEFINE_string("workdir", None, "folder of the run; the same folder resumes it"))
+MODEL = used_by(
+    (*LOADING, "encode-data"), flags.DEFINE_string("model", None, "model folder, or diffusers folder of D-DiT")
 )
-PROMPT = _for(("generate",), flags.DEFINE_multi_string("prompt", [], "text that an image is made of; may be repeated"))
-IMAGE = _for(READING, flags.DEFINE_multi_string("image", [], "image file; may be repeated"))
-QUESTION = _for(("answer",), flags.DEFINE_multi_string("question", [], "question about the image; may be repeated"))
-OUTPUT = _for((*SAMPLING, "inspect-data", "encode-data"), flags.DEFINE_string("output", None, "folder for the results"))
-OVERWRITE = _for(SAMPLING, flags.DEFINE_bool("overwrite", False, "replace results that are in --output already"))
-SAMPLES = _for(
-    ("inspect-data",), flags.DEFINE_integer("samples", 256, "records of each source to look at", lower_bound=1)
+PROMPT = used_by(PROMPTED, flags.DEFINE_multi_string("prompt", [], "text that an image is made of; may be repeated"))
+IMAGE = used_by((*EDITING, *READING), flags.DEFINE_multi_string("image", [], "image file; may be repeated"))
+QUESTION = used_by(
+    ("answer", "score"),
+    flags.DEFINE_multi_string("question", [], "question about the image, which an answer follows; may be repeated"),
 )
-FORMAT = _for((*SAMPLING, "plan"), flags.DEFINE_enum("format", "text", ("text", "json"), "format of stdout"))
-SEED = _for(SAMPLING, flags.DEFINE_integer("seed", 0, "seed of all random draws", lower_bound=0, upper_bound=SEEDS - 1))
-HEIGHT = _for(SAMPLING, flags.DEFINE_integer("height", None, "pixels; default: the model's", lower_bound=1))
-WIDTH = _for(SAMPLING, flags.DEFINE_integer("width", None, "pixels; default: the model's", lower_bound=1))
-STEPS = _for(SAMPLING, flags.DEFINE_integer("steps", None, "sampling steps; default: the model's", lower_bound=1))
-GUIDANCE = _for(
-    ("generate",),
+TEXT = used_by(
+    ("infill", "score"),
+    flags.DEFINE_multi_string("text", [], "text with _ for each blank, or to be scored; may be repeated"),
+)
+TOKENS_PER_BLANK = used_by(
+    ("infill",),
+    flags.DEFINE_multi_integer("tokens_per_blank", [1], "of all blanks; repeated, of each blank of a text"),
+)
+PER_TOKEN = used_by(("score",), flags.DEFINE_bool("per_token", False, "divide each score by its text's number of tokens"))
+OUTPUT = used_by((*LOADING, "inspect-data", "encode-data"), flags.DEFINE_string("output", None, "folder for the results"))
+OVERWRITE = used_by(LOADING, flags.DEFINE_bool("overwrite", False, "replace results that are in --output already"))
+SAMPLES = used_by(
+    ("score", "inspect-data"),
+    flags.DEFINE_integer(
+        "samples", None, "evaluations for each score, or records of each source to look at", lower_bound=1
+    ),
+)
+FORMAT = used_by((*LOADING, "plan"), flags.DEFINE_enum("format", "text", ("text", "json"), "format of stdout"))
+SEED = used_by(
+    LOADING,
+    flags.DEFINE(
+        Numbers(int, 0, SEEDS - 1), "seed", "0", "seed of all random draws; or one for each prompt or image, as 1,2,3"
+    ),
+)
+SIZE = "pixels; default: the model's, or an edited image's own"
+HEIGHT = used_by(LOADING, flags.DEFINE_integer("height", None, SIZE, lower_bound=1))
+WIDTH = used_by(LOADING, flags.DEFINE_integer("width", None, SIZE, lower_bound=1))
+STEPS = used_by(SAMPLING, flags.DEFINE_integer("steps", None, "sampling steps; default: the model's", lower_bound=1))
+SAMPLER = used_by(
+    DRAWING, flags.DEFINE_enum("sampler", None, tuple(IMAGE_SAMPLERS), "sampler of images; default: the model's")
+)
+SIGMAS = used_by(
+    DRAWING,
+    flags.DEFINE(Numbers(float, 0.0, 1.0), "sigmas", None, "noise levels that fall, as 1,0.7,0.3; in place of --steps"),
+)
+SIGMA_SHIFT = used_by(
+    DRAWING, flags.DEFINE(Shift(), "sigma_shift", None, "shift of the noise levels: a number, or resolution")
+)
+GUIDANCE = used_by(
+    (*PROMPTED, *WRITING),
     flags.DEFINE_float("guidance_scale", None, "up to 1 is no guidance; default: the model's", lower_bound=0.0),
 )
-NEGATIVE = _for(("generate",), flags.DEFINE_string("negative_prompt", "", "text that guidance leads away from"))
-LENGTH = _for(READING, flags.DEFINE_integer("length", None, "tokens; default: the model's", lower_bound=2))
-DTYPE = _for(
-    SAMPLING, flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "dtype of the model; default: its own")
+GUIDANCE_RULE = used_by(PROMPTED, flags.DEFINE_enum("guidance_rule", None, tuple(GUIDANCE_RULES), "default: the model's"))
+GUIDANCE_INTERVAL = used_by(
+    PROMPTED,
+    flags.DEFINE(Numbers(float, 0.0, 1.0), "guidance_interval", None, "noise levels LOW,HIGH of the guided steps"),
 )
-ORDER = _for(
-    READING,
+ZERO_INIT_STEPS = used_by(
+    PROMPTED,
+    flags.DEFINE_integer("zero_init_steps", None, "first steps that cfg_zero_star leaves out", lower_bound=0),
+)
+NEGATIVE = used_by(PROMPTED, flags.DEFINE_string("negative_prompt", "", "text that guidance leads away from"))
+IMAGES_PER_PROMPT = used_by(
+    PROMPTED, flags.DEFINE_integer("images_per_prompt", None, "images of each prompt; default: 1", lower_bound=1)
+)
+STRENGTH = used_by(EDITING, flags.DEFINE_float("strength", None, "how much of an image changes, up to 1", upper_bound=1.0))
+MASK = used_by(
+    ("inpaint",),
+    flags.DEFINE_multi_string("mask", [], "image file, white where an image is repainted; one, or one for each image"),
+)
+COUNT = used_by(("variations",), flags.DEFINE_integer("count", None, "images for each image; default: 4", lower_bound=1))
+LENGTH = used_by(READING, flags.DEFINE_integer("length", None, "tokens; default: the model's", lower_bound=2))
+DTYPE = used_by(LOADING, flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "dtype of the model; default: its own"))
+ORDER = used_by(
+    WRITING,
     flags.DEFINE_enum("order", None, tuple(TEXT_SAMPLERS), "order in which tokens appear; default: the model's"),
 )
-FIT = _for(
-    READING,
+FIT = used_by(
+    (*EDITING, *READING),
     flags.DEFINE_enum(
         "fit", "crop", get_args(Fit), "crop images of another shape, or letterbox them with grey borders"
     ),
 )
-ANCHOR_END = _for(
-    READING,
+ANCHOR_END = used_by(
+    ("caption", "answer", "score"),
     flags.DEFINE_bool(
-        "anchor_end", None, "give the last token as the end of the text; default: the model's for captions, else no"
+        "anchor_end", None, "give the last token as the end of the text; default: the model's, and no for an answer"
     ),
 )
-TOPOLOGY = _for(
+TOPOLOGY = used_by(
     ("plan",), flags.DEFINE_string("topology", None, "devices, such as v5p:4x4x4, v6e:8x8, h100:8 or h100:4x8")
 )
-OF = _for(("plan",), flags.DEFINE_enum("of", "train", tuple(PROGRAMS), "program to compile"))
-SEARCH = _for(
+OF = used_by(("plan",), flags.DEFINE_enum("of", "train", tuple(PROGRAMS), "program to compile"))
+SEARCH = used_by(
     ("plan",), flags.DEFINE_bool("search", False, "find the largest training batch that fits, for each remat policy")
 )
-COORDINATOR = _for(
+COORDINATOR = used_by(
     DISTRIBUTED,
     flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if no launcher sets it (docs/clusters.md)"),
 )
-NUM_PROCESSES = _for(
+NUM_PROCESSES = used_by(
     DISTRIBUTED,
     flags.DEFINE_integer(
         "num_processes", None, "processes that run as one; 1 runs alone under any launcher", lower_bound=1
     ),
 )
-PROCESS_ID = _for(
+PROCESS_ID = used_by(
     DISTRIBUTED, flags.DEFINE_integer("process_id", None, "number of this process, from 0", lower_bound=0)
 )
-INITIALIZATION_TIMEOUT = _for(
+INITIALIZATION_TIMEOUT = used_by(
     DISTRIBUTED,
     flags.DEFINE_integer("initialization_timeout", 300, "seconds to wait for all processes to start", lower_bound=1),
 )

@@ -22,6 +22,8 @@ from dualdiff_jax.weights import load_model
 
 PAGE = "data.html"
 
+LOOKED_AT = 256  # records of each source that inspect-data looks at, unless --samples says otherwise
+
 
 def inspect_data(config: RunConfig, output: str, samples: int) -> None:
     """Prints figures of every source, and writes a page that shows records as the model sees them.

@@ -16,7 +16,7 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it warns that
 import ml_collections
 from absl import app, flags
 
-from dualdiff_jax.cli import arguments, data, plan, sample, train
+from dualdiff_jax.cli import arguments, completion, data, edit, plan, sample, text_flags, train
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.distributed.process_group import distributed_run
@@ -105,37 +105,98 @@ def _config() -> RunConfig:
     return resolve(arguments.CONFIG.value)
 
 
-def _sampling() -> dict[str, Any]:
+def _loading() -> dict[str, Any]:
     return {
-        "seed": arguments.SEED.value,
+        "seed": arguments.SEED.value[0] if len(arguments.SEED.value) == 1 else list(arguments.SEED.value),
         "as_json": arguments.FORMAT.value == "json",
         "overwrite": arguments.OVERWRITE.value,
-        "steps": arguments.STEPS.value,
         "height": arguments.HEIGHT.value,
         "width": arguments.WIDTH.value,
         "dtype": arguments.DTYPE.value,
     }
 
 
+def _sampling() -> dict[str, Any]:
+    return {"steps": arguments.STEPS.value, **_loading()}
+
+
 def _reading() -> dict[str, Any]:
+    return {"fit": arguments.FIT.value, "length": arguments.LENGTH.value}
+
+
+def _writing() -> dict[str, Any]:
+    return {"order": arguments.ORDER.value, **text_flags.text_choices(), **_reading(), **_sampling()}
+
+
+def _drawing() -> dict[str, Any]:
+    """The options of every mode that draws images."""
+    levels = arguments.SIGMAS.value
     return {
-        "order": arguments.ORDER.value,
-        "fit": arguments.FIT.value,
-        "length": arguments.LENGTH.value,
-        "anchor_end": arguments.ANCHOR_END.value,
+        "sampler": arguments.SAMPLER.value,
+        "sigmas": None if levels is None else list(levels),
+        "sigma_shift": arguments.SIGMA_SHIFT.value,
         **_sampling(),
     }
 
 
+def _prompted() -> dict[str, Any]:
+    """The options of every mode that draws images from prompts."""
+    return {
+        "guidance_scale": arguments.GUIDANCE.value,
+        "guidance_rule": arguments.GUIDANCE_RULE.value,
+        "guidance_interval": arguments.GUIDANCE_INTERVAL.value,
+        "zero_init_steps": arguments.ZERO_INIT_STEPS.value,
+        "negative_prompt": arguments.NEGATIVE.value,
+        "images_per_prompt": arguments.IMAGES_PER_PROMPT.value,
+        **_drawing(),
+    }
+
+
 def _generate() -> None:
-    guidance = {"guidance_scale": arguments.GUIDANCE.value, "negative_prompt": arguments.NEGATIVE.value}
-    sample.generate(
-        _required(arguments.MODEL), arguments.PROMPT.value, _required(arguments.OUTPUT), **guidance, **_sampling()
+    sample.generate(_required(arguments.MODEL), arguments.PROMPT.value, _required(arguments.OUTPUT), **_prompted())
+
+
+def _edit() -> None:
+    prompts, given = arguments.PROMPT.value, {"fit": arguments.FIT.value, "strength": arguments.STRENGTH.value}
+    edit.edit(
+        _required(arguments.MODEL), arguments.IMAGE.value, _required(arguments.OUTPUT), prompts, **given, **_prompted()
+    )
+
+
+def _inpaint() -> None:
+    prompts, given = arguments.PROMPT.value, {"fit": arguments.FIT.value, "strength": arguments.STRENGTH.value}
+    edit.inpaint(
+        _required(arguments.MODEL),
+        arguments.IMAGE.value,
+        _required(arguments.OUTPUT),
+        prompts,
+        masks=arguments.MASK.value,
+        **given,
+        **_prompted(),
+    )
+
+
+def _variations() -> None:
+    edit.variations(
+        _required(arguments.MODEL),
+        arguments.IMAGE.value,
+        _required(arguments.OUTPUT),
+        count=arguments.COUNT.value,
+        fit=arguments.FIT.value,
+        strength=arguments.STRENGTH.value,
+        **_drawing(),
     )
 
 
 def _caption() -> None:
-    sample.caption(_required(arguments.MODEL), arguments.IMAGE.value, arguments.OUTPUT.value, **_reading())
+    sample.caption(
+        _required(arguments.MODEL),
+        arguments.IMAGE.value,
+        arguments.OUTPUT.value,
+        anchor_end=arguments.ANCHOR_END.value,
+        early_stop=text_flags.EARLY_STOP.value,
+        **_writing(),
+    )
 
 
 def _answer() -> None:
@@ -144,7 +205,36 @@ def _answer() -> None:
         arguments.IMAGE.value,
         arguments.QUESTION.value,
         arguments.OUTPUT.value,
+        anchor_end=arguments.ANCHOR_END.value,
+        early_stop=text_flags.EARLY_STOP.value,
+        **_writing(),
+    )
+
+
+def _infill() -> None:
+    sizes = arguments.TOKENS_PER_BLANK.value
+    completion.infill(
+        _required(arguments.MODEL),
+        arguments.IMAGE.value,
+        arguments.TEXT.value,
+        arguments.OUTPUT.value,
+        tokens_per_blank=sizes[0] if len(sizes) == 1 else sizes,
+        **_writing(),
+    )
+
+
+def _score() -> None:
+    completion.score(
+        _required(arguments.MODEL),
+        arguments.IMAGE.value,
+        arguments.TEXT.value,
+        arguments.QUESTION.value,
+        arguments.OUTPUT.value,
+        samples=arguments.SAMPLES.value,
+        per_token=arguments.PER_TOKEN.value,
+        anchor_end=arguments.ANCHOR_END.value,
         **_reading(),
+        **_loading(),
     )
 
 
@@ -165,7 +255,7 @@ def _plan() -> None:
 def _inspect_data() -> None:
     output = arguments.OUTPUT.value or "runs/inspect-data"
     check_local(output)
-    data.inspect_data(_config(), output, arguments.SAMPLES.value)
+    data.inspect_data(_config(), output, arguments.SAMPLES.value or data.LOOKED_AT)
 
 
 def _train() -> None:
@@ -192,8 +282,13 @@ def _distributed() -> AbstractContextManager[None]:
 COMMANDS: dict[str, Callable[[], None]] = {
     "train": _train,
     "generate": _generate,
+    "edit": _edit,
+    "inpaint": _inpaint,
+    "variations": _variations,
     "caption": _caption,
     "answer": _answer,
+    "infill": _infill,
+    "score": _score,
     "plan": _plan,
     "inspect-data": _inspect_data,
     "encode-data": _encode_data,

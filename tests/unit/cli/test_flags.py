@@ -11,17 +11,30 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from dualdiff_jax.cli import arguments, main
+from dualdiff_jax.cli import arguments, main, text_flags
 
 ROOT = Path(__file__).parents[3]
 
 TOGETHER = "coordinator num_processes process_id initialization_timeout"
-READING = "model image output overwrite format seed height width steps length dtype order fit"
+READING = "model image output overwrite format seed height width length dtype fit"
+WRITING = (
+    f"{READING} order steps certainty threshold entropy_bound block_length remask temperature top_p "
+    "repetition_penalty guidance_scale guidance_null exit_margin"
+)
+DRAWING = "model output overwrite format seed height width steps sampler sigmas sigma_shift dtype"
+PROMPTED = (
+    f"prompt guidance_scale guidance_rule guidance_interval zero_init_steps negative_prompt images_per_prompt {DRAWING}"
+)
 ACCEPTED = {
     "train": f"config workdir {TOGETHER}",
-    "generate": "model prompt output overwrite format seed height width steps guidance_scale negative_prompt dtype",
-    "caption": READING,
-    "answer": f"question {READING}",
+    "generate": PROMPTED,
+    "edit": f"image fit strength {PROMPTED}",
+    "inpaint": f"image fit strength mask {PROMPTED}",
+    "variations": f"image fit strength count {DRAWING}",
+    "caption": f"anchor_end early_stop {WRITING}",
+    "answer": f"question anchor_end early_stop {WRITING}",
+    "infill": f"text tokens_per_blank {WRITING}",
+    "score": f"text question samples per_token anchor_end {READING}",
     "plan": "config format topology of search",
     "inspect-data": "config output samples",
     "encode-data": f"config model output {TOGETHER}",
@@ -33,6 +46,10 @@ VALUES = {
     "prompt": "a three",
     "image": "a.png",
     "question": "which?",
+    "text": "a _",
+    "tokens_per_blank": 2,
+    "per_token": "true",
+    "anchor_end": "false",
     "output": "o",
     "overwrite": "true",
     "samples": 3,
@@ -43,9 +60,30 @@ VALUES = {
     "steps": 3,
     "guidance_scale": 3,
     "negative_prompt": "a photo",
+    "sampler": "heun",
+    "sigmas": "1,0.5",
+    "sigma_shift": "resolution",
+    "guidance_rule": "cfg_zero_star",
+    "guidance_interval": "0.2,0.8",
+    "zero_init_steps": 2,
+    "images_per_prompt": 2,
+    "strength": 0.5,
+    "mask": "m.png",
+    "count": 2,
     "length": 8,
     "dtype": "float32",
     "order": "confidence",
+    "certainty": "margin",
+    "threshold": 0.8,
+    "entropy_bound": 0.2,
+    "block_length": 4,
+    "remask": 0.1,
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "repetition_penalty": 1.2,
+    "guidance_null": "text",
+    "exit_margin": 5.0,
+    "early_stop": "false",
     "fit": "letterbox",
     "topology": "v5e:2x2",
     "of": "train",
@@ -127,10 +165,11 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
             read.add(self.name)
             return self._holder.value
 
-    for name, holder in list(vars(arguments).items()):
-        if isinstance(holder, flags.FlagHolder):
-            monkeypatch.setattr(arguments, name, Spy(holder))
-    for module in ("sample", "plan", "train", "data"):
+    for module in (arguments, text_flags):
+        for name, holder in list(vars(module).items()):
+            if isinstance(holder, flags.FlagHolder):
+                monkeypatch.setattr(module, name, Spy(holder))
+    for module in ("sample", "edit", "completion", "plan", "train", "data"):
         monkeypatch.setattr(main, module, MagicMock())
     monkeypatch.setattr(main, "resolve", lambda config: config)
     monkeypatch.setattr(main, "distributed_run", lambda *_: contextlib.nullcontext())
@@ -141,17 +180,41 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "there is no --mode; give --mode=train|generate|caption|answer|plan|inspect-data|encode-data"),
+        (
+            [],
+            "there is no --mode; give --mode=train|generate|edit|inpaint|variations|caption|answer|infill|score|plan|",
+        ),
         (["--mode=paint"], "flag --mode=paint"),
         (["--mode=train", "config"], "'config' is not a flag; flags look like --name=value"),
         (["--mod=train"], "Unknown command line flag 'mod'. Did you mean: mode, model ?"),
         (["--mode=generate", "--seed=-1"], "flag --seed=-1"),
+        (["--mode=generate", "--seed=1,a"], "flag --seed=1,a"),
+        (["--mode=generate", "--sigmas=1,1.5"], "flag --sigmas=1,1.5: give numbers from 0.0 to 1.0"),
+        (["--mode=generate", "--sigma_shift=size"], "flag --sigma_shift=size"),
+        (["--mode=generate", "--sampler=ddim"], "flag --sampler=ddim"),
+        (["--mode=edit", "--model=m", "--output=o", "--image=i"], 'there is no prompt; give --prompt="..."'),
+        (["--mode=edit", "--model=m", "--output=o", "--prompt=a"], "there is no image; give --image=FILE"),
+        (
+            ["--mode=edit", "--model=m", "--output=o", "--prompt=a", "--image=i", "--strength=0"],
+            "strength is 0.0; give",
+        ),
+        (
+            ["--mode=inpaint", "--model=m", "--output=o", "--prompt=a", "--image=i"],
+            "there is no mask; give --mask=FILE",
+        ),
+        (
+            ["--mode=generate", "--model=m", "--output=o", "--prompt=a", "--seed=1,2,3"],
+            "--seed has 3 numbers for 1 prompts or images; give one, or one for each",
+        ),
         (["--mode=generate", "--output=o", "--prompt=a"], "--mode=generate needs --model="),
         (["--mode=generate", "--model=m", "--prompt=a"], "--mode=generate needs --output="),
         (["--mode=generate", "--model=m", "--output=o"], 'there is no prompt; give --prompt="..."'),
         (["--mode=generate", "--model=m", "--output=o", "--prompt= "], "a prompt is empty; describe the image"),
         (["--mode=caption", "--model=m"], "there is no image; give --image=FILE"),
         (["--mode=answer", "--model=m", "--image=i"], "an image or a question is missing"),
+        (["--mode=infill", "--model=m", "--image=i"], "an image or a text is missing"),
+        (["--mode=score", "--model=m", "--text=a"], "an image or a text is missing"),
+        (["--mode=score", "--model=m", "--image=i", "--text= "], "a text is empty; write something in --text"),
         (["--mode=train", "--workdir=w"], "--mode=train needs --config=FILE"),
         (["--mode=train", *given("config")], "--mode=train needs --workdir="),
         (["--mode=plan", *given("config")], "--mode=plan needs --topology="),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dualdiff_jax.cli import sample
+from dualdiff_jax.cli import completion, sample
 from dualdiff_jax.errors import UserError
 
 OPTIONS = dict(dtype=None, seed=0, as_json=False)
@@ -15,6 +15,8 @@ def commands(output, **options):
         "0000.png": lambda: sample.generate("no/model", ["a three"], output, **given),
         "captions.json": lambda: sample.caption("no/model", ["a.png"], output, **given),
         "answers.json": lambda: sample.answer("no/model", ["a.png"], ["which?"], output, **given),
+        "infills.json": lambda: completion.infill("no/model", ["a.png"], ["a _"], output, **given),
+        "scores.json": lambda: completion.score("no/model", ["a.png"], ["a three"], [], output, **given),
     }
 
 
