@@ -18,6 +18,7 @@ from dualdiff_jax.convert.importer import open_pipeline
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.models.separated import separated_weights, with_t5_in_8_bits
 from dualdiff_jax.pipeline import inputs
+from dualdiff_jax.pipeline.compile_calls import CompileCalls
 from dualdiff_jax.pipeline.devices import sampling_mesh
 from dualdiff_jax.pipeline.edit_calls import EditCalls
 from dualdiff_jax.pipeline.infill_calls import InfillCalls
@@ -25,7 +26,7 @@ from dualdiff_jax.pipeline.score_calls import ScoreCalls
 from dualdiff_jax.weights import is_model_folder, load_config, load_model
 
 
-class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls):
+class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, CompileCalls):
     """A loaded model that takes texts and images of a user and returns images and texts.
 
     Batches are split over the mesh's ``data`` and ``fsdp`` axes. A call that cannot use an argument raises a
