@@ -168,7 +168,7 @@ class TextCalls(LoadedModel):
         token_ids = arrays_in.token_array("token_ids", token_ids, self.tokenizer.vocab_size, 2)
         if len(token_ids) != len(images):
             raise UserError(f"token_ids has {len(token_ids)} texts for {len(images)} images; give one for each image")
-        text_choices.check_prompts(options, token_ids, self.tokenizer.mask_token_id)
+        text_choices.check_texts(options, token_ids, self.tokenizer.mask_token_id, rules is not None)
         pixels = [read_image(image, *size, f"images[{index}]", fit=fit) for index, image in enumerate(images)]
         found: list[list[np.ndarray]] = []
         for rows, count, rngs in self.batches(keys):

@@ -77,8 +77,14 @@ def stops_early(
     return is_exact and value is not False
 
 
-def check_prompts(options: TextOptions, token_ids: np.ndarray, mask_token_id: int) -> None:
-    """Raises ``UserError`` where guidance leads away from a prompt, and one of the texts (n, l) has none in front."""
+def check_texts(options: TextOptions, token_ids: np.ndarray, mask_token_id: int, has_rules: bool) -> None:
+    """Raises ``UserError`` where options do not go with the texts (n, l).
+
+    Guidance leads away from a prompt, and a text has none in front; or an early stop would write ``</s>`` where rules
+    may not allow it.
+    """
+    if options.early_stop and has_rules:
+        raise UserError("early_stop is for texts that end at their first </s>, and these have blanks; leave it out")
     if options.guidance_null != "text":
         return
     for index in np.flatnonzero(token_ids[:, 0] == mask_token_id):

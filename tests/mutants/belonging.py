@@ -104,12 +104,37 @@ TESTS = {
         f"{UNIT}/pipeline/test_pipeline.py",
         f"{PARITY}/test_samplers.py",
     ),
-    "sampling/masked_sampler.py": (
+    "sampling/ancestral_order.py": (f"{SAMPLING}/test_ancestral_order.py", f"{SAMPLING}/test_masked_sampler.py"),
+    "sampling/blocks.py": (
+        f"{SAMPLING}/test_certainty.py",
+        f"{SAMPLING}/test_ancestral_order.py",
         f"{SAMPLING}/test_masked_sampler.py",
-        f"{UNIT}/pipeline/test_pipeline.py",
+    ),
+    "sampling/certainty.py": (
+        f"{SAMPLING}/test_certainty.py",
+        f"{SAMPLING}/test_masked_sampler.py",
         f"{PARITY}/test_samplers.py",
     ),
-    "sampling/text_samplers.py": (f"{UNIT}/pipeline/test_inputs.py", f"{UNIT}/pipeline/test_pipeline.py"),
+    "sampling/masked_sampler.py": (
+        f"{SAMPLING}/test_masked_sampler.py",
+        f"{SAMPLING}/test_certainty.py",
+        f"{SAMPLING}/test_ancestral_order.py",
+        f"{UNIT}/pipeline/test_text_choices.py",
+        f"{PARITY}/test_samplers.py",
+    ),
+    "sampling/text_guidance.py": (f"{UNIT}/pipeline/test_text_choices.py",),
+    "sampling/text_options.py": (
+        f"{SAMPLING}/test_text_options.py",
+        f"{SAMPLING}/test_token_draws.py",
+        f"{SAMPLING}/test_masked_sampler.py",
+        f"{UNIT}/pipeline/test_text_choices.py",
+    ),
+    "sampling/text_samplers.py": (
+        f"{SAMPLING}/test_text_options.py",
+        f"{SAMPLING}/test_masked_sampler.py",
+        f"{UNIT}/pipeline/test_inputs.py",
+    ),
+    "sampling/token_draws.py": (f"{SAMPLING}/test_token_draws.py", f"{SAMPLING}/test_masked_sampler.py"),
     "training/step.py": (*UPDATES, f"{MANY_DEVICES[1]}"),
     "training/trainable.py": (
         f"{TRAINING}/test_trainable.py",

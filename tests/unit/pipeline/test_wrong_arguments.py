@@ -35,9 +35,23 @@ CALLBACKS = (7, "print", b"", {})
 
 LATENTS = np.zeros((1, SIDE, SIDE, 1), np.float32)
 EMBEDDINGS = np.zeros((1, 6, 8), np.float32)
-READING = {"height": WHOLE, "width": WHOLE, "order": CHOICES, "fit": CHOICES, "progress": CALLBACKS, "seed": SEEDS}
 SWITCHES = (*STRANGE, 0, 1, "yes", "", [True], np.bool_(True))
+READING = {
+    **{"height": WHOLE, "width": WHOLE, "order": CHOICES, "fit": CHOICES, "progress": CALLBACKS, "seed": SEEDS},
+    **{"certainty": (*CHOICES, "margin"), "threshold": (*REAL, 1.1, 0.5), "entropy_bound": (*REAL, 0.5)},
+    **{"block_length": WHOLE, "remask": (*REAL, 1.1), "temperature": (*REAL, 101.0), "top_p": (*REAL, 0.0, 1.1)},
+    **{"repetition_penalty": (*REAL, 0.5), "guidance_scale": REAL, "guidance_null": (*CHOICES, "image", "text")},
+    **{"exit_margin": REAL, "early_stop": SWITCHES},
+}  # of the order ancestral: threshold, entropy_bound and certainty are for others
 SIGMAS = (*STRANGE, 7, "ab", [], [NAN], [2.0, 1.0], [0.5, 0.7], [0.5, 0.5], [[0.5]], [-0.5], ["a"], [0.5, 0.0, 0.0])
+STRENGTHS = (*REAL, 0, 0.0, 1.1)
+INTERVALS = (*STRANGE, 7, "ab", [], [0.5], [0.5, 0.2], [-0.1, 0.5], [0.5, 1.1], [NAN, 1.0], ["a", "b"], [[0.1, 0.2]])
+MASKS = (
+    *(value for value in STRANGE if value != b"three"),
+    *(7, None, "", [], [None], [7], "no/such/file.png", b"no picture", [PICTURE[..., 0]] * 2, PICTURE),
+    *(PICTURE[..., 0].astype(np.int64), np.full((SIDE, SIDE), 2.0), np.full((SIDE, SIDE), NAN), PICTURE[:1, :, 0]),
+)
+EDITING = {"height": WHOLE, "width": WHOLE, "fit": CHOICES, "output": CHOICES, "sampler": CHOICES, "seed": SEEDS}
 
 # method -> (arguments that are right, argument -> values that are wrong)
 CALLS = {
@@ -48,7 +62,25 @@ CALLS = {
             **{"height": WHOLE, "width": WHOLE, "steps": WHOLE, "guidance_scale": REAL, "sigma_shift": REAL},
             **{"sigmas": SIGMAS, "max_sequence_length": (*WHOLE, 1, 100_000), "prompt_embeddings": FLOATS},
             **{"negative_prompt_embeddings": FLOATS, "latents": FLOATS, "output": CHOICES, "progress": CALLBACKS},
+            **{"sampler": (*CHOICES, "ddim"), "guidance_rule": (*CHOICES, "apg"), "guidance_interval": INTERVALS},
+            **{"zero_init_steps": (*WHOLE, 1)},
         },
+    ),
+    "stream_images": (
+        {"prompts": "a three"},
+        {"prompts": TEXTS, "every": WHOLE, "output": CHOICES, "steps": WHOLE, "sampler": CHOICES, "sigmas": SIGMAS},
+    ),
+    "image_to_image": (
+        {"images": PICTURE, "prompts": "a three"},
+        {"images": IMAGES, "prompts": TEXTS, "strength": STRENGTHS, **EDITING},
+    ),
+    "inpaint": (
+        {"images": PICTURE, "masks": PICTURE[..., 0], "prompts": "a three"},
+        {"images": IMAGES, "masks": MASKS, "prompts": TEXTS, "strength": STRENGTHS, **EDITING},
+    ),
+    "variations": (
+        {"images": PICTURE},
+        {"images": IMAGES, "count": WHOLE, "strength": STRENGTHS, "prompts": ("a",), "guidance_scale": (2.0,)},
     ),
     "image_to_text": (
         {"images": PICTURE},

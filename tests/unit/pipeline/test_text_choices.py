@@ -1,0 +1,134 @@
+"""The choices of a text sampler, through the pipeline: guidance, the early stop, and the model's defaults."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from demo.data import write_tokenizer
+from dualdiff_jax import DualDiffusionPipeline, UserError
+from dualdiff_jax.config.model import SamplingConfig
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.pipeline.text_choices import text_options, text_steps
+from tests.unit.pipeline.test_pipeline import SIDE, config
+from tests.unit.tiny import random_weights
+
+DEFAULT = SamplingConfig(height=4, width=4)
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory) -> DualDiffusionPipeline:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder)
+    tokenizer = Tokenizer(folder)
+    sizes = config(tokenizer.vocab_size)
+    weights = random_weights(sizes)
+    bias = np.array(weights["mmdit.text_out.bias"])
+    bias[tokenizer.end_token_id] += 2.0  # so that texts end
+    return DualDiffusionPipeline(sizes, weights | {"mmdit.text_out.bias": bias}, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return list(np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8))
+
+
+PROMPT = [5, 6]
+CALL = dict(prompts=[np.array(PROMPT)] * 3, length=7, order="confidence", steps=1)
+
+
+def logits(pipe: DualDiffusionPipeline, images: np.ndarray | None, token_ids: np.ndarray) -> np.ndarray:
+    latents = None if images is None else pipe.encode_image(images)
+    return np.asarray(pipe.denoise(latents, np.zeros(len(token_ids)), pipe.encode_text(token_ids)).logits)
+
+
+@pytest.mark.parametrize("null", ["image", "text"])
+def test_guidance_leads_away_from_the_text_without_image_or_without_prompt(pipe, pictures, null):
+    mask, scale = pipe.tokenizer.mask_token_id, 3.5
+    images = np.stack(pictures).astype(np.float32) / 127.5 - 1
+    start = np.array([PROMPT + [mask] * 5] * 3)
+    conditional = logits(pipe, images, start)
+    away = logits(pipe, None, start) if null == "image" else logits(pipe, images, np.full_like(start, mask))
+    expected = away + scale * (conditional - away)
+    expected[..., mask] = -np.inf
+    found = pipe.generate_text(pictures, **CALL, guidance_scale=scale, guidance_null=null)
+    np.testing.assert_array_equal(found.token_ids[:, 2:], expected.argmax(axis=-1)[:, 2:])
+    np.testing.assert_array_equal(found.token_ids[:, :2], start[:, :2])
+    conditional[..., mask] = -np.inf
+    assert (expected.argmax(axis=-1) != conditional.argmax(axis=-1))[:, 2:].any()
+    plain = pipe.generate_text(pictures, **CALL, guidance_scale=1.0)
+    np.testing.assert_array_equal(plain.token_ids[:, 2:], conditional.argmax(axis=-1)[:, 2:])
+
+
+def test_guidance_without_a_prompt_to_leave_out_is_refused(pipe, pictures):
+    call = CALL | {"prompts": [np.array([5]), np.array([]), np.array([5])]}
+    with pytest.raises(UserError, match=r"guidance_null is 'text', but prompts\[1\] is empty"):
+        pipe.generate_text(pictures, **call, guidance_scale=2.0, guidance_null="text")
+
+
+@pytest.mark.parametrize("order", ["ancestral", "confidence", "threshold"])
+def test_captions_and_answers_are_the_same_with_and_without_the_early_stop(pipe, pictures, order, monkeypatch):
+    """Both stop early by default, which saves passes; ``like_original`` returns all tokens, and never does."""
+    passes: list[int] = []
+    complete = type(pipe).complete_text
+
+    def counted(self, *args, **kwargs):
+        sample = complete(self, *args, **kwargs)
+        passes.append(int(sample.passes.sum()))
+        return sample
+
+    monkeypatch.setattr(type(pipe), "complete_text", counted)
+    options = dict(order=order, length=14, seed=1, anchor_end=False) | ({} if order == "threshold" else {"steps": 14})
+    options |= {"threshold": 1.0} if order == "threshold" else {}
+    questions = ["which digit is this?"] * 3
+    for call in (lambda **o: pipe.image_to_text(pictures, **o), lambda **o: pipe.answer(pictures, questions, **o)):
+        passes.clear()
+        texts = [call(**options, early_stop=choice) for choice in (None, True, False)]
+        assert texts[0] == texts[1] == texts[2]
+        assert passes[0] == passes[1] < passes[2]
+    passes.clear()
+    like = dict(options, like_original=True)
+    del like["anchor_end"]
+    assert pipe.image_to_text(pictures, **like) == pipe.image_to_text(pictures, **like, early_stop=False)
+    assert passes[0] == passes[1]
+    with pytest.raises(UserError, match="early_stop would change the texts of this call"):
+        pipe.image_to_text(pictures, **like, early_stop=True)
+
+
+def test_a_mask_that_a_prompt_spells_forbids_the_early_stop(pipe, pictures):
+    """The sampler fills it, perhaps with an end that is not part of the answer."""
+    question = ["<extra_id_0> which digit?"] * 3
+    assert pipe.answer(pictures, question, length=14) == pipe.answer(pictures, question, length=14, early_stop=False)
+    with pytest.raises(UserError, match="early_stop would change"):
+        pipe.answer(pictures, question, length=14, early_stop=True)
+
+
+def test_texts_with_blanks_have_no_early_stop(pipe, pictures):
+    with pytest.raises(UserError, match="early_stop is for texts that end at their first </s>"):
+        pipe.infill("a handwritten _", pictures[0], early_stop=True)
+
+
+def test_a_choice_that_does_not_exist_is_an_error_as_for_any_function(pipe, pictures):
+    with pytest.raises(TypeError, match="there is no argument 'temprature'; text samplers have order, steps"):
+        pipe.image_to_text(pictures, temprature=0.5)
+
+
+def test_the_models_defaults_hold_where_a_call_names_nothing():
+    default = dataclasses.replace(
+        DEFAULT, text_order="threshold", text_threshold=0.7, text_entropy_bound=0.3, text_guidance_scale=2.0
+    )
+    options = text_options(default, None, {"threshold": None})
+    assert (options.order, options.threshold, options.guidance_scale, options.steps) == ("threshold", 0.7, 2.0, None)
+    assert text_options(default, "entropy_bound", {}).entropy_bound == 0.3
+    given = text_options(default, None, {"threshold": 1, "guidance_scale": np.float32(1)})
+    assert (given.threshold, given.guidance_scale) == (1.0, None)
+
+
+def test_steps_are_the_models_only_where_the_order_takes_steps():
+    assert text_steps(DEFAULT, None, None, "answer_steps") == DEFAULT.answer_steps
+    assert text_steps(DEFAULT, "threshold", None, "answer_steps") is None
+    assert text_steps(DEFAULT, "confidence", 5, "answer_steps") == 5
+    with pytest.raises(
+        UserError, match="steps is for order ancestral, confidence, and order is threshold; leave steps"
+    ):
+        text_options(DEFAULT, "threshold", {"steps": text_steps(DEFAULT, "threshold", 5, "answer_steps")})
