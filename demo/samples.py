@@ -19,6 +19,8 @@ REPEATS = 10  # drawings of each of the 30 captions of single digits
 SEEN_EACH, UNSEEN_EACH = 2, 8  # drawings, and images to caption, of each pair: 170 and 120 in all
 FILMS = 16  # drawings whose estimates at each step are kept
 GUIDANCE_SCALES = (1.0, 3.0, 6.0)
+ANCESTRAL_STEPS = 64  # of captions in random order
+SCORE_SAMPLES = 8  # evaluations for each score
 WORKERS = 2  # threads; samples do not depend on their order
 
 Labels = tuple[int, ...]  # the digits of an image from the left, one or two
@@ -78,10 +80,13 @@ class Samples:
     guidance: dict[float, Drawings]  # by scale, from the same noise; the digits 0 to 9 first
     captions: Readings
     captions_ancestral: Readings
+    captions_unanchored: Readings  # the same without a given end
     answers: Readings
     answers_ancestral: Readings
     pair_captions: Readings
     unseen_pair_captions: Readings
+    infills: list[str]  # of held-out digits, each with a caption whose word is a blank, in the order of CAPTIONS
+    rankings: np.ndarray  # (n, 10), captions of each held-out digit by score, the best first, as digits
 
 
 def sample(pipeline: DualDiffusionPipeline, held_out: Digits, seed: int) -> Samples:
@@ -99,13 +104,16 @@ def sample(pipeline: DualDiffusionPipeline, held_out: Digits, seed: int) -> Samp
             "digits": drawings(captions, labels),
             "pairs": drawings([pair_caption(pair) for pair in seen_pairs], seen_pairs),
             "captions": readings(*real, order="confidence"),
-            "captions_ancestral": readings(*real, order="ancestral"),
+            "captions_ancestral": readings(*real, order="ancestral", steps=ANCESTRAL_STEPS),
+            "captions_unanchored": readings(*real, order="ancestral", steps=ANCESTRAL_STEPS, anchor_end=False),
             "pair_captions": readings(*compose(held_out, seen, SEEN_EACH, seed), order="confidence"),
             "answers": readings(*real, order="confidence", question=QUESTION),
             "answers_ancestral": readings(*real, order="ancestral", question=QUESTION),
             "unseen_pairs": drawings([pair_caption(pair) for pair in unseen_pairs], unseen_pairs),
             "unseen_pair_captions": readings(*compose(held_out, unseen, UNSEEN_EACH, seed), order="confidence"),
         }
+        jobs["infills"] = pool.submit(fill, pipeline, held_out.images, seed)
+        jobs["rankings"] = pool.submit(rank, pipeline, held_out.images, seed)
         guidance = {s: drawings(captions[:batch], labels[:batch], guidance_scale=s) for s in GUIDANCE_SCALES}
     results = {name: job.result() for name, job in jobs.items()}
     return Samples(guidance={scale: job.result() for scale, job in guidance.items()}, **results)
@@ -141,30 +149,45 @@ def read(
     *,
     seed: int,
     order: str,
+    steps: int | None = None,
+    anchor_end: bool | None = None,
     question: str | None = None,
 ) -> Readings:
     """A caption of each image, or an answer to ``question`` about it. images (n, h, w) uint8."""
     default, tokenizer = pipeline.config.sampling, pipeline.tokenizer
-    length, steps = default.caption_length, default.caption_steps
+    length, usual = default.caption_length, default.caption_steps
     prompt = np.zeros(0, np.int32)
     if question is not None:
-        length, steps = default.answer_length, default.answer_steps
+        length, usual = default.answer_length, default.answer_steps
         prompt = tokenizer.question_ids(question, length)
     sample = pipeline.generate_text(
         list(images),
         [prompt] * len(images),
         length=length,
-        steps=steps,
+        steps=usual if steps is None else steps,
         seed=seed,
         height=images.shape[1],
         width=images.shape[2],
         order=order,
+        anchor_end=anchor_end,
     )
     token_ids = np.asarray(sample.token_ids)
     end = tokenizer.pieces([tokenizer.end_token_id])[0]
     tokens = [tokenizer.pieces(row) for row in token_ids]
     texts = [_text(row[len(prompt) :], end) for row in tokens]
     return Readings(images, list(labels), texts, tokens, np.asarray(sample.revealed_in))
+
+
+def fill(pipeline: DualDiffusionPipeline, images: np.ndarray, seed: int) -> list[str]:
+    """A caption of each image (n, h, w), with the digit's word filled in."""
+    texts = [CAPTIONS[index % len(CAPTIONS)].format("_") for index in range(len(images))]
+    return pipeline.infill(texts, list(images), order="confidence", seed=seed)
+
+
+def rank(pipeline: DualDiffusionPipeline, images: np.ndarray, seed: int) -> np.ndarray:
+    """(n, 10) int: for each image (n, h, w) the digits, the one whose caption scores best first."""
+    texts = [[CAPTIONS[index % len(CAPTIONS)].format(word) for word in WORDS] for index in range(len(images))]
+    return pipeline.score(list(images), texts, samples=SCORE_SAMPLES, seed=seed).nats.argsort(axis=1)
 
 
 def _text(tokens: list[str], end: str) -> str:

@@ -29,13 +29,22 @@ MEASURES = {
         "Captions of digits", "held-out digits whose whole caption is right, most confident token first", 0.95
     ),
     "caption_exact_match_ancestral": Measure(
-        "Captions of digits, random order", "the same, with positions and tokens drawn at random"
+        "Captions of digits, random order", "the same, with positions and tokens drawn at random, in 64 steps", 0.93
+    ),
+    "caption_exact_match_unanchored": Measure(
+        "Captions of digits, random order, no given end", "the same, where the last token is not given as the end"
     ),
     "answer_accuracy": Measure(
         "Answers", "held-out digits with the right answer to “which digit is this?”, most confident token first", 0.95
     ),
     "answer_accuracy_ancestral": Measure(
         "Answers, random order", "the same, with positions and tokens drawn at random"
+    ),
+    "infill_accuracy": Measure(
+        "Blanks", "captions of held-out digits in which the word, a blank, is filled right", 0.95
+    ),
+    "ranking_accuracy": Measure(
+        "Scores", "held-out digits whose right caption scores best among those of all ten digits", 0.97
     ),
     "generation_accuracy": Measure("Drawn digits", "drawings that an independent classifier reads as captioned", 0.97),
     "classifier_accuracy": Measure("The classifier itself", "real held-out digits that it reads correctly", 0.98),
@@ -76,6 +85,11 @@ def is_right_answer(text: str, labels: Labels) -> bool:
     return text == WORDS[labels[0]]
 
 
+def is_infill(index: int, text: str, held_out: Digits) -> bool:
+    """Whether ``text`` is the caption of digit number ``index`` whose word was a blank."""
+    return text == CAPTIONS[index % len(CAPTIONS)].format(WORDS[held_out.labels[index]])
+
+
 def judge(samples: Samples, classifier: DigitClassifier, held_out: Digits) -> dict[str, np.ndarray]:
     """Measure -> whether each of its examples is right: (n,) bool, in the order of the examples."""
 
@@ -89,8 +103,11 @@ def judge(samples: Samples, classifier: DigitClassifier, held_out: Digits) -> di
     verdicts = {
         "caption_exact_match": read(samples.captions, is_caption),
         "caption_exact_match_ancestral": read(samples.captions_ancestral, is_caption),
+        "caption_exact_match_unanchored": read(samples.captions_unanchored, is_caption),
         "answer_accuracy": read(samples.answers, is_right_answer),
         "answer_accuracy_ancestral": read(samples.answers_ancestral, is_right_answer),
+        "infill_accuracy": [is_infill(index, text, held_out) for index, text in enumerate(samples.infills)],
+        "ranking_accuracy": np.equal(samples.rankings[:, 0], held_out.labels),
         "generation_accuracy": drawn(samples.digits),
         "classifier_accuracy": np.equal(real, held_out.labels),
         "composed_generation_accuracy": drawn(samples.pairs),

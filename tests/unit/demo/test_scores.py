@@ -50,12 +50,26 @@ class Oracle:
     def decode_latents(self, latents):
         return np.repeat(latents, 3, axis=-1)
 
-    def generate_text(self, images, prompts, *, length, steps, seed, height, width, order):
+    def _label_of(self, image):
+        return int(self._label[np.ascontiguousarray(image).tobytes()])
+
+    def infill(self, texts, images, *, order, seed):
+        words = [self._corrupt(WORDS[self._label_of(image)]) for image in images]
+        return [text.replace("_", word) for text, word in zip(texts, words, strict=True)]
+
+    def score(self, images, texts, *, samples, seed):
+        spoken = [self._corrupt(WORDS[self._label_of(image)]) for image in images]
+        rows = zip(spoken, texts, strict=True)
+        return SimpleNamespace(nats=np.array([[word not in text for text in row] for word, row in rows], float))
+
+    def generate_text(self, images, prompts, *, length, steps, seed, height, width, order, anchor_end):
+        assert steps == (64 if order == "ancestral" and not len(prompts[0]) else 2 if len(prompts[0]) else LENGTH)
+        self.anchors = {*getattr(self, "anchors", ()), (order, anchor_end)}
         rows = []
         for image, prompt in zip(images, prompts, strict=True):
             assert image.shape == (height, width)
             halves = np.split(image, width // SIDE, axis=1)
-            labels = tuple(int(self._label[np.ascontiguousarray(half).tobytes()]) for half in halves)
+            labels = tuple(map(self._label_of, halves))
             if len(prompt):
                 text = WORDS[labels[0]]
             else:
@@ -94,6 +108,12 @@ def flawed(tokenizer, digits):
     return sample(
         Oracle(tokenizer, lambda text: text.replace("one", "seven"), WORDS[1:] + WORDS[:1]), digits[1], seed=0
     )
+
+
+def test_captions_in_random_order_are_read_with_and_without_a_given_end(tokenizer, digits):
+    oracle = Oracle(tokenizer)
+    sample(oracle, digits[1], seed=0)
+    assert oracle.anchors == {("confidence", None), ("ancestral", None), ("ancestral", False)}
 
 
 @pytest.mark.parametrize("caption", CAPTIONS)
@@ -154,8 +174,11 @@ def test_mistakes_are_counted_in_their_measures(flawed, classifier, digits):
     for name in (
         "caption_exact_match",
         "caption_exact_match_ancestral",
+        "caption_exact_match_unanchored",
         "answer_accuracy",
         "answer_accuracy_ancestral",
+        "infill_accuracy",
+        "ranking_accuracy",
     ):
         np.testing.assert_array_equal(verdicts[name], held_out.labels != 1)
     for name, readings in (
@@ -209,7 +232,10 @@ def test_a_score_at_its_bound_is_met_and_one_below_is_missed():
 def test_the_bounds():
     assert {name: m.bound for name, m in MEASURES.items() if m.bound is not None} == {
         "caption_exact_match": 0.95,
+        "caption_exact_match_ancestral": 0.93,
         "answer_accuracy": 0.95,
+        "infill_accuracy": 0.95,
+        "ranking_accuracy": 0.97,
         "generation_accuracy": 0.97,
         "classifier_accuracy": 0.98,
         "composed_generation_accuracy": 0.97,
