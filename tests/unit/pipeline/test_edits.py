@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualdiff_jax import UserError
+from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.data.images import normalize, read_pixels
 from dualdiff_jax.pipeline import programs
-from tests.unit.pipeline.test_pipeline import PROMPTS, SIDE, pipe  # noqa: F401
+from tests.unit.pipeline.shallow import shallow_pipeline
+from tests.unit.pipeline.test_pipeline import PROMPTS
 
 HIGH, WIDE = 6, 4
 RNG = np.random.default_rng(0)
@@ -18,13 +19,18 @@ MASK = np.zeros((HIGH, WIDE), bool)
 MASK[1:3, :2] = True
 
 
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory) -> DualDiffusionPipeline:
+    return shallow_pipeline(tmp_path_factory.mktemp("tokenizer"))
+
+
 def png(array: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")
     return file.getvalue()
 
 
-def test_editing_begins_from_the_image_with_the_noise_of_its_first_level(pipe, monkeypatch):  # noqa: F811
+def test_editing_begins_from_the_image_with_the_noise_of_its_first_level(pipe, monkeypatch):
     """Of 4 steps at strength 0.5, the last two; the rest is the sampler of text to image."""
     drawn, noise = programs.noise, []
     monkeypatch.setattr(programs, "noise", lambda rngs, shape: noise.append(drawn(rngs, shape)) or noise[-1])
@@ -38,7 +44,7 @@ def test_editing_begins_from_the_image_with_the_noise_of_its_first_level(pipe, m
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_all_of_the_strength_is_text_to_image_and_little_keeps_the_image(pipe):  # noqa: F811
+def test_all_of_the_strength_is_text_to_image_and_little_keeps_the_image(pipe):
     options = dict(seed=5, output="numpy", sigma_shift=1.0)
     whole = pipe.image_to_image(IMAGE, PROMPTS[0], strength=1.0, **options)
     np.testing.assert_array_equal(whole, pipe.text_to_image(PROMPTS[0], height=HIGH, width=WIDE, **options))
@@ -47,9 +53,10 @@ def test_all_of_the_strength_is_text_to_image_and_little_keeps_the_image(pipe): 
     assert np.abs(little[0] - grey).mean() < 0.2 < np.abs(whole[0] - grey).mean()
 
 
-def test_one_image_goes_with_all_prompts_and_one_prompt_with_all_images(pipe):  # noqa: F811
+def test_one_image_goes_with_all_prompts_and_one_prompt_with_all_images(pipe):
     options = dict(output="latents", strength=0.7, seed=[1, 2])
-    assert len(pipe.image_to_image(IMAGE, PROMPTS, images_per_prompt=2, **options)) == 4
+    of_prompts = pipe.image_to_image(IMAGE, PROMPTS, images_per_prompt=2, **options)
+    assert len(of_prompts) == 4 and not np.allclose(of_prompts[0], of_prompts[2])
     several = pipe.image_to_image([IMAGE, OTHER], PROMPTS[0], images_per_prompt=2, **options)
     for index, image in enumerate((IMAGE, OTHER)):
         alone = pipe.image_to_image(
@@ -60,7 +67,7 @@ def test_one_image_goes_with_all_prompts_and_one_prompt_with_all_images(pipe):  
     np.testing.assert_allclose(each[0], several[0], rtol=1e-4, atol=1e-4)
 
 
-def test_an_image_keeps_its_size_unless_another_one_is_asked_for(pipe):  # noqa: F811
+def test_an_image_keeps_its_size_unless_another_one_is_asked_for(pipe):
     assert pipe.image_to_image(IMAGE, PROMPTS[0])[0].size == (WIDE, HIGH)
     resized = pipe.image_to_image(IMAGE, PROMPTS[0], height=8, width=8, seed=2)
     np.testing.assert_array_equal(resized[0], pipe.image_to_image(read_pixels(IMAGE, 8, 8), PROMPTS[0], seed=2)[0])
@@ -68,14 +75,14 @@ def test_an_image_keeps_its_size_unless_another_one_is_asked_for(pipe):  # noqa:
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm++2m"])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
-def test_what_is_not_white_comes_back_byte_for_byte(pipe, sampler, strength):  # noqa: F811
+def test_what_is_not_white_comes_back_byte_for_byte(pipe, sampler, strength):
     images = pipe.inpaint([IMAGE, OTHER], MASK, PROMPTS, sampler=sampler, strength=strength, steps=4)
     for image, given in zip(images, (IMAGE, OTHER), strict=True):
         np.testing.assert_array_equal(np.asarray(image)[~MASK], given[~MASK])
         assert (np.asarray(image)[MASK] != given[MASK]).any(-1).mean() > 0.5
 
 
-def test_masks_of_every_form_are_one_mask(pipe, tmp_path):  # noqa: F811
+def test_masks_of_every_form_are_one_mask(pipe, tmp_path):
     white = np.where(MASK, np.uint8(255), np.uint8(0))
     file = tmp_path / "mask.png"
     Image.fromarray(white).save(file)
@@ -89,7 +96,7 @@ def test_masks_of_every_form_are_one_mask(pipe, tmp_path):  # noqa: F811
         np.testing.assert_array_equal(pipe.inpaint(IMAGE, form, PROMPTS[0], output="numpy"), expected)
 
 
-def test_each_image_may_have_its_own_mask(pipe):  # noqa: F811
+def test_each_image_may_have_its_own_mask(pipe):
     masks = [MASK, ~MASK]
     images = pipe.inpaint([IMAGE, OTHER], masks, PROMPTS[0], images_per_prompt=2)
     for index, (given, mask) in enumerate(zip((IMAGE, OTHER), masks, strict=True)):
@@ -97,7 +104,7 @@ def test_each_image_may_have_its_own_mask(pipe):  # noqa: F811
             np.testing.assert_array_equal(np.asarray(image)[~mask], given[~mask])
 
 
-def test_an_empty_mask_gives_the_image_and_a_full_one_text_to_image(pipe):  # noqa: F811
+def test_an_empty_mask_gives_the_image_and_a_full_one_text_to_image(pipe):
     (same,) = pipe.inpaint(IMAGE, np.zeros_like(MASK), PROMPTS[0])
     np.testing.assert_array_equal(same, IMAGE)
     options = dict(seed=4, output="latents")
@@ -106,7 +113,7 @@ def test_an_empty_mask_gives_the_image_and_a_full_one_text_to_image(pipe):  # no
     np.testing.assert_allclose(full, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_known_latents_are_the_images_at_the_end_and_guide_the_rest(pipe):  # noqa: F811
+def test_known_latents_are_the_images_at_the_end_and_guide_the_rest(pipe):
     options = dict(seed=4, output="latents", steps=4)
     found = pipe.inpaint(IMAGE, MASK, PROMPTS[0], **options)
     clean = np.asarray(pipe.encode_image(normalize(IMAGE)[None]))
@@ -115,12 +122,12 @@ def test_known_latents_are_the_images_at_the_end_and_guide_the_rest(pipe):  # no
     assert not np.allclose(found[0][MASK], other[0][MASK])
 
 
-def test_zero_init_repaints_too(pipe):  # noqa: F811
+def test_zero_init_repaints_too(pipe):
     (image,) = pipe.inpaint(IMAGE, MASK, PROMPTS[0], guidance_rule="cfg_zero_star", zero_init_steps=2, steps=4)
     np.testing.assert_array_equal(np.asarray(image)[~MASK], IMAGE[~MASK])
 
 
-def test_a_mask_follows_its_image_to_another_size(pipe):  # noqa: F811
+def test_a_mask_follows_its_image_to_another_size(pipe):
     for fit in ("crop", "letterbox"):
         (image,) = pipe.inpaint(IMAGE, MASK, PROMPTS[0], height=8, width=12, fit=fit)
         kept = read_pixels(np.repeat(MASK[..., None], 3, -1).astype(np.uint8) * 255, 8, 12, fit=fit)[..., 0] < 128
@@ -128,7 +135,7 @@ def test_a_mask_follows_its_image_to_another_size(pipe):  # noqa: F811
         np.testing.assert_array_equal(np.asarray(image)[kept], read_pixels(IMAGE, 8, 12, fit=fit)[kept])
 
 
-def test_variations_are_several_of_each_image_without_a_prompt(pipe):  # noqa: F811
+def test_variations_are_several_of_each_image_without_a_prompt(pipe):
     found = pipe.variations([IMAGE, OTHER], count=3, strength=0.7, output="latents", seed=2)
     expected = pipe.image_to_image(
         [IMAGE, OTHER], "", strength=0.7, images_per_prompt=3, guidance_scale=1.0, output="latents", seed=2
@@ -164,6 +171,6 @@ def test_variations_are_several_of_each_image_without_a_prompt(pipe):  # noqa: F
         (lambda p: p.variations(IMAGE, count=0), "count is 0; give a whole number from 1"),
     ],
 )
-def test_what_cannot_be_edited_is_one_sentence(pipe, call, message):  # noqa: F811
+def test_what_cannot_be_edited_is_one_sentence(pipe, call, message):
     with pytest.raises(UserError, match=message):
         call(pipe)

@@ -12,13 +12,19 @@ from dualdiff_jax.pipeline import image_programs, programs
 from dualdiff_jax.pipeline.image_options import ImageOptions, image_settings
 from dualdiff_jax.pipeline.noise_levels import noise_levels, truncated
 from dualdiff_jax.sampling.flow_sampler import IMAGE_SAMPLERS, sigma_grid
-from tests.unit.pipeline.test_pipeline import PROMPTS, SIDE, config, pipe  # noqa: F401
+from tests.unit.pipeline.shallow import shallow_pipeline
+from tests.unit.pipeline.test_pipeline import PROMPTS, SIDE, config
 
 SAMPLING = dataclasses.replace(config(11).sampling, sigma_shift=3.0)
 
 
 def settings(default=SAMPLING, strength=1.0, **options):
     return image_settings(default, (default.height, default.width), ImageOptions(**options), strength)
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory) -> DualDiffusionPipeline:
+    return shallow_pipeline(tmp_path_factory.mktemp("tokenizer"))
 
 
 @pytest.fixture
@@ -40,11 +46,11 @@ def calls(monkeypatch) -> list[tuple[str, int, bool]]:
     return found
 
 
-def latents(pipe, **options):  # noqa: F811
+def latents(pipe, **options):
     return pipe.text_to_image(PROMPTS, output="latents", **options)
 
 
-def test_the_model_says_what_a_call_leaves_out(pipe):  # noqa: F811
+def test_the_model_says_what_a_call_leaves_out(pipe):
     chosen = dict(image_sampler="heun", guidance_rule="cfg_zero_star", guidance_interval=(0.2, 0.8), zero_init_steps=2)
     default = dataclasses.replace(SAMPLING, **chosen)
     assert settings(default)._replace(sigmas=None) == (*("heun", None, 2.0, "cfg_zero_star", (0.2, 0.8), 2),)
@@ -58,20 +64,20 @@ def test_the_model_says_what_a_call_leaves_out(pipe):  # noqa: F811
 
 
 @pytest.mark.parametrize("name", IMAGE_SAMPLERS)
-def test_each_sampler_has_its_own_images_and_one_step_in_common(pipe, name):  # noqa: F811
+def test_each_sampler_has_its_own_images_and_one_step_in_common(pipe, name):
     euler = latents(pipe, steps=4)
     assert np.array_equal(latents(pipe, steps=4, sampler=name), euler) == (name == "euler")
     np.testing.assert_allclose(latents(pipe, steps=1, sampler=name), latents(pipe, steps=1), rtol=1e-5, atol=1e-5)
 
 
-def test_an_interval_of_all_levels_is_constant_guidance_and_an_empty_one_none(pipe, calls):  # noqa: F811
+def test_an_interval_of_all_levels_is_constant_guidance_and_an_empty_one_none(pipe, calls):
     np.testing.assert_array_equal(latents(pipe, guidance_interval=(0.0, 1.0)), latents(pipe))
     np.testing.assert_array_equal(latents(pipe, guidance_interval=[0.001, 0.002]), latents(pipe, guidance_scale=1.0))
     assert [call for call in calls if call[0] == "sampler"] == [("sampler", 3, g) for g in (True, True, False, False)]
 
 
 @pytest.mark.parametrize("name", IMAGE_SAMPLERS)
-def test_outside_the_interval_the_null_prompt_is_not_evaluated(pipe, calls, name):  # noqa: F811
+def test_outside_the_interval_the_null_prompt_is_not_evaluated(pipe, calls, name):
     found = latents(pipe, sigmas=[1.0, 0.8, 0.6, 0.4, 0.2], guidance_interval=(0.3, 0.7), sampler=name)
     assert [call for call in calls if call[0] == "sampler"] == [
         ("sampler", 2, False),
@@ -81,7 +87,7 @@ def test_outside_the_interval_the_null_prompt_is_not_evaluated(pipe, calls, name
     assert not np.allclose(found, latents(pipe, sigmas=[1.0, 0.8, 0.6, 0.4, 0.2], sampler=name))
 
 
-def test_zero_init_begins_later_with_the_same_noise(pipe, calls):  # noqa: F811
+def test_zero_init_begins_later_with_the_same_noise(pipe, calls):
     """A step of velocity 0 leaves the noise; what follows is the sampler on the rest of the grid."""
     grid = dict(sigmas=[1.0, 0.7, 0.4], guidance_rule="cfg_zero_star")
     found = latents(pipe, zero_init_steps=2, **grid)
@@ -95,7 +101,7 @@ def test_zero_init_begins_later_with_the_same_noise(pipe, calls):  # noqa: F811
     assert sample.estimates.shape == (3, *noise.shape)
 
 
-def test_without_guidance_no_rule_changes_anything(pipe):  # noqa: F811
+def test_without_guidance_no_rule_changes_anything(pipe):
     plain = latents(pipe, guidance_scale=1.0)
     options = dict(guidance_rule="cfg_zero_star", zero_init_steps=2, guidance_interval=(0.2, 0.5))
     np.testing.assert_array_equal(latents(pipe, guidance_scale=1.0, **options), plain)
@@ -110,7 +116,7 @@ def test_passes_are_counted_as_they_run():
     assert settings(sigmas=levels, guidance_rule="cfg_zero_star", zero_init_steps=2).passes == 6
 
 
-def test_the_empty_prompt_is_encoded_once_for_a_model(pipe, calls):  # noqa: F811
+def test_the_empty_prompt_is_encoded_once_for_a_model(pipe, calls):
     fresh = DualDiffusionPipeline(pipe.config, pipe.weights, pipe.tokenizer)
     first = latents(fresh)
     assert sorted(call[1] for call in calls if call[0] == "t5") == [1, 2]
@@ -158,7 +164,7 @@ def test_steps_that_strength_leaves_out_count_as_zero_init():
 
 @pytest.mark.parametrize("name", IMAGE_SAMPLERS)
 @pytest.mark.parametrize("every", [1, 2, 9])
-def test_a_stream_ends_with_the_images_and_shows_the_estimates(pipe, name, every):  # noqa: F811
+def test_a_stream_ends_with_the_images_and_shows_the_estimates(pipe, name, every):
     options = dict(steps=5, sampler=name, seed=4)
     (whole,) = pipe.generate_images(PROMPTS, **options)
     found = list(pipe.stream_images(PROMPTS, every=every, output="latents", **options))
@@ -169,7 +175,7 @@ def test_a_stream_ends_with_the_images_and_shows_the_estimates(pipe, name, every
         np.testing.assert_allclose(each.images, whole.estimates[each.step - 1], rtol=1e-5, atol=1e-5)
 
 
-def test_a_stream_goes_batch_by_batch_in_every_form_of_output(pipe):  # noqa: F811
+def test_a_stream_goes_batch_by_batch_in_every_form_of_output(pipe):
     prompts = [PROMPTS[0]] * 5  # batches of four
     found = list(pipe.stream_images(prompts, every=2, seed=1))
     assert [(each.rows, each.step) for each in found] == [
@@ -183,13 +189,13 @@ def test_a_stream_goes_batch_by_batch_in_every_form_of_output(pipe):  # noqa: F8
     assert pixels.shape == (4, SIDE, SIDE, 3) and np.abs(pixels).max() <= 1.0
 
 
-def test_a_stream_of_equal_pieces_is_one_program(pipe, calls):  # noqa: F811
+def test_a_stream_of_equal_pieces_is_one_program(pipe, calls):
     list(pipe.stream_images(PROMPTS, every=2, steps=6, output="latents"))
     assert [call for call in calls if call[0] == "sampler"] == [("sampler", 2, True)] * 3
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 12), (12, 2), (6, 10)])
-def test_any_size_up_to_the_position_table_is_drawn(pipe, height, width):  # noqa: F811
+def test_any_size_up_to_the_position_table_is_drawn(pipe, height, width):
     (image,) = pipe.text_to_image(PROMPTS[0], height=height, width=width, steps=1)
     assert image.size == (width, height)
 
@@ -207,13 +213,13 @@ def test_any_size_up_to_the_position_table_is_drawn(pipe, height, width):  # noq
         ({"sigmas": [0.5], "sigma_shift": "resolution"}, "sigmas is given beside steps or sigma_shift"),
     ],
 )
-def test_what_a_call_cannot_use_is_named_with_what_is_allowed(pipe, options, message):  # noqa: F811
+def test_what_a_call_cannot_use_is_named_with_what_is_allowed(pipe, options, message):
     for call in (pipe.text_to_image, pipe.generate_images, pipe.stream_images):
         with pytest.raises(UserError, match=message):
             call(PROMPTS, **options)
 
 
-def test_an_unknown_argument_is_refused_by_name(pipe):  # noqa: F811
+def test_an_unknown_argument_is_refused_by_name(pipe):
     with pytest.raises(TypeError, match="stepps"):
         pipe.text_to_image(PROMPTS, stepps=3)
     assert len(list(itertools.islice(pipe.stream_images(PROMPTS, steps=2), 1))) == 1
