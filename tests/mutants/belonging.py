@@ -48,6 +48,7 @@ TESTS = {
         *JOINT,
         f"{SAMPLING}/test_masked_sampler.py",
     ),
+    "objectives/any_order.py": (f"{OBJECTIVES}/test_any_order.py", f"{UNIT}/pipeline/test_score.py"),
     "objectives/time_sampling.py": (
         f"{OBJECTIVES}/test_time_sampling.py",
         *JOINT,
