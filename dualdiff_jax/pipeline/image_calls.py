@@ -134,16 +134,15 @@ class ImageCalls(LoadedModel):
         if output == "latents":
             return to_host(latents)
         images, start = np.clip(to_host(self.decode_latents(latents)), -1.0, 1.0), request.start
-        kept, pixels = None, None
-        if start is not None and start.is_repainted is not None:
-            of_start = request.start_rows[rows.start : rows.stop]
-            kept, pixels = ~start.is_repainted[of_start][..., None], start.pixels[of_start]
-        if output == "numpy":
-            return images if kept is None else np.where(kept, normalize(pixels), images)
-        drawn = [to_pil(image) for image in images]
-        if kept is None:
+        drawn = [to_pil(image) for image in images] if output == "pil" else images
+        if start is None or start.is_repainted is None:
             return drawn
-        return [Image.fromarray(np.where(*arrays)) for arrays in zip(kept, pixels, map(np.asarray, drawn), strict=True)]
+        of_start = request.start_rows[rows.start : rows.stop]
+        kept, pixels = ~start.is_repainted[of_start][..., None], start.pixels[of_start]
+        if output == "numpy":
+            return np.where(kept, normalize(pixels), images)
+        pairs = zip(kept, pixels, drawn, strict=True)
+        return [Image.fromarray(np.where(is_kept, given, np.asarray(image))) for is_kept, given, image in pairs]
 
     def _samples(self, request: ImageRequest) -> Iterator[ImageSample]:
         """The batches of a call."""

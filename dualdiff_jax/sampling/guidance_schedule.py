@@ -43,8 +43,12 @@ def guidance_pieces(
     """
     steps = len(sigmas) - 1
     low, high = interval
-    kinds: list[Kind] = ["guided" if is_guided and low <= sigma <= high else "plain" for sigma in sigmas[:-1].tolist()]
-    if is_guided:
-        kinds[:still_steps] = ["still"] * min(still_steps, steps)
+
+    def kind(k: int) -> Kind:
+        if is_guided and k < still_steps:
+            return "still"
+        return "guided" if is_guided and low <= float(sigmas[k]) <= high else "plain"
+
+    kinds: list[Kind] = [kind(k) for k in range(steps)]
     begins = [k for k in range(steps) if not k or kinds[k] != kinds[k - 1] or (every is not None and k % every == 0)]
     return [Piece(first, last, kinds[first]) for first, last in zip(begins, [*begins[1:], steps], strict=True)]

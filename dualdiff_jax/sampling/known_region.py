@@ -35,4 +35,4 @@ def repainted_latents(is_repainted: np.ndarray, downscale: int) -> np.ndarray:
     """Masks of pixels (n, H, W) -> masks of latents (n, h, w, 1): a latent is repainted if any of its pixels is."""
     count, height, width = is_repainted.shape
     squares = is_repainted.reshape(count, height // downscale, downscale, width // downscale, downscale)
-    return squares.any(axis=(2, 4))[..., None]
+    return np.any(squares, axis=(2, 4), keepdims=True).reshape(count, height // downscale, width // downscale, 1)
