@@ -97,6 +97,7 @@ TESTS = {
     "models/t5_encoder.py": (f"{MODELS}/test_t5_encoder.py", f"{MODELS}/test_bundle.py", f"{PARITY}/test_t5.py"),
     "sampling/flow_sampler.py": (
         f"{SAMPLING}/test_flow_sampler.py",
+        f"{SAMPLING}/test_image_samplers.py",
         f"{UNIT}/pipeline/test_pipeline.py",
         f"{PARITY}/test_samplers.py",
     ),
@@ -105,6 +106,11 @@ TESTS = {
         f"{UNIT}/pipeline/test_pipeline.py",
         f"{PARITY}/test_samplers.py",
     ),
+    "sampling/guidance_schedule.py": (
+        f"{SAMPLING}/test_guidance_schedule.py",
+        f"{UNIT}/pipeline/test_image_options.py",
+    ),
+    "sampling/known_region.py": (f"{SAMPLING}/test_known_region.py", f"{UNIT}/pipeline/test_edits.py"),
     "sampling/ancestral_order.py": (f"{SAMPLING}/test_ancestral_order.py", f"{SAMPLING}/test_masked_sampler.py"),
     "sampling/blocks.py": (
         f"{SAMPLING}/test_certainty.py",
