@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.command import ROOT, command, environment, run
+from tests.end_to_end.command import HANG, ROOT, command, environment, run
 from tests.small_run import write_config, write_data
 
 WORKERS = 2
@@ -50,11 +50,11 @@ def is_running(process: int) -> bool:
 
 
 def kill_and_wait(run: subprocess.Popen) -> None:
-    """Kills ``run``, which has started its readers; all that it has started ends within 10 s."""
+    """Kills ``run``, which has started its readers; all that it has started ends with it."""
     readers = children(run.pid)
     assert len(readers) >= WORKERS
     run.kill()
-    ends_by = time.monotonic() + 10.0
+    ends_by = time.monotonic() + HANG
     while any(map(is_running, readers)) and time.monotonic() < ends_by:
         time.sleep(0.1)
     assert not any(map(is_running, readers))

@@ -214,10 +214,10 @@ def block(hostile, monkeypatch):
 
 
 def test_a_reader_that_hangs_is_reported_with_its_record(hostile, block):
-    data = mixture(hostile, max_bad_share=1.0, patience=2.0)
+    data = mixture(hostile, max_bad_share=1.0, patience=5.0)
     block()
     with pytest.raises(
-        StuckError, match=r"no batch came for 2 s \(data.patience\); being read: (draw|read)\[\d+\] for"
+        StuckError, match=r"no batch came for 5 s \(data.patience\); being read: (draw|read)\[\d+\] for"
     ):
         next(data.batches())
 
@@ -250,7 +250,8 @@ def test_notes_name_what_is_being_read_the_longest_first():
     os.utime(next(Path(notes.folder).iterdir()), (time.time() - 60,) * 2)
     threading.Thread(target=read, daemon=True).start()
     assert has_begun.wait(60)
-    assert re.fullmatch(r"a\[1\] for (60|61) s; b{512} for \d s", notes.unfinished())
+    found = re.fullmatch(r"a\[1\] for (\d+) s; b{512} for \d+ s", notes.unfinished())
+    assert found and int(found[1]) >= 60
     notes.end()
     notes.begin("c")
     notes.end()
