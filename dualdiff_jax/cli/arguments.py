@@ -30,7 +30,6 @@ MODES = (
     "inspect-data",
     "encode-data",
 )
-DISTRIBUTED = ("train", "encode-data")  # several processes may run these as one
 WRITING = ("caption", "answer", "infill")  # texts
 READING = (*WRITING, "score")  # images
 PROMPTED = ("generate", "edit", "inpaint")  # images
@@ -38,6 +37,7 @@ EDITING = ("edit", "inpaint", "variations")
 DRAWING = (*PROMPTED, "variations")
 SAMPLING = (*DRAWING, *WRITING)
 LOADING = (*DRAWING, *READING)  # a model
+DISTRIBUTED = ("train", *LOADING, "encode-data")  # several processes may run these as one
 CONFIGURED = ("train", "plan", "inspect-data", "encode-data")
 
 USED_BY: dict[str, tuple[str, ...]] = {}  # flag -> the modes that use it
@@ -79,8 +79,12 @@ TOKENS_PER_BLANK = used_by(
     ("infill",),
     flags.DEFINE_multi_integer("tokens_per_blank", [1], "of all blanks; repeated, of each blank of a text"),
 )
-PER_TOKEN = used_by(("score",), flags.DEFINE_bool("per_token", False, "divide each score by its text's number of tokens"))
-OUTPUT = used_by((*LOADING, "inspect-data", "encode-data"), flags.DEFINE_string("output", None, "folder for the results"))
+PER_TOKEN = used_by(
+    ("score",), flags.DEFINE_bool("per_token", False, "divide each score by its text's number of tokens")
+)
+OUTPUT = used_by(
+    (*LOADING, "inspect-data", "encode-data"), flags.DEFINE_string("output", None, "folder for the results")
+)
 OVERWRITE = used_by(LOADING, flags.DEFINE_bool("overwrite", False, "replace results that are in --output already"))
 SAMPLES = used_by(
     ("score", "inspect-data"),
@@ -113,7 +117,9 @@ GUIDANCE = used_by(
     (*PROMPTED, *WRITING),
     flags.DEFINE_float("guidance_scale", None, "up to 1 is no guidance; default: the model's", lower_bound=0.0),
 )
-GUIDANCE_RULE = used_by(PROMPTED, flags.DEFINE_enum("guidance_rule", None, tuple(GUIDANCE_RULES), "default: the model's"))
+GUIDANCE_RULE = used_by(
+    PROMPTED, flags.DEFINE_enum("guidance_rule", None, tuple(GUIDANCE_RULES), "default: the model's")
+)
 GUIDANCE_INTERVAL = used_by(
     PROMPTED,
     flags.DEFINE(Numbers(float, 0.0, 1.0), "guidance_interval", None, "noise levels LOW,HIGH of the guided steps"),
@@ -126,14 +132,23 @@ NEGATIVE = used_by(PROMPTED, flags.DEFINE_string("negative_prompt", "", "text th
 IMAGES_PER_PROMPT = used_by(
     PROMPTED, flags.DEFINE_integer("images_per_prompt", None, "images of each prompt; default: 1", lower_bound=1)
 )
-STRENGTH = used_by(EDITING, flags.DEFINE_float("strength", None, "how much of an image changes, up to 1", upper_bound=1.0))
+STRENGTH = used_by(
+    EDITING, flags.DEFINE_float("strength", None, "how much of an image changes, up to 1", upper_bound=1.0)
+)
 MASK = used_by(
     ("inpaint",),
     flags.DEFINE_multi_string("mask", [], "image file, white where an image is repainted; one, or one for each image"),
 )
-COUNT = used_by(("variations",), flags.DEFINE_integer("count", None, "images for each image; default: 4", lower_bound=1))
+COUNT = used_by(
+    ("variations",), flags.DEFINE_integer("count", None, "images for each image; default: 4", lower_bound=1)
+)
 LENGTH = used_by(READING, flags.DEFINE_integer("length", None, "tokens; default: the model's", lower_bound=2))
-DTYPE = used_by(LOADING, flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "dtype of the model; default: its own"))
+DTYPE = used_by(
+    LOADING, flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "dtype of the model; default: its own")
+)
+T5_BITS = used_by(
+    LOADING, flags.DEFINE_enum("t5_bits", None, ("8",), "8 keeps T5's weights in 8 bits: less memory, approximate")
+)
 ORDER = used_by(
     WRITING,
     flags.DEFINE_enum("order", None, tuple(TEXT_SAMPLERS), "order in which tokens appear; default: the model's"),

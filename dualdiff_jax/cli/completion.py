@@ -6,11 +6,10 @@ Each command raises ``UserError`` for a fault of its arguments, before the model
 from collections.abc import Sequence
 from typing import Any
 
-from dualdiff_jax.cli.sample import check_words, folder_for, report_rows, seeds_of
+from dualdiff_jax.cli.sample import check_words, folder_for, load, report_rows, seeds_of
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.blanks import split_blanks
 from dualdiff_jax.pipeline.inputs import Seed, check_seed, check_settings
-from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
 
 
@@ -21,6 +20,7 @@ def infill(
     output: str | None,
     *,
     dtype: str | None,
+    t5_bits: int | None = None,
     seed: Seed,
     as_json: bool,
     overwrite: bool,
@@ -29,7 +29,7 @@ def infill(
     """Prints each text with its blanks filled.
 
     Args:
-        model: as in ``sample.generate``, like ``dtype``, ``seed``, ``as_json`` and ``overwrite``.
+        model: as in ``sample.generate``, like ``dtype``, ``t5_bits``, ``seed``, ``as_json`` and ``overwrite``.
         images: files; a single one goes with every text.
         texts: with blanks; a single one goes with every image.
         output: folder for ``infills.json``; None writes none.
@@ -42,7 +42,7 @@ def infill(
         images = list(images) * len(texts)
     check_settings(**options)
     folder = folder_for(output, ["infills.json"], overwrite) if output else None
-    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
+    pipeline = load(model, dtype, t5_bits)
     for text in texts:
         check_words(pipeline.tokenizer, " ".join(split_blanks(text)))
     found = pipeline.infill(texts, images, with_fills=True, seed=seed, progress=bar("filling"), **options)
@@ -61,6 +61,7 @@ def score(
     output: str | None,
     *,
     dtype: str | None,
+    t5_bits: int | None = None,
     seed: Seed,
     as_json: bool,
     overwrite: bool,
@@ -69,7 +70,7 @@ def score(
     """Prints the score of each text given each image, the best text of an image first.
 
     Args:
-        model: as in ``sample.generate``, like ``dtype``, ``seed``, ``as_json`` and ``overwrite``.
+        model: as in ``sample.generate``, like ``dtype``, ``t5_bits``, ``seed``, ``as_json`` and ``overwrite``.
         images: files.
         texts: each is scored with every image.
         questions: none; or one, or one for each image, which the texts answer.
@@ -80,7 +81,7 @@ def score(
     one_seed = check_seed("seed", seed)
     check_settings(**options)
     folder = folder_for(output, ["scores.json"], overwrite) if output else None
-    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
+    pipeline = load(model, dtype, t5_bits)
     for text in (*texts, *questions):
         check_words(pipeline.tokenizer, text)
     given = {"questions": questions} if questions else {}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dualdiff_jax.cli.sample import check_words, folder_for, image_names, seeds_of, write_images
+from dualdiff_jax.cli.sample import check_words, folder_for, image_names, load, seeds_of, write_images
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.edit_calls import VARIATIONS
 from dualdiff_jax.pipeline.edit_inputs import as_strength
@@ -28,7 +28,7 @@ def edit(model: str, images: Sequence[str], output: str, prompts: Sequence[str],
         images: files; a single one goes with every prompt.
         output: folder for the images, ``NNNN.png``, and their list, ``images.json``.
         prompts: a single one goes with every image.
-        options: ``dtype``, ``seed``, ``as_json`` and ``overwrite`` as in ``sample.generate``, and those of
+        options: ``dtype``, ``t5_bits``, ``seed``, ``as_json`` and ``overwrite`` as in ``sample.generate``, and those of
             ``DualDiffusionPipeline.image_to_image``.
     """
     _draw(
@@ -93,6 +93,7 @@ def _draw(
     draw: Draw,
     *,
     dtype: str | None,
+    t5_bits: int | None = None,
     seed: Seed,
     as_json: bool,
     overwrite: bool,
@@ -116,7 +117,7 @@ def _draw(
             row["prompt"] = prompts[index if len(prompts) > 1 else 0]
         rows += [row] * repeats
     folder = folder_for(output, image_names(rows), overwrite)
-    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
+    pipeline = load(model, dtype, t5_bits)
     for prompt in prompts:
         check_words(pipeline.tokenizer, prompt)
     if prompts:

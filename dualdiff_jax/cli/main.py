@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silences the compiler's chatter; read when jax is imported
@@ -17,9 +16,9 @@ import ml_collections
 from absl import app, flags
 
 from dualdiff_jax.cli import arguments, completion, data, edit, plan, sample, text_flags, train
+from dualdiff_jax.cli.processes import processes, together
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
-from dualdiff_jax.distributed.process_group import distributed_run
 from dualdiff_jax.errors import StuckError, UserError
 from dualdiff_jax.files import check_local
 from dualdiff_jax.progress import bar
@@ -113,6 +112,7 @@ def _loading() -> dict[str, Any]:
         "height": arguments.HEIGHT.value,
         "width": arguments.WIDTH.value,
         "dtype": arguments.DTYPE.value,
+        "t5_bits": None if arguments.T5_BITS.value is None else int(arguments.T5_BITS.value),
     }
 
 
@@ -260,35 +260,26 @@ def _inspect_data() -> None:
 
 def _train() -> None:
     config, folder = _config(), _folder(arguments.WORKDIR)
-    with _distributed():
+    with processes():
         train.run_training(config, folder)
 
 
 def _encode_data() -> None:
     config, folder = _config(), _folder(arguments.OUTPUT)
-    with _distributed():
+    with processes():
         data.encode_data(config, folder, arguments.MODEL.value, bar("encoding"))
-
-
-def _distributed() -> AbstractContextManager[None]:
-    return distributed_run(
-        arguments.COORDINATOR.value,
-        arguments.NUM_PROCESSES.value,
-        arguments.PROCESS_ID.value,
-        arguments.INITIALIZATION_TIMEOUT.value,
-    )
 
 
 COMMANDS: dict[str, Callable[[], None]] = {
     "train": _train,
-    "generate": _generate,
-    "edit": _edit,
-    "inpaint": _inpaint,
-    "variations": _variations,
-    "caption": _caption,
-    "answer": _answer,
-    "infill": _infill,
-    "score": _score,
+    "generate": together(_generate),
+    "edit": together(_edit),
+    "inpaint": together(_inpaint),
+    "variations": together(_variations),
+    "caption": together(_caption),
+    "answer": together(_answer),
+    "infill": together(_infill),
+    "score": together(_score),
     "plan": _plan,
     "inspect-data": _inspect_data,
     "encode-data": _encode_data,

@@ -6,16 +6,19 @@ Each command raises ``UserError`` for a fault of its arguments, before the model
 import contextlib
 import json
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import check_local, make_folder
+from dualdiff_jax.pipeline.devices import in_words
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
@@ -27,6 +30,7 @@ def generate(
     output: str,
     *,
     dtype: str | None,
+    t5_bits: int | None = None,
     seed: Seed,
     as_json: bool,
     overwrite: bool,
@@ -39,6 +43,7 @@ def generate(
         prompts: one image is made of each.
         output: folder for the images, ``NNNN.png``, and their list, ``images.json``.
         dtype: "float32", "bfloat16", or None for the model's own.
+        t5_bits: 8 for T5's kernels in 8 bits, or None for T5 as it is.
         seed: of all random draws, or a list of one for each prompt.
         as_json: prints JSON in place of lines.
         overwrite: whether to replace such files where they exist.
@@ -56,7 +61,7 @@ def generate(
         for _ in range(options.get("images_per_prompt") or 1)
     ]
     folder = folder_for(output, image_names(rows), overwrite)
-    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
+    pipeline = load(model, dtype, t5_bits)
     for prompt in prompts:
         check_words(pipeline.tokenizer, prompt)
     images = pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
@@ -69,6 +74,7 @@ def caption(
     output: str | None,
     *,
     dtype: str | None,
+    t5_bits: int | None = None,
     seed: Seed,
     as_json: bool,
     overwrite: bool,
@@ -77,7 +83,7 @@ def caption(
     """Prints a caption for each image file.
 
     Args:
-        model: as in ``generate``, like ``dtype``, ``seed``, ``as_json`` and ``overwrite``.
+        model: as in ``generate``, like ``dtype``, ``t5_bits``, ``seed``, ``as_json`` and ``overwrite``.
         images: files.
         output: folder for ``captions.json``; None writes none.
         options: those of ``DualDiffusionPipeline.image_to_text``.
@@ -86,7 +92,7 @@ def caption(
         raise UserError("there is no image; give --image=FILE")
     check_settings(**options)
     folder = folder_for(output, ["captions.json"], overwrite) if output else None
-    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
+    pipeline = load(model, dtype, t5_bits)
     captions = pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
     seeds = seeds_of(seed, len(images))
     rows = [{"image": i, "caption": c, "seed": s} for i, c, s in zip(images, captions, seeds, strict=True)]
@@ -100,6 +106,7 @@ def answer(
     output: str | None,
     *,
     dtype: str | None,
+    t5_bits: int | None = None,
     seed: Seed,
     as_json: bool,
     overwrite: bool,
@@ -108,7 +115,7 @@ def answer(
     """Prints an answer for each pair of image and question.
 
     Args:
-        model: as in ``generate``, like ``dtype``, ``seed``, ``as_json`` and ``overwrite``.
+        model: as in ``generate``, like ``dtype``, ``t5_bits``, ``seed``, ``as_json`` and ``overwrite``.
         images: files; a single one is paired with every question.
         questions: a single one is asked about every image.
         output: folder for ``answers.json``; None writes none.
@@ -122,7 +129,7 @@ def answer(
         images = list(images) * len(questions)
     check_settings(**options)
     folder = folder_for(output, ["answers.json"], overwrite) if output else None
-    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype)
+    pipeline = load(model, dtype, t5_bits)
     for question in questions:
         if not question.strip():
             raise UserError("a question is empty; ask something in --question")
@@ -133,6 +140,19 @@ def answer(
         for i, q, a, each in zip(images, questions, answers, seeds_of(seed, len(images)), strict=True)
     ]
     report_rows(rows, folder and folder / "answers.json", as_json, "{image}\t{question}\t{answer}")
+
+
+def load(model: str, dtype: str | None, t5_bits: int | None) -> DualDiffusionPipeline:
+    """The model on all devices of all processes; says on stderr how it lies on them where there are several."""
+    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype, t5_bits=t5_bits)
+    if jax.device_count() > 1 and is_first_host():
+        print(in_words(pipeline.mesh), file=sys.stderr)
+    return pipeline
+
+
+def is_first_host() -> bool:
+    """Whether this process writes and prints the results, which all processes have."""
+    return jax.process_index() == 0
 
 
 def seeds_of(seed: Seed, count: int) -> list[int]:
@@ -156,8 +176,9 @@ def write_images(
     *names, listed = image_names(rows)
     found = []
     for name, image, row in zip(names, images, rows, strict=True):
-        with _writing(folder / name):
-            image.save(folder / name)
+        if is_first_host():
+            with _writing(folder / name):
+                image.save(folder / name)
         found.append({"image": str(folder / name), **row})
     report_rows(found, folder / listed, as_json, line)
 
@@ -191,7 +212,9 @@ def check_words(tokenizer: Tokenizer, text: str) -> None:
 
 
 def report_rows(rows: list[dict[str, Any]], file: Path | None, as_json: bool, line: str) -> None:
-    """Writes ``rows`` to ``file`` and prints them, as JSON or each as ``line``."""
+    """Writes ``rows`` to ``file`` and prints them, as JSON or each as ``line``; the first host does."""
+    if not is_first_host():
+        return
     text = mend_text(json.dumps(rows, indent=2, ensure_ascii=False))  # a prompt's bytes may be no UTF-8
     if file:
         with _writing(file):

@@ -34,13 +34,18 @@ class LoadedModel:
     def __init__(self, config: ModelConfig, weights: Weights | SeparatedWeights, tokenizer: Tokenizer):
         """Takes what ``weights.load_model`` returns; all weights share one mesh, or lie on one device.
 
-        Weights whose stacks are separated (``bundle.separated_weights``) are faster on a GPU.
+        Weights whose stacks are separated (``models/separated.py``) are faster on a GPU.
         """
         self.config, self.weights, self.tokenizer = config, weights, tokenizer
         sharding = jax.tree.leaves(weights)[0].sharding
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
         self._mesh = mesh if isinstance(mesh, Mesh) else None
         self._null_text_embeddings: dict[int, TextEmbeddings] = {}  # by length
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the weights lie on; None where they lie on one, outside any mesh."""
+        return self._mesh
 
     def null_text_embeddings(self, length: int) -> TextEmbeddings:
         """T5's output for the empty prompt, (1, length, t5 width): a constant of the model, computed once."""

@@ -11,17 +11,18 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from dualdiff_jax.cli import arguments, main, text_flags
+from dualdiff_jax.cli import arguments, main, processes, text_flags
 
 ROOT = Path(__file__).parents[3]
 
 TOGETHER = "coordinator num_processes process_id initialization_timeout"
-READING = "model image output overwrite format seed height width length dtype fit"
+LOADING = f"model output overwrite format seed height width dtype t5_bits {TOGETHER}"
+READING = f"{LOADING} image length fit"
 WRITING = (
     f"{READING} order steps certainty threshold entropy_bound block_length remask temperature top_p "
     "repetition_penalty guidance_scale guidance_null exit_margin"
 )
-DRAWING = "model output overwrite format seed height width steps sampler sigmas sigma_shift dtype"
+DRAWING = f"{LOADING} steps sampler sigmas sigma_shift"
 PROMPTED = (
     f"prompt guidance_scale guidance_rule guidance_interval zero_init_steps negative_prompt images_per_prompt {DRAWING}"
 )
@@ -72,6 +73,7 @@ VALUES = {
     "count": 2,
     "length": 8,
     "dtype": "float32",
+    "t5_bits": "8",
     "order": "confidence",
     "certainty": "margin",
     "threshold": 0.8,
@@ -172,7 +174,7 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
     for module in ("sample", "edit", "completion", "plan", "train", "data"):
         monkeypatch.setattr(main, module, MagicMock())
     monkeypatch.setattr(main, "resolve", lambda config: config)
-    monkeypatch.setattr(main, "distributed_run", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(processes, "distributed_run", lambda *_: contextlib.nullcontext())
     command(f"--mode={mode}", *given(*ACCEPTED[mode].split()))
     assert read - {"mode", "debug"} == set(ACCEPTED[mode].split())
 
