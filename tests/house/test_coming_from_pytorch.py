@@ -19,6 +19,7 @@ from dualdiff_jax.config import ModelConfig, RunConfig, SourceConfig
 from dualdiff_jax.config.fields import field_types, is_section, value_faults
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.pipeline.image_options import ImageOptions
+from dualdiff_jax.sampling.text_options import TextOptions
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "coming_from_pytorch.md").read_text(encoding="utf-8")
@@ -75,9 +76,11 @@ def parameters(method: str) -> set[str]:
     own = inspect.signature(getattr(DualDiffusionPipeline, method)).parameters
     is_open = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in own.values())
     inner = {"text_to_image": "generate_images", "image_to_text": "generate_text", "answer": "generate_text"}
-    if method == "generate_images":
-        return set(own) | {one.name for one in dataclasses.fields(ImageOptions)}
-    return set(own) | (parameters(inner[method]) if is_open else set())
+    inner |= {"generate_text": "complete_text"}
+    if method in inner:
+        return set(own) | (parameters(inner[method]) if is_open else set())
+    options = {"generate_images": ImageOptions, "complete_text": TextOptions}.get(method)
+    return set(own) | ({one.name for one in dataclasses.fields(options)} if options else set())
 
 
 def literal(text: str) -> Any:

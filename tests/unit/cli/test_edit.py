@@ -1,0 +1,91 @@
+"""The commands that edit images write what the pipeline draws, and list it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualdiff_jax import DualDiffusionPipeline, UserError
+from dualdiff_jax.cli import edit, sample
+from dualdiff_jax.weights import save_model
+from tests.unit.pipeline.shallow import shallow_pipeline
+
+PROMPTS = ["a handwritten three", "a handwritten seven"]
+OPTIONS = dict(dtype=None, as_json=True, overwrite=False, steps=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("edit")
+    pipe = shallow_pipeline(tmp_path_factory.mktemp("tokenizer"))
+    save_model(folder / "model", pipe.config, pipe.weights, pipe.tokenizer)
+    for name, array in zip("ab", np.random.default_rng(0).integers(0, 256, (2, 6, 4, 3), np.uint8), strict=True):
+        Image.fromarray(array).save(folder / f"{name}.png")
+    mask = np.zeros((6, 4), np.uint8)
+    mask[:3] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(folder) -> DualDiffusionPipeline:
+    return DualDiffusionPipeline.from_pretrained(folder / "model")
+
+
+def written(output, capsys) -> tuple[list[dict], list[np.ndarray]]:
+    rows = json.loads((output / "images.json").read_text(encoding="utf-8"))
+    assert json.loads(capsys.readouterr().out) == rows
+    assert len(list(output.iterdir())) == len(rows) + 1
+    return rows, [np.asarray(Image.open(row["image"])) for row in rows]
+
+
+def test_edit_goes_over_pairs_of_images_and_prompts(folder, pipe, tmp_path, capsys):
+    images = [str(folder / "a.png"), str(folder / "b.png")]
+    given = dict(strength=0.5, images_per_prompt=2, seed=[3, 4])
+    edit.edit(str(folder / "model"), images, str(tmp_path), PROMPTS, **given, **OPTIONS)
+    rows, found = written(tmp_path, capsys)
+    assert [(row["source"], row["prompt"], row["seed"]) for row in rows] == [
+        *[(images[0], PROMPTS[0], 3)] * 2,
+        *[(images[1], PROMPTS[1], 4)] * 2,
+    ]
+    np.testing.assert_array_equal(found, pipe.image_to_image(images, PROMPTS, steps=2, **given))
+
+
+def test_inpaint_keeps_what_is_not_white(folder, tmp_path, capsys):
+    image, mask = str(folder / "a.png"), str(folder / "mask.png")
+    edit.inpaint(str(folder / "model"), [image], str(tmp_path), PROMPTS, masks=[mask], strength=None, seed=1, **OPTIONS)
+    rows, found = written(tmp_path, capsys)
+    assert [row["prompt"] for row in rows] == PROMPTS and {row["source"] for row in rows} == {image}
+    for array in found:
+        np.testing.assert_array_equal(array[3:], np.asarray(Image.open(image))[3:])
+        assert not np.array_equal(array[:3], np.asarray(Image.open(image))[:3])
+
+
+def test_variations_are_as_many_as_asked_for(folder, pipe, tmp_path, capsys):
+    image = str(folder / "a.png")
+    edit.variations(str(folder / "model"), [image], str(tmp_path), count=3, strength=None, seed=5, **OPTIONS)
+    rows, found = written(tmp_path, capsys)
+    assert [(row["source"], row["seed"]) for row in rows] == [(image, 5)] * 3 and "prompt" not in rows[0]
+    np.testing.assert_array_equal(found, pipe.variations(image, count=3, seed=5, steps=2))
+
+
+def test_generate_writes_all_images_of_each_prompt_with_its_seed(folder, pipe, tmp_path, capsys):
+    given = dict(images_per_prompt=2, seed=[7, 8], sampler="dpm++2m")
+    sample.generate(str(folder / "model"), PROMPTS, str(tmp_path), **given, **OPTIONS)
+    rows, found = written(tmp_path, capsys)
+    assert [(row["prompt"], row["seed"]) for row in rows] == [*[(PROMPTS[0], 7)] * 2, *[(PROMPTS[1], 8)] * 2]
+    np.testing.assert_array_equal(found, pipe.text_to_image(PROMPTS, steps=2, **given))
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "message"),
+    [
+        (["a", "b"], ["x", "y", "z"], "2 images, but 3 prompts; give one of either, or as many of each"),
+        (["a"], [" "], "a prompt is empty"),
+        ([], ["x"], "there is no image"),
+    ],
+)
+def test_what_does_not_pair_is_refused_before_the_model_is_loaded(images, prompts, message):
+    with pytest.raises(UserError, match=message):
+        edit.edit("no/model", images, "o", prompts, strength=None, seed=0, **OPTIONS)
