@@ -22,7 +22,7 @@ SAVED = "attention_out"  # the name by which a remat policy saves the result
 SPLASH_BLOCK = 128  # a sequence is padded to a multiple of this
 SPLASH_BLOCKS = (640, 512, 384, 256, 128)  # block sizes; the largest that divides the padded length is used
 
-Kernel = Callable[[jax.Array, jax.Array, jax.Array, float], jax.Array]
+Kernel = Callable[..., jax.Array]  # (q, k, v, scale), and a bias where it takes one
 
 
 def attention(
@@ -44,7 +44,7 @@ def attention(
         k: (b, s, h, k), or (b, s, h * k).
         v: As k.
         scale: Factor of the scores.
-        bias: Broadcasts to (b, h, q, s); only ``xla`` takes one.
+        bias: (1, h, q, s), added to the scores; ``xla`` and ``cudnn`` take one, which cuDNN rounds to q's dtype.
         kernel: ``xla`` or a name in ``KERNELS``.
         heads: h, where the heads lie side by side in the last dim. On TPUs the result then has no gradient.
 
@@ -61,10 +61,10 @@ def attention(
             out = _xla(q, k, v, scale, bias)
         elif kernel not in KERNELS:
             raise ValueError(f"attention kernel {kernel!r} is none of xla, {', '.join(KERNELS)}")
-        elif bias is not None:
+        elif bias is not None and kernel not in WITH_BIAS:
             raise ValueError(f"attention kernel {kernel!r} takes no bias")
         else:
-            out = _sharded(KERNELS[kernel], q, k, v, scale)
+            out = _sharded(KERNELS[kernel], q, k, v, scale, bias=bias)
         return checkpoint_name(out, SAVED)
 
 
@@ -75,7 +75,7 @@ def _side_by_side(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, kernel
         return attention(*split, scale=scale, kernel=kernel)
     run = functools.partial(_paired, head_dim=split[0].shape[3], interpret=PAIRED[kernel])
     with jax.named_scope("attention"):
-        return _sharded(run, q, k, v, scale, heads).reshape(split[0].shape)
+        return _sharded(run, q, k, v, scale, heads=heads).reshape(split[0].shape)
 
 
 # Platform -> the kernel that ``auto`` chooses there for a compute dtype; cuDNN's needs half precision. Others use xla.
@@ -111,8 +111,12 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, bias: jax.Array
     return jnp.einsum("bhqs,bshk->bqhk", weights, v)
 
 
-def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
-    return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
+def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, bias: jax.Array | None = None) -> jax.Array:
+    bias = None if bias is None else bias.astype(q.dtype)
+    return jax.nn.dot_product_attention(q, k, v, bias=bias, scale=scale, implementation="cudnn")
+
+
+WITH_BIAS = ("cudnn",)  # kernels that take a bias, beside ``xla``
 
 
 def splash_blocks(length: int) -> tuple[int, int]:
@@ -178,22 +182,30 @@ def _paired(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, *, head_dim:
 
 
 def _sharded(
-    kernel: Kernel, q: jax.Array, k: jax.Array, v: jax.Array, scale: float, heads: int | None = None
+    kernel: Kernel,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    scale: float,
+    *,
+    heads: int | None = None,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
     """Runs the kernel on each device's part over the mesh in force; without a mesh, on whole arrays.
 
-    The arrays are (b, s, h, k), or (b, s, h * k) where ``heads`` is given.
+    The arrays are (b, s, h, k), or (b, s, h * k) where ``heads`` is given; the bias is (1, h, q, s).
     """
-    mesh = jax.sharding.get_abstract_mesh()
+    mesh, added = jax.sharding.get_abstract_mesh(), () if bias is None else (bias,)
     if mesh.empty:
-        return kernel(q, k, v, scale)
+        return kernel(q, k, v, scale, *added)
     shape = q.shape if heads is None else (*q.shape[:2], heads, q.shape[2] // heads)
     spec, _ = fitting_spec(mesh, shape, ACTIVATIONS["attention"])
     queries = PartitionSpec(*spec[: q.ndim])
     keys = PartitionSpec(queries[0], None, *queries[2:])
+    of_bias = (PartitionSpec(None, spec[2], spec[1], None),) * len(added)
 
-    def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return kernel(q, k, v, scale)
+    def on_one_device(q: jax.Array, k: jax.Array, v: jax.Array, *added: jax.Array) -> jax.Array:
+        return kernel(q, k, v, scale, *added)
 
-    run = jax.shard_map(on_one_device, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False)
-    return run(q, k, v)
+    run = jax.shard_map(on_one_device, in_specs=(queries, keys, keys, *of_bias), out_specs=queries, check_vma=False)
+    return run(q, k, v, *added)

@@ -24,7 +24,7 @@ from dualdiff_jax.arrays import (
 )
 from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.attention import choose_kernel
+from dualdiff_jax.models.attention import WITH_BIAS, choose_kernel
 from dualdiff_jax.models.autoencoder import build_autoencoder
 from dualdiff_jax.models.leaves import NETWORKS, Constant, LeafSpec, network_of
 from dualdiff_jax.models.mmdit import MMDiT
@@ -56,17 +56,18 @@ class DualDiffusionModel(nnx.Module):
     def __init__(self, config: ModelConfig, networks: Sequence[str] = NETWORKS, *, rngs: nnx.Rngs):
         nnx.use_eager_sharding(False)  # in this thread too: logical axes are metadata, and need no mesh
         dtype = config.compute_dtype
+        kernel = choose_kernel(config.attention, jax.default_backend(), dtype)
         if "autoencoder" in networks or config.autoencoder.kind == "identity":
             self.autoencoder = build_autoencoder(config.autoencoder, dtype=dtype, rngs=rngs)
         if "t5" in networks:
-            self.t5 = T5Encoder(config.t5, dtype=dtype, rngs=rngs)
+            self.t5 = T5Encoder(config.t5, dtype=dtype, kernel=kernel if kernel in WITH_BIAS else "xla", rngs=rngs)
         if "mmdit" in networks:
             self.mmdit = MMDiT(
                 config.mmdit,
                 channels=config.autoencoder.channels,
                 text_width=config.t5.width,
                 dtype=dtype,
-                kernel=choose_kernel(config.attention, jax.default_backend(), dtype),
+                kernel=kernel,
                 rngs=rngs,
             )
 

@@ -22,8 +22,7 @@ class Int8Kernel(NamedTuple):
 
     def product(self, x: jax.Array, contracted: int) -> jax.Array:
         """Equation (2): contracts x's last ``contracted`` dims, in x's dtype."""
-        inputs = tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted))
-        y = jax.lax.dot_general(x, self.values.astype(x.dtype), (inputs, ((), ())), preferred_element_type=jnp.float32)
+        y = jnp.tensordot(x, self.values.astype(x.dtype), contracted)
         return (y * self.scale).astype(x.dtype)
 
 

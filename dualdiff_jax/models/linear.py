@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -110,22 +110,23 @@ class Linear(nnx.Module):
         y = self._product(x, self.kernel.get_value())
         return y if self.bias is None else shifted(y, self.bias[...])
 
-    def projections(self, x: jax.Array) -> tuple[jax.Array, ...] | None:
+    def projections(self, x: jax.Array) -> Sequence[jax.Array] | None:
         """What each part of a joint projection gives, (..., outputs of the part), where its parts are separated.
 
-        XLA for GPUs joins products of one x into one. That is worth it while few rows leave the device idle; then the
-        joint result is cut up once, not by each of its readers. With ``MANY_ROWS`` each product gets an x that cannot
-        be seen to be the same, and nothing is cut up.
+        Few rows leave a large device idle, so they go through one product, whose result is written before it is cut
+        up. With ``MANY_ROWS`` each part has a product of its own and nothing is cut up; XLA for GPUs would join
+        products of one x again, so each gets an x that cannot be seen to be the same.
         """
         kernels, biases = self.kernel.get_value(), self.bias.get_value()
         if type(kernels) is not tuple:
             return None
-        is_apart = math.prod(x.shape[: x.ndim - self.contracted]) >= MANY_ROWS
-        inputs = jax.lax.optimization_barrier([x] * len(kernels)) if is_apart else [x] * len(kernels)
-        parts = tuple(
-            shifted(self._product(x, kernel), bias) for x, kernel, bias in zip(inputs, kernels, biases, strict=True)
-        )
-        return parts if is_apart else jax.lax.optimization_barrier(parts)
+        if math.prod(x.shape[: x.ndim - self.contracted]) < MANY_ROWS:
+            y = self._product(x, jnp.concatenate(kernels, axis=-1))
+            return jnp.split(jax.lax.optimization_barrier(shifted(y, jnp.concatenate(biases))), len(kernels), axis=-1)
+        return [
+            shifted(self._product(x, kernel), bias)
+            for x, kernel, bias in zip(jax.lax.optimization_barrier([x] * len(kernels)), kernels, biases, strict=True)
+        ]
 
     def _product(self, x: jax.Array, kernel: jax.Array | Int8Kernel) -> jax.Array:
         if isinstance(kernel, Int8Kernel):

@@ -51,7 +51,8 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
 class EncoderBlock(nnx.Module):
     """One layer: equations (2) and (3)."""
 
-    def __init__(self, config: T5Config, *, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, kernel: str = "xla", rngs: nnx.Rngs):
+        self.kernel = kernel
         width, heads = {"width": config.width}, {"heads": config.heads, "head_dim": config.head_dim}
         linear = partial(Linear, bias=False, rngs=rngs)
         self.attention_norm = RMSNorm(config.width)
@@ -67,7 +68,7 @@ class EncoderBlock(nnx.Module):
         """x (b, l, d); bias (1, h, l, l) fp32."""
         normed = self.attention_norm(x)
         k, v = jnp.unstack(self.kv(normed), axis=2)
-        x = x + self.attention_out(attention(self.q(normed), k, v, scale=1.0, bias=bias))
+        x = x + self.attention_out(attention(self.q(normed), k, v, scale=1.0, bias=bias, kernel=self.kernel))
         gate, value = jnp.unstack(self.mlp_in(self.mlp_norm(x)), axis=2)
         return constrain(x + self.mlp_out(gelu(gate) * value), "stream")
 
@@ -78,10 +79,11 @@ class T5Encoder(nnx.Module):
     Args:
         config: Sizes.
         dtype: What it computes in.
+        kernel: The attention kernel, one that takes a bias (``models/attention.py``).
         rngs: Draws the initial weights.
     """
 
-    def __init__(self, config: T5Config, *, dtype: str, rngs: nnx.Rngs):
+    def __init__(self, config: T5Config, *, dtype: str, kernel: str = "xla", rngs: nnx.Rngs):
         self.dtype = jnp.dtype(dtype)
         self.buckets, self.max_distance = config.relative_buckets, config.relative_max_distance
         self.embedding = nnx.Param(
@@ -91,7 +93,7 @@ class T5Encoder(nnx.Module):
             RELATIVE_BIAS_INIT * jax.random.normal(rngs.params(), (config.relative_buckets, config.heads)),
             out_sharding=("bucket", "heads"),
         )
-        self.blocks = stacked(lambda rngs: EncoderBlock(config, rngs=rngs), config.depth, rngs)
+        self.blocks = stacked(lambda rngs: EncoderBlock(config, kernel=kernel, rngs=rngs), config.depth, rngs)
         self.norm = RMSNorm(config.width)
 
     def __call__(self, token_ids: TokenIds) -> TextEmbeddings:

@@ -86,7 +86,7 @@ def test_the_tpu_kernel_is_the_formula_forward_and_backward(queries, keys):
 KERNELS = ("splash_interpreted", "xla")
 
 
-@pytest.mark.parametrize("kernel", ["cudnn", "splash"])
+@pytest.mark.parametrize("kernel", ["splash_interpreted", "splash"])
 def test_a_kernel_that_takes_no_bias_is_an_error(kernel):
     with pytest.raises(ValueError, match=f"{kernel!r} takes no bias"):
         attention(Q, K, V, scale=1.0, bias=BIAS, kernel=kernel)
@@ -127,3 +127,34 @@ def test_a_tpu_gets_three_pallas_kernels_and_no_scores():
     text = gradient.trace(x, x, x).lower(lowering_platforms=("tpu",)).as_text()
     assert text.count("@tpu_custom_call") == 3
     assert "1280x1280" not in text
+
+
+@pytest.mark.parametrize(
+    "heads, head_dim, queries, keys", [(4, 64, 40, 40), (2, 64, 300, 300), (2, 64, 7, 33), (3, 8, 5, 9)]
+)
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_heads_side_by_side_are_the_same_attention(kernel, heads, head_dim, queries, keys):
+    """Two heads of 64 share the registers of a TPU; other sizes go to splash. 300 queries are no whole blocks."""
+    q, k, v = (
+        jax.random.normal(jax.random.key(seed), (2, length, heads, head_dim))
+        for seed, length in enumerate((queries, keys, keys))
+    )
+    expected = attention(q, k, v, scale=head_dim**-0.5)
+    flat = [x.reshape(*x.shape[:2], -1) for x in (q, k, v)]
+    found = attention(*flat, scale=head_dim**-0.5, kernel=kernel, heads=heads)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+def test_only_pairs_of_heads_that_fill_a_register_go_to_the_paired_kernel(monkeypatch):
+    from dualdiff_jax.models import paired_attention
+
+    taken, run = [], paired_attention.paired_attention
+    monkeypatch.setattr(
+        paired_attention, "paired_attention", lambda *args, **options: taken.append(1) or run(*args, **options)
+    )
+    for heads, head_dim, is_paired in ((2, 64, True), (3, 64, False), (2, 32, False)):
+        taken.clear()
+        x = jnp.ones((1, 8, heads * head_dim))
+        attention(x, x, x, scale=1.0, kernel="splash_interpreted", heads=heads)
+        assert bool(taken) == is_paired

@@ -19,7 +19,10 @@ def test_cudnn_gets_the_same_attention_to_compute(monkeypatch):
     monkeypatch.setattr(jax.nn, "dot_product_attention", on_the_cpu)
     found = attention(q, k, v, scale=0.7, kernel="cudnn")
     np.testing.assert_allclose(found, attention(q, k, v, scale=0.7), atol=1e-5)
-    assert asked == ["cudnn"]
+    bias = jax.random.normal(jax.random.key(3), (1, 3, 5, 5))
+    found = attention(q, k, v, scale=0.7, bias=bias, kernel="cudnn")
+    np.testing.assert_allclose(found, attention(q, k, v, scale=0.7, bias=bias), atol=1e-5)
+    assert asked == ["cudnn", "cudnn"]
 
 
 def test_a_tpu_runs_its_kernel_and_only_the_test_interprets_it(monkeypatch):

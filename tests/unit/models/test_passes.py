@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualdiff_jax.models import passes
+from dualdiff_jax.models import linear, passes
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.models.separated import separated_weights
 from dualdiff_jax.models.stack import SHALLOW
@@ -58,7 +58,10 @@ def dots(function, *args) -> int:
     return jax.jit(function).lower(*args).compile().as_text().count(" dot(")
 
 
-def test_what_a_pass_does_not_need_is_not_computed():
+@pytest.mark.parametrize("are_many_rows", [False, True])
+def test_what_a_pass_does_not_need_is_not_computed(monkeypatch, are_many_rows):
+    """Of many rows, queries have a product of their own; of few, one product makes queries, keys and values."""
+    monkeypatch.setattr(linear, "MANY_ROWS", 1 if are_many_rows else 1 << 20)
     config, weights = of_depth(2)
     latents, text = inputs(config)
     weights = separated_weights(config, weights)
@@ -76,9 +79,9 @@ def test_what_a_pass_does_not_need_is_not_computed():
     mmdit = bind(config, weights).mmdit
     modulation, side = passes.modulation_at(mmdit, jnp.zeros(1)), passes.image_side(mmdit, latents, BATCH)
     conditioning = 2 + 2 * 2 + 1  # the timestep's MLP, the modulation of two streams in two blocks and of the head
-    last_block = 1 + 2 + 3  # of one stream: queries, scores and sums over values, and what follows attention
+    queries, first_qkv = (1, 3) if are_many_rows else (0, 1)
+    last_block = queries + 2 + 3  # of one stream, with scores and sums over values, and what follows attention
     embedding = head = 1
-    first_qkv = 3
     all_dots = dots(whole, weights, latents, text)
     assert all_dots - dots(velocity, weights, latents, mmdit.embed_text(text), modulation) == (
         conditioning + embedding + head + last_block
