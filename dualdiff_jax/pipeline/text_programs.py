@@ -56,23 +56,23 @@ def _guided(
     Both halves of a guided pass share what they have in common: the null text is in one batch with the text; without
     an image, which has a sequence of another length, T5 reads the text once for both.
     """
-    mmdit, scale = model.mmdit, options.guidance_scale
+    mmdit, scale, count = model.mmdit, options.guidance_scale, len(latents)
     if scale is not None and options.guidance_null == "text":
-        image = passes.image_side(mmdit, jnp.concatenate([latents, latents]), 2 * len(latents))
+        twice = passes.image_side(mmdit, jnp.concatenate([latents, latents]), 2 * count)
 
-        def logits(token_ids: TokenIds) -> jax.Array:
+        def against_no_prompt(token_ids: TokenIds) -> jax.Array:
             both = jnp.concatenate([without_prompt(token_ids, start, mask_token_id), token_ids])
-            return guided_logits(*jnp.split(passes.logits(mmdit, image, model.encode_text(both)), 2), scale)
+            null, conditional = jnp.split(passes.logits(mmdit, twice, model.encode_text(both)), 2)
+            return guided_logits(null, conditional, scale)
 
-        return logits
-    image = passes.image_side(mmdit, latents, len(latents))
-    no_image = passes.image_side(mmdit, None, len(latents)) if scale is not None else None
+        return against_no_prompt
+    image = passes.image_side(mmdit, latents, count)
+    if scale is None:
+        return lambda token_ids: passes.logits(mmdit, image, model.encode_text(token_ids))
+    no_image = passes.image_side(mmdit, None, count)
 
-    def logits(token_ids: TokenIds) -> jax.Array:
+    def against_no_image(token_ids: TokenIds) -> jax.Array:
         text = model.encode_text(token_ids)
-        conditional = passes.logits(mmdit, image, text)
-        if no_image is None:
-            return conditional
-        return guided_logits(passes.logits(mmdit, no_image, text), conditional, scale)
+        return guided_logits(passes.logits(mmdit, no_image, text), passes.logits(mmdit, image, text), scale)
 
-    return logits
+    return against_no_image

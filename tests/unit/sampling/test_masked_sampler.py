@@ -102,7 +102,7 @@ def test_draws_differ_by_key_and_repeat_with_it(name):
 
 
 def test_another_number_needs_no_new_program_and_another_choice_does():
-    count = _sample._cache_size  # pyright: ignore[reportFunctionMemberAccess]
+    count = _sample._cache_size
     sample("threshold", masks(3, 5), threshold=0.3, temperature=0.5)
     before = count()
     sample("threshold", masks(3, 5), threshold=0.4, temperature=0.0)
