@@ -13,7 +13,7 @@ from dualdiff_jax.data.records.record import DataError, Turn
 from dualdiff_jax.data.texts import Tokens, caption_tokens, dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.objectives.any_order import MaskDraws, draw_masks, stratified_mean
+from dualdiff_jax.objectives.any_order import MaskDraws, bound_terms, draw_masks, stratified_mean
 from dualdiff_jax.pipeline import arrays_in, inputs, score_programs
 from dualdiff_jax.pipeline.arrays_in import ImageSources
 from dualdiff_jax.pipeline.inputs import Texts
@@ -72,7 +72,7 @@ class ScoreCalls(LoadedModel):
         sources = arrays_in.as_images(images)
         candidates = _candidates(texts, len(sources))
         asked = _questions(questions, len(sources))
-        count = inputs.whole_number("samples", samples, SAMPLES, 2)
+        count = inputs.whole_number("samples", samples, SAMPLES, 4)
         if count % 2:
             raise UserError(f"samples is {count}; give an even number, for two draws of each part of the clock")
         seed, is_normalised = inputs.check_seed("seed", seed), inputs.yes_or_no("per_token", per_token)
@@ -112,7 +112,7 @@ class ScoreCalls(LoadedModel):
         text_of: np.ndarray,
         progress: Progress | None,
     ) -> np.ndarray:
-        """(n, m, samples): the terms of each estimate.
+        """(n, m, samples): the terms of each estimate, equation (3) of ``objectives/any_order``.
 
         ``token_ids`` and ``draws`` are of each distinct text, and ``text_of`` (n, m) are indexes of these.
         """
@@ -121,17 +121,18 @@ class ScoreCalls(LoadedModel):
         for rows, count, _ in self.batches(jnp.arange(total)):
             pair, sample = np.divmod(rows, samples)
             image, text = pair // text_of.shape[1], text_of.reshape(-1)[pair]
-            terms = self.run(
+            costs = self.run(
                 score_programs.score_texts,
                 self.place(latents[image]),
                 self.place(token_ids[text]),
                 self.place(np.stack([draws[t].is_masked[s] for t, s in zip(text, sample, strict=True)])),
-                self.place(np.stack([draws[t].share[s] for t, s in zip(text, sample, strict=True)])),
                 mask_token_id=self.tokenizer.mask_token_id,
             )
-            found.append(to_host(terms)[:count])
+            found.append(to_host(costs)[:count])
             report(progress, int(rows[count - 1]) + 1, total)
-        return np.concatenate(found).reshape(*text_of.shape, samples)
+        costs = np.concatenate(found).reshape(*text_of.shape, samples, -1)
+        is_masked, share = (np.stack(each) for each in zip(*draws, strict=True))
+        return bound_terms(costs, is_masked[text_of], share[text_of])
 
 
 def _scores(terms: np.ndarray, tokens: np.ndarray) -> Scores:

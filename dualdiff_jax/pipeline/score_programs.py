@@ -5,11 +5,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from dualdiff_jax.arrays import Images, Key, Latents, PerExample, PerToken, SeparatedWeights, TokenIds, Weights
+from dualdiff_jax.arrays import Images, Key, Latents, PerToken, SeparatedWeights, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models import passes
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.objectives.masked_diffusion import masked_nelbo
+from dualdiff_jax.objectives.masked_diffusion import token_log_probs
 
 
 @partial(jax.jit, static_argnames="config")
@@ -25,11 +25,10 @@ def score_texts(
     latents: Latents,
     clean_token_ids: TokenIds,
     is_masked: PerToken,
-    share: PerExample,
     *,
     mask_token_id: int,
-) -> PerExample:
-    """The terms of the estimate, equation (1) of ``objectives/any_order``.
+) -> PerToken:
+    """-log p of each token given the others, the image, and what is not masked.
 
     Args:
         config: the model's; static.
@@ -37,14 +36,13 @@ def score_texts(
         latents: (b, h, w, c), clean.
         clean_token_ids: (b, l).
         is_masked: (b, l).
-        share: (b,), k / n.
         mask_token_id: the absorbing state; static.
 
     Returns:
-        (b,) nats.
+        (b, l) nats; of a token that is not masked they mean nothing.
     """
     model = bind(config, weights)
     noisy = jnp.where(is_masked, mask_token_id, clean_token_ids)
     image = passes.image_side(model.mmdit, latents, len(latents))
     logits = passes.logits(model.mmdit, image, model.encode_text(noisy))
-    return masked_nelbo(logits, clean_token_ids, is_masked, share, mask_token_id)
+    return -token_log_probs(logits, clean_token_ids, mask_token_id)

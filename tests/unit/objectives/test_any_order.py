@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.polynomial.legendre import leggauss
 
-from dualdiff_jax.objectives.any_order import draw_masks, stratified_mean
+from dualdiff_jax.objectives.any_order import bound_terms, draw_masks, stratified_mean
 from dualdiff_jax.objectives.time_sampling import T_MIN
 
 COUNT = 3  # tokens that may be masked
@@ -33,8 +33,10 @@ def exact() -> float:
 
 
 def terms(seed: int, samples: int) -> np.ndarray:
-    draws = draw_masks(seed, IS_ANSWER, samples)
-    return np.array([cost(m[IS_ANSWER]) / share for m, share in zip(draws.is_masked, draws.share, strict=True)])
+    is_masked, share = draw_masks(seed, IS_ANSWER, samples)
+    costs = np.full(is_masked.shape, np.nan)
+    costs[:, IS_ANSWER] = COSTS[is_masked[:, IS_ANSWER] @ (1 << np.arange(COUNT))]
+    return bound_terms(costs, is_masked, share)
 
 
 def test_the_bound_is_the_mean_over_all_orders_of_the_cost_in_that_order():
@@ -57,14 +59,14 @@ def test_the_bound_is_the_objectives_up_to_terms_in_eps():
     assert (1 - COUNT * T_MIN) * exact() < found < exact()
 
 
-@pytest.mark.parametrize("samples", [2, 6, 40])
-def test_the_estimate_is_unbiased_and_so_is_its_error(samples):
+@pytest.mark.parametrize(("samples", "slack"), [(4, 0.2), (6, 0.15), (40, 0.08)])
+def test_the_estimate_is_unbiased_and_its_error_nearly(samples, slack):
+    """A variance over 3000 runs is known to about a fortieth."""
     runs = 3000
     found = [stratified_mean(terms(seed, samples)) for seed in range(runs)]
     means, errors = (np.array(each) for each in zip(*found, strict=True))
     assert abs(means.mean() - exact()) < STANDARD_ERRORS * means.std() / math.sqrt(runs)
-    spread = np.square(errors) - means.var()
-    assert abs(spread.mean()) < STANDARD_ERRORS * spread.std() / math.sqrt(runs) + 2 * means.var() / math.sqrt(runs)
+    assert abs(np.square(errors).mean() / means.var() - 1) < slack
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -75,6 +77,15 @@ def test_each_part_of_the_clock_has_two_draws(seed):
     many = draw_masks(seed, np.ones(100, bool), 8).is_masked.sum(axis=1)
     assert ((many - 1) // 25).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
     assert len(set(many.tolist())) > 4
+
+
+def test_costs_that_do_not_depend_on_the_context_have_no_noise():
+    """Once the other half has seen each token, nothing is left to chance, whatever is masked."""
+    is_masked, share = draw_masks(3, np.ones(5, bool), 40)
+    found = bound_terms(
+        np.tile([1.0, 2.0, 0.0, 9.0, 0.5], (2, 40, 1)), np.stack([is_masked] * 2), np.stack([share] * 2)
+    )
+    np.testing.assert_allclose(found, np.full((2, 40), 12.5), rtol=1e-12)
 
 
 def test_only_answers_are_masked_each_number_of_them_as_often_and_each_set_as_often():

@@ -107,6 +107,26 @@ CALLS = {
         {"images": PICTURE, "token_ids": [[1, 2]], "steps": 2},
         {"images": IMAGES, "token_ids": (*IDS, [[1], [1]]), "steps": (*WHOLE, None), **READING},
     ),
+    "infill": (
+        {"texts": "a _", "images": PICTURE},
+        {
+            **{"texts": (*TEXTS, "a", "_ " * 7), "images": IMAGES, "length": (*WHOLE, 1, 100_000), "steps": WHOLE},
+            **{"tokens_per_blank": (*WHOLE, [], [0], ["a"], [1, 1]), "with_fills": SWITCHES},
+            **READING,
+        },
+    ),
+    "score": (
+        {"images": PICTURE, "texts": "a three"},
+        {
+            **{
+                "images": IMAGES,
+                "texts": (*(t for t in TEXTS if not isinstance(t, list) or t != [["a"]]), [[]], [["a"], ["b"]], [[7]]),
+                "questions": (*(t for t in TEXTS if t is not None), ["a", "b"]),
+            },
+            **{"samples": (*WHOLE, 1, 2, 5), "seed": (*SEEDS[:-1], [1]), "per_token": SWITCHES, "anchor_end": SWITCHES},
+            **{"length": (*WHOLE, 1), "height": WHOLE, "width": WHOLE, "fit": CHOICES, "progress": CALLBACKS},
+        },
+    ),
     "encode_text": ({}, {"token_ids": IDS}),
     "encode_image": (
         {"images": np.zeros((1, SIDE, SIDE, 3), np.float32)},
