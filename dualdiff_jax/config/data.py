@@ -112,6 +112,7 @@ class DataConfig:
     index_cache: str = ""  # folder for indexes of large files; "" is a folder next to each file
     max_bad_share: float = bounded(default=0.05, low=0.0, high=1.0)  # of a source's records; above it the run stops
     patience: float = bounded(default=600.0, low=1.0)  # seconds without a batch after which the run stops
+    allow_changed: bool = False  # whether a run may resume although its data changed, so that its batches differ
 
     def contradictions(self) -> Iterator[str]:
         yield from repeated_names(self.sources)

@@ -9,6 +9,7 @@ stream; only texts without an image have text batches of their own, in which the
 not asked for is not read, and its sources are not opened.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from dualdiff_jax.data.batch import Batch, Example
 from dualdiff_jax.data.catalog import Shape, divide
 from dualdiff_jax.data.encoded import kind_of, refuse_mixed
 from dualdiff_jax.data.examples import ExampleMaker
+from dualdiff_jax.data.fingerprint import DataFingerprint, source_fingerprint
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.images import normalize
 from dualdiff_jax.data.reader_watchdog import ReadingNotes, end_with_parent, with_watchdog
@@ -82,7 +84,7 @@ class Mixture:
             )
         self._config, self._tokenizer, self._seed, self._streams = config, tokenizer, seed, tuple(streams)
         self._host, self._hosts, self._per_host_batch_size = host, hosts, global_batch_size // hosts
-        cache = IndexCache(config.index_cache)
+        cache = self._cache = IndexCache(config.index_cache)
         read = [source for source in config.sources if source.stream in streams]
         self._kinds = {source.name: kind_of(source, config, tokenizer) for source in read}
         self._notes = ReadingNotes()
@@ -101,9 +103,21 @@ class Mixture:
         self._steps = _Steps(self._batches_by_stream(by_stream))
         self.bad_records = BadRecords(config.max_bad_share)
 
-    def fingerprint(self) -> dict[str, int]:
-        """Records per source: if it changes, step n is another batch."""
+    def counts(self) -> dict[str, int]:
+        """Records per source."""
         return {name: len(source) for name, source in self._sources.items()}
+
+    def fingerprint(self) -> DataFingerprint:
+        """The fingerprint of every source, as the data were when it was first asked for.
+
+        If it changes, step n is another batch. Raises ``UserError`` if a file cannot be read.
+        """
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> DataFingerprint:
+        roots = {source.name: source.root for source in self._config.sources}
+        return {name: source_fingerprint(found, roots[name], self._cache) for name, found in self._sources.items()}
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Yields batches first_step, first_step + 1, ..., read ahead by threads, in worker processes if there are any.

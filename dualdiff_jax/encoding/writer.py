@@ -1,50 +1,41 @@
 """Encodes data sets once: writes the outputs of the frozen networks in place of the images.
 
-    OUTPUT/SOURCE/encoded.json                     the names of all files, and what encoded them
+    OUTPUT/SOURCE/encoded.json                     the names of all files, what encoded them, and the files of the data
     OUTPUT/SOURCE/512x512-000000.array_record      up to a thousand records: posterior, captions, dialogue
     OUTPUT/SOURCE/text-000000.array_record         records without an image, unchanged
-A file gets its name when it is complete, so a run that was killed continues with the next file. Files are dealt out to
+    OUTPUT/SOURCE/text-000000.inputs.json          what each of these was made from (inputs.py)
+A file gets its name when it is complete, so a run that was killed continues with the next file, and one whose data
+have changed encodes the files that they belong to anew (folder.py). Files are dealt out to
 the hosts in turn. T5 reads the masks of a masked text, so only clean texts can be encoded ahead: the captions of
 ``image_generation`` are embedded at their full length, because the model reads their padding too.
 """
 
 import concurrent.futures
 import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from dualdiff_jax.config import DataConfig, SourceConfig
+from dualdiff_jax.config import DataConfig
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.bad_records import BadRecords, Fault, Origin
-from dualdiff_jax.data.catalog import Division, Shape, divide
+from dualdiff_jax.data.catalog import divide
 from dualdiff_jax.data.formats.array_record import write_records
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.images import read_image
 from dualdiff_jax.data.records.index import IndexCache
-from dualdiff_jax.data.records.manifest import MANIFEST, TEXT_ONLY
 from dualdiff_jax.data.records.record import ABSENT_KEY, DataError, Record, Source
 from dualdiff_jax.data.texts import caption_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import first_host_first
-from dualdiff_jax.encoding.frozen_encoder import Fingerprints, FrozenEncoder, different
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.encoding.chunks import FileChunk, file_chunks
+from dualdiff_jax.encoding.folder import EncodedSource, prepare_folder
+from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
+from dualdiff_jax.encoding.inputs import InputNotes, ReadRecord, RecordNote, read_record, write_inputs
 from dualdiff_jax.files import new_file
 from dualdiff_jax.progress import Progress
-
-RECORDS_PER_FILE = 1024
-
-
-class FileChunk(NamedTuple):
-    """The records that are written to one file."""
-
-    file: Path
-    source: SourceConfig
-    shape: Shape
-    indexes: np.ndarray
 
 
 def encode_sources(
@@ -58,7 +49,7 @@ def encode_sources(
     hosts: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Path]:
-    """Encodes every source, continuing where an earlier run was stopped.
+    """Encodes every source: what no earlier run has encoded, and what has changed since.
 
     Bad records are left out and named in bad_records.jsonl, or bad_records.HOST.jsonl on hosts other than 0.
 
@@ -76,8 +67,8 @@ def encode_sources(
         Source name -> its folder.
 
     Raises:
-        UserError: a folder holds the data of another config or model or is not writable, a source is not usable, or
-            more than ``data.max_bad_share`` of it is bad.
+        UserError: a folder holds the data of another config, model or earlier version or is not writable, a source is
+            not usable, or more than ``data.max_bad_share`` of it is bad.
     """
     cache, folders, sources, chunks = IndexCache(config.index_cache), {}, {}, []
     common = {"text_length": config.text_length, "tokenizer": tokenizer.fingerprint(), "made_by": made_by}
@@ -86,79 +77,49 @@ def encode_sources(
         for source in config.sources:
             folder = folders[source.name] = Path(output) / source.name
             sources[source.name] = open_source(source, cache)
-            new = list(_file_chunks(source, divide(source, sources[source.name], cache), folder))
-            description = common | {"source": to_dict(source), "files": [chunk.file.name for chunk in new]}
-            _write_or_check_manifest(folder, description, fingerprints, host)
+            new = list(file_chunks(source, divide(source, sources[source.name], cache), folder))
+            encoded = EncodedSource(folder, sources[source.name], new, common | {"source": to_dict(source)})
+            prepare_folder(encoded, fingerprints, cache, host)
             chunks += new
     missing = [chunk for chunk in chunks[host::hosts] if not chunk.file.exists()]
-    encoded, total = 0, sum(len(chunk.indexes) for chunk in missing)
+    done, total = 0, sum(len(chunk.indexes) for chunk in missing)
     bad = {name: BadRecords(config.max_bad_share) for name in folders}
     for name, folder in folders.items():
         bad[name].write_to(folder / f"bad_records{f'.{host}' if host else ''}.jsonl")
     for chunk in missing:
         name = chunk.source.name
-        records = _encoded(chunk, sources[name], encoder, tokenizer, config, bad[name])
+        notes = InputNotes(chunk.indexes)
+        records = _encoded(chunk, sources[name], encoder, tokenizer, config, bad[name], notes)
         with new_file(chunk.file, owner=str(host)) as partial:
             write_records(partial, records)
-        encoded += len(chunk.indexes)
+            write_inputs(chunk.file, notes.finish(), owner=str(host))  # before the file itself has its name
+        done += len(chunk.indexes)
         if progress is not None:
-            progress(encoded, total)
+            progress(done, total)
     return folders
 
 
-def _file_chunks(source: SourceConfig, division: Division, folder: Path) -> Iterator[FileChunk]:
-    """Yields the files of one source, shape after shape."""
-    for shape, indexes in division.items():
-        prefix = TEXT_ONLY if shape is None else f"{shape[0]}x{shape[1]}-"
-        for number, start in enumerate(range(0, len(indexes), RECORDS_PER_FILE)):
-            chosen = np.asarray(indexes[start : start + RECORDS_PER_FILE])
-            yield FileChunk(folder / f"{prefix}{number:06d}.array_record", source, shape, chosen)
-
-
-def _write_or_check_manifest(folder: Path, description: dict[str, Any], fingerprints: Fingerprints, host: int) -> None:
-    """Writes the manifest unless there is one. Raises ``UserError`` if that is another one, apart from rounding."""
-    text = json.dumps(description | {"fingerprints": fingerprints}, indent=1, ensure_ascii=False) + "\n"
-    file = folder / MANIFEST
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not file.exists():
-            with new_file(file, owner=str(host)) as partial:  # process numbers of different hosts may be equal
-                partial.write_text(text, encoding="utf-8")
-        present = json.loads(file.read_text(encoding="utf-8"))
-        has_same_networks = not different(present.pop("fingerprints"), fingerprints)
-        is_same = has_same_networks and present == json.loads(json.dumps(description))
-    except OSError as error:
-        raise UserError(f"{folder}: is not writable ({error.strerror}); choose another --output") from error
-    except (ValueError, KeyError, AttributeError, TypeError):
-        is_same = False
-    if not is_same:
-        raise UserError(f"{folder}: holds the data of another config or model; choose another --output")
-
-
 def _encoded(
-    chunk: FileChunk, source: Source, encoder: FrozenEncoder, tokenizer: Tokenizer, config: DataConfig, bad: BadRecords
+    chunk: FileChunk,
+    source: Source,
+    encoder: FrozenEncoder,
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    bad: BadRecords,
+    notes: InputNotes,
 ) -> Iterator[Record]:
-    """Yields the good records of a file, with arrays in place of their images."""
+    """Yields the good records of a file, with arrays in place of their images, and notes all that were read."""
 
-    def read(index: int) -> tuple[Record, np.ndarray | None] | Fault:
-        record_id = f"{chunk.source.name}[{index}]"
-        try:
-            record = source[index]
-            record_id = record.record_id
-            if chunk.shape is None:
-                return record, None
-            if record.image is None:
-                raise DataError(ABSENT_KEY, f"{record_id} has no image")
-            fit, most = chunk.source.fit, config.max_pixels
-            return record, read_image(record.image, *chunk.shape, name=record_id, fit=fit, max_pixels=most)
-        except DataError as error:
-            return Fault(record_id, error.cause, str(error))
+    def read(index: int) -> tuple[RecordNote, tuple[Record, np.ndarray | None] | Fault]:
+        found = read_record(source, index)
+        return found.note, _pixels(chunk, index, found, config.max_pixels)
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for start in range(0, len(chunk.indexes), encoder.batch_size):
             texts: list[Record] = []
             images: list[tuple[Record, np.ndarray]] = []
-            for result in pool.map(read, chunk.indexes[start : start + encoder.batch_size].tolist()):
+            for note, result in pool.map(read, chunk.indexes[start : start + encoder.batch_size].tolist()):
+                notes.add(note)
                 if isinstance(result, Fault):
                     bad.note(Origin(chunk.source.name, result.record_id, (result,), 0))
                     continue
@@ -170,6 +131,27 @@ def _encoded(
                     images.append((record, image))
             yield from texts
             yield from _with_arrays(chunk, images, encoder, tokenizer, config.text_length)
+
+
+def _pixels(
+    chunk: FileChunk, index: int, found: ReadRecord, max_pixels: int
+) -> tuple[Record, np.ndarray | None] | Fault:
+    """The record with its image as the autoencoder reads it, or why it is bad."""
+    record, record_id = found.record, f"{chunk.source.name}[{index}]"
+    try:
+        if isinstance(record, DataError):
+            raise record
+        record_id = record.record_id
+        if chunk.shape is None:
+            return record, None
+        if found.image is None:
+            raise DataError(ABSENT_KEY, f"{record_id} has no image")
+        if isinstance(found.image, DataError):
+            raise found.image
+        name, fit = found.note.path or record_id, chunk.source.fit
+        return record, read_image(found.image, *chunk.shape, name=name, fit=fit, max_pixels=max_pixels)
+    except DataError as error:
+        return Fault(record_id, error.cause, str(error))
 
 
 def _with_arrays(

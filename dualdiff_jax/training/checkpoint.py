@@ -1,7 +1,7 @@
 """Checkpoints of a run, through Orbax: written in the background, whole or not at all, restored onto any mesh.
 
     WORKDIR/checkpoints/N/state   the TrainState after N steps, sharded
-    WORKDIR/checkpoints/N/run     the data's position and records, fingerprint of init_from, config and versions
+    WORKDIR/checkpoints/N/run     the data's position, fingerprints of the data and init_from, config and versions
 Mounts fail, disks fill up, power is cut. A save that fails is reported and tried again soon; a checkpoint that cannot
 be read is reported, and the one before it is used.
 """
@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from dualdiff_jax.data.fingerprint import DataFingerprint, differences
 from dualdiff_jax.distributed.process_group import barrier, wait_for_all
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import free_bytes, move, remove
@@ -116,13 +117,13 @@ class Checkpoints:
             self._wait(step)  # returns at once, and raises what went wrong in the background
         return step % self._config.train.save_every == 0 or step == self._retry_at
 
-    def save(self, step: int, state: TrainState, records: dict[str, int], unlogged_metrics: Sequence = ()) -> None:
+    def save(self, step: int, state: TrainState, data: DataFingerprint, unlogged_metrics: Sequence = ()) -> None:
         """Saves in the background, unless there is a checkpoint of ``step`` already.
 
         Args:
             step: steps that ``state`` has seen.
             state: is copied to the host before this returns.
-            records: the data's fingerprint.
+            data: its fingerprint.
             unlogged_metrics: metrics of steps that are in no record yet.
 
         Raises:
@@ -135,7 +136,7 @@ class Checkpoints:
             self._retry_at = None
         if jax.process_count() > 1 and not self._has_room(state):
             return self._put_off(step, "there is no room")
-        run = run_item(step, self._config, records, self._init_from, unlogged_metrics)
+        run = run_item(step, self._config, data, self._init_from, unlogged_metrics)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:
             self._manager.save(step, args=items)
@@ -185,13 +186,13 @@ class Checkpoints:
             self._retry_at,
         )
 
-    def restore(self, records: dict[str, int]) -> tuple[TrainState, list]:
+    def restore(self, data: DataFingerprint) -> tuple[TrainState, list]:
         """Restores the newest state that can be read.
 
         Damaged checkpoints newer than it are reported and moved to ``damaged_checkpoints/``.
 
         Args:
-            records: the data's fingerprint.
+            data: its fingerprint.
 
         Returns:
             The state on the mesh, and the metrics that were in no record yet.
@@ -212,7 +213,7 @@ class Checkpoints:
             run = self._read(step, damaged, run=ocp.args.JsonRestore())
             if run is None:
                 continue
-            self._check(step, run, records)
+            self._check(step, run, data)
             state = self._read(step, damaged, state=ocp.args.StandardRestore(self._setup.abstract_state))
             if state is not None:
                 self._set_aside(damaged, step)
@@ -236,15 +237,15 @@ class Checkpoints:
             damaged[step] = why
         return found
 
-    def _check(self, step: int, run: dict[str, Any], records: dict[str, int]) -> None:
+    def _check(self, step: int, run: dict[str, Any], data: DataFingerprint) -> None:
         check_same_config(self._workdir, f"checkpoint of step {step}", run["config"], self._config)
-        # Earlier versions also counted the sources of streams without weight.
-        before = {name: count for name, count in run["records"].items() if name in records}
-        if before != records:
-            raise UserError(
-                f"the data changed since step {step}: it had {before} records, now {records}; "
-                "restore the data, or start in another workdir"
-            )
+        if changed := differences(run["records"], data):
+            if not self._config.data.allow_changed:
+                raise UserError(
+                    f"the data changed since step {step}: {changed}; restore the data, start in another workdir, or "
+                    "give --config.data.allow_changed=True to go on with the data as they are now"
+                )
+            log.warning("the data changed since step %d: %s; training goes on with them", step, changed)
         if run["start"] != self._init_from:
             raise UserError(
                 f"{self._config.init_from}: is not the model folder that this run started from; "

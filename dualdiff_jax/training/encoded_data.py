@@ -1,10 +1,12 @@
 """The checks of a run from encoded data: the networks that made the data are the networks of the run.
 
 Their kinds are compared before any device is used, their weights once the run has them. The empty caption's
-embeddings, which replace those of a dropped caption, are computed then and kept: they are not in the data.
+embeddings, which replace those of a dropped caption, are computed then and kept: they are not in the data. The run
+trains from what is stored, also where the originals have changed since; a warning says so where that is cheap to know.
 """
 
 import json
+import logging
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -15,12 +17,16 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.encoded import manifests
+from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.manifest import LATENTS_AND_TEXT, Manifest
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.encoding.folder import changed_inputs
 from dualdiff_jax.encoding.frozen_encoder import FROZEN, FrozenEncoder, different
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.leaves import network_of
 from dualdiff_jax.training.trainable import MASK_ROW, part_of
+
+log = logging.getLogger(__name__)
 
 
 def check_encoded_data(config: RunConfig, trained: Collection[str]) -> None:
@@ -49,6 +55,19 @@ def check_encoded_data(config: RunConfig, trained: Collection[str]) -> None:
                     f"{manifest.folder}: was encoded by another {network} than model.{network} (it -> config): "
                     f"{changed}; encode it anew with this model"
                 )
+
+
+def warn_of_changed_data(config: RunConfig) -> None:
+    """Warns of folders whose data are known to have changed since they were encoded: the run trains from the old."""
+    for manifest, _ in _manifests(config):
+        if changed := changed_inputs(manifest, IndexCache(config.data.index_cache)):
+            log.warning(
+                "%s: %s%s changed since it was encoded; this run trains from the old data, until the same "
+                "--mode=encode-data is run again",
+                manifest.folder,
+                changed[0],
+                f" and {len(changed) - 1} more files" if len(changed) > 1 else "",
+            )
 
 
 def null_text_embeddings(config: RunConfig, mesh: Mesh, frozen: Weights, tokenizer: Tokenizer) -> np.ndarray | None:

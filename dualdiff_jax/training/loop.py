@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.data.fingerprint import DataFingerprint, differences
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import broadcast_from_first, connect, first_host_first
@@ -25,7 +26,7 @@ from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.sharding import check_batch, place_batch, rules_in_force
 from dualdiff_jax.training.checkpoint import Checkpoints
-from dualdiff_jax.training.encoded_data import check_encoded_data, null_text_embeddings
+from dualdiff_jax.training.encoded_data import check_encoded_data, null_text_embeddings, warn_of_changed_data
 from dualdiff_jax.training.export import export_model
 from dualdiff_jax.training.flops import step_flops
 from dualdiff_jax.training.initial_weights import check_init_from
@@ -161,23 +162,24 @@ def _open_data(config: RunConfig, tokenizer: Tokenizer) -> Mixture:
             host=jax.process_index(),
             hosts=jax.process_count(),
         )
-    first, found = json.loads(broadcast_from_first("data", json.dumps(data.fingerprint()))), data.fingerprint()
-    if found != first:
-        raise UserError(
-            f"the data of this host has {found} records, that of the first host {first}; give all the same data"
-        )
+        found = data.fingerprint()
+        if jax.process_index() == 0:
+            warn_of_changed_data(config)
+    first = json.loads(broadcast_from_first("data", json.dumps(found)))
+    if differ := differences(first, found):
+        raise UserError(f"the data of this host differ from the first host's in {differ}; give all hosts the same data")
     return data
 
 
 def _restore_or_initialise(
-    setup: TrainSetup, checkpoints: Checkpoints, records: dict[str, int]
+    setup: TrainSetup, checkpoints: Checkpoints, data: DataFingerprint
 ) -> tuple[TrainState, Weights, list]:
     """(state, frozen weights, metrics in no record yet), of the newest checkpoint or before the first update."""
     params, frozen = setup.init_params()
     if not checkpoints.steps():
         return setup.init_state(params), frozen, []
     del params  # its memory is the restored state's
-    state, unlogged_metrics = checkpoints.restore(records)
+    state, unlogged_metrics = checkpoints.restore(data)
     return state, frozen, unlogged_metrics
 
 

@@ -1,6 +1,6 @@
 """The ``run`` item of a checkpoint: all that resuming needs besides the state, and its check when it is read.
 
-next_step  records  start  pending  config  versions
+next_step  records (the fingerprint of the data)  start  pending  config  versions
 """
 
 import importlib.metadata
@@ -10,6 +10,7 @@ from typing import Any
 
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve, to_dict
+from dualdiff_jax.data.fingerprint import DataFingerprint
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.json_files import checked, field
 
@@ -17,17 +18,17 @@ VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 NAME = "its run item"
 
 
-def run_item(step: int, config: RunConfig, records: dict[str, Any], start: str, pending: Sequence) -> dict[str, Any]:
+def run_item(step: int, config: RunConfig, data: DataFingerprint, start: str, pending: Sequence) -> dict[str, Any]:
     """What a checkpoint stores as JSON.
 
     Args:
         step: steps that the state has seen.
         config: the run's.
-        records: the data's fingerprint.
+        data: its fingerprint.
         start: fingerprint of ``init_from``.
         pending: metrics of steps that are in no record yet, each a dict of numbers and lists.
     """
-    item = {"next_step": step, "records": records, "start": start, "pending": list(pending)}
+    item = {"next_step": step, "records": data, "start": start, "pending": list(pending)}
     return item | {"config": to_dict(config), "versions": versions()}
 
 
@@ -50,11 +51,22 @@ def check_run_item(item: Any, step: int) -> dict[str, Any]:
         raise UserError(f"{NAME} is of step {found}")
     for key, kind in (("records", dict), ("start", str), ("config", dict), ("versions", dict)):
         field(item, key, kind, NAME)
+    for name, fingerprint in item["records"].items():
+        _check_fingerprint(fingerprint, f"{NAME}: records.{name}")
     for index, metrics in enumerate(field(item, "pending", list, NAME)):
         for name, value in checked(metrics, dict, f"{NAME}: pending[{index}]").items():
             _check_figure(value, f"{NAME}: pending[{index}].{name}")
     resolve(item["config"], what=f"config in {NAME}")
     return item
+
+
+def _check_fingerprint(value: Any, name: str) -> None:
+    """The fingerprint of a source, or the number of its records, which is all that earlier versions stored."""
+    if not isinstance(value, dict):
+        checked(value, int, name)
+        return
+    for key, kind in (("records", int), ("files", dict), ("images", str)):
+        field(value, key, kind, name)
 
 
 def _check_figure(value: Any, name: str) -> None:

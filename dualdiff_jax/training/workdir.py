@@ -16,7 +16,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import make_folder, write_text
 from dualdiff_jax.json_files import read_object
 
-# Fields that may differ when a run resumes: none of them changes the result.
+# Fields that may differ when a run resumes: none of them changes the result of a run on unchanged data.
 FREE_TO_CHANGE = (
     "train.log_every",
     "train.save_every",
@@ -36,6 +36,7 @@ FREE_TO_CHANGE = (
     "data.index_cache",
     "data.max_bad_share",
     "data.patience",
+    "data.allow_changed",
 )
 FOLDERS = ("checkpoints", "damaged_checkpoints", "model", "samples", "profile", "tensorboard", "wandb")
 FILES = (".json", ".jsonl", ".damaged", ".txt")  # suffixes of the files that a run reads or appends to

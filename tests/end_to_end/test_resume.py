@@ -1,9 +1,11 @@
 """A run that is killed and started again has the same end, bit for bit, as one that was never stopped."""
 
+import dataclasses
 import json
 import math
 import random
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import remove
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.weights import load_model
@@ -154,8 +157,34 @@ def test_another_config_or_other_data_is_refused(tmp_path):
     assert "log_every" not in str(error.value)
     file = tmp_path / "data" / "captions.json"
     file.write_text(json.dumps(json.loads(file.read_text())[1:]))
-    with pytest.raises(UserError, match="the data changed since step 6"):
+    with pytest.raises(UserError, match="the data changed since step 6: .*'captions' .40 records -> 39, captions.json"):
         train(config, tmp_path / "run", mesh)
+
+
+def test_a_run_resumes_bit_for_bit_on_the_same_data_and_on_edited_data_only_if_that_is_meant(tmp_path):
+    config, _ = small_run(tmp_path / "data", model={"mmdit": {"depth": 1}}, train={"log_every": 1})
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    train(config, tmp_path / "whole", mesh)
+    for name in ("same", "meant"):  # stopped after step 3
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        for left in ("checkpoints/6", "model", "metrics.jsonl"):
+            remove(tmp_path / name / left)
+    whole = records(tmp_path / "whole")
+    for file in (tmp_path / "data").rglob("*.*"):
+        file.touch()
+    train(config, tmp_path / "same", mesh)
+    assert [learned(record) for record in records(tmp_path / "same")] == [learned(record) for record in whole[3:]]
+    for name, value in weights(tmp_path / "whole").items():
+        np.testing.assert_array_equal(weights(tmp_path / "same")[name], value, err_msg=name)
+    file = tmp_path / "data" / "captions.json"
+    file.write_text(file.read_text().replace("handwritten", "handpainted"))
+    with pytest.raises(UserError, match=r"since step 3: source 'images' \(captions.json\), source 'captions' \(capt"):
+        train(config, tmp_path / "meant", mesh)
+    meant = dataclasses.replace(config, data=dataclasses.replace(config.data, allow_changed=True))
+    train(meant, tmp_path / "meant", mesh)
+    assert [record["step"] for record in records(tmp_path / "meant")] == [4, 5, 6]
+    assert [learned(record) for record in records(tmp_path / "meant")] != [learned(record) for record in whole[3:]]
+    train(config, tmp_path / "meant", mesh)  # its newest checkpoint is of the edited data
 
 
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):

@@ -16,6 +16,7 @@ from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training import loop
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.weights import save_model
 from tests.small_run import objective_of, small_run
@@ -145,6 +146,23 @@ def test_a_run_from_encoded_data_is_the_run_from_images(setting, encoded, tmp_pa
         for name in ("loss", "image_loss", "text_loss"):
             assert abs(one[name] - other[name]) <= 2.0**-8 * abs(one[name]), (name, one[name], other[name])
         assert one["image_loss"] != other["image_loss"]  # the rounding shows that these are two runs
+
+
+def test_a_run_whose_originals_changed_says_so_and_trains_from_what_is_encoded(setting, tmp_path, monkeypatch, caplog):
+    config, tokenizer, _ = setting
+    small_run(tmp_path / "data")
+    sources = [to_dict(source) | {"root": str(tmp_path / "data")} for source in config.data.sources]
+    stored = encode(changed(config, **{"data.sources": sources}), tokenizer, tmp_path / "encoded")
+    started = []
+    monkeypatch.setattr(loop, "_train", lambda *_: started.append("run"))
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    train(stored, tmp_path / "run", mesh)
+    assert started == ["run"] and caplog.text == ""
+    file = tmp_path / "data" / "questions.json"
+    file.write_text(file.read_text().replace("three", "seven"))
+    train(stored, tmp_path / "run", mesh)
+    assert started == ["run", "run"] and caplog.text.count("WARNING") == 1
+    assert f"questions: {file} changed since it was encoded; this run trains from the old data" in caplog.text
 
 
 def refusal(config: RunConfig, workdir) -> str:

@@ -163,6 +163,7 @@ TESTS = {
         f"{RUNS}/test_stages.py",
     ),
     "data/mixture.py": STREAMS,
+    "data/fingerprint.py": (f"{DATA}/test_fingerprint.py", f"{DATA}/test_mixture.py"),
     "data/images.py": (f"{DATA}/test_image_limits.py", f"{DATA}/test_images.py", f"{DATA}/test_mixture.py"),
     "data/decoding.py": (f"{DATA}/test_image_limits.py", f"{DATA}/test_images.py"),
     "data/containers.py": (f"{DATA}/test_containers.py",),

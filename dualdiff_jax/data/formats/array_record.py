@@ -145,6 +145,9 @@ class ArrayRecordSource(FileSource):
     def files(self) -> list[Path]:
         return [self._file]
 
+    def holds_images(self) -> bool:
+        return True
+
 
 def open_array_record(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[ArrayRecordSource]:
     """One source a file: first the files of records with images, then those of records without.

@@ -16,7 +16,7 @@ from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.fields import FieldReader
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.patterns import expand
-from dualdiff_jax.data.records.record import FileSource, Record
+from dualdiff_jax.data.records.record import DataError, FileSource, Record
 from dualdiff_jax.errors import UserError, reason
 
 GROUPS = 8  # row groups that stay in memory
@@ -58,6 +58,16 @@ class ParquetSource(FileSource):
 
     def files(self) -> list[Path]:
         return list(self._files)
+
+    def files_of(self, indexes: np.ndarray) -> list[Path]:
+        places = np.unique(np.searchsorted(self._ends, indexes, side="right")).tolist()
+        return [self._files[number] for number in dict.fromkeys(self._places[place][0] for place in places)]
+
+    def holds_images(self) -> bool:
+        try:
+            return not isinstance(self.head(0).image, Path)  # a table may also name images
+        except DataError:
+            return True
 
     def _group(self, place: int):
         """The table of a row group, from memory if it is there."""

@@ -44,6 +44,9 @@ class TarSource(FileSource):
     def files(self) -> list[Path]:
         return [self._file]
 
+    def holds_images(self) -> bool:
+        return True
+
     def read(self, index: int, *, is_head: bool = False) -> Record:
         start, length, text_start, text_length, is_json = self._index[index].tolist()
         record_id = self.name(index)

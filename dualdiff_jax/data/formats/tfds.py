@@ -36,7 +36,10 @@ class TfdsSource(FileSource):
         return self._fields.record(self._examples[index], self.name(index))
 
     def files(self) -> list[Path]:
-        return [self._folder]
+        return sorted(file for file in self._folder.iterdir() if file.is_file())
+
+    def holds_images(self) -> bool:
+        return True
 
 
 def _open(root: RootConfig, split: str) -> tuple[Any, Path]:

@@ -8,6 +8,8 @@ encoded.json
     tokenizer     Tokenizer.fingerprint
     made_by       the model folder, and the configs of its frozen networks
     fingerprints  of the weights of these networks (encoding/frozen_encoder.py)
+    inputs        path -> [size, time in ns, digest] of each file that held the records when they were encoded. The
+                  notes beside the record files (encoding/inputs.py) have their images. Earlier versions have neither.
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ class Manifest:
     tokenizer: str
     made_by: Mapping[str, Any]
     fingerprints: Mapping[str, Mapping[str, Sequence[float]]]
+    inputs: Mapping[str, tuple[int, int, str]]
 
     @property
     def kind(self) -> str:
@@ -55,9 +58,10 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     try:
         fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         given = {name: fields[name] for name in ("files", "text_length", "tokenizer", "made_by", "fingerprints")}
-        manifest = Manifest(folder=folder, task=fields["source"]["task"], **given)
+        inputs = {path: (int(s), int(t), str(digest)) for path, (s, t, digest) in fields.get("inputs", {}).items()}
+        manifest = Manifest(folder=folder, task=fields["source"]["task"], inputs=inputs, **given)
         missing = set(manifest.files) - {file.name for file in folder.iterdir()}  # one listing, not one stat a file
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / MANIFEST}: is damaged ({error!r}); encode the data again") from error
     if missing:
         raise UserError(

@@ -162,6 +162,14 @@ class Source(Protocol):
         """The files that hold the records, without the image files."""
         ...
 
+    def files_of(self, indexes: np.ndarray) -> list[Path]:
+        """Those of ``files`` that hold the records of some indexes, or a few more."""
+        ...
+
+    def holds_images(self) -> bool:
+        """Whether ``files`` hold the images too; otherwise they are lists, and each image is a file of its own."""
+        ...
+
 
 class FileSource(abc.ABC):
     """A source that reads records one by one; every error in reading one is that record's ``DataError``."""
@@ -190,6 +198,12 @@ class FileSource(abc.ABC):
 
     @abc.abstractmethod
     def files(self) -> list[Path]: ...
+
+    def files_of(self, indexes: np.ndarray) -> list[Path]:
+        return self.files()
+
+    def holds_images(self) -> bool:
+        return False
 
 
 class ConcatenatedSource:
@@ -225,6 +239,15 @@ class ConcatenatedSource:
 
     def files(self) -> list[Path]:
         return [file for source in self._sources for file in source.files()]
+
+    def files_of(self, indexes: np.ndarray) -> list[Path]:
+        which = np.searchsorted(self._ends, indexes, side="right")
+        firsts = [0, *self._ends]
+        chosen = [(number, indexes[which == number] - firsts[number]) for number in np.unique(which).tolist()]
+        return [file for number, inside in chosen for file in self._sources[number].files_of(inside)]
+
+    def holds_images(self) -> bool:
+        return all(source.holds_images() for source in self._sources)
 
     def _place(self, index: int) -> tuple[Source, int, str]:
         """(source, index in it, its name) of a record."""

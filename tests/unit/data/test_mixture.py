@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.data.fingerprint import differences
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
@@ -85,8 +86,15 @@ def test_sizes_alternate_alike_in_both_streams_by_their_weights(tmp_path):
     assert Counter(widths) == {(8, 8): 10, (16, 16): 20}
 
 
-def test_the_fingerprint_counts_records(tmp_path):
-    assert mixture(tmp_path).fingerprint() == {"images": RECORDS, "captions": RECORDS, "questions": RECORDS}
+def test_the_fingerprint_is_that_of_the_data_that_were_opened(tmp_path):
+    data = mixture(tmp_path)
+    before = data.fingerprint()
+    assert data.counts() == {"images": RECORDS, "captions": RECORDS, "questions": RECORDS}
+    assert {name: fingerprint["records"] for name, fingerprint in before.items()} == data.counts()
+    file = tmp_path / "questions.json"
+    file.write_text(file.read_text().replace("three", "seven"))
+    assert data.fingerprint() == before  # a checkpoint is of what was trained on
+    assert differences(before, mixture(tmp_path).fingerprint()) == "source 'questions' (questions.json)"
 
 
 @pytest.mark.parametrize(

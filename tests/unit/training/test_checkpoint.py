@@ -22,7 +22,8 @@ from tests.small_run import first_state, small_run
 # A restore that fails leaves TensorStore's other reads to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-RECORDS = {"some source": 40}
+RECORDS = {"some source": {"records": 40, "files": {"list.json": "-1:12"}, "images": "34"}}
+EDITED = {"some source": {"records": 40, "files": {"list.json": "-1:ab"}, "images": "34"}}
 SMALL = {"mmdit": {"depth": 1}}
 
 
@@ -127,6 +128,8 @@ RUN_ITEMS = [
     ({"next_step": "4"}, "next_step: found"),
     ({"next_step": True}, "next_step: found"),
     ({"records": 3}, "records: found 3, expected an object"),
+    ({"records": {"a": "40"}}, "records.a: found '40'"),
+    ({"records": {"a": {"records": 40, "files": []}}}, r"records.a: files: found \[\]"),
     ({"start": None}, "start: found None"),
     ({"config": []}, "config: found"),
     ({"config": {"seed": "x"}}, "seed: expected int, found 'x'"),
@@ -223,12 +226,31 @@ def test_another_model_is_refused_with_the_differences(workdir, settings, mesh):
 
 
 def test_other_data_and_another_start_are_refused(workdir, settings, mesh, tmp_path):
-    with pytest.raises(UserError, match="the data changed since step 4"):
-        restore(workdir, settings, mesh, {"some source": 41})
+    with pytest.raises(UserError) as error:
+        restore(workdir, settings, mesh, EDITED)
+    assert str(error.value) == (
+        "the data changed since step 4: source 'some source' (list.json); restore the data, start in another workdir, "
+        "or give --config.data.allow_changed=True to go on with the data as they are now"
+    )
     checkpoints = Checkpoints(workdir, TrainSetup(settings, mesh))
     checkpoints._init_from = "of another folder"
     with pytest.raises(UserError, match="is not the model folder that this run started from"):
         checkpoints.restore(RECORDS)
+
+
+def test_other_data_are_taken_by_those_who_mean_it(workdir, settings, mesh, caplog):
+    meant = dataclasses.replace(settings, data=dataclasses.replace(settings.data, allow_changed=True))
+    assert restore(workdir, meant, mesh, EDITED)[0].step == 4
+    assert "the data changed since step 4: source 'some source' (list.json); training goes on with" in caplog.text
+
+
+def test_a_checkpoint_of_an_earlier_version_has_counts_alone(settings, mesh, state, tmp_path):
+    checkpoints = Checkpoints(tmp_path, TrainSetup(settings, mesh))
+    checkpoints.save(2, at(state, 2), {"some source": 40, "without weight": 9})
+    assert checkpoints.close(2)
+    assert restore(tmp_path, settings, mesh)[0].step == 2
+    with pytest.raises(UserError, match=r"since step 2: source 'some source' \(40 records -> 41\); restore"):
+        restore(tmp_path, settings, mesh, {"some source": RECORDS["some source"] | {"records": 41}})
 
 
 def test_other_versions_are_told(workdir, settings, mesh, caplog, monkeypatch):

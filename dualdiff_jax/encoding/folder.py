@@ -1,0 +1,212 @@
+"""The folder of an encoded source: its manifest, and which of its files are still what the data are.
+
+At each start, before anything is encoded, the first host removes the files whose records or images have changed since,
+so that they are encoded anew and no run reads a mixture of old and new. A file is kept
+    unread            if all that it was made from has the sizes and times of the manifest and of its note
+    after comparison  if the times differ, and the contents and the order of the records do not
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dualdiff_jax.data.fingerprint import blocks_of, file_digest, file_digests
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.manifest import MANIFEST, Manifest
+from dualdiff_jax.data.records.record import Source
+from dualdiff_jax.encoding.chunks import FileChunk
+from dualdiff_jax.encoding.frozen_encoder import Fingerprints, different
+from dualdiff_jax.encoding.inputs import (
+    changed_times,
+    hash_of_indexes,
+    inputs_now,
+    note_file,
+    read_image_file,
+    read_inputs,
+    stamp_of,
+    write_inputs,
+)
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import new_file, remove
+
+log = logging.getLogger(__name__)
+
+SHOWN = 5  # files that a message names
+
+
+class EncodedSource(NamedTuple):
+    """A source that is encoded into a folder.
+
+    Attributes:
+        folder: where its files are.
+        records: the source.
+        chunks: its files, whether written yet or not.
+        description: the fields of the manifest but for ``files``, ``fingerprints`` and ``inputs``.
+    """
+
+    folder: Path
+    records: Source
+    chunks: Sequence[FileChunk]
+    description: Mapping[str, Any]
+
+
+def prepare_folder(encoded: EncodedSource, fingerprints: Fingerprints, cache: IndexCache, host: int) -> None:
+    """Makes the folder, removes from it what has changed since it was encoded, and writes its manifest.
+
+    Args:
+        encoded: the source.
+        fingerprints: of the networks.
+        cache: keeps digests of large files.
+        host: hosts other than 0 change nothing that is there.
+
+    Raises:
+        UserError: the folder holds the data of another config, model or earlier version, or is not writable.
+    """
+    try:
+        encoded.folder.mkdir(parents=True, exist_ok=True)
+        present = _present(encoded, fingerprints)
+        if host and present:
+            return
+        manifest = dict(encoded.description) | {
+            "files": [chunk.file.name for chunk in encoded.chunks],
+            "fingerprints": present["fingerprints"] if present else fingerprints,
+            "inputs": _inputs(encoded.records, present["inputs"] if present else {}, cache),
+        }
+        _remove_changed(encoded, present, manifest["inputs"])
+        if json.loads(json.dumps(manifest)) != present:
+            with new_file(encoded.folder / MANIFEST, owner=str(host)) as partial:
+                partial.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{encoded.folder}: is not writable ({error.strerror}); choose another --output") from error
+
+
+def changed_inputs(manifest: Manifest, cache: IndexCache) -> list[str]:
+    """What a folder was made from and is known, at little cost, to have changed since.
+
+    Looks at the files that held the records, and at the images of the first encoded file. What is gone, or lies
+    elsewhere now, counts as unchanged; what has another time alone is compared.
+
+    Args:
+        manifest: of the folder.
+        cache: keeps digests of large files.
+
+    Returns:
+        Paths.
+    """
+    return [*_changed_files(manifest, cache), *_changed_images(manifest)]
+
+
+def _changed_files(manifest: Manifest, cache: IndexCache) -> Iterator[str]:
+    for path, (size, time, digest) in manifest.inputs.items():
+        found = stamp_of(path)
+        if found is None or found == (size, time):
+            continue
+        if found[0] != size or file_digest(Path(path), blocks_of(digest), cache) != digest:
+            yield path
+
+
+def _changed_images(manifest: Manifest) -> Iterator[str]:
+    noted = read_inputs(manifest.folder / manifest.files[0]) if manifest.files else None
+    images = noted.images if noted else {}
+    for path in changed_times(images):
+        before, found = images[path], read_image_file(Path(path))[1]
+        if found is not None and (before is None or found.hash != before.hash):
+            yield path
+
+
+def _present(encoded: EncodedSource, fingerprints: Fingerprints) -> dict[str, Any]:
+    """The manifest that is there; {} for none. Its networks may differ from ``fingerprints`` by rounding.
+
+    Raises:
+        UserError: it is of another config, model or earlier version.
+    """
+    file = encoded.folder / MANIFEST
+    if not file.exists():
+        return {}
+    expected = json.loads(json.dumps(encoded.description))
+    try:
+        present = json.loads(file.read_text(encoding="utf-8"))
+        found = {name: present[name] for name in expected}
+        is_same = _without_roots(found) == _without_roots(expected)
+        is_same = is_same and not different(present["fingerprints"], fingerprints)
+        read = dict(present) | {"files": list(map(str, present["files"]))}
+        if "inputs" in present:
+            read["inputs"] = {path: [int(s), int(t), str(d)] for path, (s, t, d) in present["inputs"].items()}
+    except (ValueError, KeyError, AttributeError, TypeError):
+        is_same, read = False, {}
+    if not is_same:
+        raise UserError(f"{encoded.folder}: holds the data of another config or model; choose another --output")
+    if "inputs" not in read:
+        raise UserError(
+            f"{encoded.folder}: was encoded by an earlier version, which did not note what it read, so nobody can tell "
+            "whether it is up to date; choose another --output, or remove this folder to encode it anew"
+        )
+    return read
+
+
+def _without_roots(description: Mapping[str, Any]) -> dict[str, Any]:
+    """``description`` without the folders of the data, which may have moved."""
+    source = dict(description["source"])
+    roots = [{**root, "root": ""} for root in source["roots"]]
+    return {**description, "source": {**source, "root": "", "roots": roots}}
+
+
+def _inputs(source: Source, before: Mapping[str, Any], cache: IndexCache) -> dict[str, list]:
+    """The manifest's ``inputs``; files with the size and time of ``before`` are not read."""
+    stamps = {str(file): list(stamp_of(file) or (0, 0)) for file in source.files()}
+    if all(before.get(path, ())[:2] == stamp for path, stamp in stamps.items()) and len(before) == len(stamps):
+        return dict(before)
+    digests = file_digests(source, cache)
+    return {str(file): [*stamps[str(file)], digest] for file, digest in digests.items()}
+
+
+def _remove_changed(encoded: EncodedSource, present: Mapping[str, Any], inputs: Mapping[str, list]) -> None:
+    """Removes the files that have to be encoded anew, and those of records that are no more."""
+    before = present.get("inputs", {})
+    same = {path for path, stamp in inputs.items() if before.get(path, ())[:2] == stamp[:2]}
+    there = {file.name for file in encoded.folder.iterdir()}
+    if before and len(same) < len(inputs):
+        log.warning(
+            "%s: %d of the files that it was made from have another size or time; comparing contents",
+            encoded.folder,
+            len(inputs) - len(same),
+        )
+    current = {chunk.file.name for chunk in encoded.chunks}
+    changed = [c.file for c in encoded.chunks if c.file.name in there and not _is_current(c, encoded.records, same)]
+    gone = [encoded.folder / name for name in present.get("files", ()) if name in there - current]
+    if changed:
+        log.warning(
+            "%s: the data of %d of %d files changed since they were encoded; they are encoded anew: %s",
+            encoded.folder,
+            len(changed),
+            len(encoded.chunks),
+            ", ".join([*(file.name for file in changed[:SHOWN]), *(["..."] if len(changed) > SHOWN else [])]),
+        )
+    for file in (*changed, *gone):
+        remove(file)
+        remove(note_file(file))
+
+
+def _is_current(chunk: FileChunk, source: Source, same: set[str]) -> bool:
+    """Whether a file would be encoded again as it is; its note gets the new times if they alone have changed.
+
+    Args:
+        chunk: the file.
+        source: its records.
+        same: paths of files with records whose sizes and times have not changed.
+    """
+    noted = read_inputs(chunk.file)
+    if noted is None:
+        return False
+    is_unread = noted.indexes == hash_of_indexes(chunk.indexes) and same.issuperset(
+        map(str, source.files_of(chunk.indexes))
+    )
+    if is_unread and not changed_times(noted.images):
+        return True
+    now = inputs_now(source, chunk.indexes, noted.images)
+    if now.records != noted.records:
+        return False
+    write_inputs(chunk.file, now, owner="0")
+    return True
