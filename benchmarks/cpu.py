@@ -95,11 +95,12 @@ def measure(name: str, *, allow_busy: bool) -> Iterator[dict[str, Any]]:
     size = SIZES[name]()
     pipeline = jax_side.open_pipeline(size, "float32")
     networks = torch_peer.build(size.config, "cpu")
-    torch_peer.load(networks, pipeline.weights, size.config)
+    weights = jax_side.weights_of(size, "float32")
+    torch_peer.load(networks, weights, size.config)
     null = pipeline.tokenizer.null_ids(size.config.data.text_length)
     mask = pipeline.tokenizer.mask_token_id
     peer = torch_peer.TorchPeer(size.config, networks, null_token_ids=null, mask_token_id=mask)
-    found = agreement.differences(size, pipeline.weights, peer)
+    found = agreement.differences(size, weights, peer)
     if beyond := agreement.beyond_bound(found):
         sys.exit(f"error: the two sides differ: {', '.join(beyond)}; the bound is {agreement.BOUND:.0e}")
     yield {"size": name, "differences": found}

@@ -101,7 +101,7 @@ def phase_load(folder: Path) -> dict:
     pipeline = DualDiffusionPipeline.from_pretrained(folder / MODEL, make_mesh(MeshConfig()), dtype="bfloat16")
     jax.block_until_ready(pipeline.weights)
     held = [0] * jax.device_count()
-    for value in pipeline.weights.values():
+    for value in jax.tree.leaves(pipeline.weights):
         for shard in value.addressable_shards:
             held[shard.device.id] += shard.data.nbytes
     return {"seconds": round(time.monotonic() - started, 1), "bytes_of_each_device": held}

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.workload import Size, Vocabulary, random_weights
+from dualdiff_jax.arrays import Weights
 from dualdiff_jax.data.batch import Batch
+from dualdiff_jax.models.separated import separated_weights
 from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.sharding import make_mesh, place_batch
@@ -66,10 +68,15 @@ def photos(size: Size, count: int) -> tuple[list[np.ndarray], np.ndarray]:
     return list(images), images.astype(np.float32) / 127.5 - 1.0
 
 
+def weights_of(size: Size, dtype: str) -> Weights:
+    """The random weights of ``open_pipeline``, as a model folder holds them."""
+    return random_weights(size.config.model, make_mesh(size.config.mesh), dtype)
+
+
 def open_pipeline(size: Size, dtype: str) -> DualDiffusionPipeline:
     """A pipeline with random weights in ``dtype``, as ``from_pretrained`` would load them."""
     model = size.config.model
-    weights = random_weights(model, make_mesh(size.config.mesh), dtype)
+    weights = separated_weights(model, weights_of(size, dtype))
     return DualDiffusionPipeline(model, weights, Vocabulary(model.mmdit.vocab_size))
 
 

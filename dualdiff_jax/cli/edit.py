@@ -109,13 +109,14 @@ def _draw(
     check_settings(**options)
     if strength is not None:
         options["strength"] = as_strength(strength)
-    pairs, repeats = max(len(images), len(prompts)), repeats or options.get("images_per_prompt") or 1
+    pairs = max(len(images), len(prompts))
+    count: int = repeats or options.get("images_per_prompt") or 1
     rows: list[dict[str, Any]] = []
     for index, each in enumerate(seeds_of(seed, pairs)):
         row: dict[str, Any] = {"source": images[index if len(images) > 1 else 0], "seed": each}
         if prompts:
             row["prompt"] = prompts[index if len(prompts) > 1 else 0]
-        rows += [row] * repeats
+        rows += [row] * count
     folder = folder_for(output, image_names(rows), overwrite)
     pipeline = load(model, dtype, t5_bits)
     for prompt in prompts:

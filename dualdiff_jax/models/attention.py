@@ -177,8 +177,8 @@ def _paired(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, *, head_dim:
 
     if fits(q.shape[2] // head_dim, head_dim, k.shape[1]):
         return paired_attention(q, k, v, scale, interpret=interpret)
-    split = [x.reshape(*x.shape[:2], -1, head_dim) for x in (q, k, v)]
-    return _splash(*split, scale, interpret).reshape(q.shape)
+    split_q, split_k, split_v = (x.reshape(*x.shape[:2], -1, head_dim) for x in (q, k, v))
+    return _splash(split_q, split_k, split_v, scale, interpret).reshape(q.shape)
 
 
 def _sharded(

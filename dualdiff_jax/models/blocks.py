@@ -6,6 +6,7 @@ With c the timestep's conditioning and LN a LayerNorm without scale and bias, ea
 (3)  x <- x + gate_m * MLP(LN(x) (1 + scale_m) + shift_m),   MLP = Linear, tanh-GELU, Linear
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -91,13 +92,15 @@ class JointBlock(nnx.Module):
         )
         return image_stream, text_stream
 
-    def _attend(self, image: QKV, text: QKV, is_wanted: tuple[bool, bool]) -> list[jax.Array | None]:
+    def _attend(self, image: QKV, text: QKV, is_wanted: tuple[bool, bool]) -> Sequence[jax.Array | None]:
         """What each stream attends to, (b, s, h, k); None where it is not wanted."""
         run = partial(attention, scale=self.scale, kernel=self.kernel)
         if isinstance(image, tuple):  # each stream's queries apart, so that nothing is cut out of a joint array
+            assert isinstance(text, tuple)  # both streams' weights have one form
             k, v = (jnp.concatenate(parts, axis=1) for parts in zip(image[1:], text[1:], strict=True))
             queries = zip((image[0], text[0]), is_wanted, strict=True)
             return [run(q, k, v, heads=self.heads) if wanted else None for q, wanted in queries]
+        assert not isinstance(text, tuple)
         q, k, v = jnp.unstack(jnp.concatenate([image, text], axis=1), axis=2)
         length = image.shape[1]
         if all(is_wanted):

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +108,8 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(tuple(outputs.values())), out_sharding=tuple(outputs)) if bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = self._product(x, self.kernel.get_value())
+        kernel: Any = self.kernel.get_value()
+        y = self._product(x, kernel)
         return y if self.bias is None else shifted(y, self.bias[...])
 
     def projections(self, x: jax.Array) -> Sequence[jax.Array] | None:
@@ -117,9 +119,10 @@ class Linear(nnx.Module):
         up. With ``MANY_ROWS`` each part has a product of its own and nothing is cut up; XLA for GPUs would join
         products of one x again, so each gets an x that cannot be seen to be the same.
         """
-        kernels, biases = self.kernel.get_value(), self.bias.get_value()
-        if type(kernels) is not tuple:
+        kernels: Any = self.kernel.get_value()
+        if type(kernels) is not tuple or self.bias is None:
             return None
+        biases: Any = self.bias.get_value()
         if math.prod(x.shape[: x.ndim - self.contracted]) < MANY_ROWS:
             y = self._product(x, jnp.concatenate(kernels, axis=-1))
             return jnp.split(jax.lax.optimization_barrier(shifted(y, jnp.concatenate(biases))), len(kernels), axis=-1)

@@ -28,10 +28,8 @@ class Modulation(NamedTuple):
 
     def at(self, k: jax.Array | int) -> "Modulation":
         """Those of the one timestep number ``k``, as n = 1."""
-        return Modulation(
-            *(jax.lax.dynamic_slice_in_dim(blocks, k, 1, axis=1) for blocks in (self.image, self.text)),
-            jax.lax.dynamic_slice_in_dim(self.head, k, 1),
-        )
+        one = jax.lax.dynamic_slice_in_dim
+        return Modulation(one(self.image, k, 1, axis=1), one(self.text, k, 1, axis=1), one(self.head, k, 1))
 
     @property
     def per_layer(self) -> tuple[jax.Array, jax.Array]:

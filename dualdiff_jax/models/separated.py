@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dualdiff_jax.arrays import SeparatedWeights, Weights
+from dualdiff_jax.arrays import SeparatedWeights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.int8 import Int8Kernel, in_8_bits
@@ -21,7 +21,7 @@ from dualdiff_jax.models.leaves import LeafSpec, is_kernel, is_stacked, kernel_d
 SPLIT = (".qkv.kernel", ".qkv.bias")  # ends of the names of joint projections
 
 
-def separated_weights(config: ModelConfig, weights: Weights) -> SeparatedWeights:
+def separated_weights(config: ModelConfig, weights: dict[str, Any]) -> SeparatedWeights:
     """Separates the stacks of the networks in ``weights``.
 
     Args:
@@ -57,13 +57,13 @@ def _in_8_bits(kernel: Any, contracted: int) -> Any:
     convert = partial(in_8_bits, contracted=contracted)
     if not isinstance(kernel, jax.ShapeDtypeStruct):
         return jax.jit(convert)(kernel)
-    of_outputs = PartitionSpec(*kernel.sharding.spec[contracted:])
-    shardings = Int8Kernel(kernel.sharding, NamedSharding(kernel.sharding.mesh, of_outputs))
-    return jax.tree.map(
-        lambda part, where: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=where),
-        jax.eval_shape(convert, kernel),
-        shardings,
-    )
+    of_outputs = NamedSharding(kernel.sharding.mesh, PartitionSpec(*kernel.sharding.spec[contracted:]))
+    values, scale = jax.eval_shape(convert, kernel)
+    return Int8Kernel(_placed(values, kernel.sharding), _placed(scale, of_outputs))
+
+
+def _placed(abstract: Any, sharding: Any) -> Any:
+    return jax.ShapeDtypeStruct(abstract.shape, abstract.dtype, sharding=sharding)
 
 
 def _layers(leaf: Any, spec: LeafSpec, is_split: bool) -> tuple[Any, ...]:
@@ -71,9 +71,7 @@ def _layers(leaf: Any, spec: LeafSpec, is_split: bool) -> tuple[Any, ...]:
     sharding = _sharding_of_a_part(leaf.sharding, len(spec.shape), dim)
     separate = partial(_separate, dim=dim)
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.tree.map(
-            lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding), jax.eval_shape(separate, leaf)
-        )
+        return jax.tree.map(lambda part: _placed(part, sharding), jax.eval_shape(separate, leaf))
     return jax.jit(separate, out_shardings=sharding)(leaf)
 
 

@@ -19,7 +19,8 @@ from dualdiff_jax.models.linear import PRODUCT
 
 Carry = TypeVar("Carry")
 Result = TypeVar("Result")
-Apply = Callable[[nnx.Module, Carry], Carry]
+Block = Any  # a module of the stack: pyright cannot know which
+Apply = Callable[[Block, Carry], Carry]
 RunBlocks = Callable[[nnx.Module, Apply, Any], Any]
 
 SHALLOW = 4  # up to this depth the loop is unrolled: it would save no compile time, and saving activations costs copies
@@ -106,7 +107,7 @@ def depth_of(blocks: nnx.Module) -> int:
     return len(leaf) if _is_separated(leaf) else leaf.shape[0]
 
 
-def layer(blocks: nnx.Module, index: jax.Array | int) -> nnx.Module:
+def layer(blocks: nnx.Module, index: jax.Array | int) -> Block:
     """One block of a stack. ``index`` is an int where the parameters are separated."""
     graph, layers = nnx.split(blocks)
     return nnx.merge(graph, _layer_of(layers, index))
@@ -114,7 +115,7 @@ def layer(blocks: nnx.Module, index: jax.Array | int) -> nnx.Module:
 
 def all_but_last(
     blocks: nnx.Module,
-    apply: Callable[[nnx.Module, Any, Carry], Carry],
+    apply: Callable[[Block, Any, Carry], Carry],
     carry: Carry,
     per_layer: Any,
     first: int = 0,
@@ -151,7 +152,7 @@ def _layer_of(layers: nnx.State, index: jax.Array | int) -> nnx.State:
     return jax.tree.map(lambda leaf: leaf[index], layers, is_leaf=_is_separated)
 
 
-def for_each(blocks: nnx.Module, apply: Callable[[nnx.Module], Result]) -> Result:
+def for_each(blocks: nnx.Module, apply: Callable[[Block], Result]) -> Result:
     """``apply(block)`` of each block, stacked along a first dim of ``layers``."""
     graph, layers = nnx.split(blocks)
     if _has_separated(blocks):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, overload
 
+import jax.numpy as jnp
 import numpy as np
 
 from dualdiff_jax.errors import UserError, quoted
@@ -68,7 +69,9 @@ class InfillCalls(TextCalls):
         blanked = [blanked_text(f"texts[{i}]", self.tokenizer, text, sizes, tokens) for i, text in enumerate(texts)]
         count = max(len(sources), len(texts))
         blanked, sources = blanked * (count // len(texts)), sources * (count // len(sources))
-        rules = TokenRules(token_kinds(self.tokenizer), np.stack([text.ruled_out for text in blanked]))
+        rules = TokenRules(
+            jnp.asarray(token_kinds(self.tokenizer)), jnp.asarray(np.stack([text.ruled_out for text in blanked]))
+        )
         token_ids = np.stack([text.token_ids for text in blanked])
         sample = self.complete_text(sources, token_ids, steps=passes, rules=rules, **options)
         found = [self._infilling(text, row) for text, row in zip(blanked, sample.token_ids, strict=True)]

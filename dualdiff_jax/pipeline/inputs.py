@@ -106,7 +106,7 @@ def check_settings(
             text_option(name, value)
 
 
-def whole_number(name: str, value: int | None, default: int, least: int = 1, most: int = 2**31 - 1) -> int:
+def whole_number(name: str, value: Any, default: int, least: int = 1, most: int = 2**31 - 1) -> int:
     """``value``, or ``default`` where it is None; the caller's value has to be an integer in [least, most]."""
     if value is None:
         return default

@@ -18,6 +18,7 @@ from dualdiff_jax.data.images import read_pixels
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
 from dualdiff_jax.weights import save_model
+from tests import compiler
 from tests.unit.tiny import CONFIG as TINY
 from tests.unit.tiny import random_weights
 
@@ -237,7 +238,7 @@ found = {}
 for name, devices in (("one", 1), ("eight", 8)):
     mesh = make_mesh(MeshConfig(), jax.devices()[:devices])
     pipe = DualDiffusionPipeline.from_pretrained(sys.argv[1], mesh)
-    leaf = pipe.weights["mmdit.blocks.image.mlp_in.kernel"]
+    leaf = pipe.weights["mmdit.blocks.image.mlp_in.kernel"][0]
     assert leaf.addressable_shards[0].data.size == leaf.size // devices
     found[name] = pipe.text_to_image(["a handwritten three"] * 3, output="latents")
     found[name + "_text"] = pipe.generate_text(list(pictures), [np.zeros(0, int)] * 3, length=7, steps=3).token_ids
@@ -248,7 +249,7 @@ np.savez(sys.argv[2], **found)
 def test_eight_devices_sample_what_one_samples(pipe, pictures, tmp_path):
     save_model(tmp_path / "model", pipe.config, pipe.weights, pipe.tokenizer)
     np.savez(tmp_path / "arrays.npz", pictures=np.stack(pictures))
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = f"--xla_force_host_platform_device_count=8 {compiler.FLAGS}"
     finished = subprocess.run(
         [sys.executable, "-c", SHARDED, str(tmp_path / "model"), str(tmp_path / "arrays.npz")],
         env={"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "PATH": ""},
@@ -264,7 +265,7 @@ def test_eight_devices_sample_what_one_samples(pipe, pictures, tmp_path):
 def test_weights_and_computation_take_the_dtype_that_is_given(pipe, tmp_path):
     save_model(tmp_path / "model", pipe.config, pipe.weights, pipe.tokenizer)
     half = DualDiffusionPipeline.from_pretrained(tmp_path / "model", dtype="bfloat16")
-    assert {str(value.dtype) for value in half.weights.values()} == {"bfloat16"}
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(half.weights)} == {"bfloat16"}
     assert half.encode_text(np.ones((1, 4), int)).dtype == jax.numpy.bfloat16
     assert half.config == dataclasses.replace(pipe.config, compute_dtype="bfloat16")
     assert half.text_to_image(PROMPTS)[0].size == (SIDE, SIDE)
