@@ -81,7 +81,7 @@ class InfillCalls(TextCalls):
         return Infilling(*text.filled(self.tokenizer, token_ids))
 
 
-def _sizes(tokens_per_blank: int | Sequence[int]) -> int | list[int]:
+def _sizes(tokens_per_blank: Any) -> int | list[int]:
     if not isinstance(tokens_per_blank, list | tuple):
         return inputs.whole_number("tokens_per_blank", tokens_per_blank, 1)
     if not tokens_per_blank:

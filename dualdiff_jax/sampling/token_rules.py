@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dualdiff_jax.objectives.masked_diffusion import NEVER
 from dualdiff_jax.sampling.masked_sampler import LogitsFunction
@@ -12,8 +13,8 @@ from dualdiff_jax.sampling.masked_sampler import LogitsFunction
 class TokenRules(NamedTuple):
     """Kinds are bits, so a token may be of several; none of those of a position is written there."""
 
-    kinds: jax.Array  # (v,) uint8, of each token of the vocabulary
-    ruled_out: jax.Array  # (b, l) uint8
+    kinds: jax.Array | np.ndarray  # (v,) uint8, of each token of the vocabulary
+    ruled_out: jax.Array | np.ndarray  # (b, l) uint8
 
 
 def with_rules(logits: LogitsFunction, rules: TokenRules | None) -> LogitsFunction:
