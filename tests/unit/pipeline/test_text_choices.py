@@ -39,12 +39,12 @@ CALL = dict(prompts=[np.array(PROMPT)] * 3, length=7, order="confidence", steps=
 
 def logits(pipe: DualDiffusionPipeline, images: np.ndarray | None, token_ids: np.ndarray) -> np.ndarray:
     latents = None if images is None else pipe.encode_image(images)
-    return np.asarray(pipe.denoise(latents, np.zeros(len(token_ids)), pipe.encode_text(token_ids)).logits)
+    return np.array(pipe.denoise(latents, np.zeros(len(token_ids)), pipe.encode_text(token_ids)).logits)
 
 
 @pytest.mark.parametrize("null", ["image", "text"])
 def test_guidance_leads_away_from_the_text_without_image_or_without_prompt(pipe, pictures, null):
-    mask, scale = pipe.tokenizer.mask_token_id, 3.5
+    mask, scale = pipe.tokenizer.mask_token_id, 40.0
     images = np.stack(pictures).astype(np.float32) / 127.5 - 1
     start = np.array([PROMPT + [mask] * 5] * 3)
     conditional = logits(pipe, images, start)
@@ -85,7 +85,8 @@ def test_captions_and_answers_are_the_same_with_and_without_the_early_stop(pipe,
         passes.clear()
         texts = [call(**options, early_stop=choice) for choice in (None, True, False)]
         assert texts[0] == texts[1] == texts[2]
-        assert passes[0] == passes[1] < passes[2]
+        assert passes[0] == passes[1] <= passes[2]
+        assert order != "ancestral" or passes[1] < passes[2]  # the others write the padding at the end first
     passes.clear()
     like = dict(options, like_original=True)
     del like["anchor_end"]

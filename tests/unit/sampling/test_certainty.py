@@ -164,9 +164,9 @@ def test_the_limits_of_a_bound_are_all_at_once_and_one_by_one(block_length, boun
 
 def test_a_threshold_reveals_all_that_are_above_it_and_at_least_one():
     probs = np.exp(PEAKS) / (np.exp(PEAKS) + 2)
-    [revealed_in] = sample(masks(1), peaked, order="threshold", threshold=0.75).revealed_in
-    assert (probs > 0.75).sum() == 4
-    np.testing.assert_array_equal(revealed_in == 0, probs > 0.75)
+    [revealed_in] = sample(masks(1), peaked, order="threshold", threshold=0.6).revealed_in
+    assert (probs > 0.6).sum() == 4
+    np.testing.assert_array_equal(revealed_in == 0, probs > 0.6)
     np.testing.assert_array_equal(revealed_in[[0, 2, 6]], [2, 1, 3])  # below it one by one, the surest first
 
 

@@ -11,7 +11,7 @@ from dualdiff_jax.sampling.masked_sampler import UNREAD, VISIBLE, MaskedSample
 from dualdiff_jax.sampling.text_options import TextOptions
 from dualdiff_jax.sampling.text_samplers import sample_text
 from tests.unit.sampling.tabular import END, MASK, REAL_TOKENS, VOCABULARY, keys
-from tests.unit.sampling.test_certainty import contextual, even, masks, peaked, some_prompts
+from tests.unit.sampling.test_certainty import PEAKS, contextual, even, masks, peaked, some_prompts
 
 SAMPLERS = {
     "ancestral": {"order": "ancestral", "steps": 4},
@@ -144,15 +144,21 @@ def test_no_pass_follows_once_all_that_is_decoded_is_there(name):
         assert found.passes[row] == whole.revealed_in[row, :read].max() + 1
 
 
-@pytest.mark.parametrize("bound, share", [(0.0, 0.0), (3.3, 3 / 7), (1e9, 1.0)])
-def test_an_early_exit_reveals_all_that_is_left_once_its_margin_is_large(bound, share):
-    """The margin of position j is PEAKS[j]: the sum over what is left against bound x (share left) x (number left)."""
-    margins = np.sort([0.5, 4.0, 1.0, 3.0, 2.0, 5.0, 0.2])
-    passes = next(k for k in range(8) if k == 7 or margins[: 7 - k].mean() >= bound * (7 - k) / 7) + 1
-    found = sample("confidence", masks(1), logits=peaked, steps=7, exit_margin=bound)
-    assert found.passes.tolist() == [min(passes, 7)]
-    assert (found.revealed_in == passes - 1).sum() == 8 - min(passes, 7)
-    assert share == (passes - 1) / 7
+def deciding(token_ids: jax.Array) -> jax.Array:
+    """Position j prefers a token by PEAKS[j] (k + 1) / 4 where k tokens are visible."""
+    visible = (token_ids != MASK).sum(axis=1)[:, None, None]
+    return peaked(token_ids) * (visible + 1) / 4
+
+
+@pytest.mark.parametrize("bound, passes", [(0.0, 1), (0.5, 1), (1.5, 4), (2.4, 7), (1e9, 7)])
+def test_an_early_exit_reveals_all_that_is_left_once_its_margin_is_large(bound, passes):
+    """After k passes the 7 - k smallest margins are left, and the bound on their mean is bound x (7 - k) / 7."""
+    margins = np.sort(PEAKS)
+    exits = [k for k in range(7) if margins[: 7 - k].mean() * (k + 1) / 4 >= bound * (7 - k) / 7]
+    assert passes == min([k + 1 for k in exits], default=7)
+    found = sample("confidence", masks(1), logits=deciding, steps=7, exit_margin=bound)
+    assert found.passes.tolist() == [passes]
+    assert np.bincount(found.revealed_in[0]).tolist() == [1] * (passes - 1) + [8 - passes]
 
 
 def test_an_early_exit_takes_the_likeliest_tokens():

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.random import define_prng_impl
 from scipy.stats import chi2
 
 from dualdiff_jax.sampling.text_options import TextOptions
@@ -20,17 +21,27 @@ def draws(probs: np.ndarray, count: int, seed: int = 0, **choices) -> np.ndarray
     return np.asarray(DRAW(jax.random.key(seed)[None], log_probs, options))[0]
 
 
-def test_the_tail_of_a_draw_is_not_cut_off():
-    """2,500 tokens of probability 4e-8 each beside one that has the rest: together 4 of 40,000 draws.
+def _bits(key_data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
+    first = jnp.arange(shape[-1]) == 0
+    return jnp.broadcast_to(jnp.where(first, key_data[0], jnp.uint32(1 << 31)), shape)
 
-    Noise of fp32's 23 random bits draws 0.6 of them: a rare token wins if -log u < 4e-8 E with E ~ Exp(1), and its u
-    is a multiple of 2^-23, so that -log u is 1.2e-7 at least. The bounds hold for 9 in 10 sets of keys; with the cut
-    tail, for 1 in 8.
-    """
-    rare, tokens, each, seeds = 4e-8, 2500, 4000, 10
-    probs = np.append(np.full(tokens, rare), 1 - tokens * rare)
-    total = sum(int((draws(probs, each, seed) < tokens).sum()) for seed in range(seeds))
-    assert 2 <= total <= 9
+
+EXTREME = define_prng_impl(
+    key_shape=(1,),
+    seed=lambda seed: jnp.asarray([seed], jnp.uint32),
+    split=lambda key_data, shape: jnp.broadcast_to(key_data, (*shape, 1)),
+    random_bits=_bits,
+    fold_in=lambda key_data, data: key_data,
+    name="extreme",
+)  # its keys are the random bits of the first token; those of all others are one half
+
+
+def test_the_tail_of_a_draw_is_not_cut_off():
+    """The noise at one end of its range reaches a token of probability 1e-9; with 23 random bits it ends at 1e-7."""
+    probs = jnp.asarray([1e-9, 1.0])
+    keys = jax.random.wrap_key_data(jnp.asarray([[0], [2**32 - 1]], jnp.uint32), impl=EXTREME)
+    log_probs = jnp.broadcast_to(jnp.log(probs), (2, 1, 2))
+    assert sorted(np.asarray(DRAW(keys, log_probs, TextOptions(**ANCESTRAL))).ravel()) == [0, 1]
 
 
 def chi_square(found: np.ndarray, probs: np.ndarray) -> float:
