@@ -22,11 +22,12 @@ from dualdiff_jax.pipeline.compile_calls import CompileCalls
 from dualdiff_jax.pipeline.devices import sampling_mesh
 from dualdiff_jax.pipeline.edit_calls import EditCalls
 from dualdiff_jax.pipeline.infill_calls import InfillCalls
+from dualdiff_jax.pipeline.joint_calls import JointCalls
 from dualdiff_jax.pipeline.score_calls import ScoreCalls
 from dualdiff_jax.weights import is_model_folder, load_config, load_model
 
 
-class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, CompileCalls):
+class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, CompileCalls):
     """A loaded model that takes texts and images of a user and returns images and texts.
 
     Batches are split over the mesh's ``data`` and ``fsdp`` axes. A call that cannot use an argument raises a

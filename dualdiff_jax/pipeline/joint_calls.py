@@ -1,0 +1,99 @@
+"""What the pipeline does from nothing to an image and its text."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from dualdiff_jax.data.images import to_pil
+from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.pipeline import inputs, joint_programs, programs
+from dualdiff_jax.pipeline.inputs import Seed
+from dualdiff_jax.pipeline.loaded_model import LoadedModel, to_host
+from dualdiff_jax.pipeline.text_inputs import masked_texts
+from dualdiff_jax.progress import Progress, report
+from dualdiff_jax.sampling.flow_sampler import sigma_grid
+from dualdiff_jax.sampling.text_options import TextOptions
+
+MOST_PAIRS = 1 << 20  # of one call
+
+
+class Pair(NamedTuple):
+    """An image and the text that was drawn with it."""
+
+    image: Image.Image
+    text: str
+
+
+class JointCalls(LoadedModel):
+    """Images and texts together."""
+
+    def joint(
+        self,
+        count: int = 1,
+        *,
+        prompt: str = "",
+        seed: Seed = 0,
+        height: int | None = None,
+        width: int | None = None,
+        steps: int | None = None,
+        length: int | None = None,
+        guidance_scale: float | None = None,
+        sigma_shift: float | None = None,
+        temperature: float | None = None,
+        progress: Progress | None = None,
+    ) -> list[Pair]:
+        """Draws images and texts together, by letting the two conditionals take turns (``joint_programs``).
+
+        It is a heuristic: each modality sees the other unfinished, which no training step does.
+
+        Args:
+            count: of pairs.
+            prompt: the beginning of every text; it stays as it is, and is part of the result.
+            steps: of the image's sampler; in each of them the text is passed over once too.
+            length: tokens of a text, the last of which is given as ``</s>``.
+            guidance_scale: of the image; up to 1 is none.
+            temperature: of the tokens' draws; 0 is the arg-max.
+        """
+        count, default = inputs.whole_number("count", count, 1, most=MOST_PAIRS), self.config.sampling
+        tokens = inputs.setting("length", length, "caption_length", default.caption_length)
+        if not isinstance(prompt, str):
+            raise UserError(f"prompt is {quoted(prompt)}; give one text, the beginning of every text")
+        prefix = np.asarray(self.tokenizer.tokens(prompt), np.int32)
+        if len(prefix) >= tokens - 1:
+            raise UserError(f"the prompt takes {len(prefix)} of {tokens} tokens and leaves no room; shorten it")
+        levels = sigma_grid(
+            inputs.setting("steps", steps, "image_steps", default.image_steps),
+            inputs.setting("sigma_shift", sigma_shift, "sigma_shift", default.sigma_shift),
+        )
+        scale = inputs.setting("guidance_scale", guidance_scale, "guidance_scale", default.guidance_scale)
+        options = TextOptions(order="ancestral", steps=len(levels) - 1, temperature=temperature)
+        size, keys = inputs.image_size(self.config, height, width), inputs.example_keys(seed, count)
+        inputs.check_callable("progress", progress)
+        down, channels = self.config.autoencoder.downscale, self.config.autoencoder.channels
+        token_ids = masked_texts(self.tokenizer, [prefix] * count, count, tokens, anchor_end=True, default=True)
+        null = self.null_text_embeddings(tokens) if scale > inputs.NO_GUIDANCE else None
+        found: list[Pair] = []
+        for rows, kept, rngs in self.batches(keys):
+            split = jax.vmap(jax.random.split)(rngs)
+            noise = programs.noise(split[:, 0], (size[0] // down, size[1] // down, channels))
+            latents, texts = self.run(
+                joint_programs.draw_together,
+                self.place(noise),
+                self.place(token_ids[rows]),
+                null,
+                jax.random.wrap_key_data(self.place(jax.random.key_data(split[:, 1]))),
+                levels,
+                jnp.float32(scale),
+                options,
+                mask_token_id=self.tokenizer.mask_token_id,
+            )
+            images, written = to_host(self.decode_latents(latents)), to_host(texts)
+            found += [
+                Pair(to_pil(image), self.tokenizer.decode(row))
+                for image, row in zip(images[:kept], written[:kept], strict=True)
+            ]
+            report(progress, int(rows[kept - 1]) + 1, count)
+        return found
