@@ -13,23 +13,25 @@ from pathlib import Path
 
 import pytest
 
+from tests import compiler
+
 ROOT = Path(__file__).parent
 CACHE = ROOT.parent / ".cache"
-FAST_COMPILER = "--xla_backend_optimization_level=0"  # a quarter less time; programs this small run no slower
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))
-os.environ["XLA_FLAGS"] = f"{FAST_COMPILER} {os.environ.get('XLA_FLAGS', '')}".strip()
+os.environ["XLA_FLAGS"] = f"{compiler.FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 PROCESSES = (
     "multidevice/test_hosts.py",
     "multidevice/test_moved_run.py",
+    "multidevice/test_sampling_hosts.py",
     "end_to_end/test_clusters.py",
     "unit/distributed/test_launchers.py",
 )
 FIRST = (PROCESSES[0], "end_to_end", "multidevice", "parity", "unit/training", "unit/planning")
-LAST = PROCESSES[1:3]  # far from the first file, for which they would wait
+LAST = PROCESSES[1:4]  # far from the first file, for which they would wait
 
 
 def place(item: pytest.Item) -> str:

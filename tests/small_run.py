@@ -8,8 +8,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import demo
-from demo.data import write_tokenizer
-from demo.digits import CAPTIONS, QUESTION, WORDS, load
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
@@ -24,6 +22,10 @@ RECORDS = 40
 
 def write_data(root: Path, records: int = RECORDS) -> None:
     """``records`` digits as PNG files with captions.json and questions.json, and a tokenizer."""
+    # Here, so that a process that reads the config alone does not wait for scikit-learn.
+    from demo.data import write_tokenizer
+    from demo.digits import CAPTIONS, QUESTION, WORDS, load
+
     digits, _ = load()
     captions, questions = [], []
     (root / "images").mkdir(parents=True)
@@ -52,7 +54,7 @@ def small_config(root: Path) -> ConfigDict:
         dict(name="questions", files="questions.json", task="instruction", **common),
     ]
     config.data.tokenizer = str(root / "tokenizer")
-    config.optimizer.update(warmup_steps=2)
+    config.optimizer.update(warmup_steps=2, schedule="constant")  # one program for runs of any length
     config.train.update(steps=6, global_batch_size=4, log_every=2, save_every=3)
     config.preview.every = 0
     return config

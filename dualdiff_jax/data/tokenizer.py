@@ -14,10 +14,10 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
-from transformers import T5TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]  # imported lazily there
 
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.errors import UserError, quoted, reason
@@ -194,8 +194,11 @@ class Tokenizer:
         return [word for word in text.split() if unknown in self.tokens(word)]
 
 
-def _load(folder: Path) -> T5TokenizerFast:
+def _load(folder: Path) -> Any:
     """The library's tokenizer. Raises ``UserError`` where a file is damaged."""
+    # Here, since transformers takes two seconds to import, for which a command that reads no text need not wait.
+    from transformers import T5TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
+
     for file in (folder / "tokenizer.json", folder / "tokenizer_config.json"):
         if file.exists():
             read_object(file, LARGEST_FILE)

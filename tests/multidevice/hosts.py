@@ -6,12 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests import compiler
 from tests.end_to_end import command
 from tests.end_to_end.command import HANG, ROOT
 
 # XLA ends a process in which one device waits this long for another, which on a busy machine happens (default: 40 s).
 PATIENCE = f"--xla_cpu_collective_call_terminate_timeout_seconds={HANG:.0f}"
-FAST_COMPILER = "--xla_backend_optimization_level=0"
 
 
 def free_port() -> int:
@@ -22,7 +22,7 @@ def free_port() -> int:
 
 def environment(devices: int = 4) -> dict[str, str]:
     """This process's environment, but with so many devices on the CPU."""
-    flags = f"--xla_force_host_platform_device_count={devices} {FAST_COMPILER} {PATIENCE}"
+    flags = f"--xla_force_host_platform_device_count={devices} {compiler.FLAGS} {PATIENCE}"
     return command.environment() | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests import compiler
 from tests.mutants.operators import Mutant
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,7 @@ class Tree:
             "JAX_COMPILATION_CACHE_MAX_SIZE": str(4 << 30),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",  # a mutant changes few of a test's programs
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",  # half the time to compile
+            "XLA_FLAGS": compiler.FLAGS,
             "PARITY_SEED": str(seed),
             "PYTHONDONTWRITEBYTECODE": "1",  # a stale one could stand for the file before or after its mutation
         }

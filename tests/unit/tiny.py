@@ -11,6 +11,7 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.embeddings import position_table
+from tests import compiler
 
 CONFIG: ModelConfig = resolve(
     {
@@ -42,7 +43,7 @@ CONFIG: ModelConfig = resolve(
 )
 MASK = CONFIG.mmdit.vocab_size - 2  # not the last, so that an off-by-one shows
 END = 1
-QUICK = {"xla_backend_optimization_level": 0}  # compiler options: half the time to compile
+QUICK = compiler.OPTIONS
 
 
 def with_dtype(dtype: str) -> ModelConfig:

@@ -11,6 +11,7 @@ from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training import setup
 from dualdiff_jax.training import step as step_module
 from dualdiff_jax.training.optimizer import ema_decay, is_decayed, learning_rate, make_optimizer
 from dualdiff_jax.training.setup import TrainSetup
@@ -18,24 +19,32 @@ from dualdiff_jax.training.step import step_key
 from tests.small_run import first_state, small_run, step_of
 from tests.unit.tiny import QUICK
 
-COMPILED = {}  # (fields that differ from the small run, structure of a batch) -> its compiled step
+STARTS = {}  # (config but for its data, how weights are made) -> state before the first step, frozen weights
+COMPILED = {}  # (config but for its data, structure of the arguments) -> its compiled step
 
 
 def run_steps(root, steps=2, spoil=lambda step, batch: batch, is_kept=True, **sections):
     """(start, end, metrics of each step) of a few steps of the small run.
 
-    ``spoil`` changes the batch of a step. The program is compiled once for all tests, unless ``is_kept`` is false.
+    ``spoil`` changes the batch of a step. The program is compiled once for all tests, unless ``is_kept`` is false, and
+    they share the state before the first step.
     """
     config, tokenizer = small_run(root, **({"model": {"mmdit": {"depth": 1}}} | sections))
     data = Mixture(config.data, tokenizer, seed=0, global_batch_size=config.train.global_batch_size)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    state, frozen = first_state(config, mesh)
-    start = jax.tree.map(np.array, state)
+    named = repr((config.model, config.objective, config.optimizer, config.train, config.lora))
+    begun = named, setup.initial_weights
+    if begun not in STARTS:
+        first, frozen = first_state(config, mesh)
+        STARTS[begun] = jax.tree.map(np.array, first), frozen
+    start, frozen = STARTS[begun]
+    state = jax.device_put(jax.tree.map(np.copy, start), TrainSetup(config, mesh).shardings)  # donated by a step
     arguments = state, frozen, spoil(0, data.batch(0))
-    name = repr(sections), jax.tree.structure(arguments)
-    step = COMPILED.get(name) or step_of(config, tokenizer, mesh).lower(*arguments).compile(compiler_options=QUICK)
+    program = named, jax.tree.structure(arguments)
+    step = COMPILED.get(program) if is_kept else None
+    step = step or step_of(config, tokenizer, mesh).lower(*arguments).compile(compiler_options=QUICK)
     if is_kept:
-        COMPILED[name] = step
+        COMPILED[program] = step
     history = []
     for n in range(steps):
         state, metrics = step(state, frozen, spoil(n, data.batch(n)))
@@ -239,7 +248,8 @@ def test_microbatches_change_nothing(tmp_path, normalization):
 
 
 def test_frozen_parts_keep_no_optimizer_state(tmp_path):
-    start, _, _ = run_steps(tmp_path, steps=1, train={"trainable": ("mmdit.*",)})
+    config, _ = small_run(tmp_path, train={"trainable": ("mmdit.*",)})
+    start, _ = first_state(config, make_mesh(config.mesh, jax.devices()[:1]))
     assert not any(name.startswith("t5.") for name in start.params)
     assert set(optax.tree_utils.tree_get(start.opt_state, "mu")) == set(start.params) == set(start.ema_params)
 
