@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.data.mixture import Mixture
+from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import remove
 from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training import loop
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.weights import load_model
 from tests.end_to_end.command import PROGRESS, refused, run, run_module
@@ -146,45 +149,81 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_another_config_or_other_data_is_refused(tmp_path):
-    config, _ = small_run(tmp_path / "data")
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(config, mesh, workdir of its run over six steps, its data)."""
+    root = tmp_path_factory.mktemp("trained")
+    config, _ = small_run(root / "data", model={"mmdit": {"depth": 1}}, train={"log_every": 1})
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    train(config, tmp_path / "run", mesh)
-    changed, _ = small_run(tmp_path / "data", optimizer={"learning_rate": 1e-3}, train={"log_every": 1})
+    train(config, root / "run", mesh)
+    return config, mesh, root / "run", root / "data"
+
+
+@pytest.fixture
+def stopped(trained, tmp_path) -> Path:
+    """A copy of the workdir as it was after step 3."""
+    workdir = shutil.copytree(trained[2], tmp_path / "run")
+    for left in ("checkpoints/6", "model", "metrics.jsonl"):
+        remove(workdir / left)
+    return workdir
+
+
+@pytest.fixture
+def captions(trained):
+    """The file of the captions, which gets its content back."""
+    file = trained[3] / "captions.json"
+    content = file.read_text()
+    yield file
+    file.write_text(content)
+
+
+def test_another_config_or_fewer_records_are_refused(trained, captions):
+    config, mesh, workdir, data = trained
+    sections = {"model": {"mmdit": {"depth": 1}}, "optimizer": {"learning_rate": 1e-3}, "train": {"log_every": 2}}
     with pytest.raises(UserError, match="belongs to a run with another config") as error:
-        train(changed, tmp_path / "run", mesh)
+        train(small_run(data, **sections)[0], workdir, mesh)
     assert "optimizer.learning_rate: 0.002 -> 0.001" in str(error.value)
     assert "log_every" not in str(error.value)
-    file = tmp_path / "data" / "captions.json"
-    file.write_text(json.dumps(json.loads(file.read_text())[1:]))
+    captions.write_text(json.dumps(json.loads(captions.read_text())[1:]))
     with pytest.raises(UserError, match="the data changed since step 6: .*'captions' .40 records -> 39, captions.json"):
-        train(config, tmp_path / "run", mesh)
+        train(config, workdir, mesh)
 
 
-def test_a_run_resumes_bit_for_bit_on_the_same_data_and_on_edited_data_only_if_that_is_meant(tmp_path):
-    config, _ = small_run(tmp_path / "data", model={"mmdit": {"depth": 1}}, train={"log_every": 1})
-    mesh = make_mesh(config.mesh, jax.devices()[:1])
-    train(config, tmp_path / "whole", mesh)
-    for name in ("same", "meant"):  # stopped after step 3
-        shutil.copytree(tmp_path / "whole", tmp_path / name)
-        for left in ("checkpoints/6", "model", "metrics.jsonl"):
-            remove(tmp_path / name / left)
-    whole = records(tmp_path / "whole")
-    for file in (tmp_path / "data").rglob("*.*"):
+def test_touched_data_are_the_same_to_the_bit(trained, stopped):
+    config, mesh, workdir, data = trained
+    for file in data.rglob("*.*"):
         file.touch()
-    train(config, tmp_path / "same", mesh)
-    assert [learned(record) for record in records(tmp_path / "same")] == [learned(record) for record in whole[3:]]
-    for name, value in weights(tmp_path / "whole").items():
-        np.testing.assert_array_equal(weights(tmp_path / "same")[name], value, err_msg=name)
-    file = tmp_path / "data" / "captions.json"
-    file.write_text(file.read_text().replace("handwritten", "handpainted"))
+    train(config, stopped, mesh)
+    assert [learned(record) for record in records(stopped)] == [learned(record) for record in records(workdir)[3:]]
+    found = weights(stopped)
+    for name, value in weights(workdir).items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_edited_data_are_taken_only_if_that_is_meant(trained, stopped, captions):
+    config, mesh, workdir, _ = trained
+    captions.write_text(captions.read_text().replace("handwritten", "handpainted"))
     with pytest.raises(UserError, match=r"since step 3: source 'images' \(captions.json\), source 'captions' \(capt"):
-        train(config, tmp_path / "meant", mesh)
+        train(config, stopped, mesh)
     meant = dataclasses.replace(config, data=dataclasses.replace(config.data, allow_changed=True))
-    train(meant, tmp_path / "meant", mesh)
-    assert [record["step"] for record in records(tmp_path / "meant")] == [4, 5, 6]
-    assert [learned(record) for record in records(tmp_path / "meant")] != [learned(record) for record in whole[3:]]
-    train(config, tmp_path / "meant", mesh)  # its newest checkpoint is of the edited data
+    train(meant, stopped, mesh)
+    assert [record["step"] for record in records(stopped)] == [4, 5, 6]
+    assert [learned(record) for record in records(stopped)] != [learned(record) for record in records(workdir)[3:]]
+    train(config, stopped, mesh)  # its newest checkpoint is of the edited data
+
+
+def test_a_host_with_other_data_than_the_first_is_refused(trained, captions, tmp_path, monkeypatch):
+    config, mesh, *_ = trained
+    tokenizer = Tokenizer(config.data.tokenizer)
+    first = json.dumps(Mixture(config.data, tokenizer, seed=0, global_batch_size=4).fingerprint())
+    monkeypatch.setattr(loop, "broadcast_from_first", lambda name, text: first)
+    captions.write_text(captions.read_text().replace("handwritten", "handpainted"))
+    with pytest.raises(UserError) as error:
+        train(config, tmp_path / "run", mesh)
+    assert str(error.value) == (
+        "the data of this host differ from the first host's in source 'images' (captions.json), source 'captions' "
+        "(captions.json); give all hosts the same data"
+    )
 
 
 def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
