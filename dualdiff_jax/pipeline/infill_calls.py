@@ -63,7 +63,7 @@ class InfillCalls(TextCalls):
             raise UserError(f"{len(sources)} images, but texts has {len(texts)} entries; give one, or as many")
         default = self.config.sampling
         tokens = inputs.setting("length", length, "caption_length", default.caption_length)
-        passes = text_choices.text_steps(default, options.get("order"), steps, "caption_steps")
+        passes = text_choices.text_steps(default, options.get("order"), steps, default.caption_steps)
         is_full = inputs.yes_or_no("with_fills", with_fills)
         sizes = _sizes(tokens_per_blank)
         blanked = [blanked_text(f"texts[{i}]", self.tokenizer, text, sizes, tokens) for i, text in enumerate(texts)]

@@ -1,12 +1,13 @@
 """What the pipeline does from nothing to an image and its text."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from dualdiff_jax.arrays import Key
 from dualdiff_jax.data.images import to_pil
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.pipeline import inputs, joint_programs, programs
@@ -75,25 +76,28 @@ class JointCalls(LoadedModel):
         down, channels = self.config.autoencoder.downscale, self.config.autoencoder.channels
         token_ids = masked_texts(self.tokenizer, [prefix] * count, count, tokens, anchor_end=True, default=True)
         null = self.null_text_embeddings(tokens) if scale > inputs.NO_GUIDANCE else None
+        shape = (size[0] // down, size[1] // down, channels)
         found: list[Pair] = []
         for rows, kept, rngs in self.batches(keys):
-            split = jax.vmap(jax.random.split)(rngs)
-            noise = programs.noise(split[:, 0], (size[0] // down, size[1] // down, channels))
-            latents, texts = self.run(
-                joint_programs.draw_together,
-                self.place(noise),
-                self.place(token_ids[rows]),
-                null,
-                jax.random.wrap_key_data(self.place(jax.random.key_data(split[:, 1]))),
-                levels,
-                jnp.float32(scale),
-                options,
-                mask_token_id=self.tokenizer.mask_token_id,
-            )
-            images, written = to_host(self.decode_latents(latents)), to_host(texts)
-            found += [
-                Pair(to_pil(image), self.tokenizer.decode(row))
-                for image, row in zip(images[:kept], written[:kept], strict=True)
-            ]
+            drawn = self._together(token_ids[rows], shape, rngs, levels, null, jnp.float32(scale), options)
+            found += [Pair(to_pil(image), self.tokenizer.decode(row)) for image, row in zip(*drawn, strict=True)][:kept]
             report(progress, int(rows[kept - 1]) + 1, count)
         return found
+
+    def _together(
+        self, token_ids: np.ndarray, shape: tuple[int, ...], rngs: Key, levels: np.ndarray, *settings: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """One batch on the host: images (b, h, w, 3), tokens (b, l). ``settings`` are null text, scale and options."""
+        keys, (null, scale, options) = jax.vmap(jax.random.split)(rngs), settings
+        latents, texts = self.run(
+            joint_programs.draw_together,
+            self.place(programs.noise(keys[:, 0], shape)),
+            self.place(token_ids),
+            null,
+            jax.random.wrap_key_data(self.place(jax.random.key_data(keys[:, 1]))),
+            levels,
+            scale,
+            options,
+            mask_token_id=self.tokenizer.mask_token_id,
+        )
+        return to_host(self.decode_latents(latents)), to_host(texts)

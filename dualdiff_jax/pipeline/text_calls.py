@@ -55,7 +55,7 @@ class TextCalls(LoadedModel):
         """
         images, default = arrays_in.as_images(images), self.config.sampling
         tokens = inputs.setting("length", length, "caption_length", default.caption_length)
-        passes = text_choices.text_steps(default, options.get("order"), steps, "caption_steps")
+        passes = text_choices.text_steps(default, options.get("order"), steps, default.caption_steps)
         if prompt is not None and not isinstance(prompt, str):
             raise UserError(f"prompt is {quoted(prompt)}; give one text, the beginning of every caption")
         prefix = np.asarray(self.tokenizer.tokens(prompt or ""), np.int32)
@@ -95,10 +95,11 @@ class TextCalls(LoadedModel):
             options: those of ``generate_text``.
         """
         images, questions = arrays_in.as_images(images), inputs.as_texts("questions", questions)
+        default = self.config.sampling
         if len(images) != len(questions):
             raise UserError(f"{len(images)} images, but {len(questions)} questions; give one question for each image")
-        tokens = inputs.setting("length", length, "answer_length", self.config.sampling.answer_length)
-        passes = text_choices.text_steps(self.config.sampling, options.get("order"), steps, "answer_steps")
+        tokens = inputs.setting("length", length, "answer_length", default.answer_length)
+        passes = text_choices.text_steps(default, options.get("order"), steps, default.answer_steps)
         prompts = [self.tokenizer.question_ids(question, tokens) for question in questions]
         options["early_stop"] = text_choices.stops_early(
             early_stop, prompts, self.tokenizer.mask_token_id, remask=options.get("remask")

@@ -10,26 +10,24 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.sampling.text_options import FIELDS, OWN_OPTIONS, TextOptions
 
-DEFAULTS = {"threshold": "text_threshold", "entropy_bound": "text_entropy_bound"}  # fields of ``SamplingConfig``
-
 
 def text_order(default: SamplingConfig, order: Any) -> str:
     """A name in ``TEXT_SAMPLERS``; None stands for the model's."""
     return inputs.choice("order", default.text_order if order is None else order, OWN_OPTIONS)
 
 
-def text_steps(default: SamplingConfig, order: Any, steps: Any, field: str) -> int | None:
+def text_steps(default: SamplingConfig, order: Any, steps: Any, of_model: int) -> int | None:
     """The steps of a call.
 
     Args:
         default: of the model.
         order: a name in ``TEXT_SAMPLERS``, or None for the model's.
-        steps: of the caller; None stands for the model's ``field``, where the order takes steps.
-        field: of ``SamplingConfig``.
+        steps: of the caller; None stands for ``of_model``, where the order takes steps.
+        of_model: the field of ``default`` for this kind of text.
     """
     if steps is None and "steps" not in OWN_OPTIONS[text_order(default, order)]:
         return None
-    return inputs.setting("steps", steps, field, getattr(default, field))
+    return inputs.setting("steps", steps, "caption_steps", of_model)
 
 
 def text_options(default: SamplingConfig, order: Any, choices: Mapping[str, Any]) -> TextOptions:
@@ -48,8 +46,8 @@ def text_options(default: SamplingConfig, order: Any, choices: Mapping[str, Any]
         raise TypeError(f"there is no argument {name!r}; text samplers have {', '.join(FIELDS)}")
     order = text_order(default, order)
     given = {name: inputs.text_option(name, value) for name, value in choices.items() if value is not None}
-    for name in OWN_OPTIONS[order] & DEFAULTS.keys():
-        given.setdefault(name, getattr(default, DEFAULTS[name]))
+    defaults = {"threshold": default.text_threshold, "entropy_bound": default.text_entropy_bound}
+    given = {name: value for name, value in defaults.items() if name in OWN_OPTIONS[order]} | given
     scale = given.pop("guidance_scale", default.text_guidance_scale)
     return TextOptions(order=order, guidance_scale=scale if scale > inputs.NO_GUIDANCE else None, **given)
 

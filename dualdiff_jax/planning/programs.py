@@ -202,7 +202,7 @@ def _image_to_text(config: RunConfig, mesh: Mesh) -> LoweredProgram:
         "token_ids": Abstract((count, sampling.answer_length), jnp.int32, sharding=rows),
     }
     weights = separated_weights(model, _weights(model, mesh))
-    options = text_options(sampling, None, {"steps": text_steps(sampling, None, None, "answer_steps")})
+    options = text_options(sampling, None, {"steps": text_steps(sampling, None, None, sampling.answer_steps)})
     replicated = NamedSharding(mesh, PartitionSpec())
     lowered = text_programs.generate_text.lower(
         model,

@@ -27,7 +27,7 @@ from dualdiff_jax.sampling.text_options import TextOptions
 T_END = 1e-5
 
 
-class Plan(NamedTuple):
+class MaskPlan(NamedTuple):
     """Where masks are, drawn ahead; n is the number of steps."""
 
     before: jax.Array  # (n, b, l) bool, masked before the step
@@ -63,7 +63,7 @@ def ancestral(rngs: Key, token_ids: TokenIds, options: TextOptions, mask_token_i
     return choose
 
 
-def draw_plan(rngs: Key, is_masked: PerToken, blocks: Blocks, steps: int, remask: jax.Array | float) -> Plan:
+def draw_plan(rngs: Key, is_masked: PerToken, blocks: Blocks, steps: int, remask: jax.Array | float) -> MaskPlan:
     """Equations (1) to (3) for the masks alone.
 
     Args:
@@ -75,7 +75,7 @@ def draw_plan(rngs: Key, is_masked: PerToken, blocks: Blocks, steps: int, remask
     """
     of_block, length = blocks.steps[:, None], is_masked.shape[1]
 
-    def step(now: PerToken, k: jax.Array) -> tuple[PerToken, Plan]:
+    def step(now: PerToken, k: jax.Array) -> tuple[PerToken, MaskPlan]:
         local = k - blocks.block * (of_block + 1)  # (b, l), the step of each position's own clock
         is_running, is_last = (local >= 0) & (local < of_block), local == of_block
         fall = (1.0 - T_END) / of_block
@@ -86,6 +86,6 @@ def draw_plan(rngs: Key, is_masked: PerToken, blocks: Blocks, steps: int, remask
         u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, k), (length,)))(rngs)
         is_revealed = now & ((is_running & (u < revealed)) | is_last)
         is_masked_again = is_masked & ~now & is_running & (u < again)
-        return (now & ~is_revealed) | is_masked_again, Plan(now, is_revealed, is_last)
+        return (now & ~is_revealed) | is_masked_again, MaskPlan(now, is_revealed, is_last)
 
     return jax.lax.scan(step, is_masked, jnp.arange(steps))[1]

@@ -94,7 +94,8 @@ def lost_targets(targets: set[str], text: str) -> Iterator[str]:
 
 
 def flags() -> set[str]:
-    return set(DEFINED.findall((ROOT / "dualdiff_jax" / "cli" / "arguments.py").read_text(encoding="utf-8"))) | {"help"}
+    sources = [file.read_text(encoding="utf-8") for file in (ROOT / "dualdiff_jax" / "cli").glob("*.py")]
+    return {name for source in sources for name in DEFINED.findall(source)} | {"help"}
 
 
 def make_targets() -> set[str]:

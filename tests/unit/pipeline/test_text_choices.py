@@ -126,10 +126,10 @@ def test_the_models_defaults_hold_where_a_call_names_nothing():
 
 
 def test_steps_are_the_models_only_where_the_order_takes_steps():
-    assert text_steps(DEFAULT, None, None, "answer_steps") == DEFAULT.answer_steps
-    assert text_steps(DEFAULT, "threshold", None, "answer_steps") is None
-    assert text_steps(DEFAULT, "confidence", 5, "answer_steps") == 5
+    assert text_steps(DEFAULT, None, None, DEFAULT.answer_steps) == DEFAULT.answer_steps
+    assert text_steps(DEFAULT, "threshold", None, DEFAULT.answer_steps) is None
+    assert text_steps(DEFAULT, "confidence", 5, DEFAULT.answer_steps) == 5
     with pytest.raises(
         UserError, match="steps is for order ancestral, confidence, and order is threshold; leave steps"
     ):
-        text_options(DEFAULT, "threshold", {"steps": text_steps(DEFAULT, "threshold", 5, "answer_steps")})
+        text_options(DEFAULT, "threshold", {"steps": text_steps(DEFAULT, "threshold", 5, DEFAULT.answer_steps)})
