@@ -46,7 +46,7 @@ def text_options(default: SamplingConfig, order: Any, choices: Mapping[str, Any]
         raise TypeError(f"there is no argument {name!r}; text samplers have {', '.join(FIELDS)}")
     order = text_order(default, order)
     given = {name: inputs.text_option(name, value) for name, value in choices.items() if value is not None}
-    defaults = {"threshold": default.text_threshold, "entropy_bound": default.text_entropy_bound}
+    defaults: dict[str, Any] = {"threshold": default.text_threshold, "entropy_bound": default.text_entropy_bound}
     given = {name: value for name, value in defaults.items() if name in OWN_OPTIONS[order]} | given
     scale = given.pop("guidance_scale", default.text_guidance_scale)
     return TextOptions(order=order, guidance_scale=scale if scale > inputs.NO_GUIDANCE else None, **given)
