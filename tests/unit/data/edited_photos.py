@@ -38,6 +38,7 @@ def other_image(image: bytes) -> bytes:
 # What a user may do to the records: name -> (records -> records).
 EDITS: dict[str, Callable[[list[Photo]], Sequence[Photo]]] = {
     "a caption edited": lambda p: [*p[:2], dataclasses.replace(p[2], caption="another 2"), *p[3:]],
+    "the last caption edited": lambda p: [*p[:-1], dataclasses.replace(p[-1], caption="another 5")],
     "an image replaced": lambda p: [*p[:2], dataclasses.replace(p[2], image=other_image(p[2].image)), *p[3:]],
     "one removed and one added": lambda p: [*p[1:], dataclasses.replace(p[0], name="new", caption="new")],
     "another order": lambda p: [p[1], p[0], *p[2:]],

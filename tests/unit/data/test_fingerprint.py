@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -82,6 +83,22 @@ def test_several_roots_have_the_files_of_each(tmp_path):
     write(tmp_path / "two", "json", EDITS["a caption edited"](PHOTOS))
     told = differences(before, fingerprint(tmp_path / "one", fields, roots=roots))
     assert told == "source 'photos' (../two/list.json)"
+
+
+def test_some_records_are_in_some_files(tmp_path):
+    fields = write(tmp_path / "one", "parquet")
+    write(tmp_path / "two", "parquet")
+    roots = [{"root": str(tmp_path / "two"), "files": "*.parquet", "image_key": "image_path"}]
+    records = open_source(resolve(fields | {"height": 8, "width": 8, "roots": roots}, SourceConfig))
+    for indexes, files in (
+        ([0, 11], ["one/0", "two/1"]),
+        ([3, 4], ["one/1"]),
+        ([6], ["two/0"]),
+        ([5, 8], ["one/1", "two/0"]),
+    ):
+        expected = [tmp_path / f"{file}.parquet" for file in files]
+        assert records.files_of(np.asarray(indexes)) == expected, indexes
+    assert records.holds_images() and len(records.files()) == 4
 
 
 def test_a_large_file_is_read_in_blocks_and_a_list_as_a_whole(tmp_path, monkeypatch):
