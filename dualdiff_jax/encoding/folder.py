@@ -169,7 +169,7 @@ def _remove_changed(encoded: EncodedSource, present: Mapping[str, Any], inputs: 
     there = {file.name for file in encoded.folder.iterdir()}
     if before and len(same) < len(inputs):
         log.warning(
-            "%s: %d of the files that it was made from have another size or time; comparing contents",
+            "%s: sizes or times of %d files with its records changed since they were encoded; comparing contents",
             encoded.folder,
             len(inputs) - len(same),
         )
