@@ -60,7 +60,9 @@ class Encoding:
 
     def changed(self) -> list[str]:
         """What training would warn of."""
-        found = changed_inputs(read_manifest(self.folder), IndexCache(str(self._output / "index")))
+        manifest = read_manifest(self.folder)
+        assert manifest is not None
+        found = changed_inputs(manifest, IndexCache(str(self._output / "index")))
         return [Path(path).name for path in found]
 
     def records(self) -> list:
