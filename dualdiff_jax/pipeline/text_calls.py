@@ -1,12 +1,13 @@
 """What the pipeline does from images to texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from dualdiff_jax.arrays import TokenIds
+from dualdiff_jax.arrays import Key, TokenIds
 from dualdiff_jax.config.data import Fit
 from dualdiff_jax.data.images import read_image
 from dualdiff_jax.errors import UserError, quoted
@@ -16,6 +17,7 @@ from dualdiff_jax.pipeline.inputs import Seed, Texts
 from dualdiff_jax.pipeline.loaded_model import LoadedModel, to_host
 from dualdiff_jax.pipeline.text_inputs import masked_texts
 from dualdiff_jax.progress import Progress, report
+from dualdiff_jax.sampling.text_options import TextOptions
 from dualdiff_jax.sampling.token_rules import TokenRules
 
 
@@ -25,6 +27,14 @@ class TextSample(NamedTuple):
     token_ids: np.ndarray  # (n, l), prompts in front, no masks left
     revealed_in: np.ndarray  # (n, l), the pass that revealed each token; -1 for the prompts', -2 behind an early stop
     passes: np.ndarray  # (n,), evaluations of the network that each text took part in
+
+
+class StreamedTexts(NamedTuple):
+    """The texts of one batch as they are after some of the passes."""
+
+    sample: TextSample  # of the batch; tokens that are still masked are the tokenizer's ``mask_token_id``
+    rows: range  # their places among all texts of the call
+    is_finished: bool
 
 
 class TextCalls(LoadedModel):
@@ -134,9 +144,64 @@ class TextCalls(LoadedModel):
         return self.complete_text(images, token_ids, steps=steps, **options)
 
     def complete_text(
+        self, images: ImageSources, token_ids: TokenIds | np.ndarray, *, steps: int | None, **options: Any
+    ) -> TextSample:
+        """Replaces the masks of each text by tokens.
+
+        Args:
+            token_ids: (n, l), a text for each image, with masks anywhere.
+            steps: passes over the text; None for the orders ``threshold`` and ``entropy_bound``, which take as many as
+                the text needs.
+            options: ``seed``, ``height``, ``width`` and ``progress``;
+                ``order``: in which tokens appear, a name in ``TEXT_SAMPLERS``;
+                ``fit``: of images of another shape: "crop" cuts the sides off, "letterbox" keeps all and adds grey
+                borders;
+                ``rules``: which tokens may be written where, for all texts; None rules out nothing;
+                and the other fields of ``TextOptions``: ``certainty``, ``threshold``, ``entropy_bound``,
+                ``block_length``, ``remask``, ``temperature``, ``top_p``, ``repetition_penalty``, ``guidance_scale``
+                (up to 1 is none), ``guidance_null``, ``exit_margin``, ``early_stop``. None is the model's own.
+        """
+        pieces = self._completions(images, token_ids, None, steps=steps, **options)
+        return TextSample(*(np.concatenate(field) for field in zip(*(piece.sample for piece in pieces), strict=True)))
+
+    def stream_text(
+        self,
+        images: ImageSources,
+        prompts: Sequence[np.ndarray] | None = None,
+        *,
+        every: int = 1,
+        length: int | None = None,
+        steps: int | None = None,
+        anchor_end: bool | None = None,
+        **options: Any,
+    ) -> Iterator[StreamedTexts]:
+        """The texts of ``generate_text`` as they are after every few passes, and at the end.
+
+        Args:
+            prompts: token ids (k,) for each image, k < length; None for captions.
+            every: passes between two results.
+            length: tokens of a text; None for the model's captions, like ``steps``.
+            options: those of ``generate_text``.
+
+        Yields:
+            Batch after batch, each until its texts are finished.
+        """
+        images, default = arrays_in.as_images(images), self.config.sampling
+        every = inputs.whole_number("every", every, 1)
+        tokens = inputs.setting("length", length, "caption_length", default.caption_length)
+        passes = text_choices.text_steps(default, options.get("order"), steps, default.caption_steps)
+        anchor = None if anchor_end is None else inputs.yes_or_no("anchor_end", anchor_end)
+        given = [np.zeros(0, np.int32)] * len(images) if prompts is None else prompts
+        token_ids = masked_texts(
+            self.tokenizer, given, len(images), tokens, anchor_end=anchor, default=default.anchor_end
+        )
+        return self._completions(images, token_ids, every, steps=passes, **options)
+
+    def _completions(
         self,
         images: ImageSources,
         token_ids: TokenIds | np.ndarray,
+        every: int | None,
         *,
         steps: int | None,
         seed: Seed = 0,
@@ -147,20 +212,8 @@ class TextCalls(LoadedModel):
         progress: Progress | None = None,
         rules: TokenRules | None = None,
         **choices: Any,
-    ) -> TextSample:
-        """Replaces the masks of each text by tokens.
-
-        Args:
-            token_ids: (n, l), a text for each image, with masks anywhere.
-            steps: passes over the text; None for the orders ``threshold`` and ``entropy_bound``, which take as many as
-                the text needs.
-            order: in which tokens appear, a name in ``TEXT_SAMPLERS``.
-            fit: of images of another shape: "crop" cuts the sides off, "letterbox" keeps all and adds grey borders.
-            rules: which tokens may be written where, for all texts; None rules out nothing.
-            choices: the other fields of ``TextOptions``: ``certainty``, ``threshold``, ``entropy_bound``,
-                ``block_length``, ``remask``, ``temperature``, ``top_p``, ``repetition_penalty``, ``guidance_scale``
-                (up to 1 is none), ``guidance_null``, ``exit_margin``, ``early_stop``. None is the model's own.
-        """
+    ) -> Iterator[StreamedTexts]:
+        """The batches of ``complete_text``, whose arguments it takes: finished, or also after ``every`` passes."""
         images = arrays_in.as_images(images)
         default, keys = self.config.sampling, inputs.example_keys(seed, len(images))
         options = text_choices.text_options(default, order, {"steps": steps, **choices})
@@ -171,18 +224,37 @@ class TextCalls(LoadedModel):
             raise UserError(f"token_ids has {len(token_ids)} texts for {len(images)} images; give one for each image")
         text_choices.check_texts(options, token_ids, self.tokenizer.mask_token_id, rules is not None)
         pixels = [read_image(image, *size, f"images[{index}]", fit=fit) for index, image in enumerate(images)]
-        found: list[list[np.ndarray]] = []
+        most = None if every is None else jnp.int32(every)
+        return self._pieces(pixels, token_ids, keys, options, rules, most, progress)
+
+    def _pieces(
+        self,
+        pixels: list[np.ndarray],
+        token_ids: np.ndarray,
+        keys: Key,
+        options: TextOptions,
+        rules: TokenRules | None,
+        most: jax.Array | None,
+        progress: Progress | None,
+    ) -> Iterator[StreamedTexts]:
+        """What ``_completions`` yields, whose arguments are checked."""
+        mask, end = self.tokenizer.mask_token_id, self.tokenizer.end_token_id
         for rows, count, rngs in self.batches(keys):
-            sample = self.run(
-                text_programs.generate_text,
+            arguments = (
                 self.place(np.stack([pixels[i] for i in rows])),
                 self.place(token_ids[rows]),
                 jax.random.wrap_key_data(self.place(jax.random.key_data(rngs))),  # keys themselves stay on one host
                 options,
                 rules and TokenRules(rules.kinds, self.place(rules.ruled_out[rows])),
-                mask_token_id=self.tokenizer.mask_token_id,
-                end_token_id=self.tokenizer.end_token_id,
             )
-            found.append([to_host(field)[:count] for field in sample])
-            report(progress, int(rows[count - 1]) + 1, len(pixels))
-        return TextSample(*(np.concatenate(field) for field in zip(*found, strict=True)))
+            state, is_finished = None, False
+            while not is_finished:
+                state = self.run(
+                    text_programs.generate_text, *arguments, state, most, mask_token_id=mask, end_token_id=end
+                )
+                sample = TextSample(*(to_host(field)[:count] for field in state))
+                is_finished = most is None or not (to_host(state.token_ids) == mask).any()
+                if is_finished:
+                    report(progress, int(rows[count - 1]) + 1, len(pixels))
+                first = int(rows[0])
+                yield StreamedTexts(sample, range(first, first + count), is_finished)

@@ -25,6 +25,8 @@ def generate_text(
     rngs: Key,
     options: TextOptions,
     rules: TokenRules | None = None,
+    begin: MaskedSample | None = None,
+    most: jax.Array | None = None,
     *,
     mask_token_id: int,
     end_token_id: int,
@@ -39,13 +41,24 @@ def generate_text(
         rngs: (b,), a key for each example.
         options: of the sampler; its numbers are traced, its choices static.
         rules: which tokens may be written where.
+        begin: what a call with the same arguments returned after ``most`` passes; this one goes on from there.
+        most: passes of this call; None for as many as the texts need.
         mask_token_id: the absorbing state; static.
         end_token_id: ``</s>``; static.
     """
     model, keys = bind(config, weights), jax.vmap(jax.random.split)(rngs)
     latents = model.autoencoder.encode(images, keys[:, 0])
     logits = with_rules(_guided(model, latents, token_ids, options, mask_token_id), rules)
-    return sample_text(logits, keys[:, 1], token_ids, options, mask_token_id=mask_token_id, end_token_id=end_token_id)
+    return sample_text(
+        logits,
+        keys[:, 1],
+        token_ids,
+        options,
+        mask_token_id=mask_token_id,
+        end_token_id=end_token_id,
+        begin=begin,
+        most=most,
+    )
 
 
 def _guided(

@@ -27,7 +27,7 @@ LogitsFunction = Callable[[TokenIds], jax.Array]  # (b, l) -> (b, l, v)
 
 
 class MaskedSample(NamedTuple):
-    """A text without masks, and when each of its tokens was revealed."""
+    """A text, without masks unless its passes were limited, and when each of its tokens was revealed."""
 
     token_ids: TokenIds  # (b, l)
     revealed_in: jax.Array  # (b, l), the number of the last pass that revealed it, from 0; ``VISIBLE`` or ``UNREAD``
@@ -64,6 +64,8 @@ def fill_masks(
     *,
     mask_token_id: int,
     end_token_id: int,
+    begin: MaskedSample | None = None,
+    most: jax.Array | None = None,
 ) -> MaskedSample:
     """Runs passes until no example has a mask.
 
@@ -75,6 +77,8 @@ def fill_masks(
         options: of the sampler.
         mask_token_id: the absorbing state, which is never written.
         end_token_id: ``</s>``, which ends a text and which a repetition penalty does not count.
+        begin: what an earlier call with the same arguments returned, to go on from there.
+        most: passes of this call, after which masks may be left; None for as many as the texts need.
     """
     keys = jax.vmap(jax.random.split)(rngs)
     was_masked = token_ids == mask_token_id
@@ -103,10 +107,16 @@ def fill_masks(
             revealed_in = jnp.where(is_unread, UNREAD, revealed_in)
         return _State(k + 1, token_ids, revealed_in, passes + is_live)
 
-    start = _State(
-        jnp.int32(0), token_ids, jnp.full(token_ids.shape, VISIBLE, jnp.int32), jnp.zeros(len(token_ids), jnp.int32)
-    )
-    end = jax.lax.while_loop(lambda state: (state.token_ids == mask_token_id).any(), body, start)
+    if begin is None:
+        nothing = jnp.full(token_ids.shape, VISIBLE, jnp.int32)
+        begin = MaskedSample(token_ids, nothing, jnp.zeros(len(token_ids), jnp.int32))
+    first = begin.passes.max()  # an example takes part in every pass up to its last
+
+    def is_unfinished(state: _State) -> jax.Array:
+        has_masks = (state.token_ids == mask_token_id).any()
+        return has_masks if most is None else has_masks & (state.k < first + most)
+
+    end = jax.lax.while_loop(is_unfinished, body, _State(first, *begin))
     return MaskedSample(end.token_ids, end.revealed_in, end.passes)
 
 

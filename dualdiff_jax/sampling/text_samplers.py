@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import jax
+
 from dualdiff_jax.arrays import Key, TokenIds
 from dualdiff_jax.sampling.ancestral_order import ancestral
 from dualdiff_jax.sampling.certainty import confidence, entropy_bound, threshold
@@ -25,6 +27,8 @@ def sample_text(
     *,
     mask_token_id: int,
     end_token_id: int,
+    begin: MaskedSample | None = None,
+    most: jax.Array | None = None,
 ) -> MaskedSample:
     """Replaces the masks in a batch of texts by tokens.
 
@@ -35,6 +39,8 @@ def sample_text(
         options: of the sampler; their ``order`` is a name in ``TEXT_SAMPLERS``.
         mask_token_id: the absorbing state, which is never written.
         end_token_id: ``</s>``.
+        begin: as in ``fill_masks``, like ``most``.
+        most: passes of this call.
     """
     return fill_masks(
         TEXT_SAMPLERS[options.order],
@@ -44,4 +50,6 @@ def sample_text(
         options,
         mask_token_id=mask_token_id,
         end_token_id=end_token_id,
+        begin=begin,
+        most=most,
     )
