@@ -1,9 +1,15 @@
-"""``main.py`` in a process of its own, as users run it."""
+"""``main.py`` in a process of its own, as users run it, or in this process, which has imported everything already."""
 
+import contextlib
+import io
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
+
+from absl.testing import flagsaver
 
 ROOT = Path(__file__).parents[2]
 HANG = 3600.0  # seconds; a bound on waits that only ends a hang: no machine is so slow, and no result depends on it
@@ -35,9 +41,37 @@ def _run(words: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=HANG)
 
 
+def run_here(*flags: str) -> subprocess.CompletedProcess:
+    """As ``run``, in this process."""
+    from dualdiff_jax.cli import main  # here: a process that only looks up ``HANG`` does not wait for it
+
+    words, root = ["main.py", *flags], logging.getLogger()
+    handlers, level, code = root.handlers[:], root.level, 0
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as stdout,
+        contextlib.redirect_stderr(io.StringIO()) as stderr,
+        mock.patch.object(sys, "argv", words),
+        mock.patch.object(main.environment, "prepare"),
+        flagsaver.flagsaver(),
+    ):
+        try:
+            main.main(main._parse(words))
+        except SystemExit as end:  # the interpreter prints a message and ends with 1
+            code = 1 if isinstance(end.code, str) else end.code or 0
+            print(end.code if isinstance(end.code, str) else "", file=sys.stderr)
+        finally:
+            root.handlers[:] = handlers
+            root.setLevel(level)
+    return subprocess.CompletedProcess(words, code, stdout.getvalue(), stderr.getvalue())
+
+
 def refused(*flags: str) -> str:
     """The stderr of a command that ends with 1, one error message and no traceback."""
-    finished = run(*flags)
+    return refusal(run_here(*flags))
+
+
+def refusal(finished: subprocess.CompletedProcess) -> str:
+    """The same of a command that has ended."""
     assert finished.returncode == 1, finished.stdout + finished.stderr
     assert "Traceback" not in finished.stderr
     errors = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]

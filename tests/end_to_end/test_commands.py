@@ -12,7 +12,7 @@ from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.evaluation.previews import Preview
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
-from tests.end_to_end.command import refused, run
+from tests.end_to_end.command import refusal, refused, run, run_here
 from tests.small_run import small_run, write_config
 
 
@@ -65,17 +65,19 @@ def test_generate_caption_answer_from_the_command_line(trained, tmp_path):
     images = [tmp_path / "out" / f"000{index}.png" for index in range(2)]
     assert [Image.open(file).size for file in images] == [(8, 8), (8, 8)]
     assert finished.stdout.splitlines()[0] == f"{images[0]}\ta handwritten three"
-    finished = run("--mode=caption", model, *(f"--image={file}" for file in images), "--format=json", out)
+    finished = run_here("--mode=caption", model, *(f"--image={file}" for file in images), "--format=json", out)
     assert finished.returncode == 0, finished.stderr
     assert json.loads(finished.stdout) == json.loads((tmp_path / "out" / "captions.json").read_text())
-    finished = run("--mode=answer", model, f"--image={images[0]}", "--question=which digit is this?", "--format=json")
+    finished = run_here(
+        "--mode=answer", model, f"--image={images[0]}", "--question=which digit is this?", "--format=json"
+    )
     assert [set(row) for row in json.loads(finished.stdout)] == [{"image", "question", "answer", "seed"}]
 
 
 def test_the_commands_options_reach_the_pipeline(pipe, trained, tmp_path):
     model, out = f"--model={trained[0] / 'model'}", tmp_path / "out"
     options = ["--negative_prompt=a photo", "--guidance_scale=5", "--steps=2", "--height=16", "--seed=3"]
-    finished = run("--mode=generate", model, "--prompt=a handwritten three", f"--output={out}", *options)
+    finished = run_here("--mode=generate", model, "--prompt=a handwritten three", f"--output={out}", *options)
     assert finished.returncode == 0, finished.stderr
     expected = pipe.text_to_image(
         ["a handwritten three"], "a photo", guidance_scale=5.0, steps=2, height=16, seed=3, output="pil"
@@ -83,7 +85,7 @@ def test_the_commands_options_reach_the_pipeline(pipe, trained, tmp_path):
     np.testing.assert_array_equal(Image.open(out / "0000.png"), expected[0])
     image = str(trained[1] / "images/0.png")
     options = ["--length=5", "--steps=1", "--order=ancestral", "--dtype=bfloat16", "--format=json"]
-    finished = run("--mode=caption", model, f"--image={image}", *options)
+    finished = run_here("--mode=caption", model, f"--image={image}", *options)
     assert finished.returncode == 0, finished.stderr
     half = DualDiffusionPipeline.from_pretrained(trained[0] / "model", dtype="bfloat16")
     assert (
@@ -144,6 +146,7 @@ def test_a_faulty_command_ends_with_1_and_one_error_before_anything_is_written(t
     ]
     for flags, message in cases:
         assert message in refused(*flags)
+    assert cases[0][1] in refusal(run(*cases[0][0]))
     assert not (tmp_path / "run").exists() and not list(tmp_path.glob("out/*"))
 
 

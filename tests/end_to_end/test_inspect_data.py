@@ -9,7 +9,7 @@ import pytest
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.inspection.survey import survey
-from tests.end_to_end.command import refused, run
+from tests.end_to_end.command import refused, run, run_here
 from tests.small_run import RECORDS, write_config, write_data
 
 
@@ -56,7 +56,9 @@ def test_inspect_data_counts_filtered_records(tmp_path):
     filtered = "config.data.sources[1]['max_caption'] = 20\n    return config"
     config = tmp_path / "config.py"
     config.write_text(config.read_text().replace("return config", filtered))
-    done = run("--mode=inspect-data", f"--config={tmp_path / 'config.py'}", f"--output={tmp_path}", "--samples=1000")
+    done = run_here(
+        "--mode=inspect-data", f"--config={tmp_path / 'config.py'}", f"--output={tmp_path}", "--samples=1000"
+    )
     assert done.returncode == 0, done.stderr
     captions = lines_of(done.stdout.split("\n\n")[1])
     records = json.loads((tmp_path / "data" / "captions.json").read_text())
