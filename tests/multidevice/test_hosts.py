@@ -153,7 +153,7 @@ def test_a_killed_process_ends_the_other(folder, victim):
         assert "process 0 cannot be reached any more" in printed or "leader task was preempted/died" in printed
 
 
-def test_data_that_one_host_cannot_read_ends_both_with_its_reason(folder):
+def test_data_that_differ_on_one_host_end_both_with_its_reason(folder):
     """Each host has a disk of its own, under the same name; the images of the second one are truncated."""
     for number in (0, 1):
         shutil.copytree(folder / "data", folder / f"host_{number}" / "local")
@@ -165,7 +165,7 @@ def test_data_that_one_host_cannot_read_ends_both_with_its_reason(folder):
     processes = [start(*command, f"--process_id={n}", cwd=folder / f"host_{n}") for n in (0, 1)]
     printed = finish(processes)
     assert [process.returncode for process in processes] == [1, 1], printed
-    why = "png: is not an image that can be read"
+    why = "the data of this host differ from the first host's in source 'images' (its images)"
     assert "error: " in printed[1] and why in printed[1].split("error: ")[1], printed
     assert "error: process 1 on " in printed[0] and why in printed[0].split("error: process 1")[1], printed
 

@@ -113,14 +113,14 @@ def test_one_block(seed, layer):
 def our_layers(weights: dict, latents: jax.Array, timestep: jax.Array, text_embeddings: jax.Array) -> dict:
     """Both streams after each block, the embeddings before the blocks and the heads after them."""
     mmdit = bind(CONFIG, weights).mmdit
-    image, text = mmdit._embed(latents), mmdit.text_embedding(text_embeddings)
+    image, text = mmdit.embed_image(latents, BATCH), mmdit.embed_text(text_embeddings)
     conditioning = mmdit.timestep_embedding(timestep, mmdit.dtype)
     outputs = {"pos_embed": (image,), "context_embedder": (text,), "time_text_embed": (conditioning,)}
     conditioning = jax.nn.silu(conditioning)
     graph, layers = nnx.split(mmdit.blocks)
     for layer in range(CONFIG.mmdit.depth):
         block = nnx.merge(graph, jax.tree.map(lambda leaf, layer=layer: leaf[layer], layers))
-        image, text = block(image, text, conditioning)
+        image, text = block(image, text, block.modulation(conditioning))
         outputs[f"transformer_blocks.{layer}"] = text, image
     scale, shift = jnp.unstack(mmdit.image_modulation(conditioning), axis=1)
     image, text = modulate(image, shift, scale), layer_norm(text)
