@@ -93,7 +93,11 @@ TESTS = {
         f"{PARITY}/test_t5.py",
         f"{PARITY}/test_autoencoder.py",
     ),
-    "models/stack.py": (f"{MODELS}/test_stack.py", f"{MODELS}/test_remat.py", *LAYERS),
+    "models/int8.py": (f"{MODELS}/test_int8.py",),
+    "models/paired_attention.py": (f"{MODELS}/test_attention.py",),
+    "models/passes.py": (f"{MODELS}/test_passes.py",),
+    "models/separated.py": (f"{MODELS}/test_passes.py", f"{MODELS}/test_int8.py", f"{UNIT}/pipeline/test_pipeline.py"),
+    "models/stack.py": (f"{MODELS}/test_stack.py", f"{MODELS}/test_passes.py", f"{MODELS}/test_remat.py", *LAYERS),
     "models/t5_encoder.py": (f"{MODELS}/test_t5_encoder.py", f"{MODELS}/test_bundle.py", f"{PARITY}/test_t5.py"),
     "sampling/flow_sampler.py": (
         f"{SAMPLING}/test_flow_sampler.py",
@@ -141,6 +145,7 @@ TESTS = {
         f"{SAMPLING}/test_masked_sampler.py",
         f"{UNIT}/pipeline/test_inputs.py",
     ),
+    "sampling/token_rules.py": (f"{UNIT}/pipeline/test_infill.py",),
     "sampling/token_draws.py": (f"{SAMPLING}/test_token_draws.py", f"{SAMPLING}/test_masked_sampler.py"),
     "training/step.py": (*UPDATES, f"{MANY_DEVICES[1]}"),
     "training/trainable.py": (

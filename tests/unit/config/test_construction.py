@@ -168,6 +168,8 @@ CONTRADICTIONS = [
     (RUN, {"profile": (1, 2, 3)}, "profile is (1, 2, 3); give the first step and how many"),
     (RUN, {"init_weights": "raw"}, "init_weights is 'raw', but there is no init_from"),
     (RUN.model, {"t5": dataclasses.replace(RUN.model.t5, vocab_size=32)}, "t5.vocab_size 32 is below mmdit.vocab_size"),
+    (RUN.model.sampling, {"guidance_interval": (0.5,)}, "guidance_interval is (0.5,); give two numbers"),
+    (RUN.model.sampling, {"guidance_interval": (0.8, 0.2)}, "guidance_interval is (0.8, 0.2); give two numbers"),
     (RUN.model.mmdit, {"width": 18}, "width 18 is not a multiple of 4"),
     (RUN.model.autoencoder, {"channels": 2}, "channels is 2, but the identity autoencoder has 1 (grey) or 3 (RGB)"),
     (RUN.model.autoencoder, {"level_widths": ()}, "level_widths is empty"),
