@@ -30,7 +30,8 @@ PROCESSES = (
     "end_to_end/test_clusters.py",
     "unit/distributed/test_launchers.py",
 )
-FIRST = (PROCESSES[0], "end_to_end", "multidevice", "parity", "unit/training", "unit/planning")
+MINUTES = ("end_to_end", "multidevice", "parity", "unit/training", "unit/pipeline", "unit/data/test_streams.py")
+FIRST = (PROCESSES[0], *MINUTES, "unit/planning", "unit/sampling", "unit/convert", "unit/models")
 LAST = PROCESSES[1:4]  # far from the first file, for which they would wait
 
 

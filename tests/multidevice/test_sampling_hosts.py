@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from dualdiff_jax.weights import save_model
+from tests.end_to_end.command import run_here
 from tests.multidevice.hosts import finish, start, start_two
 from tests.small_run import small_run
 from tests.unit.tiny import random_weights
@@ -25,9 +26,10 @@ def folder(tmp_path_factory):
     drawing = ["main.py", "--mode=generate", model, "--steps=3", *(f"--prompt={prompt}" for prompt in PROMPTS)]
     images = [f"--image={folder / 'one' / f'{index:04d}.png'}" for index in range(len(PROMPTS))]
     reading = ["main.py", "--mode=caption", model, "--steps=3", "--length=8", *images]
-    said = {}
+    here = [run_here(*words[1:], f"--output={folder / 'one'}") for words in (drawing, reading)]
+    assert all(done.returncode == 0 for done in here), here
+    said = {"one": [[done.stdout + done.stderr] for done in here]}
     for name, run in {
-        "one": lambda *words: [start(*words, devices=1)],
         "eight": lambda *words: [start(*words, devices=8)],
         "two": start_two,
     }.items():
