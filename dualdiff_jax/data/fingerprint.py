@@ -12,17 +12,19 @@ fingerprint of any data set takes seconds, and a change of a few images of many 
 import concurrent.futures
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
 
+from dualdiff_jax.data.reader_watchdog import ReadingNotes
 from dualdiff_jax.data.records.index import CHUNK, IndexCache, is_small
 from dualdiff_jax.data.records.record import DataError, Source
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import open_regular
 
+T = TypeVar("T")
 DataFingerprint: TypeAlias = dict[str, Any]  # source name -> the above; JSON holds it
 
 BLOCK = 1 << 16  # bytes of a block, and of the head of an image
@@ -34,13 +36,16 @@ THREADS = 16
 WHOLE = -1  # in place of the number of blocks
 
 
-def source_fingerprint(source: Source, root: str, cache: IndexCache) -> dict[str, Any]:
+def source_fingerprint(
+    source: Source, root: str, cache: IndexCache, notes: ReadingNotes | None = None
+) -> dict[str, Any]:
     """The fingerprint of one source.
 
     Args:
         source: its records.
         root: the folder that the names of files start from.
         cache: keeps the digests of large lists.
+        notes: get the name of each file while it is read.
 
     Returns:
         The fields above.
@@ -48,21 +53,21 @@ def source_fingerprint(source: Source, root: str, cache: IndexCache) -> dict[str
     Raises:
         UserError: a file cannot be read.
     """
-    files = {os.path.relpath(file, root): digest for file, digest in file_digests(source, cache).items()}
+    files = {os.path.relpath(file, root): digest for file, digest in file_digests(source, cache, notes).items()}
     if len(files) > NAMED:
         files = {f"{len(files)} files": hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()}
-    return {"records": len(source), "files": files, "images": "" if source.holds_images() else _images(source)}
+    return {"records": len(source), "files": files, "images": "" if source.holds_images() else _images(source, notes)}
 
 
-def file_digests(source: Source, cache: IndexCache) -> dict[Path, str]:
+def file_digests(source: Source, cache: IndexCache, notes: ReadingNotes | None = None) -> dict[Path, str]:
     """The digest of each file that holds records of ``source``. Raises ``UserError`` if one cannot be read."""
     files = source.files()
     if not source.holds_images():
-        return {file: file_digest(file, WHOLE, cache) for file in files}
+        return {file: _noted(notes, file_digest, file, WHOLE, cache) for file in files}
     sampled = set(_spread(len(files), BLOCKS).tolist())
     blocks = [BLOCKS // len(sampled) if number in sampled else 0 for number in range(len(files))]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        digests = pool.map(lambda file, count: file_digest(file, count, cache), files, blocks)
+        digests = pool.map(lambda file, count: _noted(notes, file_digest, file, count, cache), files, blocks)
         return dict(zip(files, digests, strict=True))
 
 
@@ -146,22 +151,35 @@ def _hash_of(stream: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _images(source: Source) -> str:
+def _noted(notes: ReadingNotes | None, read: Callable[..., T], file: Path, *args: Any) -> T:
+    """``read(file, *args)``, with the file's name in ``notes`` for as long as it takes."""
+    if notes is None:
+        return read(file, *args)
+    notes.begin(str(file))
+    try:
+        return read(file, *args)
+    finally:
+        notes.end()
+
+
+def _images(source: Source, notes: ReadingNotes | None) -> str:
     """The digest of evenly spaced images, each a file of its own."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        return _joined(pool.map(lambda index: _image_head(source, int(index)), _spread(len(source), IMAGES)))
+        return _joined(pool.map(lambda index: _image_head(source, int(index), notes), _spread(len(source), IMAGES)))
 
 
-def _image_head(source: Source, index: int) -> bytes:
+def _image_head(source: Source, index: int, notes: ReadingNotes | None) -> bytes:
     """The size and first bytes of a record's image; a word in their place if there is none that can be read."""
     try:
         image = source.head(index).image
-        if not isinstance(image, Path):
-            return b"no file"
-        with open_regular(image) as stream:
-            return b"%d " % os.fstat(stream.fileno()).st_size + stream.read(BLOCK)
+        return _noted(notes, _head_of_file, image) if isinstance(image, Path) else b"no file"
     except (DataError, UserError, OSError):
         return b"unreadable"
+
+
+def _head_of_file(file: Path) -> bytes:
+    with open_regular(file) as stream:
+        return b"%d " % os.fstat(stream.fileno()).st_size + stream.read(BLOCK)
 
 
 def _joined(parts: Iterable[bytes]) -> str:

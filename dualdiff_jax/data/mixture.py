@@ -11,6 +11,7 @@ not asked for is not read, and its sources are not opened.
 
 import functools
 import hashlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -110,14 +111,19 @@ class Mixture:
     def fingerprint(self) -> DataFingerprint:
         """The fingerprint of every source, as the data were when it was first asked for.
 
-        If it changes, step n is another batch. Raises ``UserError`` if a file cannot be read.
+        If it changes, step n is another batch. Raises ``UserError`` if a file cannot be read, and ``StuckError`` if a
+        source takes longer than ``data.patience``.
         """
         return self._fingerprint
 
     @functools.cached_property
     def _fingerprint(self) -> DataFingerprint:
         roots = {source.name: source.root for source in self._config.sources}
-        return {name: source_fingerprint(found, roots[name], self._cache) for name, found in self._sources.items()}
+        found = (
+            (name, source_fingerprint(source, roots[name], self._cache, self._notes))
+            for name, source in self._sources.items()
+        )
+        return dict(itertools.islice(with_watchdog(found, self._notes, self._config.patience), len(self._sources)))
 
     def batches(self, first_step: int = 0) -> Iterator[Batch]:
         """Yields batches first_step, first_step + 1, ..., read ahead by threads, in worker processes if there are any.

@@ -1,7 +1,9 @@
 """The fingerprint of data is that of their contents and order, wherever they lie and whenever they were written."""
 
+import dataclasses
 import json
 import os
+import threading
 
 import numpy as np
 import pyarrow
@@ -13,9 +15,11 @@ from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data import fingerprint as module
 from dualdiff_jax.data.fingerprint import WHOLE, differences, file_digest, source_fingerprint
 from dualdiff_jax.data.formats.registry import open_source
+from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.records import index
 from dualdiff_jax.data.records.index import IndexCache
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import StuckError, UserError
+from tests.small_run import small_run
 from tests.unit.data.edited_photos import EDITS, PHOTOS, WRITERS, copy_with_new_times, write
 
 
@@ -159,3 +163,24 @@ def test_a_count_alone_is_compared_as_a_count():
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone.json: cannot be read \(.*No such file.*check it and its permissions"):
         file_digest(tmp_path / "gone.json", WHOLE, IndexCache())
+
+
+def test_a_file_that_never_comes_ends_the_check_with_its_name(tmp_path, monkeypatch):
+    config, tokenizer = small_run(tmp_path)
+    released, open_file = threading.Event(), os.open
+
+    def waiting_open(path, *arguments, **options):
+        if str(path).endswith("images/3.png"):
+            released.wait(60)
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", waiting_open)
+    impatient = dataclasses.replace(config.data, patience=1.0)
+    data = Mixture(impatient, tokenizer, seed=0, global_batch_size=config.train.global_batch_size)
+    try:
+        with pytest.raises(
+            StuckError, match=r"for 1 s \(data.patience\); being read: .*images/3.png for"
+        ):
+            data.fingerprint()
+    finally:
+        released.set()
