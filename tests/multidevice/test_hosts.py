@@ -5,6 +5,7 @@ report why.
 """
 
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -114,9 +115,13 @@ def test_their_checkpoint_is_the_same_and_restores_in_one_process(both, folder):
     assert int(states[0].step) == int(states[1].step) == STEPS
 
 
+# A line of Gloo's, or of pieces of several: its threads print "Rank 0 is connected to 7 peer ranks" word by word.
+GLOO = re.compile(r"(\[Gloo\]|Rank|is|connected|to|peer|ranks\.?|Expected|number|of|:|\d|\s)*")
+
+
 def test_only_the_first_writes_and_logs(both):
     two, one, printed = both
-    lines = [[line for line in text.splitlines() if "[Gloo]" not in line] for text in printed]
+    lines = [[line for line in text.splitlines() if not GLOO.fullmatch(line)] for text in printed]
     progress = [f"step {step}/{STEPS} " in line for step, line in enumerate(lines[0], 1)]
     assert progress == [True] * STEPS + [False] and lines[0][-1] == str(two / "model"), lines[0]
     assert lines[1] == []
