@@ -20,6 +20,7 @@ SEEN_EACH, UNSEEN_EACH = 2, 8  # drawings, and images to caption, of each pair: 
 FILMS = 16  # drawings whose estimates at each step are kept
 GUIDANCE_SCALES = (1.0, 3.0, 6.0)
 ANCESTRAL_STEPS = 64  # of captions in random order
+REMASK = 0.05  # of captions in random order whose tokens are drawn again (arXiv 2503.00307)
 SCORE_SAMPLES = 8  # evaluations for each score
 WORKERS = 2  # threads; samples do not depend on their order
 
@@ -81,6 +82,7 @@ class Samples:
     captions: Readings
     captions_ancestral: Readings
     captions_unanchored: Readings  # the same without a given end
+    captions_remasked: Readings  # the same with one, and with tokens masked and drawn again
     answers: Readings
     answers_ancestral: Readings
     pair_captions: Readings
@@ -106,6 +108,7 @@ def sample(pipeline: DualDiffusionPipeline, held_out: Digits, seed: int) -> Samp
             "captions": readings(*real, order="confidence"),
             "captions_ancestral": readings(*real, order="ancestral", steps=ANCESTRAL_STEPS),
             "captions_unanchored": readings(*real, order="ancestral", steps=ANCESTRAL_STEPS, anchor_end=False),
+            "captions_remasked": readings(*real, order="ancestral", steps=ANCESTRAL_STEPS, remask=REMASK),
             "pair_captions": readings(*compose(held_out, seen, SEEN_EACH, seed), order="confidence"),
             "answers": readings(*real, order="confidence", question=QUESTION),
             "answers_ancestral": readings(*real, order="ancestral", question=QUESTION),
@@ -151,6 +154,7 @@ def read(
     order: str,
     steps: int | None = None,
     anchor_end: bool | None = None,
+    remask: float | None = None,
     question: str | None = None,
 ) -> Readings:
     """A caption of each image, or an answer to ``question`` about it. images (n, h, w) uint8."""
@@ -170,6 +174,7 @@ def read(
         width=images.shape[2],
         order=order,
         anchor_end=anchor_end,
+        remask=remask,
     )
     token_ids = np.asarray(sample.token_ids)
     end = tokenizer.pieces([tokenizer.end_token_id])[0]
