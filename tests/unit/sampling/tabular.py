@@ -6,8 +6,9 @@ step by step as the papers write the samplers, and share nothing with the code u
 
 import functools
 import itertools
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -63,8 +64,10 @@ def keys(count: int, seed: int = 0) -> jax.Array:
     return jax.random.split(jax.random.key(seed), count)
 
 
-def tempered(p: Mapping[int, float], temperature: float) -> dict[int, float]:
-    powers = {token: value ** (1 / temperature) for token, value in p.items()}
+@functools.cache
+def tempered(state: State, place: int, temperature: float) -> dict[int, float]:
+    """As ``conditional``, each probability to the power 1 / ``temperature``."""
+    powers = {token: value ** (1 / temperature) for token, value in conditional(state, place).items()}
     return {token: value / sum(powers.values()) for token, value in powers.items()}
 
 
@@ -115,12 +118,12 @@ def _outcomes(
         if place not in ours:
             options.append([(token, 1.0)])
         elif token == MASK:
-            drawn = tempered(conditional(state, place), temperature)
+            drawn = tempered(state, place, temperature)
             options.append([(MASK, 1 - revealed), *((one, revealed * p) for one, p in drawn.items())])
         else:
             options.append([(token, 1 - again), (MASK, again)])
     for outcome in itertools.product(*options):
-        yield tuple(token for token, _ in outcome), float(np.prod([p for _, p in outcome]))
+        yield tuple(token for token, _ in outcome), math.prod(p for _, p in outcome)
 
 
 def p_value(samples: np.ndarray, law: dict[State, float]) -> float:
