@@ -107,17 +107,18 @@ def fill_masks(
             revealed_in = jnp.where(is_unread, UNREAD, revealed_in)
         return _State(k + 1, token_ids, revealed_in, passes + is_live)
 
-    if begin is None:
-        nothing = jnp.full(token_ids.shape, VISIBLE, jnp.int32)
-        begin = MaskedSample(token_ids, nothing, jnp.zeros(len(token_ids), jnp.int32))
+    begin = begin or _untouched(token_ids)
     first = begin.passes.max()  # an example takes part in every pass up to its last
 
     def is_unfinished(state: _State) -> jax.Array:
-        has_masks = (state.token_ids == mask_token_id).any()
-        return has_masks if most is None else has_masks & (state.k < first + most)
+        return (state.token_ids == mask_token_id).any() & (most is None or state.k < first + most)
 
     end = jax.lax.while_loop(is_unfinished, body, _State(first, *begin))
     return MaskedSample(end.token_ids, end.revealed_in, end.passes)
+
+
+def _untouched(token_ids: TokenIds) -> MaskedSample:
+    return MaskedSample(token_ids, jnp.full(token_ids.shape, VISIBLE, jnp.int32), jnp.zeros(len(token_ids), jnp.int32))
 
 
 def _is_unread(token_ids: TokenIds, was_masked: PerToken, mask_token_id: int, end_token_id: int) -> PerToken:
