@@ -178,9 +178,7 @@ def test_a_file_that_never_comes_ends_the_check_with_its_name(tmp_path, monkeypa
     impatient = dataclasses.replace(config.data, patience=1.0)
     data = Mixture(impatient, tokenizer, seed=0, global_batch_size=config.train.global_batch_size)
     try:
-        with pytest.raises(
-            StuckError, match=r"for 1 s \(data.patience\); being read: .*images/3.png for"
-        ):
+        with pytest.raises(StuckError, match=r"for 1 s \(data.patience\); being read: .*images/3.png for"):
             data.fingerprint()
     finally:
         released.set()
