@@ -21,8 +21,8 @@ from dualdiff_jax.models.linear import Linear, zeros
 from dualdiff_jax.models.norms import modulate
 from dualdiff_jax.sharding import constrain
 
-# Of one stream: (b, s, 3, h, k) from stacked weights; from separated ones a q, a k and a v, (b, s, h * k) each, as they
-# lie in memory in the order that a kernel reads.
+# What attention reads of one stream. Stacked weights give one array (b, s, 3, h, k). Separated ones give queries, keys
+# and values as arrays of their own, (b, s, h * k) each, with the heads side by side.
 QKV: TypeAlias = jax.Array | tuple[jax.Array, ...]
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dualdiff_jax.arrays import Latents, PerExample, TextEmbeddings
-from dualdiff_jax.models.blocks import JointBlock
+from dualdiff_jax.models.blocks import QKV, JointBlock
 from dualdiff_jax.models.mmdit import MMDiT
 from dualdiff_jax.models.stack import all_but_last, depth_of, for_each, layer
 
@@ -22,38 +22,38 @@ from dualdiff_jax.models.stack import all_but_last, depth_of, for_each, layer
 class Modulation(NamedTuple):
     """The vectors of AdaLN at n timesteps."""
 
-    image: jax.Array  # (layers, n, 6, d)
-    text: jax.Array  # (layers, n, 6, d)
+    blocks: tuple[jax.Array, jax.Array]  # (layers, n, 6, d) for the image stream and for the text stream
     head: jax.Array  # (n, 2, d)
 
     def at(self, k: jax.Array | int) -> "Modulation":
         """Those of the one timestep number ``k``, as n = 1."""
-        one = jax.lax.dynamic_slice_in_dim
-        return Modulation(one(self.image, k, 1, axis=1), one(self.text, k, 1, axis=1), one(self.head, k, 1))
-
-    @property
-    def per_layer(self) -> tuple[jax.Array, jax.Array]:
-        """Those of the two streams, (layers, n, 6, d) each."""
-        return self.image, self.text
+        one, (image, text) = jax.lax.dynamic_slice_in_dim, self.blocks
+        return Modulation((one(image, k, 1, axis=1), one(text, k, 1, axis=1)), one(self.head, k, 1))
 
     def of_block(self, index: int) -> tuple[jax.Array, jax.Array]:
         """Those of the two streams in one block, (n, 6, d) each."""
-        return self.image[index], self.text[index]
+        image, text = self.blocks
+        return image[index], text[index]
 
 
 class ImageSide(NamedTuple):
     """What a text pass needs of an image without noise."""
 
     stream: jax.Array  # (b, i, d)
-    qkv: jax.Array  # (b, i, 3, h, k), of the first block
+    qkv: QKV  # of the first block
     modulation: Modulation  # at timestep 0
 
 
 def modulation_at(mmdit: MMDiT, timesteps: PerExample) -> Modulation:
     """The vectors of AdaLN at ``timesteps`` (n,), each in [0, 1000]."""
     conditioning = mmdit.condition(timesteps)
-    image, text = for_each(mmdit.blocks, lambda block: block.modulation(conditioning))
-    return Modulation(image, text, mmdit.image_modulation(conditioning))
+    blocks = for_each(mmdit.blocks, lambda block: block.modulation(conditioning))
+    return Modulation(blocks, mmdit.image_modulation(conditioning))
+
+
+def clean_modulation(mmdit: MMDiT) -> Modulation:
+    """The vectors of AdaLN for images without noise, which every text pass has."""
+    return modulation_at(mmdit, jnp.zeros(1))
 
 
 def velocity(
@@ -72,17 +72,23 @@ def velocity(
         (b, h, w, c) in fp32.
     """
     streams = mmdit.embed_image(latents, len(latents), positions), text_stream
-    streams = all_but_last(mmdit.blocks, _both_streams, streams, modulation.per_layer)
+    streams = all_but_last(mmdit.blocks, _both_streams, streams, modulation.blocks)
     last = depth_of(mmdit.blocks) - 1
     image, _ = layer(mmdit.blocks, last)(*streams, modulation.of_block(last), is_wanted=(True, False))
     return mmdit.velocity_head(image, modulation.head, *latents.shape[1:3])
 
 
-def image_side(mmdit: MMDiT, latents: Latents | None, batch: int) -> ImageSide:
-    """What ``logits`` needs of clean latents (b, h, w, c), or of no image (None) for ``batch`` examples."""
-    modulation = modulation_at(mmdit, jnp.zeros(1))
+def image_side(mmdit: MMDiT, latents: Latents | None, batch: int, clean: Modulation) -> ImageSide:
+    """What ``logits`` needs of an image.
+
+    Args:
+        mmdit: The network.
+        latents: (b, h, w, c), without noise; None for no image.
+        batch: b.
+        clean: Of ``clean_modulation``.
+    """
     stream = mmdit.embed_image(latents, batch)
-    return ImageSide(stream, layer(mmdit.blocks, 0).image_qkv(stream, modulation.image[0]), modulation)
+    return ImageSide(stream, layer(mmdit.blocks, 0).image_qkv(stream, clean.of_block(0)[0]), clean)
 
 
 def logits(mmdit: MMDiT, image: ImageSide, text_embeddings: TextEmbeddings) -> jax.Array:
@@ -96,15 +102,13 @@ def logits(mmdit: MMDiT, image: ImageSide, text_embeddings: TextEmbeddings) -> j
     Returns:
         (b, l, v) in the compute dtype.
     """
-    streams, last = (image.stream, mmdit.embed_text(text_embeddings)), depth_of(mmdit.blocks) - 1
-    vectors, only_text = image.modulation.of_block, (False, True)
-    if last == 0:
-        _, text = layer(mmdit.blocks, 0)(*streams, vectors(0), image_qkv=image.qkv, is_wanted=only_text)
-        return mmdit.text_head(text)
-    streams = layer(mmdit.blocks, 0)(*streams, vectors(0), image_qkv=image.qkv)
-    streams = all_but_last(mmdit.blocks, _both_streams, streams, image.modulation.per_layer, first=1)
-    _, text = layer(mmdit.blocks, last)(*streams, vectors(last), is_wanted=only_text)
-    return mmdit.text_head(text)
+    blocks, modulation, last = mmdit.blocks, image.modulation, depth_of(mmdit.blocks) - 1
+    streams = image.stream, mmdit.embed_text(text_embeddings)
+    streams = layer(blocks, 0)(*streams, modulation.of_block(0), image_qkv=image.qkv, is_wanted=(last > 0, True))
+    if last > 0:
+        streams = all_but_last(blocks, _both_streams, streams, modulation.blocks, first=1)
+        streams = layer(blocks, last)(*streams, modulation.of_block(last), is_wanted=(False, True))
+    return mmdit.text_head(streams[1])
 
 
 def _both_streams(

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dualdiff_jax.arrays import SeparatedWeights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.bundle import leaf_specs
-from dualdiff_jax.models.int8 import Int8Kernel, in_8_bits
+from dualdiff_jax.models.int8 import in_8_bits
 from dualdiff_jax.models.leaves import LeafSpec, is_kernel, is_stacked, kernel_dims, network_of
 
 SPLIT = (".qkv.kernel", ".qkv.bias")  # ends of the names of joint projections
@@ -49,21 +49,8 @@ def with_t5_in_8_bits(config: ModelConfig, weights: SeparatedWeights) -> Separat
     for name, spec in leaf_specs(config, ("t5",)).items():
         if name in weights and is_kernel(name) and is_stacked(spec):
             contracted = len(kernel_dims(spec).inputs)
-            weights[name] = jax.tree.map(partial(_in_8_bits, contracted=contracted), weights.pop(name))
+            weights[name] = jax.tree.map(jax.jit(partial(in_8_bits, contracted=contracted)), weights.pop(name))
     return weights
-
-
-def _in_8_bits(kernel: Any, contracted: int) -> Any:
-    convert = partial(in_8_bits, contracted=contracted)
-    if not isinstance(kernel, jax.ShapeDtypeStruct):
-        return jax.jit(convert)(kernel)
-    of_outputs = NamedSharding(kernel.sharding.mesh, PartitionSpec(*kernel.sharding.spec[contracted:]))
-    values, scale = jax.eval_shape(convert, kernel)
-    return Int8Kernel(_placed(values, kernel.sharding), _placed(scale, of_outputs))
-
-
-def _placed(abstract: Any, sharding: Any) -> Any:
-    return jax.ShapeDtypeStruct(abstract.shape, abstract.dtype, sharding=sharding)
 
 
 def _layers(leaf: Any, spec: LeafSpec, is_split: bool) -> tuple[Any, ...]:
@@ -71,7 +58,8 @@ def _layers(leaf: Any, spec: LeafSpec, is_split: bool) -> tuple[Any, ...]:
     sharding = _sharding_of_a_part(leaf.sharding, len(spec.shape), dim)
     separate = partial(_separate, dim=dim)
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jax.tree.map(lambda part: _placed(part, sharding), jax.eval_shape(separate, leaf))
+        parts = jax.eval_shape(separate, leaf)
+        return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding), parts)
     return jax.jit(separate, out_shardings=sharding)(leaf)
 
 

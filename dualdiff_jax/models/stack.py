@@ -79,8 +79,7 @@ def scan_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable =
     def body(carry: Carry, layer: nnx.State) -> tuple[Carry, None]:
         return apply(nnx.merge(graph, layer), carry), None
 
-    depth = jax.tree.leaves(layers)[0].shape[0]
-    return jax.lax.scan(wrap(body), carry, layers, unroll=depth <= SHALLOW)[0]
+    return jax.lax.scan(wrap(body), carry, layers, unroll=depth_of(blocks) <= SHALLOW)[0]
 
 
 def rematerialised(policy: str) -> RunBlocks:

@@ -56,7 +56,7 @@ def draw_together(
     """
     model, steps = bind(config, weights), sigmas.shape[0] - 1
     mmdit, (batch, length) = model.mmdit, token_ids.shape
-    modulation = passes.modulation_at(mmdit, TIMESTEPS * sigmas)
+    modulation, clean = passes.modulation_at(mmdit, TIMESTEPS * sigmas), passes.clean_modulation(mmdit)
     positions = mmdit.position_window(*noise.shape[1:3])
     null = None if null_text is None else jnp.broadcast_to(null_text, (batch, length, null_text.shape[-1]))
     keys = jax.vmap(jax.random.split)(rngs)
@@ -69,7 +69,7 @@ def draw_together(
         latents, token_ids = state
         text = model.encode_text(token_ids)
         v = guided_velocity(velocity, text, null, guidance_scale)(latents, k)
-        image = passes.image_side(mmdit, latents - sigmas[k] * v, batch)
+        image = passes.image_side(mmdit, latents - sigmas[k] * v, batch, clean)
         log_probs = masked_log_probs(passes.logits(mmdit, image, text), mask_token_id)
         drawn = draw_tokens(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys[:, 1], k), log_probs, options)
         is_revealed = (token_ids == mask_token_id) & (step_of == k)

@@ -43,6 +43,6 @@ def score_texts(
     """
     model = bind(config, weights)
     noisy = jnp.where(is_masked, mask_token_id, clean_token_ids)
-    image = passes.image_side(model.mmdit, latents, len(latents))
+    image = passes.image_side(model.mmdit, latents, len(latents), passes.clean_modulation(model.mmdit))
     logits = passes.logits(model.mmdit, image, model.encode_text(noisy))
     return -token_log_probs(logits, clean_token_ids, mask_token_id)

@@ -70,8 +70,9 @@ def _guided(
     an image, which has a sequence of another length, T5 reads the text once for both.
     """
     mmdit, scale, count = model.mmdit, options.guidance_scale, len(latents)
+    clean = passes.clean_modulation(mmdit)
     if scale is not None and options.guidance_null == "text":
-        twice = passes.image_side(mmdit, jnp.concatenate([latents, latents]), 2 * count)
+        twice = passes.image_side(mmdit, jnp.concatenate([latents, latents]), 2 * count, clean)
 
         def against_no_prompt(token_ids: TokenIds) -> jax.Array:
             both = jnp.concatenate([without_prompt(token_ids, start, mask_token_id), token_ids])
@@ -79,10 +80,10 @@ def _guided(
             return guided_logits(null, conditional, scale)
 
         return against_no_prompt
-    image = passes.image_side(mmdit, latents, count)
+    image = passes.image_side(mmdit, latents, count, clean)
     if scale is None:
         return lambda token_ids: passes.logits(mmdit, image, model.encode_text(token_ids))
-    no_image = passes.image_side(mmdit, None, count)
+    no_image = passes.image_side(mmdit, None, count, clean)
 
     def against_no_image(token_ids: TokenIds) -> jax.Array:
         text = model.encode_text(token_ids)

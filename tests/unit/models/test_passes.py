@@ -44,7 +44,8 @@ def test_the_passes_are_the_network(depth, is_separated):
         modulation, stream = passes.modulation_at(mmdit, TIMESTEPS), mmdit.embed_text(text)
         window = mmdit.position_window(*latents.shape[1:3])
         velocities = [passes.velocity(mmdit, latents, stream, modulation.at(k), window) for k in range(len(TIMESTEPS))]
-        sides = [passes.image_side(mmdit, image, BATCH) for image in (latents, None)]
+        clean = passes.clean_modulation(mmdit)
+        sides = [passes.image_side(mmdit, image, BATCH, clean) for image in (latents, None)]
         return velocities, [passes.logits(mmdit, side, text) for side in sides]
 
     velocities, logits = run(latents, text)
@@ -60,7 +61,7 @@ def dots(function, *args) -> int:
 
 @pytest.mark.parametrize("are_many_rows", [False, True])
 def test_what_a_pass_does_not_need_is_not_computed(monkeypatch, are_many_rows):
-    """Of many rows, queries have a product of their own; of few, one product makes queries, keys and values."""
+    """Many rows have a product for queries alone; few have one for queries, keys and values."""
     monkeypatch.setattr(linear, "MANY_ROWS", 1 if are_many_rows else 1 << 20)
     config, weights = of_depth(2)
     latents, text = inputs(config)
@@ -77,7 +78,8 @@ def test_what_a_pass_does_not_need_is_not_computed(monkeypatch, are_many_rows):
         return passes.logits(bind(config, weights).mmdit, side, text)
 
     mmdit = bind(config, weights).mmdit
-    modulation, side = passes.modulation_at(mmdit, jnp.zeros(1)), passes.image_side(mmdit, latents, BATCH)
+    modulation = passes.clean_modulation(mmdit)
+    side = passes.image_side(mmdit, latents, BATCH, modulation)
     conditioning = 2 + 2 * 2 + 1  # the timestep's MLP, the modulation of two streams in two blocks and of the head
     queries, first_qkv = (1, 3) if are_many_rows else (0, 1)
     last_block = queries + 2 + 3  # of one stream, with scores and sums over values, and what follows attention
