@@ -6,7 +6,7 @@ Each command raises ``UserError`` for a fault of its arguments, before the model
 from collections.abc import Sequence
 from typing import Any
 
-from dualdiff_jax.cli.sample import check_words, folder_for, load, report_rows, seeds_of
+from dualdiff_jax.cli.sample import check_words, folder_for, load, paired, report_rows, seeds_of
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.blanks import split_blanks
 from dualdiff_jax.pipeline.inputs import Seed, check_seed, check_settings
@@ -36,10 +36,7 @@ def infill(
         options: those of ``DualDiffusionPipeline.infill``.
     """
     _check_given(images, texts, "a photo of a _ on a _")
-    if len(texts) == 1:
-        texts = list(texts) * len(images)
-    elif len(images) == 1:
-        images = list(images) * len(texts)
+    images, texts = paired(images, texts)
     check_settings(**options)
     folder = folder_for(output, ["infills.json"], overwrite) if output else None
     pipeline = load(model, dtype, t5_bits)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dualdiff_jax.cli.sample import check_words, folder_for, image_names, load, seeds_of, write_images
+from dualdiff_jax.cli.sample import check_prompts, check_words, folder_for, image_names, load, seeds_of, write_images
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.edit_calls import VARIATIONS
 from dualdiff_jax.pipeline.edit_inputs import as_strength
@@ -31,9 +31,8 @@ def edit(model: str, images: Sequence[str], output: str, prompts: Sequence[str],
         options: ``dtype``, ``t5_bits``, ``seed``, ``as_json`` and ``overwrite`` as in ``sample.generate``, and those of
             ``DualDiffusionPipeline.image_to_image``.
     """
-    _draw(
-        model, images, output, _checked(prompts), lambda pipe, **given: pipe.image_to_image(images, **given), **options
-    )
+    check_prompts(prompts)
+    _draw(model, images, output, prompts, lambda pipe, **given: pipe.image_to_image(images, **given), **options)
 
 
 def inpaint(
@@ -51,11 +50,12 @@ def inpaint(
     """
     if not masks:
         raise UserError("there is no mask; give --mask=FILE, white where the image is repainted")
+    check_prompts(prompts)
 
     def draw(pipe: DualDiffusionPipeline, **given: Any) -> list[Image.Image] | np.ndarray:
         return pipe.inpaint(images, list(masks), **given)
 
-    _draw(model, images, output, _checked(prompts), draw, **options)
+    _draw(model, images, output, prompts, draw, **options)
 
 
 def variations(model: str, images: Sequence[str], output: str, *, count: int | None, **options: Any) -> None:
@@ -76,20 +76,11 @@ def variations(model: str, images: Sequence[str], output: str, *, count: int | N
     _draw(model, images, output, [], draw, repeats=count, **options)
 
 
-def _checked(prompts: Sequence[str]) -> list[str]:
-    if not prompts:
-        raise UserError('there is no prompt; give --prompt="..."')
-    for prompt in prompts:
-        if not prompt.strip():
-            raise UserError("a prompt is empty; describe the image in --prompt")
-    return list(prompts)
-
-
 def _draw(
     model: str,
     images: Sequence[str],
     output: str,
-    prompts: list[str],
+    prompts: Sequence[str],
     draw: Draw,
     *,
     dtype: str | None,
@@ -122,6 +113,6 @@ def _draw(
     for prompt in prompts:
         check_words(pipeline.tokenizer, prompt)
     if prompts:
-        options["prompts"] = prompts
+        options["prompts"] = list(prompts)
     found = draw(pipeline, seed=seed, progress=bar("generating"), **options)
     write_images(folder, found, rows, as_json, "{image}\t{source}")

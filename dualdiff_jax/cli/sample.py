@@ -49,11 +49,7 @@ def generate(
         overwrite: whether to replace such files where they exist.
         options: those of ``DualDiffusionPipeline.generate_images``.
     """
-    if not prompts:
-        raise UserError('there is no prompt; give --prompt="..."')
-    for prompt in prompts:
-        if not prompt.strip():
-            raise UserError("a prompt is empty; describe the image in --prompt")
+    check_prompts(prompts)
     check_settings(**options)
     rows = [
         {"prompt": prompt, "seed": each}
@@ -123,10 +119,7 @@ def answer(
     """
     if not images or not questions:
         raise UserError('an image or a question is missing; give --image=FILE and --question="..."')
-    if len(questions) == 1:
-        questions = list(questions) * len(images)
-    elif len(images) == 1:
-        images = list(images) * len(questions)
+    images, questions = paired(images, questions)
     check_settings(**options)
     folder = folder_for(output, ["answers.json"], overwrite) if output else None
     pipeline = load(model, dtype, t5_bits)
@@ -153,6 +146,23 @@ def load(model: str, dtype: str | None, t5_bits: int | None) -> DualDiffusionPip
 def is_first_host() -> bool:
     """Whether this process writes and prints the results, which all processes have."""
     return jax.process_index() == 0
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    """Raises ``UserError`` unless there are prompts, none of them empty."""
+    if not prompts:
+        raise UserError('there is no prompt; give --prompt="..."')
+    if not all(prompt.strip() for prompt in prompts):
+        raise UserError("a prompt is empty; describe the image in --prompt")
+
+
+def paired(images: Sequence[str], texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Both as long as each other where one of them has a single entry, which goes with all of the other."""
+    if len(texts) == 1:
+        texts = list(texts) * len(images)
+    elif len(images) == 1:
+        images = list(images) * len(texts)
+    return list(images), list(texts)
 
 
 def seeds_of(seed: Seed, count: int) -> list[int]:
