@@ -48,7 +48,7 @@ def _images_of(name: str, item: Any, *, is_one: bool) -> list[ImageSource]:
         return [bytes(item)]
     if isinstance(item, Image.Image):
         return [item]
-    array = _host_array(name, item, ONE_IMAGE)
+    array = host_array(name, item, ONE_IMAGE)
     shape = array.shape
     if array.dtype != np.uint8:
         raise UserError(
@@ -67,7 +67,7 @@ def _images_of(name: str, item: Any, *, is_one: bool) -> list[ImageSource]:
     return list(array) if is_batch else [array]
 
 
-def _host_array(name: str, value: Any, hint: str) -> np.ndarray:
+def host_array(name: str, value: Any, hint: str) -> np.ndarray:
     """``value`` as an array of numpy, if it is an array of any library."""
     if isinstance(value, np.ndarray):
         return value
@@ -92,7 +92,7 @@ def token_array(name: str, value: Any, vocab_size: int, ndim: int, *, may_be_emp
     shape = "(b, l)" if ndim == 2 else "(k,)"
     hint = f"give token ids {shape}, whole numbers from 0 to {vocab_size - 1}"
     try:
-        array = np.asarray(value) if isinstance(value, list | tuple) else _host_array(name, value, hint)
+        array = np.asarray(value) if isinstance(value, list | tuple) else host_array(name, value, hint)
     except ValueError as error:
         if isinstance(error, UserError):
             raise
@@ -115,7 +115,7 @@ def float_array(name: str, value: Any, shape: tuple[int | str, ...]) -> jax.Arra
         shape: its dims: a number, or a letter for any size of at least 1.
     """
     text = f"({', '.join(map(str, shape))})"
-    array = value if isinstance(value, jax.Array) else _host_array(name, value, f"give an array {text} of floats")
+    array = value if isinstance(value, jax.Array) else host_array(name, value, f"give an array {text} of floats")
     fits = len(array.shape) == len(shape) and all(
         size == dim if isinstance(dim, int) else size > 0 for size, dim in zip(array.shape, shape, strict=True)
     )

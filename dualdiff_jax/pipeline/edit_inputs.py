@@ -11,7 +11,7 @@ from dualdiff_jax.config.data import Fit
 from dualdiff_jax.data.images import open_image, read_pixels
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.pipeline import inputs
-from dualdiff_jax.pipeline.arrays_in import ImageSources, as_images
+from dualdiff_jax.pipeline.arrays_in import ImageSources, as_images, host_array
 
 WHITE = 128  # the least grey that counts as white in a mask
 MASK = "give an image, white where it is repainted, or an array (h, w) of bool, of uint8, or of floats in [0, 1]"
@@ -90,12 +90,7 @@ def _mask_pixels(name: str, mask: Any) -> np.ndarray:
         source = bytes(mask) if isinstance(mask, bytearray | memoryview) else mask
         grey = open_image(source, name).convert("L")
         return np.repeat(np.asarray(grey)[..., None], 3, axis=-1)
-    if isinstance(mask, dict | set) or not hasattr(mask, "__array__"):
-        raise UserError(f"{name} is {quoted(mask)}; {MASK}")
-    try:
-        array = np.asarray(mask.detach().cpu() if hasattr(mask, "detach") else mask)
-    except Exception as error:  # of another library
-        raise UserError(f"{name} cannot be read as an array; {MASK}") from error
+    array = host_array(name, mask.cpu() if hasattr(mask, "cpu") else mask, MASK)
     array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
     if array.ndim != 2 or not array.size or (array.dtype.kind not in "bf" and array.dtype != np.uint8):
         raise UserError(f"{name} is an array {array.shape} of {array.dtype}; {MASK}")

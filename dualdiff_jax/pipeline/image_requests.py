@@ -69,8 +69,7 @@ def image_request(
     repeats = inputs.whole_number("images_per_prompt", options.images_per_prompt, 1, most=MOST_IMAGES // count)
     keys = inputs.example_keys(options.seed, count, repeats)
     size = inputs.image_size(config, options.height, options.width) if start is None else start.size
-    high, wide = (side // config.autoencoder.downscale for side in size)
-    shape = (high, wide, config.autoencoder.channels)
+    shape = inputs.latent_shape(config, size)
     noise = options.latents
     if noise is not None:
         noise = arrays_in.float_array("latents", noise, (count * repeats, *shape))

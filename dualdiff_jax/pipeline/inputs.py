@@ -141,7 +141,7 @@ def as_path(name: str, value: Any) -> Path:
 def check_mesh(name: str, mesh: Any) -> Mesh:
     """A mesh of devices."""
     if not isinstance(mesh, Mesh):
-        raise UserError(f"{name} is {quoted(mesh)}; give a mesh, as dualdiff_jax.sharding.make_mesh makes it")
+        raise UserError(f"{name} is {quoted(mesh)}; give a jax.sharding.Mesh, as dualdiff_jax.sharding.make_mesh makes")
     return mesh
 
 
@@ -159,6 +159,12 @@ def image_size(config: ModelConfig, height: int | None, width: int | None) -> tu
             f"give multiples of {step} up to {limit}"
         )
     return size
+
+
+def latent_shape(config: ModelConfig, size: tuple[int, int]) -> tuple[int, int, int]:
+    """(h, w, c) of the latents of an image of ``size``, height and width in pixels."""
+    autoencoder = config.autoencoder
+    return size[0] // autoencoder.downscale, size[1] // autoencoder.downscale, autoencoder.channels
 
 
 def check_callable(name: str, value: Any) -> None:

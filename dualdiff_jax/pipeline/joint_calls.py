@@ -13,9 +13,9 @@ from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.pipeline import inputs, joint_programs, programs
 from dualdiff_jax.pipeline.inputs import Seed
 from dualdiff_jax.pipeline.loaded_model import LoadedModel, to_host
+from dualdiff_jax.pipeline.noise_levels import noise_levels
 from dualdiff_jax.pipeline.text_inputs import masked_texts
 from dualdiff_jax.progress import Progress, report
-from dualdiff_jax.sampling.flow_sampler import sigma_grid
 from dualdiff_jax.sampling.text_options import TextOptions
 
 MOST_PAIRS = 1 << 20  # of one call
@@ -42,7 +42,7 @@ class JointCalls(LoadedModel):
         steps: int | None = None,
         length: int | None = None,
         guidance_scale: float | None = None,
-        sigma_shift: float | None = None,
+        sigma_shift: float | str | None = None,
         temperature: float | None = None,
         progress: Progress | None = None,
     ) -> list[Pair]:
@@ -56,6 +56,7 @@ class JointCalls(LoadedModel):
             steps: of the image's sampler; in each of them the text is passed over once too.
             length: tokens of a text, the last of which is given as ``</s>``.
             guidance_scale: of the image; up to 1 is none.
+            sigma_shift: as in ``ImageOptions``.
             temperature: of the tokens' draws; 0 is the arg-max.
         """
         count, default = inputs.whole_number("count", count, 1, most=MOST_PAIRS), self.config.sampling
@@ -65,18 +66,14 @@ class JointCalls(LoadedModel):
         prefix = np.asarray(self.tokenizer.tokens(prompt), np.int32)
         if len(prefix) >= tokens - 1:
             raise UserError(f"the prompt takes {len(prefix)} of {tokens} tokens and leaves no room; shorten it")
-        levels = sigma_grid(
-            inputs.setting("steps", steps, "image_steps", default.image_steps),
-            inputs.setting("sigma_shift", sigma_shift, "sigma_shift", default.sigma_shift),
-        )
+        size, keys = inputs.image_size(self.config, height, width), inputs.example_keys(seed, count)
+        levels = noise_levels(default, size, steps=steps, sigma_shift=sigma_shift, sigmas=None)
         scale = inputs.setting("guidance_scale", guidance_scale, "guidance_scale", default.guidance_scale)
         options = TextOptions(order="ancestral", steps=len(levels) - 1, temperature=temperature)
-        size, keys = inputs.image_size(self.config, height, width), inputs.example_keys(seed, count)
         inputs.check_callable("progress", progress)
-        down, channels = self.config.autoencoder.downscale, self.config.autoencoder.channels
         token_ids = masked_texts(self.tokenizer, [prefix] * count, count, tokens, anchor_end=True, default=True)
         null = self.null_text_embeddings(tokens) if scale > inputs.NO_GUIDANCE else None
-        shape = (size[0] // down, size[1] // down, channels)
+        shape = inputs.latent_shape(self.config, size)
         found: list[Pair] = []
         for rows, kept, rngs in self.batches(keys):
             drawn = self._together(token_ids[rows], shape, rngs, levels, null, jnp.float32(scale), options)

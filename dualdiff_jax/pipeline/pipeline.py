@@ -65,10 +65,8 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
             UserError: the folder is damaged, or is no such model.
         """
         path = inputs.as_path("path", path)
-        if mesh is not None and not isinstance(mesh, Mesh):
-            raise UserError(
-                f"mesh is {quoted(mesh)}; give a jax.sharding.Mesh, as dualdiff_jax.sharding.make_mesh makes"
-            )
+        if mesh is not None:
+            inputs.check_mesh("mesh", mesh)
         if t5_bits not in (None, 8):
             raise UserError(f"t5_bits is {quoted(t5_bits)}; give 8, or None for T5 as it is")
 
