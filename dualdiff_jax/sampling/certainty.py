@@ -88,15 +88,25 @@ def confidence(rngs: Key, token_ids: TokenIds, options: TextOptions, mask_token_
     return choose
 
 
+def _in_turn(start: TokenIds, options: TextOptions, mask_token_id: int) -> Callable[[TokenIds], PerToken]:
+    """For orders without steps: token ids (b, l) -> (b, l), the masks of the block that is completed now."""
+    blocks = blocks_of.cut(start == mask_token_id, options.block_length, 1)
+
+    def masks(token_ids: TokenIds) -> PerToken:
+        is_masked = token_ids == mask_token_id
+        return is_masked & blocks_of.current(blocks, is_masked)
+
+    return masks
+
+
 def threshold(rngs: Key, token_ids: TokenIds, options: TextOptions, mask_token_id: int) -> Choose:
     """Equation (5); arguments as for ``confidence``, with the options' ``threshold``."""
     bound = options.threshold
     assert bound is not None  # TextOptions checks it
-    blocks = blocks_of.cut(token_ids == mask_token_id, options.block_length, 1)
+    in_turn = _in_turn(token_ids, options, mask_token_id)
 
     def choose(k: jax.Array, log_probs: jax.Array, token_ids: TokenIds) -> Choice:
-        is_masked = token_ids == mask_token_id
-        may_appear = is_masked & blocks_of.current(blocks, is_masked)
+        may_appear = in_turn(token_ids)
         order = by_certainty("probability", log_probs, may_appear)
         is_surest = first_ones(order, jnp.ones(len(order), jnp.int32))
         return Choice(may_appear & (is_surest | (jnp.exp(log_probs.max(axis=-1)) > bound)))
@@ -108,11 +118,10 @@ def entropy_bound(rngs: Key, token_ids: TokenIds, options: TextOptions, mask_tok
     """Equation (6); arguments as for ``confidence``, with the options' ``entropy_bound``."""
     bound = options.entropy_bound
     assert bound is not None  # TextOptions checks it
-    blocks = blocks_of.cut(token_ids == mask_token_id, options.block_length, 1)
+    in_turn = _in_turn(token_ids, options, mask_token_id)
 
     def choose(k: jax.Array, log_probs: jax.Array, token_ids: TokenIds) -> Choice:
-        is_masked = token_ids == mask_token_id
-        may_appear = is_masked & blocks_of.current(blocks, is_masked)
+        may_appear = in_turn(token_ids)
         order = by_certainty(options.certainty or "entropy", log_probs, may_appear)
         found = jnp.take_along_axis(jnp.where(may_appear, entropy(log_probs), 0.0), order, axis=1)
         largest = jax.lax.cummax(found, axis=1)
