@@ -114,7 +114,7 @@ def read_image_file(file: Path) -> tuple[bytes | DataError, ImageStamp | None]:
 
 
 def _digest(record: Record, image: str) -> bytes:
-    """Of a record whose image has the hash ``image``."""
+    """The digest of a record whose image has the hash ``image``."""
     arrays = [(name, _hash(value.tobytes()).hex()) for name, value in record.arrays.items()]
     texts = [record.record_id, record.captions, record.turns, record.answers, record.size, image, arrays]
     return _hash(json.dumps(texts).encode())
@@ -167,7 +167,7 @@ def stamp_of(path: str | Path) -> tuple[int, int] | None:
 
 
 def hash_of_indexes(indexes: Iterable[int]) -> str:
-    """Of the numbers of a file's records."""
+    """The hash of the numbers of a file's records."""
     return _hash(np.asarray(indexes, np.int64).tobytes()).hex()
 
 

@@ -104,7 +104,7 @@ class ImageCalls(LoadedModel):
             options: those of ``ImageOptions``.
 
         Yields:
-            Of each batch the estimates of the clean images, and at its last step the images themselves.
+            The estimates of a batch's clean images, and at its last step the images themselves.
         """
         inputs.choice("output", output, get_args(Output))
         every = inputs.whole_number("every", every, 1)

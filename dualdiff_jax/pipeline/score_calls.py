@@ -136,7 +136,7 @@ class ScoreCalls(LoadedModel):
 
 
 def _scores(terms: np.ndarray, tokens: np.ndarray) -> Scores:
-    """Of terms (n, m, samples)."""
+    """The scores of n images and m texts from their terms (n, m, samples)."""
     nats, error = stratified_mean(terms)
     best = np.take_along_axis(terms, nats.argmin(axis=1)[:, None, None], axis=1)
     return Scores(nats, error, *stratified_mean(terms - best), tokens)

@@ -45,7 +45,7 @@ def test_a_fresh_model_knows_nothing_and_the_figures_say_it(tmp_path):
 
 
 def test_the_last_end_costs_nothing_where_the_sampler_gives_it(tmp_path):
-    """Of a fresh model every masked token costs the same, so the figure falls by the ends' share of the tokens."""
+    """Every masked token costs a fresh model the same, so the figure falls by the ends' share of the tokens."""
     found = {}
     for anchor_end in (False, True):
         sections = {"mmdit": {"depth": 1}, "sampling": {"anchor_end": anchor_end}}

@@ -31,7 +31,7 @@ def png(array: np.ndarray) -> bytes:
 
 
 def test_editing_begins_from_the_image_with_the_noise_of_its_first_level(pipe, monkeypatch):
-    """Of 4 steps at strength 0.5, the last two; the rest is the sampler of text to image."""
+    """Strength 0.5 takes the last two of 4 steps; they are those of text to image."""
     drawn, noise = programs.noise, []
     monkeypatch.setattr(programs, "noise", lambda rngs, shape: noise.append(drawn(rngs, shape)) or noise[-1])
     levels = [1.0, 0.8, 0.5, 0.2]

@@ -28,7 +28,7 @@ def test_the_prompt_begins_every_text(pipe):  # noqa: F811
 
 
 def test_a_step_of_the_image_sees_the_text_and_a_step_of_the_text_sees_the_estimate(pipe):  # noqa: F811
-    """Of two steps at temperature 0: the first written plainly, so that the second's inputs are known."""
+    """Two steps at temperature 0, written plainly, give the same image and text."""
     mask, levels = pipe.tokenizer.mask_token_id, np.array([1.0, 0.4, 0.0], np.float32)
     noise = jax.random.normal(jax.random.key(0), (1, SIDE, SIDE, pipe.config.autoencoder.channels))
     token_ids = np.full((1, LENGTH), mask, np.int32)

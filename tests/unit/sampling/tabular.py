@@ -127,7 +127,7 @@ def _outcomes(
 
 
 def p_value(samples: np.ndarray, law: dict[State, float]) -> float:
-    """Of the chi-square test of ``samples`` (n, l) against ``law``; cells with fewer than ten expected are one cell."""
+    """Tests ``samples`` (n, l) against ``law`` by chi-square; cells with fewer than ten expected count as one."""
     found, count = Counter(map(tuple, samples.tolist())), len(samples)
     if set(found) - {text for text, p in law.items() if p > 0}:
         return 0.0
