@@ -25,13 +25,14 @@ from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.data.tokenizer import END_TOKEN, Tokenizer
 from dualdiff_jax.errors import UserError, quoted, reason
-from dualdiff_jax.files import new_folder
+from dualdiff_jax.files import as_path, new_folder
 from dualdiff_jax.json_files import checked, field, read_object
 from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.runtime.failed_saves import silence_failed_saves
 
 FORMAT, VERSION = "dualdiff_jax model", 1
+DESCRIPTION = "model.json"  # is written last
 
 # Memory that Orbax may use for reads in progress: a factor on the largest leaf of the target, which a read can hold
 # in the dtype of the file (float32 for a bfloat16 target), and a margin in GB.
@@ -79,7 +80,7 @@ def new_model_folder(
     Raises:
         UserError: the disk is full, or this process may not write there.
     """
-    with new_folder(folder) as partial:
+    with new_folder(folder, DESCRIPTION) as partial:
         yield partial
         if jax.process_index() != 0:
             return
@@ -87,12 +88,12 @@ def new_model_folder(
         description = {"format": FORMAT, "version": VERSION, "networks": list(networks)}
         description["pad_token"] = tokenizer.pad_token
         description["config"] = _without_absent(to_dict(config), networks)
-        (partial / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        (partial / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def is_model_folder(folder: str | Path) -> bool:
     """Whether ``folder`` has a ``model.json``."""
-    return (Path(folder) / "model.json").is_file()
+    return (as_path(folder) / DESCRIPTION).is_file()
 
 
 def load_config(folder: str | Path) -> ModelConfig:
@@ -104,8 +105,8 @@ def load_config(folder: str | Path) -> ModelConfig:
     Raises:
         UserError: ``folder`` is not a model folder, is damaged, or has another format version.
     """
-    description = _description(Path(folder))
-    file = Path(folder) / "model.json"
+    description = _description(as_path(folder))
+    file = as_path(folder) / DESCRIPTION
     sections = {
         name: checked(value, dict, f"{file}: config: {name}") if name in NETWORKS else value
         for name, value in description["config"].items()
@@ -117,16 +118,16 @@ def load_config(folder: str | Path) -> ModelConfig:
 
 def load_networks(folder: str | Path) -> tuple[str, ...]:
     """The networks that a model folder holds, a subset of ``NETWORKS``. Raises ``UserError`` as ``load_config``."""
-    return tuple(_description(Path(folder))["networks"])
+    return tuple(_description(as_path(folder))["networks"])
 
 
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a model folder, which pads as the model does. Raises ``UserError`` as ``load_config``."""
-    return Tokenizer(Path(folder) / "tokenizer", _description(Path(folder))["pad_token"])
+    return Tokenizer(as_path(folder) / "tokenizer", _description(as_path(folder))["pad_token"])
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    file = folder / "model.json"
+    file = folder / DESCRIPTION
     if not file.exists():
         raise UserError(f"{folder}: is no model folder, it has no model.json; name the folder that training wrote")
     try:
@@ -175,7 +176,7 @@ def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tupl
     Raises:
         UserError: the folder is damaged, its parts do not fit together, or ``dtype`` is unknown.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     config = load_config(folder)
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != config.mmdit.vocab_size:

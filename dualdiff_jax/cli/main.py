@@ -20,7 +20,6 @@ from dualdiff_jax.cli.processes import processes, together
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import StuckError, UserError
-from dualdiff_jax.files import check_local
 from dualdiff_jax.progress import bar
 from dualdiff_jax.runtime import environment
 
@@ -90,9 +89,7 @@ def _required(flag: flags.FlagHolder[str | None]) -> str:
 
 def _folder(flag: flags.FlagHolder[str | None]) -> str:
     """The local folder that a required flag names."""
-    folder = _required(flag)
-    check_local(folder)
-    return folder
+    return _required(flag)
 
 
 def _config() -> RunConfig:
@@ -254,7 +251,6 @@ def _plan() -> None:
 
 def _inspect_data() -> None:
     output = arguments.OUTPUT.value or "runs/inspect-data"
-    check_local(output)
     data.inspect_data(_config(), output, arguments.SAMPLES.value or data.LOOKED_AT)
 
 

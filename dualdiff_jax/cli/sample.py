@@ -17,7 +17,7 @@ import numpy as np
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError, reason
-from dualdiff_jax.files import check_local, make_folder
+from dualdiff_jax.files import as_path, make_folder
 from dualdiff_jax.pipeline.devices import in_words
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
@@ -195,8 +195,7 @@ def write_images(
 
 def folder_for(output: str, names: Sequence[str], overwrite: bool) -> Path:
     """The folder for results, made if necessary, in which no file of ``names`` exists unless it may be replaced."""
-    check_local(output)
-    folder = Path(output)
+    folder = as_path(output)
     if not overwrite:
         for name in names:
             if os.path.lexists(folder / name):

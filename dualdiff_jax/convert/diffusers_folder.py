@@ -9,6 +9,7 @@ from dualdiff_jax.config import ModelConfig
 
 DIFFUSERS_VERSION = "0.30.3"  # the release that the original was written with
 MASK_FILE = "mask_token_emb.00-of-01.pth"  # the mask token's row of T5's embedding, as the original keeps it
+INDEX_FILE = "model_index.json"
 SETTINGS_FILE = "sampling_settings.json"  # what the original has no file for: the defaults of sampling
 POOLED_WIDTH = 2048  # of SD3's CLIP vector; an argument of the original's class, which ignores it
 
@@ -21,7 +22,7 @@ def write_configs(folder: Path, config: ModelConfig) -> None:
         config: of the model, whose autoencoder is SD3's kind.
     """
     files = {
-        "model_index.json": {
+        INDEX_FILE: {
             "_class_name": "DualDiffSD3Pipeline",
             "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
             "text_encoder": ["transformers", "T5EncoderModel"],

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.checkpoint_formats import D_DIT_FORMATS
-from dualdiff_jax.convert.diffusers_folder import MASK_FILE, write_configs
+from dualdiff_jax.convert.diffusers_folder import INDEX_FILE, MASK_FILE, write_configs
 from dualdiff_jax.convert.output import check_output
 from dualdiff_jax.convert.plan import format_rules
 from dualdiff_jax.convert.rule import Rule
@@ -66,7 +66,7 @@ def export_model(
     dtypes = {leaf: jnp.dtype(dtype or spec.dtype) for leaf, spec in stored.items()}
     written, total = 0, sum(int(np.prod(spec.shape)) * dtypes[leaf].itemsize for leaf, spec in stored.items())
     check_output(output, total, overwrite)
-    with new_folder(output) as folder:
+    with new_folder(output, INDEX_FILE) as folder:
         write_configs(folder, config)
         tokenizer.save(folder / "tokenizer")
         for network, (name, stem) in FILES.items():

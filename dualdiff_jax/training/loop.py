@@ -21,7 +21,7 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import broadcast_from_first, connect, first_host_first
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import locked_folder
-from dualdiff_jax.lock import Lock
+from dualdiff_jax.files.lock import Lock
 from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.sharding import check_batch, place_batch, rules_in_force

@@ -20,7 +20,6 @@ FLOORS = {
     "dualdiff_jax.distributed": 1,
     "dualdiff_jax.files": 1,
     "dualdiff_jax.json_files": 1,
-    "dualdiff_jax.lock": 1,
     "dualdiff_jax.data": 2,
     "dualdiff_jax.data.formats": 2,
     "dualdiff_jax.data.records": 2,

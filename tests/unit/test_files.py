@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from dualdiff_jax import files
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import (
-    check_local,
+    as_path,
     free_bytes,
+    is_bucket,
     is_writable,
     make_folder,
     move,
     new_file,
     new_folder,
     remove,
+    whole,
     write_text,
 )
 from tests.full_disk import full_disk
@@ -92,20 +93,20 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
         fill(True)
         with pytest.raises(OSError) as error:
             write_text(tmp_path / "file", LARGE)
-    assert error.value.errno in files.NO_ROOM
+    assert error.value.errno in whole.NO_ROOM
     assert (tmp_path / "file").read_text() == "old" and names(tmp_path) == ["file"]
 
 
 def test_without_permission_the_old_file_stays(tmp_path, monkeypatch):
     write_text(tmp_path / "file", "old")
-    refuse(monkeypatch, files.os, "replace", errno.EROFS)
+    refuse(monkeypatch, whole.os, "replace", errno.EROFS)
     with pytest.raises(OSError, match="Read-only"):
         write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old" and names(tmp_path) == ["file"]
 
 
 def write_folder(folder: Path, text: str) -> None:
-    with new_folder(folder) as partial:
+    with new_folder(folder, "mark") as partial:
         assert not names(partial) and partial.name.startswith(".") and partial.parent == folder.parent
         (partial / "file").write_text(text)
 
@@ -121,7 +122,7 @@ def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_removes_its_rema
     write_folder(tmp_path / "folder", "old")
     killed(
         """
-with files.new_folder(folder / "folder") as partial:
+with files.new_folder(folder / "folder", "mark") as partial:
     (partial / "half").write_text("")
     os._exit(9)
 """,
@@ -142,19 +143,19 @@ def rename_and_die(*arguments):
     rename(*arguments)
     os._exit(9)
 os.rename = rename_and_die
-with files.new_folder(folder / "folder") as partial:
+with files.new_folder(folder / "folder", "mark") as partial:
     pass
 """,
         tmp_path,
     )
     assert "folder" not in names(tmp_path)
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "folder"):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "folder", "mark"):
         raise RuntimeError
     assert (tmp_path / "folder" / "file").read_text() == "old" and names(tmp_path) == ["folder"]
 
 
 def fail_with(folder: Path, error: Exception) -> str:
-    with pytest.raises(UserError) as raised, new_folder(folder):
+    with pytest.raises(UserError) as raised, new_folder(folder, "mark"):
         raise error
     return str(raised.value)
 
@@ -186,7 +187,7 @@ def test_missing_permission_is_reported_and_leaves_the_old_folder(tmp_path):
 def test_other_errors_of_a_writer_are_its_own(tmp_path):
     mine = UserError("of the caller")
     for error in (mine, ValueError("any"), OSError(errno.EIO, "broken disk")):
-        with pytest.raises(type(error)) as raised, new_folder(tmp_path / "folder"):
+        with pytest.raises(type(error)) as raised, new_folder(tmp_path / "folder", "mark"):
             raise error
         assert raised.value is error and names(tmp_path) == []
 
@@ -203,7 +204,7 @@ def test_make_folder(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"cannot be made \(No space .*\); make room, or choose another --workdir"):
         make_folder(tmp_path / "c", "--workdir")
     monkeypatch.undo()
-    monkeypatch.setattr(files.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(whole.os, "access", lambda path, mode: False)
     with pytest.raises(UserError, match="may not be written"):
         make_folder(deep, "--output")
 
@@ -239,12 +240,20 @@ def test_free_bytes_of_a_path_that_does_not_exist_yet(tmp_path):
     assert free_bytes(tmp_path / "not" / "yet") > 0
 
 
-@pytest.mark.parametrize("path", ["gs://bucket/run", "s3://bucket", "https://host/folder"])
-def test_a_url_is_refused(path):
-    with pytest.raises(UserError, match=rf"{path}: is a URL, not a folder; mount the bucket"):
-        check_local(path)
+@pytest.mark.parametrize(
+    "name", ["https://host/folder", "hdfs://x/y", "gs:/bucket/run", "gs://", "gs:///x", "gs://B_/x"]
+)
+def test_an_address_that_is_not_known_is_refused(name):
+    with pytest.raises(UserError, match="name (a local path or gs://BUCKET/|gs://BUCKET/)"):
+        as_path(name)
 
 
-def test_local_paths_are_not_refused():
-    for path in ("/shared/runs/a run", "runs", "C:/runs", ""):
-        check_local(path)
+def test_a_bucket_is_not_folded_into_a_local_folder():
+    with pytest.raises(UserError, match="gs:/bucket/run: a bucket's name was made a local path"):
+        as_path(Path("gs://bucket/run"))
+
+
+@pytest.mark.parametrize("name", ["/shared/runs/a run", "runs", "C:/runs", "", "a:b/c"])
+def test_local_names_stay_local(name):
+    assert as_path(name) == Path(name) and not is_bucket(as_path(name))
+    assert as_path("file:///shared/runs") == Path("/shared/runs")

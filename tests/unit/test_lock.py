@@ -11,17 +11,19 @@ from types import SimpleNamespace
 import pytest
 
 from configs import demo
-from dualdiff_jax import lock as module
 from dualdiff_jax.cli import data
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import lock as module
 from dualdiff_jax.files import new_folder
-from dualdiff_jax.lock import Lock
+from dualdiff_jax.files.lock import Lock
+from dualdiff_jax.files.lock_file import LocalLockFile
+from dualdiff_jax.files.owner import this_process
 from tests.end_to_end.command import HANG
 
 OWNER = """
 import pathlib, sys, time
-from dualdiff_jax.lock import Lock
+from dualdiff_jax.files.lock import Lock
 with Lock(pathlib.Path(sys.argv[1]), pathlib.Path("run")):
     print("held", flush=True)
     time.sleep(600)
@@ -37,8 +39,13 @@ NO_WAITING = SimpleNamespace(monotonic=time.monotonic, sleep=refuse_to_wait)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    for name, seconds in {"BEAT": 0.05, "STALE": 0.5, "GRACE": 0.3, "POLL": 0.02}.items():
-        monkeypatch.setattr(module, name, seconds)
+    for owner, name, seconds in (
+        (LocalLockFile, "BEAT", 0.05),
+        (LocalLockFile, "STALE", 0.5),
+        (module, "GRACE", 0.3),
+        (module, "POLL", 0.02),
+    ):
+        monkeypatch.setattr(owner, name, seconds)
 
 
 @pytest.fixture
@@ -48,7 +55,7 @@ def file(tmp_path):
 
 def owner_file(file, **changes):
     """A lock as a process would have left it: this one, unless ``changes`` says otherwise."""
-    owner = module._this_process() | {"token": "theirs"} | changes
+    owner = this_process() | {"token": "theirs"} | changes
     file.write_text(json.dumps(owner))
     return owner
 
@@ -103,20 +110,20 @@ def test_an_owner_that_is_gone_from_this_machine_is_not_waited_for(file, tmp_pat
 
 def test_an_owner_elsewhere_is_known_by_its_heartbeat(file, tmp_path, monkeypatch):
     elsewhere = Lock(file, tmp_path)
-    monkeypatch.setattr(module, "STALE", HANG)  # however late its heartbeat is
+    monkeypatch.setattr(LocalLockFile, "STALE", HANG)  # however late its heartbeat is
     with elsewhere:
-        owner_file(file, machine="another", token=elsewhere._token, host="node7", pid=12)
+        owner_file(file, machine="another", token=elsewhere._owner["token"], host="node7", pid=12)
         with pytest.raises(UserError, match="process 12 on node7"):
             Lock(file, tmp_path).__enter__()
-    monkeypatch.setattr(module, "STALE", 0.5)
+    monkeypatch.setattr(LocalLockFile, "STALE", 0.5)
     owner_file(file, machine="another")
     before = time.monotonic()
     with Lock(file, tmp_path):
-        assert time.monotonic() - before >= module.STALE - 0.1
+        assert time.monotonic() - before >= LocalLockFile.STALE - 0.1
 
 
 def test_an_owner_elsewhere_that_has_been_silent_for_long_is_not_waited_for(file, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "STALE", 600.0)
+    monkeypatch.setattr(LocalLockFile, "STALE", 600.0)
     owner_file(file, machine="another")
     os.utime(file, (time.time() - 601, time.time() - 601))
     monkeypatch.setattr(module, "time", NO_WAITING)
@@ -151,9 +158,9 @@ def test_an_owner_learns_that_another_took_over(file, tmp_path):
 
 
 def test_a_second_writer_of_a_folder_leaves_the_half_of_the_first_alone(tmp_path):
-    with new_folder(tmp_path / "model") as partial:
+    with new_folder(tmp_path / "model", "model.json") as partial:
         (partial / "half").touch()
-        with pytest.raises(UserError, match="writes there"), new_folder(tmp_path / "model"):
+        with pytest.raises(UserError, match="writes there"), new_folder(tmp_path / "model", "model.json"):
             pass
         assert (partial / "half").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

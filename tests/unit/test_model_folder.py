@@ -213,7 +213,7 @@ def test_arrays_that_are_cut_off_are_refused(folder):
 def test_only_the_first_process_describes_the_model(config, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(module.jax, "process_index", lambda: 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "new_folder", lambda folder: _given(Path(folder)))
+        patch.setattr(module, "new_folder", lambda folder, mark: _given(Path(folder)))
         with new_model_folder(tmp_path / "model", config, tokenizer) as partial:
             assert partial == tmp_path / "model"
     assert not (tmp_path / "model").exists()

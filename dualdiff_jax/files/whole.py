@@ -1,87 +1,31 @@
-"""All knowledge of file systems: a file or folder appears under its name complete, or not at all.
+"""A file or folder appears under its name complete, or not at all.
 
-No other module renames, replaces or removes files, or checks whether a path is a URL.
+On a disk it is written under another name and renamed. A bucket renames nothing: an object appears when all of it is
+there, and a folder counts only with its mark, such as ``model.json``, which is written last and removed first.
 """
 
 import contextlib
 import errno
+import math
 import os
 import re
 import shutil
-import stat
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 
 import jax
 
 from dualdiff_jax.distributed.process_group import barrier
-from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.lock import Lock, beside
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.files.bucket_path import BucketPath
+from dualdiff_jax.files.lock import Lock, beside
+from dualdiff_jax.files.names import as_path, is_bucket
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
-SPECIAL = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
-
-
-def is_url(name: str) -> bool:
-    """Whether ``name`` begins as a URL does, of a place or of the data themselves."""
-    return bool(URL.match(name))
-
-
-def check_local(path: str) -> None:
-    """Raises ``UserError`` if ``path`` is a URL, such as a bucket's."""
-    if "://" in path:
-        raise UserError(f"{path}: is a URL, not a folder; mount the bucket, and name the folder where it is mounted")
-
-
-def check_regular(path: str | os.PathLike, most: int | None = None) -> os.stat_result:
-    """Checks that ``path`` is a regular file, without opening it.
-
-    Args:
-        path: the file; a link counts as what it leads to.
-        most: bytes that it may have; None is no bound.
-
-    Returns:
-        The file's status.
-
-    Raises:
-        OSError: there is no such file, or it may not be looked at.
-        UserError: it is a folder, a pipe, a device or a socket, has more than ``most`` bytes, or is no path at all.
-    """
-    try:
-        status = os.stat(path)
-    except ValueError as error:
-        raise UserError(f"{quoted(os.fspath(path))}: is no path ({error}); name a file") from None
-    return _check_regular(path, status, most)
-
-
-def open_regular(path: str | os.PathLike, most: int | None = None) -> BinaryIO:
-    """Opens a regular file to read its bytes; never waits for a writer. Arguments and exceptions: ``check_regular``."""
-    check_regular(path, most)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        _check_regular(path, os.fstat(descriptor), most)  # it may have been replaced in between
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _check_regular(path: str | os.PathLike, status: os.stat_result, most: int | None) -> os.stat_result:
-    if not stat.S_ISREG(status.st_mode):
-        kind = SPECIAL.get(stat.S_IFMT(status.st_mode), "no regular file")
-        raise UserError(f"{path}: is {kind}, not a file that can be read; name a regular file")
-    if most is not None and status.st_size > most:
-        raise UserError(f"{path}: has {status.st_size} bytes, more than the {most} that such a file may have")
-    return status
 
 
 def make_folder(folder: Path, flag: str) -> Path:
@@ -99,7 +43,9 @@ def make_folder(folder: Path, flag: str) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
+        if is_bucket(folder):
+            _probe(folder)
+        elif not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         if error.errno in NO_PERMISSION:
@@ -120,18 +66,26 @@ def locked_folder(folder: Path, flag: str) -> Lock:
 
 def is_writable(folder: Path) -> bool:
     """Whether a file can be made in ``folder``, which is made first if necessary."""
-    probe = folder / f".{os.getpid()}.probe"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink(missing_ok=True)  # another thread of this process may have removed it
+        _probe(folder)
     except OSError:
         return False
     return True
 
 
+def _probe(folder: Path) -> None:
+    """Makes a file and removes it. Raises ``OSError``."""
+    probe = folder / f".{os.getpid()}-{threading.get_ident()}.probe"
+    probe.touch()
+    probe.unlink(missing_ok=True)
+
+
 def write_text(file: Path, text: str) -> None:
     """Writes ``text`` to ``file`` in one step: a killed process leaves ``file`` as it was. Raises ``OSError``."""
+    if is_bucket(file):
+        file.write_text(text, encoding="utf-8")
+        return
     with new_file(file) as partial:
         partial.write_text(text, encoding="utf-8")
 
@@ -146,8 +100,14 @@ def new_file(file: Path, owner: str = "") -> Iterator[Path]:
             killed one with the same ``owner`` has left.
 
     Yields:
-        A path in the same folder. The file there is removed if the body raises.
+        A local path, for a local ``file`` in the same folder. The file there is removed if the body raises.
     """
+    if is_bucket(file):
+        with tempfile.TemporaryDirectory(prefix="dualdiff-") as folder:
+            partial = Path(folder) / file.name
+            yield partial
+            cast(BucketPath, file).upload(partial)
+        return
     partial = file.with_name(f".{file.name}.{owner}{'.' if owner else ''}partial")
     try:
         yield partial
@@ -157,14 +117,16 @@ def new_file(file: Path, owner: str = "") -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
+def new_folder(folder: str | Path, mark: str) -> Iterator[Path]:
     """A context that yields an empty folder; on success it becomes ``folder`` and replaces an older one.
 
-    Until then its name begins with a dot, and what a killed process has left there is removed first. All processes
-    enter together and may write; only process 0 makes, renames and removes folders, and holds a lock meanwhile.
+    On a disk its name begins with a dot until then, and what a killed process has left there is removed first. On a
+    bucket the caller writes into ``folder`` itself, whose older contents are removed first. All processes enter
+    together and may write; only process 0 makes, renames and removes folders, and holds a lock meanwhile.
 
     Args:
         folder: the final name.
+        mark: the file in it that the caller writes last; readers take a folder without it for none.
 
     Yields:
         The folder to write into.
@@ -172,11 +134,12 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     Raises:
         UserError: another process writes it, the disk is full, or ``folder`` is not writable.
     """
-    folder = Path(folder).absolute()
+    folder = as_path(folder).absolute()
+    complete = _marked_at_the_end if is_bucket(folder) else _renamed_at_the_end
     try:
         if jax.process_index() == 0:
             folder.parent.mkdir(parents=True, exist_ok=True)
-        with beside(folder) as lock, _renamed_at_the_end(folder, lock) as partial:
+        with beside(folder) as lock, complete(folder, mark, lock) as partial:
             yield partial
     except UserError:
         raise
@@ -190,7 +153,8 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _renamed_at_the_end(folder: Path, lock: Lock) -> Iterator[Path]:
+def _renamed_at_the_end(folder: Path, mark: str, lock: Lock) -> Iterator[Path]:
+    del mark
     is_first = jax.process_index() == 0
     partial, old = folder.with_name(f".{folder.name}.partial"), folder.with_name(f".{folder.name}.old")
     try:
@@ -214,8 +178,31 @@ def _renamed_at_the_end(folder: Path, lock: Lock) -> Iterator[Path]:
             remove(partial)
 
 
+@contextlib.contextmanager
+def _marked_at_the_end(folder: Path, mark: str, lock: Lock) -> Iterator[Path]:
+    is_first = jax.process_index() == 0
+    try:
+        if is_first:
+            (folder / mark).unlink(missing_ok=True)
+            cast(BucketPath, folder).rmtree(missing_ok=True)
+        barrier(f"{folder.name} begun")
+        yield folder
+        lock.check()
+        barrier(f"{folder.name} done")
+    except BaseException:
+        if is_first:
+            with contextlib.suppress(OSError):
+                (folder / mark).unlink(missing_ok=True)
+            remove(folder)
+        raise
+
+
 def remove(path: Path) -> None:
     """Removes a file, or a folder with all its contents. What cannot be removed stays, without an error."""
+    if is_bucket(path):
+        with contextlib.suppress(OSError):
+            cast(BucketPath, path).rmtree(missing_ok=True)
+        return
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -224,13 +211,23 @@ def remove(path: Path) -> None:
 
 
 def move(path: Path, target: Path) -> None:
-    """Renames ``path`` to ``target`` on one file system, and makes the folder of ``target``. Raises ``OSError``."""
+    """Renames ``path`` to ``target`` on one file system, and makes the folder of ``target``. Raises ``OSError``.
+
+    In a bucket every object is copied, and removed only when all are.
+    """
+    if is_bucket(path):
+        for source in list(path.rglob("*")):
+            cast(BucketPath, source).copy_to(cast(BucketPath, target / str(source)[len(str(path)) + 1 :]))
+        cast(BucketPath, path).rmtree()
+        return
     target.parent.mkdir(parents=True, exist_ok=True)
     path.rename(target)
 
 
-def free_bytes(path: Path) -> int:
-    """The free space of the file system on which ``path`` is, or will be."""
+def free_bytes(path: Path) -> float:
+    """The free space of the file system on which ``path`` is, or will be; a bucket's is infinite."""
+    if is_bucket(path):
+        return math.inf
     return shutil.disk_usage(next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())).free
 
 

@@ -1,0 +1,34 @@
+"""All knowledge of file systems, local or a bucket's. No other room renames, replaces or removes files."""
+
+from dualdiff_jax.files.lock import Lock
+from dualdiff_jax.files.names import as_path, is_bucket, is_url
+from dualdiff_jax.files.regular import check_regular, open_regular
+from dualdiff_jax.files.whole import (
+    free_bytes,
+    is_writable,
+    locked_folder,
+    make_folder,
+    move,
+    new_file,
+    new_folder,
+    remove,
+    write_text,
+)
+
+__all__ = [
+    "Lock",
+    "as_path",
+    "check_regular",
+    "free_bytes",
+    "is_bucket",
+    "is_url",
+    "is_writable",
+    "locked_folder",
+    "make_folder",
+    "move",
+    "new_file",
+    "new_folder",
+    "open_regular",
+    "remove",
+    "write_text",
+]

@@ -1,0 +1,324 @@
+"""Objects of a bucket behind the interface of ``pathlib.Path``: the same code reads and writes both.
+
+Google's buckets go through gcsfs and Amazon's through s3fs, which retry requests that a server refuses for a moment.
+Whatever they raise becomes an ``OSError`` with the number and the message that a disk would give:
+
+    no such object or bucket                ENOENT
+    no credentials, or no permission        EACCES
+    a quota is used up                      EDQUOT
+    the service does not answer, all else   EIO
+A bucket has no folders: a name is a folder while an object lies below it, and making one does nothing.
+"""
+
+import contextlib
+import datetime
+import errno
+import functools
+import importlib
+import io
+import os
+import pathlib
+import re
+import stat
+from collections.abc import Iterator
+from typing import IO, Any, NamedTuple
+
+from etils.epath import gpath
+
+from dualdiff_jax.errors import UserError, quoted, reason
+
+PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # scheme -> package, extra that installs it
+QUOTA = re.compile(r"quota|rate ?limit|slow ?down|too many requests", re.IGNORECASE)
+REFUSED = re.compile(
+    r"forbidden|access ?denied|permission|unauthori[sz]ed|anonymous caller|credential|invalidaccesskey|signaturedoes",
+    re.IGNORECASE,
+)
+ABSENT = re.compile(r"not ?found|nosuch(key|bucket)|does not exist", re.IGNORECASE)
+
+
+class ObjectStatus(NamedTuple):
+    """What ``os.stat`` gives, as far as a bucket knows it."""
+
+    st_mode: int
+    st_size: int
+    st_mtime_ns: int
+
+    @property
+    def st_mtime(self) -> float:
+        """Seconds since the epoch."""
+        return self.st_mtime_ns / 1e9
+
+
+class BucketPath(gpath.PosixGPath):
+    """An object, or all objects below a name; ``gs://bucket/name`` or ``s3://bucket/name``."""
+
+    def exists(self) -> bool:
+        with _as_os_errors(self):
+            return self._fs.exists(str(self))
+
+    def is_dir(self) -> bool:
+        with _as_os_errors(self):
+            return self._fs.isdir(str(self))
+
+    def is_file(self) -> bool:
+        with _as_os_errors(self):
+            return self._fs.isfile(str(self))
+
+    def is_symlink(self) -> bool:
+        return False
+
+    def absolute(self) -> "BucketPath":
+        return self
+
+    def resolve(self, strict: bool = False) -> "BucketPath":
+        """The path without ``..``, which stays within the bucket."""
+        del strict
+        parts: list[str] = []
+        for part in self.parts[3:]:
+            if part != "..":
+                parts.append(part)
+            elif parts:
+                parts.pop()
+        return type(self)(f"{self._uri_scheme}://{self.parts[2]}", *parts)
+
+    def expanduser(self) -> "BucketPath":
+        return self
+
+    def stat(self) -> ObjectStatus:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with _as_os_errors(self):
+            info = self._fs.info(str(self))
+        kind = stat.S_IFDIR if info["type"] == "directory" else stat.S_IFREG
+        return ObjectStatus(kind | 0o644, int(info.get("size") or 0), _nanoseconds(info))
+
+    def iterdir(self) -> Iterator["BucketPath"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with _as_os_errors(self):
+            names = self._fs.ls(str(self), detail=False)
+        base = _plain(self)
+        yield from (self / name.rstrip("/").rpartition("/")[2] for name in names if name.rstrip("/") != base)
+
+    def glob(self, pattern: str) -> Iterator["BucketPath"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with _as_os_errors(self):
+            found = self._fs.glob(f"{self}/{pattern}")
+        yield from (type(self)(f"{self._uri_scheme}://{name}") for name in sorted(found))
+
+    def rglob(self, pattern: str) -> Iterator["BucketPath"]:
+        """All objects below, for which ``pattern`` is ``*``."""
+        if pattern != "*":
+            raise NotImplementedError(pattern)
+        with _as_os_errors(self):
+            found = self._fs.find(str(self))
+        yield from (type(self)(f"{self._uri_scheme}://{name}") for name in found)
+
+    def open(self, mode: str = "r", buffering: int = -1, encoding: str | None = None, **options: Any) -> IO[Any]:
+        """An object opened to be read or to be written; what is written appears when it is closed."""
+        del buffering
+        with _as_os_errors(self):
+            raw = self._fs.open(str(self), mode.replace("t", "").rstrip("b") + "b")
+        binary = _Translated(raw, self)
+        return binary if "b" in mode else io.TextIOWrapper(binary, encoding or "utf-8", **options)
+
+    def read_bytes(self) -> bytes:
+        with _as_os_errors(self):
+            return self._fs.cat_file(str(self))
+
+    def read_range(self, start: int, length: int) -> bytes:
+        """``length`` bytes from byte ``start`` on, or fewer if the object ends before; one request."""
+        if length <= 0:
+            return b""
+        try:
+            with _as_os_errors(self):
+                return self._fs.cat_file(str(self), start=start, end=start + length)
+        except OSError:
+            if start >= self.stat().st_size:
+                return b""
+            raise
+
+    def read_text(self, encoding: str | None = None, errors: str | None = None) -> str:
+        return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
+
+    def write_bytes(self, data: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        with _as_os_errors(self):
+            self._fs.pipe_file(str(self), data)
+        return len(data)
+
+    def write_text(self, text: str, encoding: str | None = None, **options: Any) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        del options
+        return self.write_bytes(text.encode(encoding or "utf-8"))
+
+    def create(self, data: bytes) -> None:
+        """Writes an object that does not exist. Raises ``FileExistsError`` if another writer was first."""
+        with _as_os_errors(self):
+            if self._fs.exists(str(self)):  # the condition below is the service's, and old services ignore it
+                raise FileExistsError(errno.EEXIST, "exists already", str(self))
+            self._fs.pipe_file(str(self), data, mode="create")
+
+    def mkdir(self, mode: int | None = None, parents: bool = False, exist_ok: bool = False) -> None:
+        del mode, parents
+        if not exist_ok and self.exists():
+            raise FileExistsError(errno.EEXIST, "exists already", str(self))
+
+    def touch(self, mode: int = 0o666, exist_ok: bool = True) -> None:
+        del mode, exist_ok
+        self.write_bytes(b"")
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        try:
+            with _as_os_errors(self):
+                self._fs.rm_file(str(self))
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def rmtree(self, missing_ok: bool = False) -> None:
+        """Removes every object below."""
+        try:
+            with _as_os_errors(self):
+                self._fs.rm(str(self), recursive=True)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def copy_to(self, target: "BucketPath") -> None:
+        """Copies an object inside the service."""
+        with _as_os_errors(self):
+            self._fs.copy(str(self), str(target))
+
+    def upload(self, file: pathlib.Path) -> None:
+        """Copies a local file here; the object appears when all of it is there."""
+        with _as_os_errors(self):
+            self._fs.put_file(str(file), str(self))
+
+    @property
+    def _fs(self) -> Any:
+        return file_system(self._uri_scheme or "")
+
+
+class _Translated(io.BufferedIOBase):
+    """An open object whose errors are the system's."""
+
+    def __init__(self, raw: Any, path: BucketPath):
+        self._raw, self._path = raw, path
+
+    def readable(self) -> bool:
+        return self._raw.readable()
+
+    def writable(self) -> bool:
+        return self._raw.writable()
+
+    def seekable(self) -> bool:
+        return self._raw.seekable()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        with _as_os_errors(self._path):
+            return self._raw.read(-1 if size is None else size)
+
+    def read1(self, size: int = -1, /) -> bytes:
+        return self.read(size)
+
+    def write(self, data: Any, /) -> int:
+        with _as_os_errors(self._path):
+            return self._raw.write(data)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
+        if kind is not None and self.writable():
+            self.discard()
+        self.close()
+
+    def discard(self) -> None:
+        """Closes without writing: an object that a writer gave up never appears."""
+        with contextlib.suppress(Exception):
+            self._raw.discard()
+        self._raw.closed = True
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                with _as_os_errors(self._path):
+                    if not self._raw.closed:
+                        self._raw.close()
+            finally:
+                super().close()
+
+
+@functools.cache
+def file_system(scheme: str) -> Any:
+    """The fsspec file system of a scheme, which caches no listings: other hosts write too.
+
+    Raises:
+        UserError: its package is not installed, or there are no credentials.
+    """
+    package, extra = PACKAGES[scheme]
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # read when gcsfs is imported; else it asks
+    # over another API what kind of bucket it is, for a minute where that API does not answer
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        raise UserError(
+            f'{scheme}:// needs the package {package}; pip install "dualdiff-jax[{extra}]", or pip install {package}'
+        ) from None
+    import fsspec
+
+    try:
+        return fsspec.filesystem(scheme, use_listings_cache=False)
+    except Exception as error:  # the libraries of both clouds raise kinds of their own
+        raise UserError(
+            f"{scheme}://: no credentials were found ({reason(error)}); log in with "
+            + ("gcloud auth application-default login" if scheme == "gs" else "aws configure")
+        ) from error
+
+
+@contextlib.contextmanager
+def _as_os_errors(path: BucketPath) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, IsADirectoryError) as error:
+        number = next(n for kind, n in KINDS.items() if isinstance(error, kind))
+        raise type(error)(number, os.strerror(number), str(path)) from error
+    except UserError:
+        raise
+    except Exception as error:  # of aiohttp, google.auth, botocore, gcsfs and s3fs, which share no class
+        number = _number(error)
+        what = {errno.ENOENT: "no such object or bucket", errno.EACCES: "no permission or no credentials"}
+        said = reason(error)
+        if number == errno.EEXIST:
+            raise FileExistsError(number, os.strerror(number), str(path)) from error
+        if number == errno.ENOENT:
+            raise FileNotFoundError(number, what[number], str(path)) from error
+        raise OSError(number, f"{what.get(number, os.strerror(number))}: {quoted(said)}", str(path)) from error
+
+
+KINDS = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST, IsADirectoryError: errno.EISDIR}
+
+
+def _number(error: Exception) -> int:
+    code = getattr(error, "code", None) or getattr(error, "status", None)
+    text = f"{type(error).__name__} {error}"
+    if str(code) in ("409", "412") or "preconditionfailed" in text.lower().replace(" ", ""):
+        return errno.EEXIST
+    if str(code) == "429" or QUOTA.search(text):
+        return errno.EDQUOT
+    if str(code) in ("401", "403") or isinstance(error, PermissionError) or REFUSED.search(text):
+        return errno.EACCES
+    if str(code) == "404" or ABSENT.search(text):
+        return errno.ENOENT
+    return errno.EIO
+
+
+def _plain(path: BucketPath) -> str:
+    return str(path).partition("://")[2].rstrip("/")
+
+
+def _nanoseconds(info: dict[str, Any]) -> int:
+    """The time of change; a generation, which Google counts in microseconds, tells two changes of a second apart."""
+    if str(info.get("generation", "")).isdecimal():
+        return int(info["generation"]) * 1000 % (1 << 62)
+    when = info.get("mtime") or info.get("LastModified") or info.get("updated")
+    if isinstance(when, str):
+        when = datetime.datetime.fromisoformat(when.replace("Z", "+00:00"))
+    return int(when.timestamp() * 1e9) if isinstance(when, datetime.datetime) else 0

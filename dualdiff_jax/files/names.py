@@ -1,0 +1,60 @@
+"""From a name that a user gives to a path: a local file or folder, or one of a bucket."""
+
+import os
+import re
+from pathlib import Path
+from typing import cast
+
+from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.files.bucket_path import PACKAGES, BucketPath, file_system
+
+URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):/{1,2}", re.IGNORECASE)
+
+
+def is_url(name: str) -> bool:
+    """Whether ``name`` begins as a URL does, of a place or of the data themselves."""
+    return bool(URL.match(name))
+
+
+def is_bucket(path: str | os.PathLike) -> bool:
+    """Whether ``path`` names an object or a folder of a bucket."""
+    return isinstance(path, BucketPath) or os.fspath(path).startswith(tuple(f"{scheme}://" for scheme in PACKAGES))
+
+
+def as_path(name: str | os.PathLike) -> Path:
+    """The path that a name stands for; every path that a user can give comes through here.
+
+    Args:
+        name: a local path, ``gs://bucket/...`` or ``s3://bucket/...``; a ``Path`` or ``BucketPath`` stays as it is.
+
+    Returns:
+        A ``pathlib.Path``, or a ``BucketPath``, which behaves as one. Nothing is asked of the bucket.
+
+    Raises:
+        UserError: the scheme is unknown or mistyped, the bucket has no name, or a package or credentials are missing.
+    """
+    if isinstance(name, BucketPath):
+        return cast(Path, name)
+    if isinstance(name, Path):
+        text = str(name)
+        if text.startswith(tuple(f"{scheme}:/" for scheme in PACKAGES)):  # Path() folds the two slashes
+            raise UserError(f"{text}: a bucket's name was made a local path; give the name as text")
+        return name
+    text = os.fspath(name)
+    found = SCHEME.match(text)
+    if not found:
+        return Path(text)
+    scheme = found[1].lower()
+    if scheme == "file":
+        return Path("/" + text[found.end() :].lstrip("/"))
+    if scheme not in PACKAGES or not text.startswith(f"{scheme}://"):
+        if scheme in PACKAGES or "://" in text:
+            known = ", ".join(f"{scheme}://BUCKET/..." for scheme in PACKAGES)
+            raise UserError(f"{quoted(text)}: such an address is not known; name a local path or {known}")
+        return Path(text)
+    bucket = text[len(scheme) + 3 :].split("/")[0]
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,221}", bucket):
+        raise UserError(f"{quoted(text)}: has no valid bucket's name after {scheme}://; name {scheme}://BUCKET/...")
+    file_system(scheme)
+    return cast(Path, BucketPath(text))

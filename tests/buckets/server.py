@@ -1,0 +1,182 @@
+"""A bucket on this machine: an emulator of Google Cloud Storage with many threads, conditions and faults.
+
+``python -m tests.buckets.server`` prints its port and serves the bucket ``bucket`` from memory until its input ends.
+The emulator lacks two things of the service that are added here: it answers several requests at once, and it refuses
+to make an object that exists where the request asks for that (ifGenerationMatch=0).
+Tests set faults by ``Bucket.fail``.
+"""
+
+import collections
+import contextlib
+import io
+import json
+import os
+import random
+import re
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from http import server
+from typing import Any
+
+NAME = "bucket"
+CONTROL = "/control"
+WRITES = ("POST", "PUT", "PATCH", "DELETE")
+
+
+class Bucket:
+    """A running emulator.
+
+    Attributes:
+        environment: variables for processes that use it.
+        root: ``gs://bucket``.
+    """
+
+    root = f"gs://{NAME}"
+
+    def __init__(self, port: int):
+        self._address = f"http://127.0.0.1:{port}"
+        self.environment = {
+            "STORAGE_EMULATOR_HOST": self._address,  # gcsfs
+            "TENSORSTORE_GCS_HTTP_URL": self._address,  # TensorStore, hence the arrays of Orbax
+            "FSSPEC_GCS_TOKEN": "anon",
+            "NO_GCE_CHECK": "true",  # else minutes are lost looking for credentials
+        }
+
+    def fail(self, **faults: Any) -> None:
+        """Sets the faults of all requests from now on; without arguments there are none.
+
+        Args:
+            faults: ``unavailable`` and ``reset``, shares of requests that get 503 or no answer; ``delay`` in seconds of
+                every request; ``refused`` and ``exceeded``, whether writes get 403 or a quota's 429.
+        """
+        self._control(faults)
+
+    def requests(self) -> dict[str, int]:
+        """How many requests there were, by method and kind of address."""
+        return self._control(None)
+
+    def _control(self, content: Any) -> Any:
+        data = None if content is None else json.dumps(content).encode()
+        with urllib.request.urlopen(self._address + CONTROL, data, timeout=60) as answer:
+            return json.load(answer)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Bucket]:
+    """A context in which a bucket is served, by another process."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.buckets.server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield Bucket(int(process.stdout.readline()))
+    finally:
+        process.kill()
+        process.wait()
+
+
+class _Faults:
+    def __init__(self):
+        self.settings: dict[str, Any] = {}
+        self.requests: collections.Counter[str] = collections.Counter()
+        self._random = random.Random(0)
+
+    def answer(self, method: str) -> int | None:
+        """The status of a request that fails, 0 for one without an answer, None for one that works."""
+        time.sleep(self.settings.get("delay", 0.0))
+        chance = self._random.random()
+        if chance < self.settings.get("unavailable", 0.0):
+            return 503
+        if chance > 1 - self.settings.get("reset", 0.0):
+            return 0
+        if method in WRITES and self.settings.get("refused"):
+            return 403
+        if method in WRITES and self.settings.get("exceeded"):
+            return 429
+        return None
+
+
+def _serve() -> None:
+    from gcp_storage_emulator import server as emulator
+    from gcp_storage_emulator.handlers import buckets
+    from gcp_storage_emulator.storage import Storage
+
+    faults, storage, alone = _Faults(), Storage(use_memory_fs=True), threading.Lock()
+
+    class Handler(emulator.RequestHandler):
+        protocol_version = "HTTP/1.0"
+
+        def handle_one_method(self, method: str) -> None:
+            if self.path == CONTROL:
+                return self._control(method)
+            kind = "data" if "alt=media" in self.path else "upload" if "upload" in self.path else "metadata"
+            faults.requests[f"{method} {kind}"] += 1
+            status = faults.answer(method)
+            if status == 0:
+                return self.connection.close()
+            if status is None and self._is_refused():
+                status = 412
+            if status is not None:
+                return self._refuse(status)
+            with alone:
+                emulator.Router(self).handle(method)
+
+        def _is_refused(self) -> bool:
+            """Whether the request makes an object on the condition that there is none, and there is one."""
+            if "ifGenerationMatch=0" not in self.path:
+                return False
+            content = self._body()
+            self.rfile = io.BytesIO(content)
+            found = re.search(rb'"name": ?"([^"]*)"', content)
+            return found is not None and found[1].decode() in storage.objects.get(NAME, {})
+
+        def _body(self) -> bytes:
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+        def _refuse(self, status: int) -> None:
+            self._body()
+            message = {403: "Forbidden: no permission", 429: "Quota exceeded"}.get(status, "fault")
+            self._send(status, {"error": {"code": status, "message": message}})
+
+        def _control(self, method: str) -> None:
+            if method == "POST":
+                faults.settings = json.loads(self._body())
+            self._send(200, dict(faults.requests))
+
+        def _send(self, status: int, content: Any) -> None:
+            data = json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    for method in ("GET", "HEAD", *WRITES):
+        setattr(Handler, f"do_{method}", lambda self, method=method: self.handle_one_method(method))
+
+    class Server(socketserver.ThreadingMixIn, server.HTTPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+        def handle_error(self, request, client_address):
+            pass  # a client that went away
+
+    buckets.create_bucket(NAME, storage)
+    httpd = Server(("127.0.0.1", 0), partial(Handler, storage))
+    print(httpd.server_address[1], flush=True)
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    httpd.serve_forever()
+
+
+if __name__ == "__main__":
+    _serve()
