@@ -1,6 +1,7 @@
 """The tensors of a component: in one file, or in shards with an index."""
 
 import abc
+import fnmatch
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -148,9 +149,10 @@ def open_folder(folder: Path) -> FileTensors:
     Raises:
         UserError: the folder holds no tensors, several files of them, or files that cannot be read.
     """
-    sets = [file for suffix in (".safetensors", *TORCH_SUFFIXES) for file in _sets(folder, suffix)]
+    files = list(folder.iterdir())
+    sets = [file for suffix in (".safetensors", *TORCH_SUFFIXES) for file in _sets(files, suffix)]
     if not sets:
-        shards = sorted(folder.glob("*-of-*.safetensors")) + sorted(folder.glob("*-of-*.bin"))
+        shards = _matching(files, "*-of-*.safetensors") + _matching(files, "*-of-*.bin")
         if shards:
             raise UserError(f"{folder}: has the shard {shards[0].name} and no index of shards; download it too")
         raise UserError(f"{folder}: holds no tensors (*.safetensors); download them too")
@@ -165,13 +167,20 @@ def open_folder(folder: Path) -> FileTensors:
     return FileTensors(folder, [open_file(best)])
 
 
-def _sets(folder: Path, suffix: str) -> list[Path]:
+def _sets(files: Sequence[Path], suffix: str) -> list[Path]:
     """Indexes of shards, then single files; each group by the length of the name."""
-    indexes = [*folder.glob(f"*{suffix}.index.json"), *folder.glob(f"*{suffix}.index.*.json")]
-    singles = [file for file in folder.glob(f"*{suffix}") if "-of-" not in file.name or "consolidated" in file.name]
+    indexes = [*_matching(files, f"*{suffix}.index.json"), *_matching(files, f"*{suffix}.index.*.json")]
+    singles = [
+        file for file in _matching(files, f"*{suffix}") if "-of-" not in file.name or "consolidated" in file.name
+    ]
     return [
         file for group in (indexes, singles) for file in sorted(group, key=lambda file: (len(file.name), file.name))
     ]
+
+
+def _matching(files: Sequence[Path], pattern: str) -> list[Path]:
+    """The files whose names match a pattern, by name."""
+    return sorted(file for file in files if fnmatch.fnmatchcase(file.name, pattern))
 
 
 def _is_variant(file: Path) -> bool:

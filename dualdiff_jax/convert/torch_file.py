@@ -20,7 +20,7 @@ import numpy as np
 from dualdiff_jax.convert.tensor_file import TensorFile, TensorInfo
 from dualdiff_jax.convert.tensor_pickle import LARGEST, STORAGES, CodeFound, StorageView, read_pickle
 from dualdiff_jax.errors import UserError, quoted, reason
-from dualdiff_jax.files import open_regular
+from dualdiff_jax.files.ranges import open_random, read_part, read_parts
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # start of a zip record: signature, length of its name and extra field
@@ -51,11 +51,12 @@ class TorchFile(TensorFile):
     def __init__(self, path: Path):
         self.path = path
         try:
-            with open_regular(path) as file:
-                self._size = os.fstat(file.fileno()).st_size
+            with open_random(path) as file:
+                self._size = file.seek(0, os.SEEK_END)
+                file.seek(0)
                 is_zip = file.read(4) == ZIP_SIGNATURE
                 file.seek(0)
-                content, self._storages = _open_zip(file) if is_zip else _open_old(file, self._size)
+                content, self._storages = _open_zip(file, path) if is_zip else _open_old(file, self._size)
         except CodeFound as error:
             raise UserError(
                 f"{path}: holds more than tensors and was not opened, because it could run code ({reason(error)}); "
@@ -87,9 +88,8 @@ class TorchFile(TensorFile):
             return None
         if math.prod(tensor.shape) * size > self._size:  # a view that repeats its numbers
             return None
-        with open_regular(self.path) as file:
-            numbers = np.fromfile(file, tensor.dtype, tensor.span, offset=storage.begin + tensor.offset * size)
-        return numbers if len(numbers) == tensor.span else None
+        data = read_part(self.path, storage.begin + tensor.offset * size, tensor.span * size)
+        return data.view(tensor.dtype) if len(data) == tensor.span * size else None
 
 
 def _tensors(content: Any, path: Path) -> dict[str, StorageView]:
@@ -119,7 +119,7 @@ def _shown(name: Any) -> str:
     return name if isinstance(name, str) and name.isascii() and len(name) < 100 else quoted(name)
 
 
-def _open_zip(file: BinaryIO) -> tuple[Any, dict[str, Bytes]]:
+def _open_zip(file: BinaryIO, path: Path) -> tuple[Any, dict[str, Bytes]]:
     """The object in an archive's pickle, and where its storages are."""
     with zipfile.ZipFile(file) as archive:
         records = {record.filename.partition("/")[2]: record for record in archive.infolist()}
@@ -134,15 +134,13 @@ def _open_zip(file: BinaryIO) -> tuple[Any, dict[str, Bytes]]:
             raise UserError("was written on a big-endian machine; save it on a little-endian one")
         with archive.open(records["data.pkl"]) as pickle:
             content = read_pickle(io.BytesIO(pickle.read(LARGEST + 1)))
-    storages = {}
-    for name, record in records.items():
-        if name.startswith("data/"):
-            file.seek(record.header_offset)
-            header = file.read(LOCAL_HEADER.size)
-            if len(header) == LOCAL_HEADER.size and header.startswith(ZIP_SIGNATURE):
-                _, length, extra = LOCAL_HEADER.unpack(header)
-                begin = record.header_offset + LOCAL_HEADER.size + length + extra
-                storages[name.removeprefix("data/")] = Bytes(begin, record.file_size)
+    storages, parts = {}, {name: record for name, record in records.items() if name.startswith("data/")}
+    headers = read_parts(path, [(record.header_offset, LOCAL_HEADER.size) for record in parts.values()])
+    for (name, record), header in zip(parts.items(), headers, strict=True):
+        if len(header) == LOCAL_HEADER.size and header.startswith(ZIP_SIGNATURE):
+            _, length, extra = LOCAL_HEADER.unpack(header)
+            begin = record.header_offset + LOCAL_HEADER.size + length + extra
+            storages[name.removeprefix("data/")] = Bytes(begin, record.file_size)
     return content, storages
 
 
@@ -190,7 +188,8 @@ def save_tensor(array: np.ndarray, file: Path) -> None:
     storage = _text("storage") + f"ctorch\n{kind}\n".encode() + _text("0") + _text("cpu") + _number(array.size)
     arguments = b"(" + storage + b"tQ" + _number(0) + _numbers(array.shape) + _numbers(stride)
     arguments += b"\x89" + b"ccollections\nOrderedDict\n)R"  # no gradient, no hooks
-    with zipfile.ZipFile(file, "w") as archive:  # a ``ZipInfo`` has a fixed date: equal tensors make equal files
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # a ``ZipInfo`` has a fixed date: equal tensors make equal files
         pickle = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"tR."
         archive.writestr(zipfile.ZipInfo(f"{file.stem}/data.pkl"), pickle)
         archive.writestr(zipfile.ZipInfo(f"{file.stem}/byteorder"), "little")
@@ -200,6 +199,7 @@ def save_tensor(array: np.ndarray, file: Path) -> None:
         record.extra = struct.pack("<2sH", b"FB", padding) + bytes(padding)
         archive.writestr(record, np.ascontiguousarray(array).tobytes())
         archive.writestr(zipfile.ZipInfo(f"{file.stem}/version"), "3\n")
+    file.write_bytes(buffer.getvalue())
 
 
 def _text(text: str) -> bytes:
