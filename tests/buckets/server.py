@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
@@ -124,21 +125,41 @@ def _serve() -> None:
             status = faults.answer(method)
             if status == 0:
                 return self.connection.close()
-            if status is None and self._is_refused():
-                status = 412
-            if status is not None:
-                return self._refuse(status)
             with alone:
-                emulator.Router(self).handle(method)
+                if status is None:
+                    status = self._failed_condition()
+                if status is None:
+                    return emulator.Router(self).handle(method)
+            self._refuse(status)
 
-        def _is_refused(self) -> bool:
-            """Whether the request makes an object on the condition that there is none, and there is one."""
-            if "ifGenerationMatch=0" not in self.path:
-                return False
+        def _failed_condition(self) -> int | None:
+            """The status where the object has another generation than the request asks for; 0 is that of none."""
+            asked = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
+            if "ifGenerationMatch" not in asked and "ifGenerationNotMatch" not in asked:
+                return None
+            current = self._generation(self._object_name(asked))
+            if asked.get("ifGenerationMatch", [current])[0] != current:
+                return 412
+            return 304 if asked.get("ifGenerationNotMatch") == [current] else None
+
+        def _object_name(self, asked: dict[str, list[str]]) -> str:
+            if "name" in asked:
+                return asked["name"][0]
+            if found := re.search(r"/o/([^?]+)", self.path):
+                return urllib.parse.unquote(found[1])
             content = self._body()
             self.rfile = io.BytesIO(content)
             found = re.search(rb'"name": ?"([^"]*)"', content)
-            return found is not None and found[1].decode() in storage.objects.get(NAME, {})
+            return found[1].decode() if found else ""
+
+        def _generation(self, name: str) -> str:
+            return str(storage.objects.get(NAME, {}).get(name, {}).get("generation", 0))
+
+        def end_headers(self) -> None:
+            """Adds what TensorStore needs to know which version of an object it has read."""
+            if self.command == "GET" and "alt=media" in self.path:
+                self.send_header("X-Goog-Generation", self._generation(self._object_name({})))
+            super().end_headers()
 
         def _body(self) -> bytes:
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
