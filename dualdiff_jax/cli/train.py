@@ -1,7 +1,6 @@
 """``--mode=train``: a run with the previews and the validation of its config."""
 
 import json
-from pathlib import Path
 
 import jax
 
@@ -12,6 +11,7 @@ from dualdiff_jax.distributed.process_group import broadcast_from_first, first_h
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.likelihood import Likelihood
 from dualdiff_jax.evaluation.previews import Preview
+from dualdiff_jax.files import as_path
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 
@@ -25,7 +25,7 @@ def run_training(config: RunConfig, workdir: str) -> None:
     check_same_config(config)
     mesh, tokenizer, hooks = make_mesh(config.mesh), Tokenizer(config.data.tokenizer), []
     if config.preview.every:
-        preview = Preview(config.preview, config.model, tokenizer, Path(workdir) / "samples")
+        preview = Preview(config.preview, config.model, tokenizer, as_path(workdir) / "samples")
         hooks.append((config.preview.every, preview))
     if config.validation.every:
         with first_host_first("validation"):

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import as_path
+from dualdiff_jax.files.appended import LineLog
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class BadRecords:
     def __init__(self, limit: float):
         self._limit = limit
         self._file: Path | None = None
+        self._log: LineLog | None = None
         self._written: set[tuple[str, str]] = set()  # (source, record id) in the file
         self._warned: set[tuple[str, str]] = set()
         self.looked_at: collections.Counter[str] = collections.Counter()
@@ -61,14 +64,14 @@ class BadRecords:
 
         Lines that are in the file stay, and their records are not written again.
         """
-        self._file = Path(file)
-        if self._file.exists():
-            for line in self._file.read_text(encoding="utf-8", errors="replace").split("\n"):
-                try:
-                    known = json.loads(line)
-                    self._written.add((known["source"], known["record"]))
-                except Exception:  # a line that a kill cut off, or that another program wrote
-                    continue
+        self._file = as_path(file)
+        self._log = LineLog(self._file)
+        for line in self._log.read().decode("utf-8", errors="replace").split("\n"):
+            try:
+                known = json.loads(line)
+                self._written.add((known["source"], known["record"]))
+            except Exception:  # a line that a kill cut off, or that another program wrote
+                continue
 
     def note(self, origin: Origin) -> None:
         """Counts, warns of and writes the faults behind one example. Raises ``UserError`` if there are too many."""
@@ -91,13 +94,12 @@ class BadRecords:
             log.warning("source %r: %s (later ones are only counted)", source, message)
 
     def _write(self, source: str, fault: Fault) -> None:
-        if self._file is None or (source, fault.record_id) in self._written:
+        if self._log is None or (source, fault.record_id) in self._written:
             return
         self._written.add((source, fault.record_id))
         line = {"source": source, "record": fault.record_id, "cause": fault.cause, "message": fault.message}
         try:
-            with self._file.open("a", encoding="utf-8") as stream:
-                stream.write(mend_text(json.dumps(line, ensure_ascii=False)) + "\n")
+            self._log.append(mend_text(json.dumps(line, ensure_ascii=False)).encode() + b"\n")
         except OSError as error:
             raise UserError(f"{self._file}: cannot be written ({error.strerror}); make room there") from error
 

@@ -21,6 +21,8 @@ import tokenizers
 
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.errors import UserError, quoted, reason
+from dualdiff_jax.files import as_path
+from dualdiff_jax.files.mirror import Mirror, local_copy
 from dualdiff_jax.json_files import read_object
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class Tokenizer:
     """
 
     def __init__(self, folder: str | Path, pad_token: str | None = END_TOKEN):
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         if not (self.folder / "tokenizer.json").exists():
             raise UserError(f"{self.folder}: there is no tokenizer.json here; name a folder with a T5 tokenizer")
         self._tokenizer = _load(self.folder)
@@ -87,7 +89,9 @@ class Tokenizer:
 
     def save(self, folder: Path) -> None:
         """Writes the tokenizer's files into ``folder``."""
-        self._tokenizer.save_pretrained(str(folder))
+        mirror = Mirror(folder)
+        self._tokenizer.save_pretrained(str(mirror.path))
+        mirror.copy()
 
     def tokens(self, text: str) -> tuple[int, ...]:
         """The ids of a prompt without a closing ``</s>``; a control token that is written out is that token.
@@ -203,7 +207,8 @@ def _load(folder: Path) -> Any:
         if file.exists():
             read_object(file, LARGEST_FILE)
     try:
-        return T5TokenizerFast.from_pretrained(str(folder))
+        with local_copy(folder) as local:
+            return T5TokenizerFast.from_pretrained(str(local))
     except BaseException as error:  # the library raises many kinds, and its Rust half panics; all mean a damaged file
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise

@@ -10,6 +10,7 @@ from PIL import Image
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig, PreviewConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.files import new_file, write_text
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 
 TILE = 64  # pixels; smaller images are enlarged by the largest whole factor up to this height
@@ -49,9 +50,10 @@ class Preview:
             self._folder.mkdir(parents=True, exist_ok=True)
             name = f"step_{step:07d}"
             if images:
-                grid(images).save(self._folder / f"{name}.png")
+                with new_file(self._folder / f"{name}.png") as file:
+                    grid(images).save(file, "PNG")
             record = {"step": step, "prompts": self._config.prompts, "texts": texts}
-            (self._folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            write_text(self._folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
 
 
 def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:

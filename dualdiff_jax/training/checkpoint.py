@@ -25,6 +25,7 @@ from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import free_bytes, move, remove
 from dualdiff_jax.json_files import read_object
 from dualdiff_jax.runtime.failed_saves import silence_failed_saves
+from dualdiff_jax.training.half_written import DESCRIPTION, half_written, irregular, is_step
 from dualdiff_jax.training.initial_weights import init_from_fingerprint
 from dualdiff_jax.training.run_item import check_run_item, run_item, versions
 from dualdiff_jax.training.setup import TrainSetup
@@ -33,7 +34,6 @@ from dualdiff_jax.training.workdir import check_same_config
 
 log = logging.getLogger(__name__)
 
-DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's, which it needs for nothing but fails on
 RETRIES = 10  # a failed save is tried again after the interval between saves, divided by this
 
 
@@ -58,19 +58,17 @@ class Checkpoints:
     def _clear(self) -> None:
         """Removes what a killed or a failed save left half written, and what Orbax cannot even list."""
         if jax.process_index() == 0:
-            for partial in self._folder.glob("*.orbax-checkpoint-tmp*"):
+            for partial in half_written(self._folder):
                 remove(partial)  # threads of the failed save may still write there
             for folder in self._folder.glob("*"):
-                self._mend(folder)
+                if is_step(folder.name):
+                    self._mend(folder)
         barrier("half written checkpoints are gone")
 
     def _mend(self, folder: Path) -> None:
         """Sets aside what would block a reader, and removes a description of the checkpoint that is none."""
-        if not folder.name.isdecimal() or str(int(folder.name)) != folder.name:
-            return
-        strangers = [path for path in (folder, *folder.rglob("*")) if not path.is_dir() and not path.is_file()]
-        if strangers or not folder.is_dir():
-            self._move_aside(folder, f"{(strangers or [folder])[0]} is no regular file")
+        if stranger := irregular(folder):
+            self._move_aside(folder, f"{stranger} is no regular file")
         elif (description := folder / DESCRIPTION).exists():
             try:
                 read_object(description)

@@ -15,6 +15,8 @@ from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.config.resolve import differences
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import as_path
+from dualdiff_jax.files.listing import file_sizes
 from dualdiff_jax.models.bundle import init_weights, leaf_specs, weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.weights import load_config, load_model, load_networks, restore, stored_leaves
@@ -29,7 +31,7 @@ def initial_weights(config: RunConfig, mesh: Mesh) -> Weights:
     """All leaves of the model on ``mesh``: those of ``config.init_from``, or fresh ones by the seed."""
     if not config.init_from:
         return init_weights(config.model, mesh, key_of(config.seed))
-    folder = Path(config.init_from)
+    folder = as_path(config.init_from)
     _, weights, _ = load_model(folder, mesh)
     if config.init_weights == "raw":
         specs, shardings = leaf_specs(config.model), weight_shardings(config.model, mesh)
@@ -42,7 +44,7 @@ def check_init_from(config: RunConfig, tokenizer: Tokenizer) -> None:
     """Raises ``UserError`` unless ``config.init_from`` is empty, or a model folder that this run can start from."""
     if not config.init_from:
         return
-    folder = Path(config.init_from)
+    folder = as_path(config.init_from)
     missing = [network for network in NETWORKS if network not in load_networks(folder)]
     if missing:
         raise UserError(
@@ -70,9 +72,8 @@ def architecture_differences(old: ModelConfig, new: ModelConfig) -> Iterator[str
 
 def init_from_fingerprint(config: RunConfig) -> str:
     """Changes when the files under ``config.init_from`` do: their names, some of them random, and their sizes."""
-    folder = Path(config.init_from)
-    files = sorted(folder.rglob("*")) if config.init_from else []
-    listing = "\n".join(f"{file.relative_to(folder)} {file.stat().st_size}" for file in files if file.is_file())
+    sizes = file_sizes(as_path(config.init_from)) if config.init_from else {}
+    listing = "\n".join(f"{name} {size}" for name, size in sizes.items())
     return hashlib.sha256(listing.encode()).hexdigest()
 
 

@@ -4,10 +4,11 @@
 The loop dispatches step n before it reads the metrics of earlier steps, so the device never waits for the host.
 """
 
+import contextlib
 import functools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import broadcast_from_first, connect, first_host_first
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import locked_folder
+from dualdiff_jax.files import as_path, check_holds_arrays, is_bucket, locked_folder
 from dualdiff_jax.files.lock import Lock
 from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.objectives.joint import Objective
@@ -55,7 +56,7 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
 
     Args:
         config: the run's.
-        workdir: its folder.
+        workdir: its folder, on a disk or in a bucket.
         mesh: all devices.
         hooks: (every, hook) pairs; a hook is called with the EMA weights after each ``every``-th step and the last.
 
@@ -65,13 +66,29 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
     Raises:
         UserError: the run cannot start; or too many steps in a row were not finite, and the state is saved.
     """
+    workdir = as_path(workdir)
+    check_holds_arrays(workdir)
     with rules_in_force(rules_of(config.mesh, config.model)):
         tokenizer = Tokenizer(config.data.tokenizer)
         setup = check(config, tokenizer, mesh)
         connect(mesh)  # before anything large is compiled
         data = _open_data(config, tokenizer)
-        with locked_folder(Path(workdir), "--workdir") as lock:
-            return _train(setup, tokenizer, data, Path(workdir), lock, hooks)
+        with _faults_of_a_bucket(), locked_folder(workdir, "--workdir") as lock:
+            return _train(setup, tokenizer, data, workdir, lock, hooks)
+
+
+@contextlib.contextmanager
+def _faults_of_a_bucket() -> Iterator[None]:
+    """What no retry helped is a message; everything written before it stays valid."""
+    try:
+        yield
+    except OSError as error:
+        if not is_bucket(error.filename or ""):
+            raise
+        raise UserError(
+            f"{error.filename}: cannot be read or written ({error.strerror}); the same command continues from the last "
+            "checkpoint"
+        ) from error
 
 
 def _train(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jax
 
+from dualdiff_jax.files.appended import LineLog
+
 log = logging.getLogger(__name__)
 
 RecordIds = Callable[[int], Mapping[str, Sequence[str]]]  # (batches before it) -> ids in a batch, by stream
@@ -33,6 +35,7 @@ class SkippedSteps:
         self.interval: tuple[int, int] | None = None
         host = jax.process_index()
         self._file = workdir / f"skipped_steps{f'.{host}' if host else ''}.jsonl"
+        self._log = LineLog(self._file)
         self._limit, self._record_ids = limit, record_ids
         self._unread: tuple[int, jax.Array] | None = None
 
@@ -60,7 +63,6 @@ class SkippedSteps:
         )
         log.warning("step %d: loss or gradient not finite, so nothing was updated; its records are %s", step, shown)
         try:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **ids}) + "\n")
+            self._log.append(json.dumps({"step": step, **ids}).encode() + b"\n")
         except OSError as error:
             log.warning("%s: cannot be written (%s)", self._file, error.strerror)

@@ -1,5 +1,6 @@
 """Ends a run that makes no progress, and reports where every thread stands."""
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -12,8 +13,11 @@ from types import TracebackType
 import jax
 
 from dualdiff_jax.distributed.watch import LINGER
+from dualdiff_jax.files import new_file
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 30.0  # seconds that the file of the stacks may take
 
 
 class StallWatchdog:
@@ -63,10 +67,15 @@ class StallWatchdog:
         print(f"\n{message}", file=sys.stderr, flush=True)
         faulthandler.dump_traceback(sys.stderr, all_threads=True)
         try:
-            with self._file.open("w", encoding="utf-8") as file:
-                print(message, file=file, flush=True)
-                faulthandler.dump_traceback(file, all_threads=True)
+            writer = threading.Thread(target=self._write, args=[message], daemon=True)  # a bucket may not answer
+            writer.start()
+            writer.join(PATIENCE)
         finally:
             if jax.process_count() > 1 and jax.process_index() == 0:
                 time.sleep(LINGER)  # the end of this process ends the others, which report first
             os._exit(1)  # exit handlers would wait for the thread that hangs
+
+    def _write(self, message: str) -> None:
+        with contextlib.suppress(OSError), new_file(self._file) as local, local.open("w", encoding="utf-8") as file:
+            print(message, file=file, flush=True)
+            faulthandler.dump_traceback(file, all_threads=True)

@@ -13,7 +13,7 @@ from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import differences, resolve, to_dict
 from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import make_folder, write_text
+from dualdiff_jax.files import is_bucket, make_folder, write_text
 from dualdiff_jax.json_files import read_object
 
 # Fields that may differ when a run resumes: none of them changes the result of a run on unchanged data.
@@ -62,9 +62,9 @@ def prepare_workdir(workdir: Path, config: RunConfig) -> None:
     barrier("workdir")
     file = workdir / "config.json"
     seen_by = time.monotonic() + VISIBLE_AFTER
-    while not file.exists() and time.monotonic() < seen_by:
+    while not (is_seen := file.exists()) and time.monotonic() < seen_by:
         time.sleep(1.0)
-    if not file.exists():
+    if not is_seen:
         raise UserError(
             f"{workdir}: this host does not see the files of the first host there; name a folder of a file system that "
             "all hosts have mounted"
@@ -79,7 +79,9 @@ def prepare_workdir(workdir: Path, config: RunConfig) -> None:
 
 
 def _check_kinds(workdir: Path) -> None:
-    """Refuses what would block a writer or end it in the middle of a run."""
+    """Refuses what would block a writer or end it in the middle of a run; a bucket has nothing of that kind."""
+    if is_bucket(workdir):
+        return
     for path in workdir.glob("*") if workdir.is_dir() else ():
         if path.name in FOLDERS and not path.is_dir():
             raise UserError(f"{path}: is no folder, and a run writes a folder of this name; move it away")

@@ -8,6 +8,8 @@ import json
 import logging
 import re
 import sys
+import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,10 +18,15 @@ from typing import Any, Protocol
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import open_regular, write_text
+from dualdiff_jax.files import is_bucket, write_text
+from dualdiff_jax.files.appended import LineLog
+from dualdiff_jax.files.mirror import Mirror
 from dualdiff_jax.json_files import parse_json
 
 log = logging.getLogger(__name__)
+
+COPY_EVERY = 60.0  # seconds between two copies of TensorBoard's files to a bucket
+FIGURES = 20_000  # about 1 MB of them in a file that is copied
 
 Record = Mapping[str, Any]
 
@@ -40,40 +47,33 @@ class JsonLines:
     """
 
     def __init__(self, file: Path, first_step: int):
-        self._file = file
-        self._unwritten: list[str] = []
+        self._file, self._log = file, LineLog(file)
         self.last: dict[str, Any] = {}
-        if not file.exists():
+        if not self._log.exists():
             return
-        records, damaged = _read(file)
+        records, damaged = _parsed(self._log.read(), file)
         if damaged:
             aside = file.with_name(f"{file.name}.damaged")
             log.warning("%s: %d lines are no records; they are moved to %s", file, len(damaged), aside)
-            with aside.open("ab") as copy:
-                copy.write(b"".join(line + b"\n" for line in damaged))
+            LineLog(aside).append(b"".join(line + b"\n" for line in damaged))
         kept = [record for record in records if record["step"] <= first_step]
         self.last = kept[-1] if kept else {}
-        write_text(file, "".join(json.dumps(record) + "\n" for record in kept))
+        self._log.replace("".join(json.dumps(record) + "\n" for record in kept).encode())
 
     def write(self, step: int, record: Record) -> None:
         """Appends a record; one that finds no room on the disk is kept and written with the next."""
-        self._unwritten.append(json.dumps({"step": step, **record}) + "\n")
         try:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write("".join(self._unwritten))
+            self._log.append(json.dumps({"step": step, **record}).encode() + b"\n")
         except OSError as error:
             log.warning("%s: cannot be written (%s); training continues", self._file, error.strerror)
-        else:
-            self._unwritten.clear()
 
     def close(self) -> None:
         pass
 
 
-def _read(file: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+def _parsed(data: bytes, file: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
     """The records, and the lines that are none; a last line that a kill cut off is left out."""
-    with open_regular(file) as opened:
-        *lines, torn = opened.read().split(b"\n")
+    *lines, torn = data.split(b"\n")
     records, damaged = [], []
     for line in (*lines, torn):
         try:
@@ -114,19 +114,37 @@ class ProgressLine:
 
 
 class TensorBoard:
-    """Event files in ``WORKDIR/tensorboard``."""
+    """Event files in ``WORKDIR/tensorboard``; in a bucket they are copied there once in a while and at the end."""
 
     def __init__(self, workdir: Path, first_step: int):
-        writer = needed("tensorboardX", "telemetry.tensorboard").SummaryWriter
-        self._writer = writer(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._mirror = Mirror(workdir / "tensorboard")
+        self._make = needed("tensorboardX", "telemetry.tensorboard").SummaryWriter
+        self._writer = self._make(str(self._mirror.path), purge_step=first_step + 1)
+        self._written, self._number = 0, 0  # figures in the newest file, and its number
+        self._copied_at = time.monotonic()
 
     def write(self, step: int, record: Record) -> None:
         for name, value in flat(record):
             self._writer.add_scalar(name, value, step)
+            self._written += 1
         self._writer.flush()
+        if self._mirror.is_copied and time.monotonic() - self._copied_at > COPY_EVERY:
+            self._copy()
+            if self._written > FIGURES:  # an object cannot grow: each copy costs what the newest file holds
+                self._writer.close()
+                self._number, self._written = self._number + 1, 0
+                self._writer = self._make(str(self._mirror.path), filename_suffix=f".{self._number}")
 
     def close(self) -> None:
         self._writer.close()
+        self._copy()
+
+    def _copy(self) -> None:
+        self._copied_at = time.monotonic()
+        try:
+            self._mirror.copy()
+        except OSError as error:
+            log.warning("TensorBoard's files cannot be copied (%s); training continues", error)
 
 
 class WeightsAndBiases:
@@ -140,7 +158,7 @@ class WeightsAndBiases:
                 name=workdir.name,
                 id=_identity(workdir / "wandb_id"),
                 resume="allow",
-                dir=str(workdir),
+                dir=tempfile.mkdtemp(prefix="dualdiff-wandb-") if is_bucket(workdir) else str(workdir),
                 config=to_dict(config),
             )
         except wandb.Error as error:  # nobody is logged in, or the server does not answer

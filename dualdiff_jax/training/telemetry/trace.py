@@ -1,10 +1,15 @@
 """A profiler's trace of a few steps, for TensorBoard's profile page or Perfetto."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+
+from dualdiff_jax.files.mirror import Mirror
+
+log = logging.getLogger(__name__)
 
 
 class Trace:
@@ -17,14 +22,14 @@ class Trace:
 
     def __init__(self, steps: tuple[int, ...], folder: Path):
         self._window = range(steps[0], sum(steps)) if steps and not jax.process_index() else range(0)
-        self._folder = folder
+        self._mirror = Mirror(folder)
         self._is_on = False
 
     @contextlib.contextmanager
     def step(self, number: int) -> Iterator[None]:
         """Wraps the dispatch of step ``number``; the trace begins before the first of its steps."""
         if number in self._window and not self._is_on:
-            jax.profiler.start_trace(str(self._folder))
+            jax.profiler.start_trace(str(self._mirror.path))
             self._is_on = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
@@ -40,3 +45,7 @@ class Trace:
         if self._is_on:
             jax.profiler.stop_trace()
             self._is_on = False
+            try:
+                self._mirror.copy()
+            except OSError as error:
+                log.warning("the trace cannot be written (%s); training continues", error)

@@ -6,9 +6,8 @@ import os
 import jax
 import pytest
 
-from dualdiff_jax import lock
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import locked_folder
+from dualdiff_jax.files import lock, locked_folder
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import workdir as module
 from dualdiff_jax.training.loop import train
