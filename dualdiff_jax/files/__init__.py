@@ -1,10 +1,11 @@
 """All knowledge of file systems, local or a bucket's. No other room renames, replaces or removes files."""
 
 from dualdiff_jax.files.lock import Lock
-from dualdiff_jax.files.names import as_path, is_bucket, is_url
+from dualdiff_jax.files.names import as_path, check_holds_arrays, is_bucket, is_url
 from dualdiff_jax.files.regular import check_regular, open_regular
 from dualdiff_jax.files.whole import (
     free_bytes,
+    is_unfinished,
     is_writable,
     locked_folder,
     make_folder,
@@ -18,9 +19,11 @@ from dualdiff_jax.files.whole import (
 __all__ = [
     "Lock",
     "as_path",
+    "check_holds_arrays",
     "check_regular",
     "free_bytes",
     "is_bucket",
+    "is_unfinished",
     "is_url",
     "is_writable",
     "locked_folder",

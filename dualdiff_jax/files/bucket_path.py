@@ -1,12 +1,6 @@
 """Objects of a bucket behind the interface of ``pathlib.Path``: the same code reads and writes both.
 
 Google's buckets go through gcsfs and Amazon's through s3fs, which retry requests that a server refuses for a moment.
-Whatever they raise becomes an ``OSError`` with the number and the message that a disk would give:
-
-    no such object or bucket                ENOENT
-    no credentials, or no permission        EACCES
-    a quota is used up                      EDQUOT
-    the service does not answer, all else   EIO
 A bucket has no folders: a name is a folder while an object lies below it, and making one does nothing.
 """
 
@@ -18,22 +12,17 @@ import importlib
 import io
 import os
 import pathlib
-import re
 import stat
+import zlib
 from collections.abc import Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from etils.epath import gpath
 
-from dualdiff_jax.errors import UserError, quoted, reason
+from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.files.bucket_errors import as_os_errors
 
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # scheme -> package, extra that installs it
-QUOTA = re.compile(r"quota|rate ?limit|slow ?down|too many requests", re.IGNORECASE)
-REFUSED = re.compile(
-    r"forbidden|access ?denied|permission|unauthori[sz]ed|anonymous caller|credential|invalidaccesskey|signaturedoes",
-    re.IGNORECASE,
-)
-ABSENT = re.compile(r"not ?found|nosuch(key|bucket)|does not exist", re.IGNORECASE)
 
 
 class ObjectStatus(NamedTuple):
@@ -53,15 +42,15 @@ class BucketPath(gpath.PosixGPath):
     """An object, or all objects below a name; ``gs://bucket/name`` or ``s3://bucket/name``."""
 
     def exists(self) -> bool:
-        with _as_os_errors(self):
+        with as_os_errors(self):
             return self._fs.exists(str(self))
 
     def is_dir(self) -> bool:
-        with _as_os_errors(self):
+        with as_os_errors(self):
             return self._fs.isdir(str(self))
 
     def is_file(self) -> bool:
-        with _as_os_errors(self):
+        with as_os_errors(self):
             return self._fs.isfile(str(self))
 
     def is_symlink(self) -> bool:
@@ -85,19 +74,19 @@ class BucketPath(gpath.PosixGPath):
         return self
 
     def stat(self) -> ObjectStatus:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with _as_os_errors(self):
+        with as_os_errors(self):
             info = self._fs.info(str(self))
         kind = stat.S_IFDIR if info["type"] == "directory" else stat.S_IFREG
         return ObjectStatus(kind | 0o644, int(info.get("size") or 0), _nanoseconds(info))
 
     def iterdir(self) -> Iterator["BucketPath"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with _as_os_errors(self):
+        with as_os_errors(self):
             names = self._fs.ls(str(self), detail=False)
         base = _plain(self)
         yield from (self / name.rstrip("/").rpartition("/")[2] for name in names if name.rstrip("/") != base)
 
     def glob(self, pattern: str) -> Iterator["BucketPath"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with _as_os_errors(self):
+        with as_os_errors(self):
             found = self._fs.glob(f"{self}/{pattern}")
         yield from (type(self)(f"{self._uri_scheme}://{name}") for name in sorted(found))
 
@@ -105,20 +94,20 @@ class BucketPath(gpath.PosixGPath):
         """All objects below, for which ``pattern`` is ``*``."""
         if pattern != "*":
             raise NotImplementedError(pattern)
-        with _as_os_errors(self):
+        with as_os_errors(self):
             found = self._fs.find(str(self))
         yield from (type(self)(f"{self._uri_scheme}://{name}") for name in found)
 
     def open(self, mode: str = "r", buffering: int = -1, encoding: str | None = None, **options: Any) -> IO[Any]:
         """An object opened to be read or to be written; what is written appears when it is closed."""
         del buffering
-        with _as_os_errors(self):
+        with as_os_errors(self):
             raw = self._fs.open(str(self), mode.replace("t", "").rstrip("b") + "b")
-        binary = _Translated(raw, self)
+        binary = cast(IO[bytes], _Translated(raw, self))
         return binary if "b" in mode else io.TextIOWrapper(binary, encoding or "utf-8", **options)
 
     def read_bytes(self) -> bytes:
-        with _as_os_errors(self):
+        with as_os_errors(self):
             return self._fs.cat_file(str(self))
 
     def read_range(self, start: int, length: int) -> bytes:
@@ -126,7 +115,7 @@ class BucketPath(gpath.PosixGPath):
         if length <= 0:
             return b""
         try:
-            with _as_os_errors(self):
+            with as_os_errors(self):
                 return self._fs.cat_file(str(self), start=start, end=start + length)
         except OSError:
             if start >= self.stat().st_size:
@@ -137,7 +126,7 @@ class BucketPath(gpath.PosixGPath):
         return self.read_bytes().decode(encoding or "utf-8", errors or "strict")
 
     def write_bytes(self, data: bytes) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with _as_os_errors(self):
+        with as_os_errors(self):
             self._fs.pipe_file(str(self), data)
         return len(data)
 
@@ -147,7 +136,7 @@ class BucketPath(gpath.PosixGPath):
 
     def create(self, data: bytes) -> None:
         """Writes an object that does not exist. Raises ``FileExistsError`` if another writer was first."""
-        with _as_os_errors(self):
+        with as_os_errors(self):
             if self._fs.exists(str(self)):  # the condition below is the service's, and old services ignore it
                 raise FileExistsError(errno.EEXIST, "exists already", str(self))
             self._fs.pipe_file(str(self), data, mode="create")
@@ -163,7 +152,7 @@ class BucketPath(gpath.PosixGPath):
 
     def unlink(self, missing_ok: bool = False) -> None:
         try:
-            with _as_os_errors(self):
+            with as_os_errors(self):
                 self._fs.rm_file(str(self))
         except FileNotFoundError:
             if not missing_ok:
@@ -172,7 +161,7 @@ class BucketPath(gpath.PosixGPath):
     def rmtree(self, missing_ok: bool = False) -> None:
         """Removes every object below."""
         try:
-            with _as_os_errors(self):
+            with as_os_errors(self):
                 self._fs.rm(str(self), recursive=True)
         except FileNotFoundError:
             if not missing_ok:
@@ -180,12 +169,12 @@ class BucketPath(gpath.PosixGPath):
 
     def copy_to(self, target: "BucketPath") -> None:
         """Copies an object inside the service."""
-        with _as_os_errors(self):
+        with as_os_errors(self):
             self._fs.copy(str(self), str(target))
 
     def upload(self, file: pathlib.Path) -> None:
         """Copies a local file here; the object appears when all of it is there."""
-        with _as_os_errors(self):
+        with as_os_errors(self):
             self._fs.put_file(str(file), str(self))
 
     @property
@@ -209,14 +198,14 @@ class _Translated(io.BufferedIOBase):
         return self._raw.seekable()
 
     def read(self, size: int | None = -1, /) -> bytes:
-        with _as_os_errors(self._path):
+        with as_os_errors(self._path):
             return self._raw.read(-1 if size is None else size)
 
     def read1(self, size: int = -1, /) -> bytes:
         return self.read(size)
 
     def write(self, data: Any, /) -> int:
-        with _as_os_errors(self._path):
+        with as_os_errors(self._path):
             return self._raw.write(data)
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
@@ -239,7 +228,7 @@ class _Translated(io.BufferedIOBase):
     def close(self) -> None:
         if not self.closed:
             try:
-                with _as_os_errors(self._path):
+                with as_os_errors(self._path):
                     if not self._raw.closed:
                         self._raw.close()
             finally:
@@ -273,52 +262,15 @@ def file_system(scheme: str) -> Any:
         ) from error
 
 
-@contextlib.contextmanager
-def _as_os_errors(path: BucketPath) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, FileExistsError, IsADirectoryError) as error:
-        number = next(n for kind, n in KINDS.items() if isinstance(error, kind))
-        raise type(error)(number, os.strerror(number), str(path)) from error
-    except UserError:
-        raise
-    except Exception as error:  # of aiohttp, google.auth, botocore, gcsfs and s3fs, which share no class
-        number = _number(error)
-        what = {errno.ENOENT: "no such object or bucket", errno.EACCES: "no permission or no credentials"}
-        said = reason(error)
-        if number == errno.EEXIST:
-            raise FileExistsError(number, os.strerror(number), str(path)) from error
-        if number == errno.ENOENT:
-            raise FileNotFoundError(number, what[number], str(path)) from error
-        raise OSError(number, f"{what.get(number, os.strerror(number))}: {quoted(said)}", str(path)) from error
-
-
-KINDS = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST, IsADirectoryError: errno.EISDIR}
-
-
-def _number(error: Exception) -> int:
-    code = getattr(error, "code", None) or getattr(error, "status", None)
-    text = f"{type(error).__name__} {error}"
-    if str(code) in ("409", "412") or "preconditionfailed" in text.lower().replace(" ", ""):
-        return errno.EEXIST
-    if str(code) == "429" or QUOTA.search(text):
-        return errno.EDQUOT
-    if str(code) in ("401", "403") or isinstance(error, PermissionError) or REFUSED.search(text):
-        return errno.EACCES
-    if str(code) == "404" or ABSENT.search(text):
-        return errno.ENOENT
-    return errno.EIO
-
-
 def _plain(path: BucketPath) -> str:
     return str(path).partition("://")[2].rstrip("/")
 
 
 def _nanoseconds(info: dict[str, Any]) -> int:
-    """The time of change; a generation, which Google counts in microseconds, tells two changes of a second apart."""
-    if str(info.get("generation", "")).isdecimal():
-        return int(info["generation"]) * 1000 % (1 << 62)
+    """The time of change to the second; below it, a digest of the version tells two changes in one second apart."""
     when = info.get("mtime") or info.get("LastModified") or info.get("updated")
     if isinstance(when, str):
         when = datetime.datetime.fromisoformat(when.replace("Z", "+00:00"))
-    return int(when.timestamp() * 1e9) if isinstance(when, datetime.datetime) else 0
+    seconds = int(when.timestamp()) if isinstance(when, datetime.datetime) else 0
+    version = str(info.get("generation") or info.get("ETag") or "")
+    return seconds * 10**9 + zlib.crc32(version.encode()) % 10**9

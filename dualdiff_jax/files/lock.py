@@ -103,4 +103,9 @@ class Lock:
 
 def beside(folder: Path) -> Lock:
     """The lock of a folder that appears only when it is complete: a file beside it."""
-    return Lock(folder.with_name(f".{folder.name}.lock"), folder)
+    return Lock(lock_beside(folder), folder)
+
+
+def lock_beside(folder: Path) -> Path:
+    """The file of that lock, which outlives a killed owner."""
+    return folder.with_name(f".{folder.name}.lock")

@@ -58,3 +58,12 @@ def as_path(name: str | os.PathLike) -> Path:
         raise UserError(f"{quoted(text)}: has no valid bucket's name after {scheme}://; name {scheme}://BUCKET/...")
     file_system(scheme)
     return cast(Path, BucketPath(text))
+
+
+def check_holds_arrays(path: str | os.PathLike) -> None:
+    """Raises ``UserError`` if arrays cannot be kept under ``path``: Orbax writes them to disks and to gs:// alone."""
+    if os.fspath(path).startswith("s3://"):
+        raise UserError(
+            f"{path}: Orbax writes and reads arrays on disks and in gs:// buckets, not in s3://; name a folder there, "
+            "or mount the bucket (data, images and texts are read from s3:// and written to it)"
+        )

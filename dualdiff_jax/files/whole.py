@@ -19,12 +19,19 @@ from typing import cast
 import jax
 
 from dualdiff_jax.distributed.process_group import barrier
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files.bucket_path import BucketPath
-from dualdiff_jax.files.lock import Lock, beside
+from dualdiff_jax.files.lock import Lock, beside, lock_beside
 from dualdiff_jax.files.names import as_path, is_bucket
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+STATUSES = {  # of TensorStore's errors
+    "RESOURCE_EXHAUSTED": errno.ENOSPC,
+    "PERMISSION_DENIED": errno.EACCES,
+    "UNAUTHENTICATED": errno.EACCES,
+    "UNAVAILABLE": errno.EIO,
+    "DEADLINE_EXCEEDED": errno.EIO,
+}
 NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
@@ -135,6 +142,8 @@ def new_folder(folder: str | Path, mark: str) -> Iterator[Path]:
         UserError: another process writes it, the disk is full, or ``folder`` is not writable.
     """
     folder = as_path(folder).absolute()
+    if is_bucket(folder) and len(folder.parts) == 3:
+        raise UserError(f"{folder}: is a whole bucket, which would be emptied; name a folder in it")
     complete = _marked_at_the_end if is_bucket(folder) else _renamed_at_the_end
     try:
         if jax.process_index() == 0:
@@ -146,9 +155,12 @@ def new_folder(folder: str | Path, mark: str) -> Iterator[Path]:
     except Exception as error:
         number = _error_number(error)
         if number in NO_ROOM:
-            raise UserError(f"{folder}: the disk is full; make room, or choose another folder") from error
+            full = "the bucket's quota is used up" if is_bucket(folder) else "the disk is full"
+            raise UserError(f"{folder}: {full}; make room, or choose another folder") from error
         if number in NO_PERMISSION:
             raise UserError(f"{folder}: may not be written ({os.strerror(number)}); choose another folder") from error
+        if number == errno.EIO and not isinstance(error, OSError):
+            raise UserError(f"{folder}: cannot be written ({reason(error)}); try again") from error
         raise
 
 
@@ -197,6 +209,19 @@ def _marked_at_the_end(folder: Path, mark: str, lock: Lock) -> Iterator[Path]:
         raise
 
 
+def is_unfinished(folder: Path, mark: str) -> bool:
+    """Whether ``folder`` holds only what a killed process left in ``new_folder``, which may be overwritten.
+
+    Args:
+        folder: as in ``new_folder``. Only a bucket's can be unfinished: a disk's gets its name at the end.
+        mark: as in ``new_folder``.
+
+    Raises:
+        OSError: the bucket does not answer.
+    """
+    return is_bucket(folder) and not (folder / mark).exists() and lock_beside(folder).exists()
+
+
 def remove(path: Path) -> None:
     """Removes a file, or a folder with all its contents. What cannot be removed stays, without an error."""
     if is_bucket(path):
@@ -235,7 +260,8 @@ def _error_number(error: Exception) -> int | None:
     """The system's error number, also from inside an error of TensorStore or of a library in Rust."""
     if isinstance(error, OSError):
         return error.errno
-    if "RESOURCE_EXHAUSTED" in str(error):
-        return errno.ENOSPC
+    for status, number in STATUSES.items():
+        if status in str(error):
+            return number
     number = re.search(r"\(os error (\d+)\)", str(error))
     return int(number[1]) if number else None

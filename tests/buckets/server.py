@@ -47,6 +47,7 @@ class Bucket:
             "TENSORSTORE_GCS_HTTP_URL": self._address,  # TensorStore, hence the arrays of Orbax
             "FSSPEC_GCS_TOKEN": "anon",
             "NO_GCE_CHECK": "true",  # else minutes are lost looking for credentials
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # read when gcsfs is imported, which a test may do first
         }
 
     def fail(self, **faults: Any) -> None:

@@ -1,0 +1,63 @@
+"""Which of many files are there; a bucket is asked once a folder, not once a file."""
+
+import fnmatch
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from dualdiff_jax.files.bucket_errors import as_os_errors
+from dualdiff_jax.files.bucket_path import BucketPath
+from dualdiff_jax.files.names import is_bucket
+
+
+def names_in(folder: Path) -> set[str]:
+    """The names of what lies in ``folder``; none if there is no such folder. Raises ``OSError``."""
+    try:
+        return {path.name for path in folder.iterdir()}
+    except FileNotFoundError:
+        return set()
+
+
+def matching(root: Path, pattern: str) -> list[Path]:
+    """What matches a shell pattern below ``root`` and is no folder, sorted.
+
+    Args:
+        root: a folder.
+        pattern: relative to ``root``; ``*`` matches no ``/``.
+
+    Raises:
+        OSError: a bucket cannot be listed.
+    """
+    if not is_bucket(root):
+        return sorted(path for path in root.glob(pattern) if not path.is_dir())
+    found = [root]
+    *folders, last = pattern.split("/")
+    for part in folders:
+        found = [path for folder in found for path in _below(folder, part, "directory")]
+    return sorted(path for folder in found for path in _below(folder, last, "file"))
+
+
+def existing(files: Iterable[Path]) -> set[Path]:
+    """Those of ``files`` that are there, in buckets. Raises ``OSError`` if a bucket cannot be listed."""
+    files = list(files)
+    folders = {file.parent for file in files}
+    there = {folder / name for folder in folders for name, kind in _kinds(folder).items() if kind == "file"}
+    return there.intersection(files)
+
+
+def _below(folder: Path, pattern: str, kind: str) -> list[Path]:
+    """What lies directly in ``folder``, matches ``pattern`` and is of a kind."""
+    if not any(c in pattern for c in "*?[") and kind == "directory":
+        return [folder / pattern]
+    return [folder / name for name, k in _kinds(folder).items() if k == kind and fnmatch.fnmatchcase(name, pattern)]
+
+
+def _kinds(folder: Path) -> dict[str, str]:
+    """Name -> "file" or "directory" of what lies directly in a bucket's folder."""
+    bucket: Any = cast(BucketPath, folder)
+    try:
+        with as_os_errors(folder):
+            found = bucket._fs.ls(str(folder), detail=True)
+    except FileNotFoundError:
+        return {}
+    return {entry["name"].rstrip("/").rpartition("/")[2]: entry["type"] for entry in found}

@@ -1,0 +1,240 @@
+"""The files of a bucket: the interface of a path, whole or not at all, locks, and errors in sentences."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import (
+    as_path,
+    free_bytes,
+    is_bucket,
+    is_writable,
+    make_folder,
+    move,
+    new_file,
+    new_folder,
+    open_regular,
+    remove,
+    write_text,
+)
+from dualdiff_jax.files import bucket_path as module
+from dualdiff_jax.files.lock import Lock
+from dualdiff_jax.files.lock_file import BucketLockFile
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(bucket, request):
+    yield as_path(f"{bucket.root}/{request.node.name}")
+    bucket.fail()
+
+
+def objects(folder) -> list[str]:
+    return sorted(str(path)[len(str(folder)) + 1 :] for path in folder.rglob("*"))
+
+
+def test_an_object_behaves_as_a_file(folder):
+    file = folder / "deep" / "a file.txt"
+    assert not file.exists() and not folder.is_dir()
+    file.write_text("grün")
+    assert file.read_text() == "grün" and file.read_bytes() == "grün".encode()
+    assert file.exists() and file.is_file() and not file.is_dir()
+    assert folder.is_dir() and not folder.is_file() and [path.name for path in folder.iterdir()] == ["deep"]
+    assert [path.name for path in folder.glob("deep/*.txt")] == ["a file.txt"]
+    assert file.stat().st_size == 5 and abs(file.stat().st_mtime - time.time()) < 60
+    assert os.fspath(file) == str(file) and str(file).startswith("gs://bucket/")
+    assert (folder / "a" / ".." / ".." / "b").resolve() == folder.parent / "b"
+    with file.open("rb") as stream:
+        assert stream.seek(2) == 2 and stream.read() == "ün".encode()
+    with file.open("w") as stream:
+        stream.write("a\nb\n")
+    with file.open() as stream:
+        assert list(stream) == ["a\n", "b\n"]
+    assert file.read_range(2, 100) == b"b\n" and file.read_range(50, 3) == b"" and file.read_range(0, 0) == b""
+    file.unlink()
+    with pytest.raises(FileNotFoundError):
+        file.unlink()
+    file.unlink(missing_ok=True)
+
+
+def test_two_versions_of_one_second_have_different_times(folder):
+    stamps = set()
+    for text in ("one", "two", "six"):
+        (folder / "x").write_text(text)
+        stamps.add((folder / "x").stat().st_mtime_ns)
+    assert len(stamps) == 3
+
+
+def test_one_of_many_makers_makes_an_object(folder):
+    made = []
+
+    def make(number: int) -> None:
+        try:
+            (folder / "x").create(str(number).encode())
+            made.append(number)
+        except FileExistsError:
+            pass
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1 and (folder / "x").read_text() == str(made[0])
+
+
+def test_a_file_appears_when_its_writer_ends_and_not_if_it_fails(folder):
+    file = folder / "x"
+    write_text(file, "old")
+    with pytest.raises(RuntimeError), new_file(file) as partial:
+        partial.write_text("new")
+        raise RuntimeError
+    assert file.read_text() == "old" and objects(folder) == ["x"]
+    with new_file(file) as partial:
+        partial.write_bytes(b"n" * 20_000_000)
+        assert file.read_text() == "old"
+    assert file.stat().st_size == 20_000_000
+    with pytest.raises(RuntimeError), (folder / "y").open("wb") as stream:
+        stream.write(b"half")
+        raise RuntimeError
+    assert objects(folder) == ["x"]
+
+
+def test_a_folder_without_its_mark_is_overwritten(folder):
+    code = f"""
+import os
+from dualdiff_jax.files import new_folder
+with new_folder("{folder}/m", "mark") as partial:
+    (partial / "half").write_text("1")
+    os._exit(9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+    assert objects(folder) == [".m.lock", "m/half"]
+    with new_folder(folder / "m", "mark") as partial:
+        (partial / "whole").write_text("1")
+        (partial / "mark").write_text("")
+    assert objects(folder) == ["m/mark", "m/whole"]
+    with pytest.raises(RuntimeError), new_folder(folder / "m", "mark") as partial:
+        (partial / "mark").write_text("")
+        raise RuntimeError
+    assert objects(folder) == []
+
+
+def test_a_moved_folder_is_complete(folder):
+    for number in range(5):
+        (folder / "a" / "deep" / str(number)).write_text(str(number))
+    move(folder / "a", folder / "b" / "c")
+    assert objects(folder) == [f"b/c/deep/{number}" for number in range(5)]
+    remove(folder / "b")
+    remove(folder / "b")
+    assert objects(folder) == []
+
+
+def test_what_a_disk_tells_of_itself(folder):
+    assert is_bucket(folder) and is_writable(folder) and free_bytes(folder) == float("inf")
+    assert make_folder(folder, "--output") == folder and objects(folder) == []
+    (folder / "x").write_text("12345")
+    with open_regular(str(folder / "x"), 5) as stream:
+        assert stream.read() == b"12345"
+    with pytest.raises(UserError, match=r"x: has 5 bytes, more than the 4"):
+        open_regular(folder / "x", 4)
+    with pytest.raises(UserError, match=r"is a folder, not a file that can be read"):
+        open_regular(folder)
+
+
+def test_a_refused_writer_gets_a_sentence(bucket, folder):
+    (folder / "x").write_text("old")
+    bucket.fail(refused=True)
+    assert not is_writable(folder)
+    with pytest.raises(
+        UserError, match=r"may not be written \(no permission or no credentials.*choose another --output"
+    ):
+        make_folder(folder, "--output")
+    with pytest.raises(UserError, match="may not be written"), new_folder(folder / "m", "mark"):
+        pass
+    with pytest.raises(PermissionError):
+        (folder / "x").write_text("new")
+    bucket.fail()
+    assert (folder / "x").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["read_bytes", "stat", "unlink"])
+@pytest.mark.parametrize("path", ["gs://bucket/none", "gs://no-such-bucket/x"])
+def test_what_is_not_there_is_named(bucket, name, path):
+    with pytest.raises(FileNotFoundError) as error:
+        getattr(as_path(path), name)()
+    assert error.value.filename == path and error.value.strerror
+    assert not as_path(path).exists() and not as_path(path).is_dir()
+
+
+def test_faults_of_a_moment_are_not_noticed(bucket, folder):
+    bucket.fail(unavailable=0.05, reset=0.05)
+    for number in range(30):
+        (folder / str(number)).write_text(str(number))
+    assert [(folder / str(number)).read_text() for number in range(30)] == [str(number) for number in range(30)]
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    module.file_system.cache_clear()
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(UserError, match=r's3:// needs the package s3fs; pip install "dualdiff-jax\[s3\]"'):
+        as_path("s3://bucket/x")
+
+
+def test_a_lock_has_one_owner_and_a_killed_one_is_not_waited_for(folder, monkeypatch):
+    monkeypatch.setattr(BucketLockFile, "SETTLED", 0.05)
+    code = f"""
+import os
+from dualdiff_jax.files.lock import Lock
+from dualdiff_jax.files import as_path
+with Lock(as_path("{folder}/.lock"), as_path("{folder}")):
+    print("held", flush=True)
+    input()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"process {process.pid} on .* writes there"):
+            Lock(folder / ".lock", folder).__enter__()
+    finally:
+        process.kill()
+        process.wait()
+    assert objects(folder) == [".lock"]
+    with Lock(folder / ".lock", folder):
+        assert objects(folder) == [".lock"]
+    assert objects(folder) == []
+
+
+def test_an_owner_on_another_machine_is_known_by_its_heartbeat(folder, monkeypatch):
+    for name, seconds in {"SETTLED": 0.0, "BEAT": 0.1, "STALE": 1.0}.items():
+        monkeypatch.setattr(BucketLockFile, name, seconds)
+    file = folder / ".lock"
+    elsewhere = BucketLockFile(file)
+    elsewhere.make({"machine": "another", "host": "node7", "pid": 12, "token": "theirs"})
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.1):
+            elsewhere.beat({"machine": "another", "host": "node7", "pid": 12, "token": "theirs"})
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        with pytest.raises(UserError, match="process 12 on node7"):
+            Lock(file, folder).__enter__()
+    finally:
+        ended.set()
+        thread.join()
+    before = time.monotonic()
+    with Lock(file, folder):
+        assert time.monotonic() - before >= 0.9
