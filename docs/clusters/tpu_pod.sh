@@ -1,11 +1,11 @@
 #!/bin/bash
 # Trains on all hosts of a Cloud TPU slice, from a machine that has gcloud:
 #
-#     TPU=my-slice ZONE=us-east5-a CONFIG=configs/dual_diff_pretrain_256.py WORKDIR=/shared/runs/pretrain_256 \
+#     TPU=my-slice ZONE=us-east5-a CONFIG=configs/dual_diff_pretrain_256.py WORKDIR=gs://BUCKET/pretrain_256 \
 #         docs/clusters/tpu_pod.sh --config.train.remat=dots
 #
-# Prepare once: the repository in ~/dualdiff_jax of every host, with .venv (pip install "jax[tpu]" -r requirements.txt),
-# and a file system that all hosts have mounted (Filestore) at the first part of WORKDIR. Each host finds its number
+# Prepare once: the repository in ~/dualdiff_jax of every host, with .venv (pip install "jax[tpu]" gcsfs -r
+# requirements.txt), and a bucket that the TPU's service account may read and write (docs/buckets.md). Each host finds its number
 # through the machine's metadata server; after a stop the same command resumes the run.
 set -euo pipefail
 : "${TPU:?is not set: the name of the TPU}" "${ZONE:?is not set: its zone}"

@@ -44,6 +44,15 @@ import json, os, sys
 with open(os.environ["NOTES"], "a") as notes:
     notes.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
 """
+# As Python, it also tells that a bucket holds no model.
+FAKE_PYTHON = (
+    """
+import sys
+if sys.argv[1] == "-c":
+    sys.exit(1)
+"""
+    + NOTE
+)
 
 
 @pytest.fixture
@@ -51,7 +60,11 @@ def stand_ins(tmp_path):
     """(environment with the stand-ins in PATH, a function that returns the noted calls)."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, program in (("srun", SRUN), *((name, NOTE) for name in ("scontrol", "gcloud", "xpk", "fake_python"))):
+    for name, program in (
+        ("srun", SRUN),
+        ("fake_python", FAKE_PYTHON),
+        *((name, NOTE) for name in ("scontrol", "gcloud", "xpk")),
+    ):
         (folder / name).write_text(f"#!{sys.executable}\n{program}")
         (folder / name).chmod(0o755)
     notes = tmp_path / "notes"
