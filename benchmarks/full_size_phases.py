@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 
@@ -24,13 +25,14 @@ def phase_write(folder: Path) -> dict:
     from dualdiff_jax.config.published import D_DIT_2B
     from dualdiff_jax.config.resolve import resolve
     from dualdiff_jax.convert.checkpoint_formats import FORMATS
-    from dualdiff_jax.convert.diffusers_folder import write_configs
+    from dualdiff_jax.convert.diffusers_folder import write_configs, write_index
     from dualdiff_jax.convert.exporter import Shards
     from dualdiff_jax.convert.plan import format_rules
     from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
 
     source, config = folder / SOURCE, resolve(D_DIT_2B, ModelConfig)
     write_configs(source, config)
+    write_index(source)
     Tokenizer(T5_TOKENIZER).save(source / "tokenizer_3")
     (source / "text_encoder").rename(source / "text_encoder_3")
     index = json.loads((source / "model_index.json").read_text())
@@ -46,13 +48,14 @@ def phase_write(folder: Path) -> dict:
     )
     for name, part, stem, dtype in files:
         layout = next(layout for layout in FORMATS if layout.name == name)
-        shards = Shards(source / part, stem, SHARD_BYTES)
         shapes = [(r.key, r.shape) for group in format_rules(layout, config).values() for r in group]
         if layout.network == "mmdit":
             width = config.mmdit.width
             for layer, inputs in (("1", 2048), ("2", width)):
                 key = f"time_text_embed.text_embedder.linear_{layer}"
                 shapes += [(f"{key}.weight", (width, inputs)), (f"{key}.bias", (width,))]
+        sizes = {key: math.prod(shape) * np.dtype(dtype).itemsize for key, shape in shapes}
+        shards = Shards(source / part, stem, sizes, SHARD_BYTES)
         for key, shape in shapes:
             tensor = _random(rng, key, shape, dtype)
             shards.add(key, tensor)

@@ -3,7 +3,7 @@
     MODEL_DIR/model.json     format version, names of the networks, what pads prompts, and the resolved ModelConfig
     MODEL_DIR/tokenizer/     T5 tokenizer
     MODEL_DIR/weights/       the arrays, sharded, written and restored by Orbax
-The folder gets its name only when it is complete.
+The folder gets its name only when it is complete; in a bucket it counts once it has model.json, which is written last.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.data.tokenizer import END_TOKEN, Tokenizer
 from dualdiff_jax.errors import UserError, quoted, reason
-from dualdiff_jax.files import as_path, new_folder
+from dualdiff_jax.files import as_path, check_holds_arrays, new_folder
 from dualdiff_jax.json_files import checked, field, read_object
 from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS
@@ -49,7 +49,7 @@ def save_model(folder: str | Path, config: ModelConfig, weights: Weights, tokeni
         tokenizer: of the model.
 
     Raises:
-        UserError: the disk is full, or this process may not write there.
+        UserError: the disk is full, this process may not write there, or no arrays can be kept there.
     """
     with new_model_folder(folder, config, tokenizer) as partial:
         save_arrays(partial / "weights", weights)
@@ -80,6 +80,7 @@ def new_model_folder(
     Raises:
         UserError: the disk is full, or this process may not write there.
     """
+    check_holds_arrays(folder)
     with new_folder(folder, DESCRIPTION) as partial:
         yield partial
         if jax.process_index() != 0:
@@ -177,6 +178,7 @@ def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tupl
         UserError: the folder is damaged, its parts do not fit together, or ``dtype`` is unknown.
     """
     folder = as_path(folder)
+    check_holds_arrays(folder)
     config = load_config(folder)
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != config.mmdit.vocab_size:
@@ -221,6 +223,7 @@ def stored_leaves(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     Raises:
         UserError: the folder is missing or cannot be read.
     """
+    check_holds_arrays(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: is missing; the model folder is incomplete, copy it anew")
     try:

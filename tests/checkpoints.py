@@ -14,7 +14,7 @@ from demo.data import write_tokenizer
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.convert.checkpoint_formats import FORMATS
-from dualdiff_jax.convert.diffusers_folder import write_configs
+from dualdiff_jax.convert.diffusers_folder import write_configs, write_index
 from dualdiff_jax.convert.plan import format_rules
 from dualdiff_jax.data.tokenizer import Tokenizer
 from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_t5
@@ -85,6 +85,7 @@ def write_d_dit(folder: Path, seed: int, dtype: str = "float32") -> dict[str, Te
     networks = {name: _cast(arrays(network), dtype) for name, network in random_networks(seed).items()}
     networks["t5"].pop(TIED, None)
     write_configs(folder, CONFIG)
+    write_index(folder)
     write_tokenizer(folder / "tokenizer")
     save_file(networks["mmdit"], folder / "transformer" / "diffusion_pytorch_model.safetensors")
     write_shards(folder / "text_encoder", "model", networks["t5"])
@@ -96,6 +97,7 @@ def write_sd3(folder: Path, seed: int, dtype: str = "float32") -> dict[str, torc
     """Writes SD3-medium as a diffusers folder, without its CLIP encoders; returns network -> torch module."""
     networks = random_networks(seed, sd3_transformer())
     write_configs(folder, CONFIG)
+    write_index(folder)
     index = json.loads((folder / "model_index.json").read_text())
     index["_class_name"] = "StableDiffusion3Pipeline"
     index["transformer"] = ["diffusers", "SD3Transformer2DModel"]

@@ -17,7 +17,7 @@ import numpy as np
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError, reason
-from dualdiff_jax.files import as_path, make_folder
+from dualdiff_jax.files import as_path, is_bucket, make_folder, new_file, write_text
 from dualdiff_jax.pipeline.devices import in_words
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
@@ -187,8 +187,8 @@ def write_images(
     found = []
     for name, image, row in zip(names, images, rows, strict=True):
         if is_first_host():
-            with _writing(folder / name):
-                image.save(folder / name)
+            with _writing(folder / name), new_file(folder / name) as partial:
+                image.save(partial, "PNG")
         found.append({"image": str(folder / name), **row})
     report_rows(found, folder / listed, as_json, line)
 
@@ -197,10 +197,22 @@ def folder_for(output: str, names: Sequence[str], overwrite: bool) -> Path:
     """The folder for results, made if necessary, in which no file of ``names`` exists unless it may be replaced."""
     folder = as_path(output)
     if not overwrite:
-        for name in names:
-            if os.path.lexists(folder / name):
-                raise UserError(f"{folder / name}: exists; name another --output, or give --overwrite to replace it")
+        for name in _existing(folder, names):
+            raise UserError(f"{folder / name}: exists; name another --output, or give --overwrite to replace it")
     return make_folder(folder, "--output")
+
+
+def _existing(folder: Path, names: Sequence[str]) -> list[str]:
+    """The ``names`` that ``folder`` has already."""
+    if not is_bucket(folder):
+        return [name for name in names if os.path.lexists(folder / name)]
+    try:
+        found = {file.name for file in folder.iterdir()}
+    except FileNotFoundError:  # nothing lies there
+        return []
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); choose another --output") from error
+    return [name for name in names if name in found]
 
 
 @contextlib.contextmanager
@@ -227,5 +239,5 @@ def report_rows(rows: list[dict[str, Any]], file: Path | None, as_json: bool, li
     text = mend_text(json.dumps(rows, indent=2, ensure_ascii=False))  # a prompt's bytes may be no UTF-8
     if file:
         with _writing(file):
-            file.write_text(text + "\n", encoding="utf-8")
+            write_text(file, text + "\n")
     print(text if as_json else mend_text("\n".join(line.format(**row) for row in rows)))

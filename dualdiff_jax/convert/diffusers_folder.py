@@ -15,21 +15,13 @@ POOLED_WIDTH = 2048  # of SD3's CLIP vector; an argument of the original's class
 
 
 def write_configs(folder: Path, config: ModelConfig) -> None:
-    """Writes ``model_index.json``, the configuration of each component with the original's class names, and ours.
+    """Writes the configuration of each component with the original's class names, and ours.
 
     Args:
-        folder: of the pipeline.
+        folder: of the pipeline, which ``write_index`` completes.
         config: of the model, whose autoencoder is SD3's kind.
     """
     files = {
-        INDEX_FILE: {
-            "_class_name": "DualDiffSD3Pipeline",
-            "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-            "text_encoder": ["transformers", "T5EncoderModel"],
-            "tokenizer": ["transformers", "T5TokenizerFast"],
-            "transformer": ["sd3_modules.sd3_model", "SD3JointModelFlexible"],
-            "vae": ["diffusers", "AutoencoderKL"],
-        },
         "transformer/config.json": _transformer(config),
         "text_encoder/config.json": _text_encoder(config),
         "vae/config.json": _autoencoder(config),
@@ -45,11 +37,27 @@ def write_configs(folder: Path, config: ModelConfig) -> None:
         },
     }
     for name, content in files.items():
-        if "_class_name" in content:
-            content["_diffusers_version"] = DIFFUSERS_VERSION
-        file = folder / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        _write(folder / name, content)
+
+
+def write_index(folder: Path) -> None:
+    """Writes ``model_index.json``, by which readers know a pipeline's folder; it comes last."""
+    content = {
+        "_class_name": "DualDiffSD3Pipeline",
+        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "T5EncoderModel"],
+        "tokenizer": ["transformers", "T5TokenizerFast"],
+        "transformer": ["sd3_modules.sd3_model", "SD3JointModelFlexible"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    _write(folder / INDEX_FILE, content)
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    if "_class_name" in content:
+        content["_diffusers_version"] = DIFFUSERS_VERSION
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _transformer(config: ModelConfig) -> dict[str, Any]:

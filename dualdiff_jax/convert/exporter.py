@@ -1,8 +1,9 @@
 """Exports a model folder to the diffusers folder that the PyTorch original loads."""
 
 import json
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,13 +12,13 @@ from safetensors.numpy import save_file
 
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.checkpoint_formats import D_DIT_FORMATS
-from dualdiff_jax.convert.diffusers_folder import INDEX_FILE, MASK_FILE, write_configs
+from dualdiff_jax.convert.diffusers_folder import INDEX_FILE, MASK_FILE, write_configs, write_index
 from dualdiff_jax.convert.output import check_output
 from dualdiff_jax.convert.plan import format_rules
 from dualdiff_jax.convert.rule import Rule
 from dualdiff_jax.convert.torch_file import save_tensor
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import move, new_folder
+from dualdiff_jax.files import as_path, new_file, new_folder
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.weights import load_config, load_networks, load_tokenizer, read_leaf, stored_leaves
 
@@ -55,7 +56,7 @@ def export_model(
         UserError: ``output`` exists (without ``overwrite``) or finds too little room, or the model folder is damaged,
             lacks a network or has an autoencoder or a block that diffusers lacks.
     """
-    model, output = Path(model), Path(output)
+    model, output = as_path(model), as_path(output)
     config, tokenizer = load_config(model), load_tokenizer(model)
     if config.autoencoder.kind != "kl" or config.mmdit.mlp_ratio != 4:
         raise UserError(f"{model}: has an autoencoder or blocks that diffusers lacks; only SD3's kind can be exported")
@@ -65,12 +66,13 @@ def export_model(
     stored = stored_leaves(model / "weights")
     dtypes = {leaf: jnp.dtype(dtype or spec.dtype) for leaf, spec in stored.items()}
     written, total = 0, sum(int(np.prod(spec.shape)) * dtypes[leaf].itemsize for leaf, spec in stored.items())
-    check_output(output, total, overwrite)
+    check_output(output, INDEX_FILE, total, overwrite)
     with new_folder(output, INDEX_FILE) as folder:
         write_configs(folder, config)
         tokenizer.save(folder / "tokenizer")
         for network, (name, stem) in FILES.items():
-            shards = Shards(folder / name, stem, shard_bytes)
+            sizes = _sizes(config, network, dtypes)
+            shards = Shards(folder / name, stem, sizes, shard_bytes)
             for rule, array in _arrays(model / "weights", config, network, stored):
                 tensor = rule.extract(array).astype(dtypes[rule.leaf], copy=False)
                 shards.add(rule.key, tensor)
@@ -80,7 +82,14 @@ def export_model(
                 if progress is not None:
                     progress(written, total)
             shards.close()
+        write_index(folder)
     return output
+
+
+def _sizes(config: ModelConfig, network: str, dtypes: Mapping[str, np.dtype]) -> dict[str, int]:
+    """Key of each tensor -> its bytes, in the order in which they are written."""
+    rules = [rule for group in format_rules(D_DIT_FORMATS[network], config).values() for rule in group]
+    return {rule.key: math.prod(rule.shape) * dtypes[rule.leaf].itemsize for rule in rules}
 
 
 def _arrays(folder: Path, config: ModelConfig, network: str, stored: dict) -> Iterator[tuple[Rule, np.ndarray]]:
@@ -100,47 +109,46 @@ class Shards:
     Args:
         folder: where; it is made.
         stem: of the names of the files.
+        sizes: key of each tensor -> its bytes, in the order in which ``add`` gets them.
         limit: largest size of a file in bytes; a larger tensor gets a file of its own.
     """
 
-    def __init__(self, folder: Path, stem: str, limit: int):
+    def __init__(self, folder: Path, stem: str, sizes: Mapping[str, int], limit: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._stem, self._limit = folder, stem, limit
+        self._folder, self._stem = folder, stem
+        self._name_of, self._total = _shard_names(stem, sizes, limit), sum(sizes.values())
         self._held: dict[str, np.ndarray] = {}
-        self._files: list[list[str]] = []
-        self._bytes = self._total = 0
 
     def add(self, key: str, tensor: np.ndarray) -> None:
-        """Adds a tensor; writes the current file first where the tensor does not fit into it."""
-        if self._held and self._bytes + tensor.nbytes > self._limit:
+        """Adds a tensor; writes the current file first where the tensor belongs into the next."""
+        if self._held and self._name_of[next(iter(self._held))] != self._name_of[key]:
             self._flush()
         self._held[key] = tensor
-        self._bytes += tensor.nbytes
-        self._total += tensor.nbytes
 
     def _flush(self) -> None:
-        self._files.append(list(self._held))
-        _save(self._held, self._temporary(len(self._files)))
-        self._held, self._bytes = {}, 0
-
-    def _temporary(self, number: int) -> Path:
-        return self._folder / f"{number}.part"
+        with new_file(self._folder / self._name_of[next(iter(self._held))]) as partial:
+            _save(self._held, partial)
+        self._held = {}
 
     def close(self) -> None:
-        """Writes the last file, renames all (the names contain their number) and writes the index."""
+        """Writes the last file and the index."""
         self._flush()
-        count = len(self._files)
-        if count == 1:
-            move(self._temporary(1), self._folder / f"{self._stem}.safetensors")
-            return
-        shard_of = {}
-        for number, keys in enumerate(self._files, start=1):
-            name = f"{self._stem}-{number:05d}-of-{count:05d}.safetensors"
-            move(self._temporary(number), self._folder / name)
-            shard_of |= dict.fromkeys(keys, name)
-        index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(shard_of.items()))}
-        file = self._folder / f"{self._stem}.safetensors.index.json"
-        file.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        if len(set(self._name_of.values())) > 1:
+            index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(self._name_of.items()))}
+            file = self._folder / f"{self._stem}.safetensors.index.json"
+            file.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shard_names(stem: str, sizes: Mapping[str, int], limit: int) -> dict[str, str]:
+    """Key of each tensor -> the name of its file, in which the number of all files stands."""
+    numbers, number, filled = {}, 1, 0
+    for key, size in sizes.items():
+        if filled and filled + size > limit:
+            number, filled = number + 1, 0
+        numbers[key], filled = number, filled + size
+    if number == 1:
+        return dict.fromkeys(sizes, f"{stem}.safetensors")
+    return {key: f"{stem}-{which:05d}-of-{number:05d}.safetensors" for key, which in numbers.items()}
 
 
 def _save(tensors: dict[str, np.ndarray], file: Path) -> None:

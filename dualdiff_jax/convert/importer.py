@@ -20,10 +20,18 @@ from dualdiff_jax.convert.tensors import open_file, some
 from dualdiff_jax.convert.torch_checkpoint import TorchCheckpoint, open_checkpoint, unclaimed_keys
 from dualdiff_jax.data.tokenizer import END_TOKEN, T5_TOKENIZER, Tokenizer
 from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.files import as_path, check_holds_arrays
 from dualdiff_jax.models.bundle import weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS, layers_of, network_of
 from dualdiff_jax.progress import Progress
-from dualdiff_jax.weights import is_model_folder, load_config, load_model, new_model_folder, with_dtype
+from dualdiff_jax.weights import (
+    DESCRIPTION,
+    is_model_folder,
+    load_config,
+    load_model,
+    new_model_folder,
+    with_dtype,
+)
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +109,7 @@ class Import:
         if mask_embedding is not None and "t5" not in self.networks:
             raise UserError(f"{mask_embedding}: a mask embedding needs a T5 to go into; add --t5=FILE_OR_FOLDER")
         row = mask_embedding or checkpoint.mask_embedding
-        self.mask_embedding = Path(row) if row and "t5" in self.networks else None
+        self.mask_embedding = as_path(row) if row and "t5" in self.networks else None
         self._mask_row = self.mask_embedding and self._read_mask_row(self.mask_embedding)
 
     def _read_mask_row(self, file: Path) -> np.ndarray:
@@ -141,8 +149,9 @@ class Import:
         Raises:
             UserError: ``output`` exists, cannot be written or finds too little room, or a tensor cannot be read.
         """
-        output = Path(output)
-        check_output(output, self.bytes, overwrite)
+        output = as_path(output)
+        check_holds_arrays(output)
+        check_output(output, DESCRIPTION, self.bytes, overwrite)
         with new_model_folder(output, self.config, self.tokenizer, self.networks) as folder:
             self._write_weights(folder / "weights", progress)
         return output

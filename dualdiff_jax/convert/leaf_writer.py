@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
-from dualdiff_jax.files import remove
+from dualdiff_jax.files import is_bucket, remove
 from dualdiff_jax.models.leaves import LeafSpec, is_stacked, layer_shape
 
 CHUNK_BYTES = 16 << 20  # a larger layer is cut into chunks
@@ -55,7 +55,7 @@ class LeafWriter:
         return ts.open(
             {
                 "driver": "zarr",
-                "kvstore": {"driver": "file", "path": str(self._folder / leaf)},
+                "kvstore": _store(self._folder / leaf),
                 "metadata": {
                     "shape": spec.shape,
                     "chunks": [1, *chunk] if is_stacked(spec) else chunk,
@@ -66,6 +66,11 @@ class LeafWriter:
             },
             create=True,
         ).result()
+
+
+def _store(folder: Path) -> str | dict[str, str]:
+    """TensorStore's name of a folder."""
+    return f"{folder}/" if is_bucket(folder) else {"driver": "file", "path": str(folder)}
 
 
 def chunk_shape(spec: LeafSpec, dtype: np.dtype) -> list[int]:

@@ -10,11 +10,12 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.convert.checkpoint_formats import EXPECTED, IGNORED_KEYS, CheckpointFormat, recognise
-from dualdiff_jax.convert.diffusers_folder import MASK_FILE, SETTINGS_FILE
+from dualdiff_jax.convert.diffusers_folder import INDEX_FILE, MASK_FILE, SETTINGS_FILE
 from dualdiff_jax.convert.scaled import CleanTensors
 from dualdiff_jax.convert.sizes import read_sizes
 from dualdiff_jax.convert.tensors import FileTensors, Tensors, open_file, open_folder, open_sharded
 from dualdiff_jax.errors import QUOTED, UserError, quoted
+from dualdiff_jax.files import as_path
 from dualdiff_jax.json_files import checked, read_object
 from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.weights import is_model_folder
@@ -152,8 +153,8 @@ def open_checkpoint(path: str | Path) -> TorchCheckpoint:
     Raises:
         UserError: ``path`` is missing, damaged, or holds another model, which the message names.
     """
-    path = Path(path)
-    if path.is_dir() and (path / "model_index.json").is_file():
+    path = as_path(path)
+    if path.is_dir() and (path / INDEX_FILE).is_file():
         return _open_pipeline(path)
     if not path.exists():
         raise UserError(f"{path}: there is no such file or folder")
@@ -171,7 +172,7 @@ def open_checkpoint(path: str | Path) -> TorchCheckpoint:
 
 def _open_pipeline(path: Path) -> TorchCheckpoint:
     """Opens a diffusers folder, without the networks that D-DiT lacks (CLIP)."""
-    index = _read_json(path / "model_index.json")
+    index = _read_json(path / INDEX_FILE)
     class_name = checked(index.get("_class_name", "nothing"), str, f"{path / 'model_index.json'}: _class_name")
     if class_name not in PIPELINES:
         raise UserError(f"{path}: is a {class_name[:QUOTED]}, expected a folder of {' or '.join(PIPELINES)}")

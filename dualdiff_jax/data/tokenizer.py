@@ -207,7 +207,7 @@ def _load(folder: Path) -> Any:
         if file.exists():
             read_object(file, LARGEST_FILE)
     try:
-        with local_copy(folder) as local:
+        with local_copy(folder, LARGEST_FILE) as local:
             return T5TokenizerFast.from_pretrained(str(local))
     except BaseException as error:  # the library raises many kinds, and its Rust half panics; all mean a damaged file
         if isinstance(error, KeyboardInterrupt | SystemExit):

@@ -42,8 +42,12 @@ class Mirror:
 
 
 @contextlib.contextmanager
-def local_copy(folder: Path) -> Iterator[Path]:
+def local_copy(folder: Path, largest: int) -> Iterator[Path]:
     """A context with the files of ``folder``, not those of folders in it, on a disk: ``folder`` itself where it is one.
+
+    Args:
+        folder: to copy.
+        largest: bytes of a file that is copied; weights may lie beside a tokenizer.
 
     Raises:
         OSError: on entry, the folder cannot be read.
@@ -52,7 +56,7 @@ def local_copy(folder: Path) -> Iterator[Path]:
         yield folder
         return
     with tempfile.TemporaryDirectory(prefix="dualdiff-") as temporary:
-        for name in file_sizes(folder):
-            if "/" not in name:
+        for name, size in file_sizes(folder).items():
+            if "/" not in name and size <= largest:
                 (Path(temporary) / name).write_bytes((folder / name).read_bytes())
         yield Path(temporary)

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class _RangeReader(io.RawIOBase):
         self._at = at
         return at
 
-    def readinto(self, buffer, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride, reportMissingParameterType]
+    def readinto(self, buffer: Any, /) -> int:
         data = self._path.read_range(self._at, min(len(buffer), max(self._size - self._at, 0)))
         buffer[: len(data)] = data
         self._at += len(data)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from dualdiff_jax import files
 from dualdiff_jax.arrays import SEEDS, Key, key_of
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.fields import field_types, value_faults
@@ -135,7 +136,7 @@ def as_path(name: str, value: Any) -> Path:
     """A path that is no empty string."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in str(value):
         raise UserError(f"{name} is {quoted(value)}; give the path of a folder")
-    return Path(value)
+    return files.as_path(value)
 
 
 def check_mesh(name: str, mesh: Any) -> Mesh:

@@ -14,6 +14,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.convert.diffusers_folder import INDEX_FILE
 from dualdiff_jax.convert.importer import open_pipeline
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.models.separated import separated_weights, with_t5_in_8_bits
@@ -52,7 +53,7 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
         """Loads a model folder, or a diffusers folder of D-DiT or SD3, which is converted as it is read.
 
         Args:
-            path: the folder.
+            path: the folder; it may lie in a bucket, ``gs://bucket/folder``.
             mesh: where the weights go; by default all devices of all processes: whole weights on each where they fit,
                 else each weight in shards. Batches are split over them.
             dtype: "float32" or "bfloat16", for the weights and for what the model computes in; None keeps both as
@@ -73,7 +74,7 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
         def choose_mesh(config: ModelConfig) -> Mesh:
             return sampling_mesh(config, dtype) if mesh is None else mesh
 
-        if path.is_dir() and not is_model_folder(path) and (path / "model_index.json").is_file():
+        if path.is_dir() and not is_model_folder(path) and (path / INDEX_FILE).is_file():
             config, weights, tokenizer = open_pipeline(path, choose_mesh, dtype, cache)
         else:
             config, weights, tokenizer = load_model(path, choose_mesh(load_config(path)), dtype)
