@@ -20,6 +20,7 @@ from dualdiff_jax.cli.processes import processes, together
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import StuckError, UserError
+from dualdiff_jax.files import as_path, check_holds_arrays
 from dualdiff_jax.progress import bar
 from dualdiff_jax.runtime import environment
 
@@ -85,11 +86,6 @@ def _required(flag: flags.FlagHolder[str | None]) -> str:
     if not flag.value:
         raise UserError(f"--mode={arguments.MODE.value} needs --{flag.name}=...")
     return flag.value
-
-
-def _folder(flag: flags.FlagHolder[str | None]) -> str:
-    """The local folder that a required flag names."""
-    return _required(flag)
 
 
 def _config() -> RunConfig:
@@ -255,13 +251,14 @@ def _inspect_data() -> None:
 
 
 def _train() -> None:
-    config, folder = _config(), _folder(arguments.WORKDIR)
+    config, folder = _config(), _required(arguments.WORKDIR)
+    check_holds_arrays(as_path(folder))
     with processes():
         train.run_training(config, folder)
 
 
 def _encode_data() -> None:
-    config, folder = _config(), _folder(arguments.OUTPUT)
+    config, folder = _config(), _required(arguments.OUTPUT)
     with processes():
         data.encode_data(config, folder, arguments.MODEL.value, bar("encoding"))
 
