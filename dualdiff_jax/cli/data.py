@@ -12,7 +12,7 @@ from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
 from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import locked_folder
+from dualdiff_jax.files import as_path, locked_folder
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, summary, survey
 from dualdiff_jax.models.bundle import init_weights
@@ -41,7 +41,7 @@ def inspect_data(config: RunConfig, output: str, samples: int) -> None:
     for source in config.data.sources:
         surveys.append(survey(source, config.data, tokenizer, samples))
         print(_table(surveys[-1]) + "\n", flush=True)
-    file = Path(output) / PAGE
+    file = as_path(output) / PAGE
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page(surveys, tokenizer), encoding="utf-8")
@@ -82,7 +82,7 @@ def encode_data(config: RunConfig, output: str, model: str | None, progress: Pro
         "autoencoder": to_dict(model_config.autoencoder),
         "t5": to_dict(model_config.t5),
     }
-    with locked_folder(Path(output), "--output"):
+    with locked_folder(as_path(output), "--output"):
         folders = encode_sources(
             config.data,
             FrozenEncoder(model_config, weights, mesh),

@@ -110,6 +110,8 @@ class DataConfig:
     cache_images: int = bounded(default=0, low=0)  # decoded images of each source that stay in memory
     max_pixels: int = bounded(default=MAX_PIXELS, low=4, high=1 << 27)  # of an image file; a larger one is a bad record
     index_cache: str = ""  # folder for indexes of large files; "" is a folder next to each file
+    local_cache: str = ""  # folder on each host's disk for what is read from buckets; "" keeps nothing
+    local_cache_gb: float = bounded(default=100.0, low=0.01, high=1e6)  # 10^9 bytes there; the longest unused go first
     max_bad_share: float = bounded(default=0.05, low=0.0, high=1.0)  # of a source's records; above it the run stops
     patience: float = bounded(default=600.0, low=1.0)  # seconds without a batch after which the run stops
     allow_changed: bool = False  # whether a run may resume although its data changed, so that its batches differ

@@ -3,6 +3,7 @@
 import bisect
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -10,13 +11,16 @@ from dualdiff_jax.config import DataConfig, SourceConfig
 from dualdiff_jax.data.bad_records import Fault, Origin
 from dualdiff_jax.data.batch import Example
 from dualdiff_jax.data.catalog import Shape
+from dualdiff_jax.data.decoding import content
 from dualdiff_jax.data.formats.registry import question_suffix
 from dualdiff_jax.data.images import read_pixels
 from dualdiff_jax.data.reader_watchdog import ReadingNotes
+from dualdiff_jax.data.records.local_cache import LocalCache
 from dualdiff_jax.data.records.record import ABSENT_KEY, UNREADABLE, DataError, Record, Source, Turn, blame
 from dualdiff_jax.data.texts import Tokens, caption_tokens, dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import is_bucket
 
 LONGEST_WALK = 1000  # bad records in a row that end the run
 
@@ -35,6 +39,7 @@ class ExampleMaker:
         indexes: of the records of ``source`` that have this shape.
         notes: keeps the name of the record that is being read.
         has_text_embeddings: whether to read the stored embeddings of captions.
+        kept: where to keep images that come from a bucket as files of their own; None keeps none.
     """
 
     def __init__(
@@ -47,6 +52,7 @@ class ExampleMaker:
         indexes: Sequence[int] | np.ndarray,
         notes: ReadingNotes,
         has_text_embeddings: bool = False,
+        kept: LocalCache | None = None,
     ):
         self._config, self._data, self._tokenizer = config, data, tokenizer
         self._source, self._shape, self._indexes, self._notes = source, shape, indexes, notes
@@ -54,6 +60,7 @@ class ExampleMaker:
         self._suffix = question_suffix(config)
         self._weights = dict(zip(config.caption_keys, config.caption_weights, strict=True))
         self._cache: dict[str, np.ndarray] = {}
+        self._kept = kept
 
     def __call__(self, number: int, rng: np.random.Generator) -> tuple[Example, Origin]:
         """Makes the example of record ``indexes[number]``, or of the next good one.
@@ -154,10 +161,17 @@ class ExampleMaker:
         image = self._cache.get(record.record_id)
         if image is None:
             fit, most = self._config.fit, self._data.max_pixels
-            image = read_pixels(record.image, *self._shape, name=record.record_id, fit=fit, max_pixels=most)
+            source, name = self._image(record.image, record.record_id)
+            image = read_pixels(source, *self._shape, name=name, fit=fit, max_pixels=most)
             if len(self._cache) < self._data.cache_images:
                 self._cache[record.record_id] = image
         return {"image": image}
+
+    def _image(self, image: bytes | Path, record_id: str) -> tuple[bytes | Path, str]:
+        """(what to decode, its name in messages): an object's bytes in place of its path if they are to be kept."""
+        if self._kept is None or isinstance(image, bytes) or not is_bucket(image):
+            return image, record_id
+        return self._kept.read(str(image), lambda: content(image, str(image))), str(image)
 
     def _encoded(self, record: Record, caption_name: str) -> dict[str, np.ndarray]:
         """The arrays that encode-data computed; ``record.size`` is the size at which it encoded the image."""

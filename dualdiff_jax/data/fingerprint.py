@@ -22,7 +22,8 @@ from dualdiff_jax.data.reader_watchdog import ReadingNotes
 from dualdiff_jax.data.records.index import CHUNK, IndexCache, is_small
 from dualdiff_jax.data.records.record import DataError, Source
 from dualdiff_jax.errors import UserError, reason
-from dualdiff_jax.files import open_regular
+from dualdiff_jax.files import check_regular, open_regular
+from dualdiff_jax.files.ranges import read_part, read_parts
 
 T = TypeVar("T")
 DataFingerprint: TypeAlias = dict[str, Any]  # source name -> the above; JSON holds it
@@ -87,17 +88,17 @@ def file_digest(file: Path, blocks: int, cache: IndexCache) -> str:
     """
     try:
         if blocks == WHOLE and not is_small(file):
-            kept = cache.file([file], "sha256", "txt", lambda partial: _write_hash(file, partial))
+            kept = cache.file([file], "sha256", "txt", lambda partial: _write_hash(file, partial, cache))
             return f"{WHOLE}:{kept.read_text(encoding='ascii')}"
-        with open_regular(file) as stream:
-            if blocks == WHOLE:
+        if blocks == WHOLE:
+            with open_regular(file) as stream:
                 return f"{WHOLE}:{_hash_of(stream)}"
-            size = os.fstat(stream.fileno()).st_size
-            digest = hashlib.sha256(str(size).encode())
-            starts = _spread(size - BLOCK + 1, blocks) if size > BLOCK * blocks else range(0, size, BLOCK)
-            for start in starts:
-                digest.update(os.pread(stream.fileno(), BLOCK, int(start)))
-            return f"{blocks}:{digest.hexdigest()}"
+        size = check_regular(file).st_size
+        digest = hashlib.sha256(str(size).encode())
+        starts = _spread(size - BLOCK + 1, blocks) if size > BLOCK * blocks else range(0, size, BLOCK)
+        for block in read_parts(file, [(int(start), BLOCK) for start in starts]):
+            digest.update(block)
+        return f"{blocks}:{digest.hexdigest()}"
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({reason(error)}); check it and its permissions") from error
 
@@ -139,8 +140,8 @@ def _changes(before: Any, now: Any) -> Iterator[str]:
             yield "its images"
 
 
-def _write_hash(file: Path, output: Path) -> None:
-    with open_regular(file) as stream:
+def _write_hash(file: Path, output: Path, cache: IndexCache) -> None:
+    with cache.local(file) as local, open_regular(local) as stream:
         output.write_text(_hash_of(stream), encoding="ascii")
 
 
@@ -172,14 +173,13 @@ def _image_head(source: Source, index: int, notes: ReadingNotes | None) -> bytes
     """The size and first bytes of a record's image; a word in their place if there is none that can be read."""
     try:
         image = source.head(index).image
-        return _noted(notes, _head_of_file, image) if isinstance(image, Path) else b"no file"
+        return _noted(notes, _head_of_file, image) if isinstance(image, os.PathLike) else b"no file"
     except (DataError, UserError, OSError):
         return b"unreadable"
 
 
 def _head_of_file(file: Path) -> bytes:
-    with open_regular(file) as stream:
-        return b"%d " % os.fstat(stream.fileno()).st_size + stream.read(BLOCK)
+    return b"%d " % check_regular(file).st_size + read_part(file, 0, BLOCK).tobytes()
 
 
 def _joined(parts: Iterable[bytes]) -> str:

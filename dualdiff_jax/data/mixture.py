@@ -35,6 +35,7 @@ from dualdiff_jax.data.records.manifest import LATENTS_AND_TEXT
 from dualdiff_jax.data.records.record import Source
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import as_path
 
 
 class ShapedRecords(NamedTuple):
@@ -85,7 +86,7 @@ class Mixture:
             )
         self._config, self._tokenizer, self._seed, self._streams = config, tokenizer, seed, tuple(streams)
         self._host, self._hosts, self._per_host_batch_size = host, hosts, global_batch_size // hosts
-        cache = self._cache = IndexCache(config.index_cache)
+        cache = self._cache = IndexCache.of(config)
         read = [source for source in config.sources if source.stream in streams]
         self._kinds = {source.name: kind_of(source, config, tokenizer) for source in read}
         self._notes = ReadingNotes()
@@ -157,7 +158,7 @@ class Mixture:
 
     def report_to(self, workdir: str | Path) -> None:
         """Names bad records in ``bad_records.jsonl`` there from now on, with the host's number in the name beyond 0."""
-        self.bad_records.write_to(Path(workdir) / f"bad_records{f'.{self._host}' if self._host else ''}.jsonl")
+        self.bad_records.write_to(as_path(workdir) / f"bad_records{f'.{self._host}' if self._host else ''}.jsonl")
 
     def _count(self, rows: "Rows") -> Batch:
         for _, origins in rows.values():
@@ -170,7 +171,8 @@ class Mixture:
     ) -> grain.MapDataset:
         has_text_embeddings = self._kinds[config.name] == LATENTS_AND_TEXT
         maker = ExampleMaker(
-            config, self._config, self._tokenizer, source, shape, indexes, self._notes, has_text_embeddings
+            *(config, self._config, self._tokenizer, source, shape, indexes, self._notes, has_text_embeddings),
+            kept=self._cache.kept,
         )
         name = f"{self._seed}/{config.name}" + (f"/{shape}" if shape != (config.height, config.width) else "")
         seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")

@@ -29,7 +29,8 @@ from dualdiff_jax.encoding.inputs import (
     write_inputs,
 )
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import new_file, remove
+from dualdiff_jax.files import as_path, new_file, remove
+from dualdiff_jax.files.matching import names_in
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def _changed_files(manifest: Manifest, cache: IndexCache) -> Iterator[str]:
         found = stamp_of(path)
         if found is None or found == (size, time):
             continue
-        if found[0] != size or file_digest(Path(path), blocks_of(digest), cache) != digest:
+        if found[0] != size or file_digest(as_path(path), blocks_of(digest), cache) != digest:
             yield path
 
 
@@ -111,7 +112,7 @@ def _changed_images(manifest: Manifest) -> Iterator[str]:
     noted = read_inputs(manifest.folder / manifest.files[0]) if manifest.files else None
     images = noted.images if noted else {}
     for path in changed_times(images):
-        before, found = images[path], read_image_file(Path(path))[1]
+        before, found = images[path], read_image_file(as_path(path))[1]
         if found is not None and (before is None or found.hash != before.hash):
             yield path
 
@@ -166,7 +167,7 @@ def _remove_changed(encoded: EncodedSource, present: Mapping[str, Any], inputs: 
     """Removes the files that have to be encoded anew, and those of records that are no more."""
     before = present.get("inputs", {})
     same = {path for path, stamp in inputs.items() if before.get(path, ())[:2] == stamp[:2]}
-    there = {file.name for file in encoded.folder.iterdir()}
+    there = names_in(encoded.folder)
     if before and len(same) < len(inputs):
         log.warning(
             "%s: sizes or times of %d files with its records changed since they were encoded; comparing contents",

@@ -9,6 +9,7 @@ images    path -> [size, time in ns, hash] of each image that is a file of its o
 import concurrent.futures
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ import numpy as np
 
 from dualdiff_jax.data.decoding import content
 from dualdiff_jax.data.records.record import MISSING, DataError, Record, Source
-from dualdiff_jax.files import new_file
+from dualdiff_jax.files import as_path, new_file
 
 THREADS = 16
 ENDING = ".inputs.json"
@@ -92,7 +93,7 @@ def read_record(source: Source, index: int, known: Stamps | None = None) -> Read
         record = source[index]
     except DataError as error:
         return ReadRecord(error, None, RecordNote(_hash(error.cause.encode())))
-    if not isinstance(record.image, Path):
+    if not isinstance(record.image, os.PathLike):
         hashed = "" if record.image is None else _hash(record.image).hex()
         return ReadRecord(record, record.image, RecordNote(_digest(record, hashed)))
     path, image = str(record.image), None
@@ -160,7 +161,7 @@ def changed_times(images: Stamps) -> list[str]:
 def stamp_of(path: str | Path) -> tuple[int, int] | None:
     """(size, time in ns) of a file; None if there is none."""
     try:
-        status = Path(path).stat()
+        status = as_path(path).stat()
     except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns

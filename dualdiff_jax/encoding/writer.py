@@ -34,7 +34,8 @@ from dualdiff_jax.encoding.chunks import FileChunk, file_chunks
 from dualdiff_jax.encoding.folder import EncodedSource, prepare_folder
 from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
 from dualdiff_jax.encoding.inputs import InputNotes, ReadRecord, RecordNote, read_record, write_inputs
-from dualdiff_jax.files import new_file
+from dualdiff_jax.files import as_path, new_file
+from dualdiff_jax.files.matching import names_in
 from dualdiff_jax.progress import Progress
 
 
@@ -70,18 +71,19 @@ def encode_sources(
         UserError: a folder holds the data of another config, model or earlier version or is not writable, a source is
             not usable, or more than ``data.max_bad_share`` of it is bad.
     """
-    cache, folders, sources, chunks = IndexCache(config.index_cache), {}, {}, []
+    cache, folders, sources, chunks = IndexCache.of(config), {}, {}, []
     common = {"text_length": config.text_length, "tokenizer": tokenizer.fingerprint(), "made_by": made_by}
     fingerprints = encoder.fingerprints(tokenizer.mask_token_id)
     with first_host_first("sources"):
         for source in config.sources:
-            folder = folders[source.name] = Path(output) / source.name
+            folder = folders[source.name] = as_path(output) / source.name
             sources[source.name] = open_source(source, cache)
             new = list(file_chunks(source, divide(source, sources[source.name], cache), folder))
             encoded = EncodedSource(folder, sources[source.name], new, common | {"source": to_dict(source)})
             prepare_folder(encoded, fingerprints, cache, host)
             chunks += new
-    missing = [chunk for chunk in chunks[host::hosts] if not chunk.file.exists()]
+    there = {name: names_in(folder) for name, folder in folders.items()}
+    missing = [chunk for chunk in chunks[host::hosts] if chunk.file.name not in there[chunk.source.name]]
     done, total = 0, sum(len(chunk.indexes) for chunk in missing)
     bad = {name: BadRecords(config.max_bad_share) for name in folders}
     for name, folder in folders.items():

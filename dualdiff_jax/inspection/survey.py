@@ -76,7 +76,7 @@ def survey(config: SourceConfig, data: DataConfig, tokenizer: Tokenizer, samples
     Raises:
         UserError: the source cannot be opened, or what it stores does not fit ``data``.
     """
-    cache, notes = IndexCache(data.index_cache), ReadingNotes()
+    cache, notes = IndexCache.of(data), ReadingNotes()
     kind = kind_of(config, data, tokenizer)
     source = open_source(config, cache)
     found = Survey(config, len(source), kind)

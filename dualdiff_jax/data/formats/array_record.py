@@ -8,6 +8,7 @@ A record is packed as
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,11 +20,13 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 from grain.sources import ArrayRecordDataSource
 
 from dualdiff_jax.config import RootConfig, SourceConfig
-from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.formats.array_record_chunks import array_record_index, chunk_records
+from dualdiff_jax.data.records.index import IndexCache, open_each
 from dualdiff_jax.data.records.manifest import TEXT_ONLY, read_manifest
 from dualdiff_jax.data.records.patterns import expand
 from dualdiff_jax.data.records.record import ABSENT_KEY, DataError, FileSource, Record
 from dualdiff_jax.errors import UserError, quoted, reason
+from dualdiff_jax.files import is_bucket
 
 OPTIONS = "group_size:1"  # records compressed together; more than one could not be read alone
 LENGTH = struct.Struct("<I")
@@ -32,7 +35,7 @@ DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)} | {n: np.dtype(n) for n in (
 
 def pack(record: Record) -> bytes:
     """The record as bytes; an image that is a path is read and stored. Raises ``OSError``."""
-    image = record.image.read_bytes() if isinstance(record.image, Path) else record.image
+    image = record.image.read_bytes() if isinstance(record.image, os.PathLike) else record.image
     arrays = {name: np.ascontiguousarray(value) for name, value in record.arrays.items()}
     header = {
         "id": record.record_id,
@@ -110,14 +113,31 @@ def write_records(file: str | Path, records: Iterable[Record]) -> int:
     return count
 
 
+class _ObjectRecords:
+    """The packed records of a file in a bucket, each of which is one request."""
+
+    def __init__(self, file: Path, cache: IndexCache):
+        self._file, self._reader = file, cache.reader()
+        self._index = cache.array([file], "records", lambda: array_record_index(file), is_small=False)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> bytes:
+        place, length, number = self._index[index].tolist()
+        return chunk_records(self._reader.read(self._file, place, length), place)[number]
+
+
 class ArrayRecordSource(FileSource):
     """The records of one ArrayRecord file."""
 
-    def __init__(self, source: SourceConfig, file: Path):
-        self._arguments = (source, file)
+    def __init__(self, source: SourceConfig, file: Path, cache: IndexCache):
+        self._arguments = (source, file, cache)
         self._source, self._file = source, file
         try:
-            self._packed: Any = ArrayRecordDataSource([str(file)])
+            self._packed: Any = _ObjectRecords(file, cache) if is_bucket(file) else ArrayRecordDataSource([str(file)])
+        except (OSError, UserError):
+            raise
         except Exception as error:  # the library raises many kinds, all of which mean a damaged or foreign file
             raise UserError(f"{file}: cannot be read as ArrayRecord ({reason(error)}); copy it again") from error
 
@@ -155,7 +175,6 @@ def open_array_record(source: SourceConfig, root: RootConfig, cache: IndexCache)
     Raises:
         UserError: a file is missing, damaged or no ArrayRecord, or encode-data has not finished the folder.
     """
-    del cache
-    files = expand(root.root, root.files)
+    files = sorted(expand(root.root, root.files), key=lambda file: file.name.startswith(TEXT_ONLY))
     read_manifest(root.root)
-    return [ArrayRecordSource(source, file) for file in sorted(files, key=lambda f: f.name.startswith(TEXT_ONLY))]
+    return open_each(lambda file: ArrayRecordSource(source, file, cache), files)

@@ -11,8 +11,9 @@ from typing import Any
 
 from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.fields import FieldReader
-from dualdiff_jax.data.records.index import IndexCache, RangeReader, json_index
+from dualdiff_jax.data.records.index import IndexCache, json_index, open_each
 from dualdiff_jax.data.records.patterns import expand
+from dualdiff_jax.data.records.ranges import RangeReader
 from dualdiff_jax.data.records.record import FileSource, Record
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.json_files import parse_json
@@ -20,6 +21,9 @@ from dualdiff_jax.json_files import parse_json
 
 class JsonTable:
     """The elements of one JSON file, by number. One that is no JSON raises ``UserError`` when it is read.
+
+    A list in a bucket is copied to this host's disk once: a request for each element would cost as much as one for an
+    image.
 
     Args:
         file: a list, or JSON Lines.
@@ -37,7 +41,7 @@ class JsonTable:
     def __init__(self, file: Path, cache: IndexCache, column: Callable[[Any], int] | None = None):
         self.file, self._reader = file, RangeReader()
         self._arguments = (file, cache, column)
-        self.index = json_index(file, cache, column)
+        self.index, self._local = json_index(file, cache, column), cache.copy(file)
         if not len(self.index):
             raise UserError(f"{file}: expected a list of records, found an empty one")
 
@@ -49,7 +53,7 @@ class JsonTable:
 
     def __getitem__(self, index: int) -> Any:
         start, length = self.index[index, :2].tolist()
-        return parse_json(self._reader.read(self.file, start, length), self.name(index), allow_nan=True)
+        return parse_json(self._reader.read(self._local, start, length), self.name(index), allow_nan=True)
 
     def name(self, index: int) -> str:
         return f"{self.file.name}[{index}]"
@@ -76,4 +80,4 @@ class JsonSource(FileSource):
 
 def open_json(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[JsonSource]:
     """One source a file. Raises ``UserError`` if a file is missing or no JSON list."""
-    return [JsonSource(source, root, file, cache) for file in expand(root.root, root.files)]
+    return open_each(lambda file: JsonSource(source, root, file, cache), expand(root.root, root.files))

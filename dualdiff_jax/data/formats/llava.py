@@ -15,7 +15,7 @@ import numpy as np
 from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.formats.json_list import JsonTable
 from dualdiff_jax.data.records.fields import image_path, only
-from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.records.index import IndexCache, open_each
 from dualdiff_jax.data.records.patterns import expand
 from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, WRONG_TYPE, DataError, FileSource, Record, Turn
 from dualdiff_jax.errors import QUOTED, quoted
@@ -109,4 +109,4 @@ def _turns(lines: Any, record_id: str) -> tuple[Turn, ...]:
 
 def open_llava(source: SourceConfig, root: RootConfig, cache: IndexCache) -> list[LlavaSource]:
     """One source a file. Raises ``UserError`` if a file is missing or no JSON list."""
-    return [LlavaSource(source, root, file, cache) for file in expand(root.root, root.files or FILES)]
+    return open_each(lambda file: LlavaSource(source, root, file, cache), expand(root.root, root.files or FILES))

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dualdiff_jax.data.records.index import RangeReader
 from dualdiff_jax.data.records.json_text import LARGEST, elements, load
+from dualdiff_jax.data.records.ranges import RangeReader
 from dualdiff_jax.data.records.record import is_side
 from dualdiff_jax.errors import quoted
 from dualdiff_jax.files import open_regular

@@ -3,6 +3,7 @@
 The rows are kept beside the indexes. A row that could not be made keeps its place, as {"fault": what is wrong}.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,8 @@ class OfficialSource(FileSource):
                 f"{' and '.join(names)}"
             )
         self._files = files
-        rows = cache.file(files, f"{source.format}-{split}", "jsonl", lambda file: _write(official, split, files, file))
+        kind = f"{source.format}-{split}"
+        rows = cache.file(files, kind, "jsonl", lambda file: _write(official, split, files, file, cache))
         self._name, self._table = f"{source.format}/{split}", JsonTable(rows, cache)
         self._root, self._allow_outside_root = root.root, source.allow_outside_root
         self._is_answered = source.format == "coco_captions" or bool(len(files) > 1 or not split.startswith("test"))
@@ -74,13 +76,14 @@ class OfficialSource(FileSource):
         return self._files
 
 
-def _write(official: OfficialFormat, split: str, files: Sequence[Path], output: Path) -> None:
+def _write(official: OfficialFormat, split: str, files: Sequence[Path], output: Path, cache: IndexCache) -> None:
     """Writes the rows of ``files`` as JSON Lines; an element that makes none is {"fault": what is wrong}."""
     names = ", ".join(file.name for file in files)
     try:
-        listed, row = official.read(split, files)
         good, fault = 0, ""
-        with output.open("w", encoding="utf-8") as stream:
+        with contextlib.ExitStack() as stack:
+            listed, row = official.read(split, [stack.enter_context(cache.local(file)) for file in files])
+            stream = stack.enter_context(output.open("w", encoding="utf-8"))
             for element in listed:
                 try:
                     line = json.dumps(row(element), ensure_ascii=False)

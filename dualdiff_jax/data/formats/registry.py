@@ -9,8 +9,8 @@ llava          dialogues, some without an image                        llava.py
 vqa_v2, okvqa, gqa, textvqa, vizwiz, pope, coco_captions               official.py, official_source.py
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -53,7 +53,13 @@ def open_source(config: SourceConfig, cache: IndexCache | None = None) -> Source
     """
     cache = cache or IndexCache()
     roots = (config, *config.roots)
-    opened = [(root.root, source) for root in roots for source in FORMATS[config.format](config, root, cache)]
+    try:
+        opened = [(root.root, source) for root in roots for source in FORMATS[config.format](config, root, cache)]
+    except OSError as error:
+        raise UserError(
+            f"{config.root}: source {config.name!r} cannot be opened ({error.filename}: {error.strerror}); "
+            "check the files and their permissions"
+        ) from error
     opened = [(root, source) for root, source in opened if len(source)]
     if not opened:
         raise UserError(
@@ -82,7 +88,7 @@ def _probe(config: SourceConfig, source: Source) -> None:
         try:
             record = source[index]
             with blame(record.record_id):
-                if isinstance(record.image, Path) and not record.image.is_file():
+                if isinstance(record.image, os.PathLike) and not record.image.is_file():
                     raise DataError(MISSING, f"{record.image}: there is no such image; {record.record_id} names it")
             return
         except DataError as error:

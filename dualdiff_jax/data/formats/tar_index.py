@@ -12,17 +12,15 @@ Zeros over whole samples within the last 10 KiB before the end cannot be told fr
 """
 
 import array
-import errno
 import logging
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from dualdiff_jax.data.records.forward import ForwardReader, forward_reader
 from dualdiff_jax.errors import UserError, quoted, reason
-from dualdiff_jax.files import open_regular
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +40,7 @@ class Broken(Exception):
 
 
 def tar_index(file: Path) -> np.ndarray:
-    """Reads the headers of a shard in one pass, and no image. Warns of a break.
+    """Reads the headers of a shard in one pass, and on a disk no image. Warns of a break.
 
     Returns:
         (samples, 5) int64: first byte and length of the image, first byte and length of the text, and 1 if the text is
@@ -53,9 +51,9 @@ def tar_index(file: Path) -> np.ndarray:
     """
     rows, key, row, end, broken = array.array("q"), None, [0, NO_MEMBER, 0, NO_MEMBER, 0], 0, None
     try:
-        with open_regular(file) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            for member, after in _members(_Bytes(stream.fileno()), size):
+        with forward_reader(file) as content:
+            size = content.size
+            for member, after in _members(_Bytes(content), size):
                 end = after
                 folder, _, name = member.name.rpartition("/")
                 stem, _, ending = name.partition(".")
@@ -94,8 +92,8 @@ def _with_lost(file: Path, index: np.ndarray, end: int, size: int, broken: Broke
 class _Bytes:
     """A file for ``tarfile`` that reads no more than a header may have."""
 
-    def __init__(self, descriptor: int):
-        self.descriptor, self.at = descriptor, 0
+    def __init__(self, content: ForwardReader):
+        self.content, self.at = content, 0
 
     def tell(self) -> int:
         return self.at
@@ -106,7 +104,7 @@ class _Bytes:
     def read(self, count: int) -> bytes:
         if not 0 <= count <= LARGEST_HEADER:
             raise Broken(f"a header at byte {self.at} claims {count} bytes")
-        content = os.pread(self.descriptor, count, self.at)
+        content = self.content.read(count, self.at)
         self.at += len(content)
         return content
 
@@ -156,7 +154,7 @@ def _after_end(stream: _Bytes, first: int, at: int, size: int) -> int:
     Raises:
         Broken: there are fewer or more zeros than that.
     """
-    after = _after_zeros(stream.descriptor, at, size)
+    after = _after_zeros(stream.content, at, size)
     after = size if after == size else first + (after - first) // BLOCK * BLOCK
     if after - at < END_MARK:
         raise Broken(f"its end mark at byte {at} is not complete")
@@ -167,15 +165,13 @@ def _after_end(stream: _Bytes, first: int, at: int, size: int) -> int:
     return after
 
 
-def _after_zeros(descriptor: int, at: int, size: int) -> int:
+def _after_zeros(content: ForwardReader, at: int, size: int) -> int:
     """The first byte from ``at`` on that is not zero; ``size`` if there is none. Holes of the file take no time."""
     while at < size:
-        try:
-            at = os.lseek(descriptor, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return size
-        chunk = os.pread(descriptor, CHUNK, at)
+        at = content.after_hole(at)
+        if at >= size:
+            return size
+        chunk = content.read(CHUNK, at)
         if rest := chunk.lstrip(bytes(1)):
             return at + len(chunk) - len(rest)
         at += max(len(chunk), 1)

@@ -12,6 +12,7 @@ from dualdiff_jax.data.records.fields import FieldReader
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.record import FileSource, Record
 from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.files import is_bucket
 
 
 class TfdsSource(FileSource):
@@ -44,6 +45,11 @@ class TfdsSource(FileSource):
 
 def _open(root: RootConfig, split: str) -> tuple[Any, Path]:
     """(examples, their folder) of a split."""
+    if is_bucket(root.root):
+        raise UserError(
+            f"{root.root}: TensorFlow Datasets reads ArrayRecord from disks alone; copy the prepared folder to a "
+            "disk, or give its data set as ArrayRecord of encode-data, tar, Parquet or JSON, which buckets may hold"
+        )
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:

@@ -11,7 +11,7 @@ from typing import Any
 from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, OUTSIDE, WRONG_TYPE, DataError, Record, Turn, is_side
 from dualdiff_jax.errors import QUOTED, quoted
-from dualdiff_jax.files import is_url
+from dualdiff_jax.files import as_path, is_bucket, is_url
 
 LONGEST_PATH, LONGEST_NAME = 4095, 255  # characters of a path, and of a file's name in it; the bounds of Linux
 _ABSENT = object()
@@ -126,11 +126,12 @@ def image_path(root: str, name: Any, what: str, allow_outside_root: bool) -> Pat
     is_long = len(name) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME
     if is_long or "\0" in name or is_url(name):
         raise DataError(WRONG_TYPE, f"{what} should be the path of a file, found {quoted(name)}")
-    path = Path(root) / name
+    folder = as_path(root)
+    path = Path(name) if os.path.isabs(name) else folder / name
     may_leave = ".." in parts and not os.path.isabs(name) and not allow_outside_root
-    if may_leave and not path.resolve().is_relative_to(Path(root).resolve()):
+    if may_leave and not path.resolve().is_relative_to(folder.resolve()):
         raise DataError(OUTSIDE, f"{what} leaves the root: {quoted(name)}; move the file, or set allow_outside_root")
-    return path
+    return path.resolve() if is_bucket(path) and ".." in parts else path  # the service knows no ..
 
 
 def _value(fields: Mapping, key: str, default: Any = None) -> Any:

@@ -3,31 +3,49 @@
 An index is an integer array (records, columns). The first two columns are the record's first byte and its
 length; a source may add more. The index of ten million records takes some hundred MB of disk. It is memory-mapped,
 so processes share the pages that they touch.
+What is derived from a bucket's files lies on this host's disk and, where the bucket can be written, beside the data
+too, from where other hosts copy it.
 """
 
 import array
+import contextlib
 import glob
 import hashlib
 import json
 import os
+import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from dualdiff_jax.config import DataConfig
 from dualdiff_jax.data.records.json_text import elements
-from dualdiff_jax.data.records.record import OVERSIZED, DataError
+from dualdiff_jax.data.records.local_cache import LocalCache
+from dualdiff_jax.data.records.ranges import LONGEST, RangeReader, local_cache
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import is_writable, new_file, remove
+from dualdiff_jax.files import as_path, is_bucket, is_writable, new_file, open_regular, remove
+from dualdiff_jax.files.bucket_path import BucketPath
 from dualdiff_jax.runtime.environment import cache_folder
 
 FOLDER = ".dualdiff_index"  # beside the data
 SMALL = 1 << 20  # bytes of a file whose index is rebuilt at each start
 CHUNK = 1 << 22  # bytes read at once
-LONGEST = 1 << 28  # bytes of one record's text or image
-OPEN_FILES = 256  # that a reader keeps open; it opens any other file for each read
+THREADS = 16  # that open files of a bucket
+
+T = TypeVar("T")
+
+
+def open_each(open_file: Callable[[Path], T], files: Iterable[Path]) -> list[T]:
+    """``open_file`` of each file, in order; many at a time in a bucket, where each takes several requests."""
+    files = list(files)
+    if not files or not is_bucket(files[0]):
+        return [open_file(file) for file in files]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(open_file, files))
 
 
 class IndexCache:
@@ -35,11 +53,45 @@ class IndexCache:
 
     Args:
         folder: where to keep it; "" is a folder beside the first data file or, if that is not writable, the user's
-            cache.
+            cache. What was derived from a bucket's files is in the user's cache in any case, unless ``folder`` is on
+            a disk.
+        kept: where to keep what is read from a bucket; None keeps nothing.
     """
 
-    def __init__(self, folder: str = ""):
-        self.folder = folder
+    def __init__(self, folder: str = "", kept: LocalCache | None = None):
+        self.folder, self.kept = folder, kept
+        self._refusing: set[Path] = set()  # folders of buckets that were found not to be writable
+
+    @classmethod
+    def of(cls, data: DataConfig) -> "IndexCache":
+        """The cache that a config asks for. Raises ``UserError`` if ``data.local_cache`` cannot be used."""
+        return cls(data.index_cache, local_cache(data))
+
+    def reader(self) -> RangeReader:
+        """A reader that keeps what it reads as the config says."""
+        return RangeReader(self.kept)
+
+    @contextlib.contextmanager
+    def local(self, file: Path) -> Iterator[Path]:
+        """A context that yields ``file``, or a copy of it on this host's disk if it is in a bucket.
+
+        The copy stays until the object changes. Errors that name the copy name ``file`` instead.
+        """
+        copy = self.copy(file)
+        try:
+            yield copy
+        except UserError as error:
+            if copy == file:
+                raise
+            raise UserError(str(error).replace(str(copy), str(file))) from error
+
+    def copy(self, file: Path) -> Path:
+        """``file``, or the complete copy of it on this host's disk if it is in a bucket. Raises ``OSError``."""
+        if not is_bucket(file):
+            return file
+        return self.file(
+            [file], "copy", file.suffix[1:] or "bin", lambda partial: _copy(file, partial), is_shared=False
+        )
 
     def array(self, files: Sequence[Path], kind: str, build: Callable[[], np.ndarray], *, is_small: bool) -> np.ndarray:
         """An array derived from ``files``.
@@ -68,9 +120,17 @@ class IndexCache:
             return np.load(file, mmap_mode="r")
         except Exception:  # whatever damaged it, the data files are still there
             remove(file)
-            return np.load(self.file(files, kind, "npy", write), mmap_mode="r")
+            return np.load(self.file(files, kind, "npy", write, is_shared=False), mmap_mode="r")
 
-    def file(self, files: Sequence[Path], kind: str, ending: str, write: Callable[[Path], None]) -> Path:
+    def file(
+        self,
+        files: Sequence[Path],
+        kind: str,
+        ending: str,
+        write: Callable[[Path], None],
+        *,
+        is_shared: bool = True,
+    ) -> Path:
         """A file derived from ``files``.
 
         Args:
@@ -79,9 +139,10 @@ class IndexCache:
             ending: of its name, without the dot.
             write: writes it to the path it is given. Several processes may write the same file at once; each writes
                 under a name of its own, and the last to finish replaces the others' equal file.
+            is_shared: whether other hosts may want the file of a bucket's data.
 
         Returns:
-            The path of the complete file.
+            The path of the complete file, on a disk.
 
         Raises:
             UserError: no folder is writable.
@@ -92,7 +153,11 @@ class IndexCache:
             stamp.update(f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}".encode())
         where = hashlib.sha256(str(files[0].absolute()).encode()).hexdigest()[:8]
         name = f"{files[0].name}.{kind}.{where}.{stamp.hexdigest()[:16]}.{ending}"
-        folders = [Path(self.folder)] if self.folder else [_beside(files[0]), _user_cache()]
+        stem = f"{files[0].name}.{kind}.{where}."
+        folders = [as_path(self.folder)] if self.folder else [_beside(files[0]), _user_cache()]
+        shared = folders[0] if is_bucket(folders[0]) else None
+        if shared is not None:
+            folders = [_user_cache()]
         for folder in folders:
             if (folder / name).is_file():
                 return folder / name
@@ -100,12 +165,45 @@ class IndexCache:
             if not is_writable(folder):
                 continue
             with new_file(folder / name, f"{os.getpid()}-{threading.get_ident()}") as partial:
-                write(partial)
-            for stale in folder.glob(f"{glob.escape(f'{files[0].name}.{kind}.{where}.')}*.{ending}"):
-                if stale.name != name:  # another process may have written ``name`` too, and be reading it
-                    remove(stale)
+                if shared is None or not is_shared:
+                    write(partial)
+                elif not _fetched(shared / name, partial):
+                    write(partial)
+                    self._share(partial, shared / name, stem, ending)
+            _remove_stale(folder, stem, name, ending)
             return folder / name
         raise UserError(f"{folders[0]}: is not writable, so no index can be kept there; set data.index_cache")
+
+    def _share(self, file: Path, target: Path, stem: str, ending: str) -> None:
+        """Copies a derived file beside a bucket's data, if that may be written."""
+        if target.parent in self._refusing:
+            return
+        try:
+            cast(BucketPath, target).upload(file)
+            _remove_stale(target.parent, stem, target.name, ending)
+        except OSError:
+            self._refusing.add(target.parent)
+
+
+def _fetched(kept: Path, partial: Path) -> bool:
+    """Whether another host has derived the file already; then ``partial`` is a copy of it."""
+    try:
+        partial.write_bytes(kept.read_bytes())
+    except OSError:
+        return False
+    return True
+
+
+def _remove_stale(folder: Path, stem: str, name: str, ending: str) -> None:
+    """Removes what was derived from earlier versions of a file."""
+    for stale in folder.glob(f"{glob.escape(stem)}*.{ending}"):
+        if stale.name != name:  # another process may have written ``name`` too, and be reading it
+            remove(stale)
+
+
+def _copy(file: Path, target: Path) -> None:
+    with open_regular(file) as stream, target.open("wb") as output:
+        shutil.copyfileobj(stream, output, CHUNK)
 
 
 def _beside(file: Path) -> Path:
@@ -115,45 +213,6 @@ def _beside(file: Path) -> Path:
 
 def _user_cache() -> Path:
     return cache_folder() / "index"
-
-
-class RangeReader:
-    """Reads byte ranges of files; any number of threads may read at once."""
-
-    def __init__(self):
-        self._open: dict[Path, int] = {}
-        self._lock = threading.Lock()
-
-    def __reduce__(self):
-        return type(self), ()  # file descriptors belong to one process
-
-    def __del__(self):
-        for descriptor in self._open.values():
-            os.close(descriptor)
-
-    def read(self, file: Path, start: int, length: int) -> bytes:
-        """``length`` bytes from byte ``start`` on, or fewer if the file ends before.
-
-        Raises:
-            DataError: ``length`` is above ``LONGEST``, which no record has.
-            OSError: as the system raises it.
-        """
-        if length > LONGEST:
-            raise DataError(OVERSIZED, f"{file.name}: a record of {length} bytes; one may have {LONGEST}")
-        descriptor = self._open.get(file)
-        if descriptor is not None:
-            return os.pread(descriptor, length, start)
-        with self._lock:
-            descriptor = self._open.get(file)
-            if descriptor is None:
-                descriptor = os.open(file, os.O_RDONLY)
-                if len(self._open) < OPEN_FILES:
-                    self._open[file] = descriptor
-        try:
-            return os.pread(descriptor, length, start)
-        finally:
-            if file not in self._open:
-                os.close(descriptor)
 
 
 def json_index(file: Path, cache: IndexCache, column: Callable[[Any], int] | None = None) -> np.ndarray:
@@ -173,7 +232,8 @@ def json_index(file: Path, cache: IndexCache, column: Callable[[Any], int] | Non
     """
     kind, build = ("lines", _lines) if file.suffix in (".jsonl", ".ndjson") else ("list", _list)
     kind += f"-{column.__name__}" if column else ""
-    return cache.array([file], kind, lambda: build(file, column), is_small=is_small(file))
+    with cache.local(file) as local:
+        return cache.array([file], kind, lambda: build(local, column), is_small=is_small(local))
 
 
 def is_small(file: Path) -> bool:

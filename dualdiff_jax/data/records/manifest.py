@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import as_path
+from dualdiff_jax.files.matching import names_in
 
 MANIFEST = "encoded.json"
 TEXT_ONLY = "text-"  # prefix of files whose records have no image
@@ -52,15 +54,17 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     Raises:
         UserError: the manifest is damaged, or encoding is not finished.
     """
-    folder = Path(folder)
-    if not (folder / MANIFEST).is_file():
-        return None
+    folder = as_path(folder)
     try:
+        if not (folder / MANIFEST).is_file():
+            return None
         fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         given = {name: fields[name] for name in ("files", "text_length", "tokenizer", "made_by", "fingerprints")}
         inputs = {path: (int(s), int(t), str(digest)) for path, (s, t, digest) in fields.get("inputs", {}).items()}
         manifest = Manifest(folder=folder, task=fields["source"]["task"], inputs=inputs, **given)
-        missing = set(manifest.files) - {file.name for file in folder.iterdir()}  # one listing, not one stat a file
+        missing = set(manifest.files) - names_in(folder)  # one listing, not one stat a file
+    except OSError as error:
+        raise UserError(f"{folder / MANIFEST}: cannot be read ({error.strerror}); check its permissions") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / MANIFEST}: is damaged ({error!r}); encode the data again") from error
     if missing:

@@ -6,17 +6,20 @@ train.json              itself
 part-*/*.tar            the files that exist, sorted
 """
 
+import errno
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.files import check_regular
+from dualdiff_jax.files import as_path, check_regular, is_bucket
+from dualdiff_jax.files.matching import existing, matching
 
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 MOST = 10_000_000  # files of one source
+FEW = 16  # files of a bucket that are looked at one by one; of more, their folders are listed
 
 
 def expand(root: str | Path, pattern: str) -> list[Path]:
@@ -32,17 +35,18 @@ def expand(root: str | Path, pattern: str) -> list[Path]:
     Raises:
         UserError: a file does not exist or is no regular file, no file matches a wildcard, or there are too many.
     """
-    root = Path(root)
+    root = as_path(root)
     files: dict[Path, None] = {}
     for name in _alternatives(pattern):
         is_wild = any(c in name for c in "*?[")
-        matches = sorted(p for p in root.glob(name) if not p.is_dir()) if is_wild else [root / name]
+        matches = _matching(root, name) if is_wild else [root / name]
         if not matches:
             raise UserError(f"{root}: no file matches {name!r}; name the files that hold the records")
         files |= dict.fromkeys(matches)
         if len(files) > MOST:
             raise UserError(f"{root}: the files {quoted(pattern)} are more than {MOST}; name fewer")
-    missing = [file for file in files if not _is_there(file)]
+    there = present(files)
+    missing = [file for file in files if file not in there]
     if missing:
         more = f" (the first of {len(missing)} missing files)" if len(missing) > 1 else ""
         raise UserError(
@@ -51,11 +55,31 @@ def expand(root: str | Path, pattern: str) -> list[Path]:
     return list(files)
 
 
+def present(files: Iterable[Path]) -> set[Path]:
+    """Those of ``files`` that are there. Raises ``UserError`` if one is a folder, a pipe or the like."""
+    files = list(files)
+    if len(files) > FEW and all(map(is_bucket, files)):
+        try:
+            return existing(files)
+        except OSError as error:
+            raise UserError(f"{files[0].parent}: cannot be listed ({error.strerror}); check the bucket") from error
+    return {file for file in files if _is_there(file)}
+
+
+def _matching(root: Path, pattern: str) -> list[Path]:
+    try:
+        return matching(root, pattern)
+    except OSError as error:
+        raise UserError(f"{root}: cannot be listed ({error.strerror}); check the bucket") from error
+
+
 def _is_there(file: Path) -> bool:
     """Whether there is such a file. Raises ``UserError`` if it is a folder, a pipe or the like."""
     try:
         check_regular(file)
-    except OSError:
+    except OSError as error:
+        if is_bucket(file) and error.errno != errno.ENOENT:
+            raise UserError(f"{file}: cannot be looked at ({error.strerror}); check the bucket") from error
         return False
     return True
 

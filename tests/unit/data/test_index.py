@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.data.records import index
-from dualdiff_jax.data.records.index import IndexCache, RangeReader, elements, json_index
+from dualdiff_jax.data.records import ranges
+from dualdiff_jax.data.records.index import IndexCache, elements, json_index
+from dualdiff_jax.data.records.ranges import RangeReader
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import is_writable
 
@@ -85,7 +87,7 @@ def test_a_file_that_is_no_list_is_refused(tmp_path, text):
 
 
 def test_many_threads_read_the_same_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(index, "OPEN_FILES", 2)
+    monkeypatch.setattr(ranges, "OPEN_FILES", 2)
     rng = np.random.default_rng(0)
     contents = {tmp_path / f"{n}": rng.bytes(5000) for n in range(4)}
     for file, content in contents.items():

@@ -13,7 +13,7 @@ from array_record.python import array_record_module  # pyright: ignore[reportAtt
 
 from dualdiff_jax.data.formats.array_record import LENGTH, pack
 from dualdiff_jax.data.formats.registry import open_source
-from dualdiff_jax.data.records import index as record_index
+from dualdiff_jax.data.records import ranges
 from dualdiff_jax.data.records.json_text import load
 from dualdiff_jax.data.records.record import (
     ABSENT_KEY,
@@ -335,7 +335,7 @@ def test_no_line_and_no_element_is_read_for_ever(tmp_path, monkeypatch):
         os.truncate(tmp_path / name, 60 << 30)
         with pytest.raises(UserError, match=f"{name}: "):
             open_source(source(tmp_path, name))
-    monkeypatch.setattr(record_index, "LONGEST", 300)
+    monkeypatch.setattr(ranges, "LONGEST", 300)
     photos.write_images(tmp_path)
     json_list(tmp_path, json.dumps(fields(1) | {"caption": "x" * 400}))
     with pytest.raises(DataError) as error:
