@@ -10,6 +10,7 @@ import errno
 import functools
 import importlib
 import io
+import logging
 import os
 import pathlib
 import stat
@@ -253,6 +254,7 @@ def file_system(scheme: str) -> Any:
         ) from None
     import fsspec
 
+    logging.getLogger(package).setLevel(logging.CRITICAL)  # it logs what it raises, with the traceback
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False)
     except Exception as error:  # the libraries of both clouds raise kinds of their own
