@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,11 +186,7 @@ def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tupl
             f"{folder}: its tokenizer has {tokenizer.vocab_size} tokens and its model scores "
             f"{config.mmdit.vocab_size}; copy both from the same model"
         )
-    stored, specs = stored_leaves(folder / "weights"), leaf_specs(config, load_networks(folder))
-    if stored.keys() != specs.keys():
-        faults = [f"{name}: is missing" for name in specs if name not in stored]
-        faults += [f"{name}: has no place in this model" for name in stored if name not in specs]
-        raise UserError(f"{folder / 'weights'}: does not fit model.json:\n  " + "\n  ".join(faults))
+    stored, specs = check_leaves(folder, config), leaf_specs(config, load_networks(folder))
     config = with_dtype(config, dtype)
     shardings = weight_shardings(config, mesh)
     target = {
@@ -198,6 +194,27 @@ def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tupl
         for name, spec in specs.items()
     }
     return config, restore(folder / "weights", target), tokenizer
+
+
+def check_leaves(folder: Path, config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Compares the names of the stored arrays with those of the model, without reading the arrays.
+
+    Args:
+        folder: a model folder.
+        config: its own.
+
+    Returns:
+        Leaf name -> stored shape and dtype.
+
+    Raises:
+        UserError: an array is missing or has no place in the model, or the folder cannot be read.
+    """
+    stored, specs = stored_leaves(folder / "weights"), leaf_specs(config, load_networks(folder))
+    if stored.keys() != specs.keys():
+        faults = [f"{name}: is missing" for name in specs if name not in stored]
+        faults += [f"{name}: has no place in this model" for name in stored if name not in specs]
+        raise UserError(f"{folder / 'weights'}: does not fit model.json:\n  " + "\n  ".join(faults))
+    return stored
 
 
 def with_dtype(config: ModelConfig, dtype: str | None) -> ModelConfig:
@@ -234,19 +251,18 @@ def stored_leaves(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
         raise UserError(f"{folder}: cannot be read ({reason(error)}); copy the model folder again") from error
 
 
-def read_leaf(folder: Path, name: str, stored: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Reads one full array onto the host.
+def read_leaves(folder: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    """Reads some full arrays onto the host.
 
     Args:
         folder: written by ``save_arrays``.
-        name: of the leaf.
-        stored: its shape and dtype, from ``stored_leaves``.
+        stored: name of each leaf -> its shape and dtype, from ``stored_leaves``.
 
     Raises:
-        UserError: the array cannot be read.
+        UserError: an array cannot be read.
     """
-    item = {name: np.broadcast_to(np.zeros((), stored.dtype), stored.shape)}
-    return _restore(folder, item, {name: ocp.RestoreArgs(restore_type=np.ndarray)})[name]
+    item = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in stored.items()}
+    return _restore(folder, item, dict.fromkeys(item, ocp.RestoreArgs(restore_type=np.ndarray)))
 
 
 def restore(folder: Path, target: dict[str, jax.ShapeDtypeStruct]) -> Weights:

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -20,9 +20,10 @@ from dualdiff_jax.convert.torch_file import save_tensor
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, new_file, new_folder
 from dualdiff_jax.progress import Progress
-from dualdiff_jax.weights import load_config, load_networks, load_tokenizer, read_leaf, stored_leaves
+from dualdiff_jax.weights import load_config, load_networks, load_tokenizer, read_leaves, stored_leaves
 
 SHARD_BYTES = 2_000_000_000  # largest file; memory holds one shard until it is written
+GROUP_BYTES = 256 << 20  # of leaves that are read together, unless one is larger
 FILES = {  # network -> folder in the pipeline, stem of its files
     "mmdit": ("transformer", "diffusion_pytorch_model"),
     "t5": ("text_encoder", "model"),
@@ -93,14 +94,29 @@ def _sizes(config: ModelConfig, network: str, dtypes: Mapping[str, np.dtype]) ->
 
 
 def _arrays(folder: Path, config: ModelConfig, network: str, stored: dict) -> Iterator[tuple[Rule, np.ndarray]]:
-    """Each tensor's rule and the leaf or layer that it comes from; one leaf is in memory at a time."""
-    held: tuple[str, np.ndarray] | None = None
-    for (leaf, layer), rules in format_rules(D_DIT_FORMATS[network], config).items():
-        if held is None or held[0] != leaf:
-            held = None  # frees the last leaf before the next is read
-            held = leaf, read_leaf(folder, leaf, stored[leaf])
+    """Each tensor's rule and the leaf or layer that it comes from; one group of leaves is in memory at a time."""
+    by_layer = format_rules(D_DIT_FORMATS[network], config)
+    groups = _groups(dict.fromkeys(leaf for leaf, _ in by_layer), stored)
+    held: dict[str, np.ndarray] = {}
+    for (leaf, layer), rules in by_layer.items():
+        if leaf not in held:
+            held.clear()  # frees the last group before the next is read
+            held |= read_leaves(folder, {name: stored[name] for name in next(groups)})
         for rule in rules:
-            yield rule, held[1] if layer is None else held[1][layer]
+            yield rule, held[leaf] if layer is None else held[leaf][layer]
+
+
+def _groups(leaves: Iterable[str], stored: dict) -> Iterator[list[str]]:
+    """The leaves in their order, in groups that are read together: a read of a bucket costs many requests."""
+    group, filled = [], 0
+    for leaf in leaves:
+        size = math.prod(stored[leaf].shape) * np.dtype(stored[leaf].dtype).itemsize
+        if group and filled + size > GROUP_BYTES:
+            yield group
+            group, filled = [], 0
+        group.append(leaf)
+        filled += size
+    yield group
 
 
 class Shards:

@@ -157,14 +157,15 @@ class Import:
         return output
 
     def _write_weights(self, folder: Path, progress: Progress | None) -> None:
-        writer, written, total = LeafWriter(folder, self.plan.specs, self.dtypes), 0, self.bytes
-        for leaf, spec in self.plan.specs.items():
-            for layer in layers_of(spec):
-                array = self.read(leaf, layer)
-                writer.write(leaf, layer, array)
-                written += array.nbytes
-                if progress is not None:
-                    progress(written, total)
+        written, total = 0, self.bytes
+        with LeafWriter(folder, self.plan.specs, self.dtypes) as writer:
+            for leaf, spec in self.plan.specs.items():
+                for layer in layers_of(spec):
+                    array = self.read(leaf, layer)
+                    writer.write(leaf, layer, array)
+                    written += array.nbytes
+                    if progress is not None:
+                        progress(written, total)
 
     def load(self, mesh: Mesh) -> Weights:
         """Reads the weights onto ``mesh``, one leaf at a time, without writing a model folder.

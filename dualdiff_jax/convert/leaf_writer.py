@@ -5,7 +5,10 @@ creates each array in place of its placeholder and fills it layer by layer. A ch
 the dim that is sharded first (the width), so that a device reads little more than its shard.
 """
 
+import collections
+import contextlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ml_dtypes
@@ -14,13 +17,15 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 
 from dualdiff_jax.files import is_bucket, remove
+from dualdiff_jax.files.ranges import CONNECTIONS
 from dualdiff_jax.models.leaves import LeafSpec, is_stacked, layer_shape
 
 CHUNK_BYTES = 16 << 20  # a larger layer is cut into chunks
+PENDING_BYTES = 128 << 20  # of layers that are copied and not yet stored; a bucket stores each after some time
 
 
 class LeafWriter:
-    """Writes a folder that is a complete Orbax checkpoint once ``write`` has received every layer of every leaf.
+    """A context manager, after which ``folder`` is a complete Orbax checkpoint if ``write`` received every layer.
 
     Args:
         folder: must not exist.
@@ -29,43 +34,59 @@ class LeafWriter:
     """
 
     def __init__(self, folder: Path, specs: Mapping[str, LeafSpec], dtypes: Mapping[str, np.dtype]):
+        folder = folder.absolute()
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
-            checkpointer.save(folder.absolute(), {leaf: np.zeros(1, np.float32) for leaf in specs})
-        self._folder, self._specs, self._dtypes = folder.absolute(), specs, dtypes
-        self._open: tuple[str, ts.TensorStore] | None = None
+            checkpointer.save(folder, {leaf: np.zeros(1, np.float32) for leaf in specs})
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            list(pool.map(remove, [folder / leaf for leaf in specs]))  # the placeholders
+        created = {leaf: _create(folder / leaf, spec, dtypes[leaf]) for leaf, spec in specs.items()}
+        self._stores = {leaf: store.result() for leaf, store in created.items()}
+        self._pending: collections.deque[tuple[int, ts.WriteFutures]] = collections.deque()
+
+    def __enter__(self) -> "LeafWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        with contextlib.suppress(Exception) if kind else contextlib.nullcontext():
+            self._wait(0)
 
     def write(self, leaf: str, layer: int | None, array: np.ndarray) -> None:
-        """Writes one layer of a stacked leaf, or a leaf that is not stacked.
+        """Writes one layer of a stacked leaf, or a leaf that is not stacked; returns before all of it is stored.
 
         Args:
-            leaf: name of the leaf. The layers of a leaf must be written one after the other.
+            leaf: name of the leaf.
             layer: index of the layer; None where the leaf is not stacked.
             array: in the leaf's dtype.
         """
-        if self._open is None or self._open[0] != leaf:
-            self._open = leaf, self._create(leaf)
-        store = self._open[1]
-        (store if layer is None else store[layer]).write(array).result()
+        store = self._stores[leaf]
+        writing = (store if layer is None else store[layer]).write(array)
+        writing.copy.result()  # the caller may change the array from here on
+        self._pending.append((array.nbytes, writing))
+        self._wait(PENDING_BYTES)
 
-    def _create(self, leaf: str) -> ts.TensorStore:
-        """Replaces the placeholder of a leaf by an array of its shape, without values."""
-        spec, dtype = self._specs[leaf], self._dtypes[leaf]
-        remove(self._folder / leaf)
-        chunk = chunk_shape(spec, dtype)
-        return ts.open(
-            {
-                "driver": "zarr",
-                "kvstore": _store(self._folder / leaf),
-                "metadata": {
-                    "shape": spec.shape,
-                    "chunks": [1, *chunk] if is_stacked(spec) else chunk,
-                    "dtype": "bfloat16" if dtype == ml_dtypes.bfloat16 else np.dtype(dtype).str,
-                    "compressor": None,
-                    "fill_value": None,
-                },
+    def _wait(self, most: int) -> None:
+        """Waits until at most so many bytes are copied and not yet stored."""
+        while sum(size for size, _ in self._pending) > most or (self._pending and not most):
+            self._pending.popleft()[1].result()
+
+
+def _create(folder: Path, spec: LeafSpec, dtype: np.dtype) -> ts.Future[ts.TensorStore]:
+    """Begins to make an array of a leaf's shape, without values."""
+    chunk = chunk_shape(spec, dtype)
+    return ts.open(
+        {
+            "driver": "zarr",
+            "kvstore": _store(folder),
+            "metadata": {
+                "shape": spec.shape,
+                "chunks": [1, *chunk] if is_stacked(spec) else chunk,
+                "dtype": "bfloat16" if dtype == ml_dtypes.bfloat16 else np.dtype(dtype).str,
+                "compressor": None,
+                "fill_value": None,
             },
-            create=True,
-        ).result()
+        },
+        create=True,
+    )
 
 
 def _store(folder: Path) -> str | dict[str, str]:

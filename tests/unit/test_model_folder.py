@@ -25,7 +25,7 @@ from dualdiff_jax.weights import (
     load_model,
     load_networks,
     new_model_folder,
-    read_leaf,
+    read_leaves,
     save_arrays,
     save_model,
     stored_leaves,
@@ -105,8 +105,10 @@ def test_one_leaf_and_the_list_of_all_are_read_alone(written, config):
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in leaves.items()} == {
         name: (value.shape, value.dtype) for name, value in expected.items()
     }
-    for name in ("t5.embedding", "mmdit.blocks.image.qkv.kernel"):
-        value = read_leaf(written / "weights", name, leaves[name])
+    names = ("t5.embedding", "mmdit.blocks.image.qkv.kernel")
+    found = read_leaves(written / "weights", {name: leaves[name] for name in names})
+    assert found.keys() == set(names)
+    for name, value in found.items():
         assert isinstance(value, np.ndarray)
         np.testing.assert_array_equal(value, expected[name])
 

@@ -45,10 +45,10 @@ def test_orbax_restores_arrays_written_a_layer_at_a_time(tmp_path, dtype):
     stacked = rng.standard_normal(SPEC.shape, np.float32).astype(dtype)
     small = rng.standard_normal(5, np.float32).astype(dtype)
     specs = {"a.b.kernel": SPEC, "a.c.0": LeafSpec((5,), SPEC.dtype, ("width",), True)}
-    writer = LeafWriter(tmp_path / "weights", specs, dict.fromkeys(specs, dtype))
-    for layer in range(3):
-        writer.write("a.b.kernel", layer, stacked[layer])
-    writer.write("a.c.0", None, small)
+    with LeafWriter(tmp_path / "weights", specs, dict.fromkeys(specs, dtype)) as writer:
+        for layer in range(3):
+            writer.write("a.b.kernel", layer, stacked[layer])
+        writer.write("a.c.0", None, small)
     stored = stored_leaves(tmp_path / "weights")
     assert {name: (leaf.shape, leaf.dtype) for name, leaf in stored.items()} == {
         "a.b.kernel": (SPEC.shape, dtype),
