@@ -29,6 +29,7 @@ MODES = (
     "plan",
     "inspect-data",
     "encode-data",
+    "check",
 )
 WRITING = ("caption", "answer", "infill")  # texts
 READING = (*WRITING, "score")  # images
@@ -37,8 +38,8 @@ EDITING = ("edit", "inpaint", "variations")
 DRAWING = (*PROMPTED, "variations")
 SAMPLING = (*DRAWING, *WRITING)
 LOADING = (*DRAWING, *READING)  # a model
-DISTRIBUTED = ("train", *LOADING, "encode-data")  # several processes may run these as one
-CONFIGURED = ("train", "plan", "inspect-data", "encode-data")
+DISTRIBUTED = ("train", *LOADING, "encode-data", "check")  # several processes may run these as one
+CONFIGURED = ("train", "plan", "inspect-data", "encode-data", "check")
 
 USED_BY: dict[str, tuple[str, ...]] = {}  # flag -> the modes that use it
 
@@ -61,7 +62,9 @@ CONFIG = used_by(
         accept_new_attributes=True,
     ),
 )
-WORKDIR = used_by(("train",), flags.DEFINE_string("workdir", None, "folder of the run; the same folder resumes it"))
+WORKDIR = used_by(
+    ("train", "check"), flags.DEFINE_string("workdir", None, "folder of the run; the same folder resumes it")
+)
 MODEL = used_by(
     (*LOADING, "encode-data"), flags.DEFINE_string("model", None, "model folder, or diffusers folder of D-DiT")
 )
@@ -92,7 +95,7 @@ SAMPLES = used_by(
         "samples", None, "evaluations for each score, or records of each source to look at", lower_bound=1
     ),
 )
-FORMAT = used_by((*LOADING, "plan"), flags.DEFINE_enum("format", "text", ("text", "json"), "format of stdout"))
+FORMAT = used_by((*LOADING, "plan", "check"), flags.DEFINE_enum("format", "text", ("text", "json"), "format of stdout"))
 SEED = used_by(
     LOADING,
     flags.DEFINE(

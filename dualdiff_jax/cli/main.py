@@ -15,7 +15,7 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it warns that
 import ml_collections
 from absl import app, flags
 
-from dualdiff_jax.cli import arguments, completion, data, edit, plan, sample, text_flags, train
+from dualdiff_jax.cli import arguments, check, completion, data, edit, plan, sample, text_flags, train
 from dualdiff_jax.cli.processes import processes, together
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
@@ -263,6 +263,10 @@ def _encode_data() -> None:
         data.encode_data(config, folder, arguments.MODEL.value, bar("encoding"))
 
 
+def _check() -> None:
+    check.check(_config(), _required(arguments.WORKDIR), as_json=arguments.FORMAT.value == "json")
+
+
 COMMANDS: dict[str, Callable[[], None]] = {
     "train": _train,
     "generate": together(_generate),
@@ -276,4 +280,5 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "plan": _plan,
     "inspect-data": _inspect_data,
     "encode-data": _encode_data,
+    "check": together(_check),
 }

@@ -101,6 +101,23 @@ class Lock:
                 self._file.beat(self._owner)
 
 
+def owner_now(folder: Path) -> str:
+    """The process that writes in ``folder``, as messages name it; "" where there is none. Waits for nothing.
+
+    An owner on another machine counts until its last heartbeat is stale.
+
+    Raises:
+        UserError: the lock cannot be read.
+    """
+    file = folder / ".lock"
+    lock = BucketLockFile(cast(BucketPath, file)) if is_bucket(file) else LocalLockFile(file)
+    owner, beat = lock.read()
+    if beat is None:
+        return ""
+    is_alive = is_running(owner) if owner.get("machine") == machine() else lock.age() <= lock.STALE
+    return described(owner) if is_alive else ""
+
+
 def beside(folder: Path) -> Lock:
     """The lock of a folder that appears only when it is complete: a file beside it."""
     return Lock(lock_beside(folder), folder)

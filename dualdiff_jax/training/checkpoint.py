@@ -37,6 +37,16 @@ log = logging.getLogger(__name__)
 RETRIES = 10  # a failed save is tried again after the interval between saves, divided by this
 
 
+def check_steps(folder: Path, steps: Sequence[int], last: int) -> None:
+    """Raises ``UserError`` where one of the ``steps`` that have a checkpoint in ``folder`` lies beyond ``last``."""
+    for step in steps:
+        if step > last:
+            raise UserError(
+                f"{folder / str(step)}: lies beyond train.steps {last}, so it is not of this run; move it away, or "
+                "start in another workdir"
+            )
+
+
 class Checkpoints:
     """The ``checkpoints/`` folder of a workdir.
 
@@ -199,13 +209,7 @@ class Checkpoints:
             UserError: no checkpoint can be read, or the checkpoint belongs to another config, to other data or to
                 another ``init_from``, or lies beyond the run's last step.
         """
-        last = self._config.train.steps
-        for step in self.steps():
-            if step > last:
-                raise UserError(
-                    f"{self._folder / str(step)}: lies beyond train.steps {last}, so it is not of this run; move it "
-                    "away, or start in another workdir"
-                )
+        check_steps(self._folder, self.steps(), self._config.train.steps)
         damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             run = self._read(step, damaged, run=ocp.args.JsonRestore())

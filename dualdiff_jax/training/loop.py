@@ -141,15 +141,7 @@ def check(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh) -> TrainSetup:
     """
     faults: list[str] = []
     setups: list[TrainSetup] = []
-    microbatch = config.train.global_batch_size // config.train.microbatches
-    for test in (
-        lambda: _check_vocabulary(config, tokenizer),
-        lambda: check_batch(mesh, microbatch, "the microbatch"),
-        lambda: setups.append(TrainSetup(config, mesh)),
-        lambda: check_init_from(config, tokenizer),
-        lambda: check_encoded_data(config, [name for setup in setups for name in setup.trainable.specs]),
-        lambda: check_sinks(config),
-    ):
+    for test in checks(config, tokenizer, mesh, setups).values():
         try:
             test()
         except UserError as error:
@@ -157,6 +149,28 @@ def check(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh) -> TrainSetup:
     if faults:
         raise UserError("\n".join(faults))
     return setups[0]
+
+
+def checks(
+    config: RunConfig, tokenizer: Tokenizer, mesh: Mesh, setups: list[TrainSetup]
+) -> Mapping[str, Callable[[], None]]:
+    """The tests of ``check`` in their order, by what they look at; each raises ``UserError``.
+
+    Args:
+        config: the run's.
+        tokenizer: of its data.
+        mesh: all devices.
+        setups: an empty list, which receives what the config means on the mesh.
+    """
+    microbatch = config.train.global_batch_size // config.train.microbatches
+    return {
+        "vocabulary": lambda: _check_vocabulary(config, tokenizer),
+        "batch": lambda: check_batch(mesh, microbatch, "the microbatch"),
+        "trained parts": lambda: setups.append(TrainSetup(config, mesh)),
+        "init_from": lambda: check_init_from(config, tokenizer),
+        "encoded data": lambda: check_encoded_data(config, [n for setup in setups for n in setup.trainable.specs]),
+        "telemetry": lambda: check_sinks(config),
+    }
 
 
 def _check_vocabulary(config: RunConfig, tokenizer: Tokenizer) -> None:

@@ -69,6 +69,26 @@ def prepare_workdir(workdir: Path, config: RunConfig) -> None:
             f"{workdir}: this host does not see the files of the first host there; name a folder of a file system that "
             "all hosts have mounted"
         )
+    _check_stored_config(workdir, config)
+
+
+def check_workdir(workdir: Path, config: RunConfig) -> None:
+    """The checks of ``prepare_workdir`` that need no writing.
+
+    Args:
+        workdir: the run's folder, which may not exist.
+        config: the run's.
+
+    Raises:
+        UserError: the folder holds a pipe or a folder where a run has a file, or belongs to a run of another config.
+    """
+    _check_kinds(workdir)
+    if (workdir / "config.json").exists():
+        _check_stored_config(workdir, config)
+
+
+def _check_stored_config(workdir: Path, config: RunConfig) -> None:
+    file = workdir / "config.json"
     try:
         stored = read_object(file)
     except UserError as error:

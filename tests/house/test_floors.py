@@ -37,6 +37,7 @@ FLOORS = {
     "dualdiff_jax": 6,  # the package itself: what a user imports
     "dualdiff_jax.evaluation": 7,
     "dualdiff_jax.planning": 7,
+    "dualdiff_jax.readiness": 7,
     "dualdiff_jax.cli": 8,
     "configs": 9,
     "convert": 9,

@@ -39,6 +39,7 @@ ACCEPTED = {
     "plan": "config format topology of search",
     "inspect-data": "config output samples",
     "encode-data": f"config model output {TOGETHER}",
+    "check": f"config workdir format {TOGETHER}",
 }
 VALUES = {
     "config": ROOT / "configs" / "demo.py",

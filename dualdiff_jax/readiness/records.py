@@ -1,0 +1,55 @@
+"""The data: every source that the run reads is opened, and its first examples are made as training makes them."""
+
+import time
+from collections.abc import Iterator
+
+from dualdiff_jax.config import RunConfig, SourceConfig
+from dualdiff_jax.data.formats.registry import open_source
+from dualdiff_jax.data.records.index import IndexCache
+from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import as_path
+from dualdiff_jax.inspection.survey import survey
+from dualdiff_jax.readiness.finding import Finding, faulty
+
+EXAMPLES = 8  # of each source
+
+
+def data_findings(config: RunConfig, tokenizer: Tokenizer | None) -> Iterator[Finding]:
+    """Every source of the streams that have weight, of the validation if there is one, and the previews' images.
+
+    Args:
+        config: the run's.
+        tokenizer: of its data; None where it cannot be read, and then no example is made.
+    """
+    validated = config.validation.sources if config.validation.every else ()
+    for group, sources in (("data", config.read_sources), ("validation data", validated)):
+        for source in sources:
+            try:
+                yield _source(f"{group}: {source.name}", source, config, tokenizer)
+            except (UserError, OSError) as error:
+                yield faulty(f"{group}: {source.name}", error)
+    images = config.preview.images if config.preview.every else ()
+    missing = [image for image in images if not as_path(image).is_file()]
+    if missing:
+        found = f"{missing[0]}: is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
+        yield Finding("preview.images", found, "fault", "give files that exist in preview.images")
+    elif images:
+        yield Finding("preview.images", f"{len(images)} files")
+
+
+def _source(what: str, source: SourceConfig, config: RunConfig, tokenizer: Tokenizer | None) -> Finding:
+    begin = time.perf_counter()
+    where = ", ".join(dict.fromkeys(root.root for root in (source, *source.roots)))
+    if tokenizer is None:
+        count = len(open_source(source, IndexCache.of(config.data)))
+        found = f"{where}: {count} records; no example is made without a tokenizer"
+        return Finding(what, found, "warning", "repair data.tokenizer, and check again")
+    looked = survey(source, config.data, tokenizer, EXAMPLES)
+    seconds = time.perf_counter() - begin
+    found = f"{where}: {looked.records} records, {looked.good} of {looked.looked_at} tried made in {seconds:.2f} s"
+    if not looked.messages:
+        return Finding(what, found)
+    bad = f"{found}; {looked.bad.total()} are bad: {looked.messages[0]}"
+    advice = "repair the records, or see all of them with --mode=inspect-data"
+    return Finding(what, bad, "warning" if looked.good else "fault", advice)
