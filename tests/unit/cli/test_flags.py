@@ -172,7 +172,7 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
         for name, holder in list(vars(module).items()):
             if isinstance(holder, flags.FlagHolder):
                 monkeypatch.setattr(module, name, Spy(holder))
-    for module in ("sample", "edit", "completion", "plan", "train", "data"):
+    for module in ("sample", "edit", "completion", "plan", "train", "data", "check"):
         monkeypatch.setattr(main, module, MagicMock())
     monkeypatch.setattr(main, "resolve", lambda config: config)
     monkeypatch.setattr(processes, "distributed_run", lambda *_: contextlib.nullcontext())
