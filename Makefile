@@ -10,6 +10,9 @@
 #   a .venv-targets of its own, Python 3.12 or 3.13 (JAX for 3.11 cannot print every TPU program), about ten minutes
 # make check-original ORIGINAL=DIR  compares images with the original's own pipeline: DIR is a checkout of
 #   https://github.com/zijieli-Jlee/Dual-Diffusion at bbf06bf; it also needs torchvision; minutes
+# make check-scorers VQA=DIR POPE=DIR  compares scores of benchmarks with the official scorers: DIRs are checkouts of
+#   https://github.com/GT-Vision-Lab/VQA at a013f00 and https://github.com/AoiDragon/POPE at f3ec604; the others come
+#   from PyPI, without their dependencies, into .venv-scorers; needs Java; a minute
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # make clean    removes the environments and the caches
 # Each first installs what it needs into .venv. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
@@ -19,7 +22,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test test-slow lint mutants fuzz check-targets check-original check-full-size clean
+.PHONY: setup demo test test-slow lint mutants fuzz check-targets check-original check-scorers check-full-size clean
 
 setup: $(VENV)/.run
 
@@ -68,6 +71,13 @@ check-original: $(VENV)/.test
 	  $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)-original "torchvision>=0.28,<0.29"
 	PYTHONPATH=$(VENV)-original ORIGINAL=$(ORIGINAL) $(BIN)/python -m pytest -q -m original tests/original $(ARGS)
 
+check-scorers: $(VENV)/.test
+	@test -n "$(VQA)" && test -n "$(POPE)" || \
+	  { echo "error: give VQA=DIR and POPE=DIR, checkouts of GT-Vision-Lab/VQA and AoiDragon/POPE"; exit 1; }
+	test -d $(VENV)-scorers/loguru || $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)-scorers \
+	  lmms-eval==0.7.3 pycocoevalcap==1.2 loguru
+	PYTHONPATH=$(VENV)-scorers VQA=$(VQA) POPE=$(POPE) $(BIN)/python -m pytest -q -m peers tests/peers $(ARGS)
+
 fuzz: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz $(ARGS)
 
@@ -82,4 +92,4 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(VENV)-targets $(VENV)-original .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-targets $(VENV)-original $(VENV)-scorers .cache .pytest_cache .ruff_cache

@@ -36,6 +36,7 @@ FLOORS = {
     "dualdiff_jax.pipeline": 6,
     "dualdiff_jax": 6,  # the package itself: what a user imports
     "dualdiff_jax.evaluation": 7,
+    "dualdiff_jax.evaluation.metrics": 7,
     "dualdiff_jax.planning": 7,
     "dualdiff_jax.readiness": 7,
     "dualdiff_jax.cli": 8,
@@ -49,6 +50,7 @@ FLOORS = {
 STRANGERS = {
     "dualdiff_jax.pipeline": ("dualdiff_jax.training",),
     "dualdiff_jax.evaluation": ("dualdiff_jax.training",),
+    "dualdiff_jax.evaluation.metrics": ("dualdiff_jax.training",),
     "dualdiff_jax.objectives": ("dualdiff_jax.models",),
     "dualdiff_jax.sampling": ("dualdiff_jax.models",),
     "configs": tuple(room for room in FLOORS if room != "dualdiff_jax.config"),
@@ -58,6 +60,7 @@ FOREIGN = {
     "torch": ("dualdiff_jax.convert", "benchmarks"),
     "diffusers": ("benchmarks",),
     "sklearn": ("demo", "benchmarks"),
+    "pycocoevalcap": ("dualdiff_jax.evaluation.metrics",),
 }
 VAGUE_NAMES = {"utils", "util", "common", "misc", "helpers", "helper"}
 
