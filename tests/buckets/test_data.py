@@ -370,17 +370,17 @@ def test_data_are_encoded_from_a_bucket_into_a_bucket_and_read_there(tmp_path, b
         records(folder / "encoded")
 
 
-def test_the_page_of_inspect_data_lies_in_a_bucket(tmp_path, bucket, folder, capsys):
+def test_the_page_of_inspect_data_lies_in_a_bucket(tmp_path, bucket, folder):
     config, _ = small_run(tmp_path / "run")
-    photos.write_json(tmp_path / "data")
-    upload(tmp_path / "data", folder / "data")
-    data = dataclasses.replace(config.data, sources=(source(folder / "data", "list.json", height=8, width=8),))
-    inspect_data(dataclasses.replace(config, data=data), str(folder / "out"), 6)
+    upload(tmp_path / "run", folder / "run")
+    sources = tuple(dataclasses.replace(given, root=str(folder / "run")) for given in config.data.sources)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
+    inspect_data(config, str(folder / "out"), 6)
     page = (folder / "out" / "data.html").read_text()
-    assert "What the model will see" in page and page.count("data:image/jpeg") >= COUNT
+    assert "What the model will see" in page and page.count("data:image/png") >= 18
     bucket.fail(refused=True)
     with pytest.raises(UserError, match=r"data\.html: may not be written .*choose another --output"):
-        inspect_data(dataclasses.replace(config, data=data), str(folder / "out"), 6)
+        inspect_data(config, str(folder / "out"), 6)
 
 
 def test_tensorflow_datasets_are_refused(folder):
