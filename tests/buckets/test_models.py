@@ -103,7 +103,7 @@ from dualdiff_jax.weights import load_model, save_model
 
 config, weights, tokenizer = load_model(sys.argv[1], make_mesh(MeshConfig(), jax.devices()))
 assert {len(array.sharding.device_set) for array in weights.values()} == {8}
-assert not weights["t5.embedding"].is_fully_replicated
+assert not all(array.is_fully_replicated for array in weights.values())
 save_model(sys.argv[2], config, weights, tokenizer)
 """
 
