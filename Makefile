@@ -12,7 +12,7 @@
 #   https://github.com/zijieli-Jlee/Dual-Diffusion at bbf06bf; it also needs torchvision; minutes
 # make check-scorers VQA=DIR POPE=DIR  compares scores of benchmarks with the official scorers: DIRs are checkouts of
 #   https://github.com/GT-Vision-Lab/VQA at a013f00 and https://github.com/AoiDragon/POPE at f3ec604; the others come
-#   from PyPI, without their dependencies, into .venv-scorers; needs Java; a minute
+#   from PyPI, without their dependencies, into .venv-scorers; needs Java; minutes
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # make clean    removes the environments and the caches
 # Each first installs what it needs into .venv. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
