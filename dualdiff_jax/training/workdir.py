@@ -34,6 +34,7 @@ FREE_TO_CHANGE = (
     "data.cache_images",
     "data.workers",
     "data.index_cache",
+    "data.local_cache",
     "data.max_bad_share",
     "data.patience",
     "data.allow_changed",
