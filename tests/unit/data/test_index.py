@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dualdiff_jax.data.records import index
-from dualdiff_jax.data.records import ranges
+from dualdiff_jax.data.records import index, ranges
 from dualdiff_jax.data.records.index import IndexCache, elements, json_index
 from dualdiff_jax.data.records.ranges import RangeReader
 from dualdiff_jax.errors import UserError
