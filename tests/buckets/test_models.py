@@ -152,12 +152,12 @@ from convert.__main__ import main
 left = int(sys.argv[1])
 
 def counted(method):
-    def call(*arguments):
+    def call(*arguments, **named):
         global left
         left -= 1
         if left < 0:
             os._exit(9)
-        return method(*arguments)
+        return method(*arguments, **named)
     return call
 
 for name in ("write_bytes", "write_text", "upload"):
