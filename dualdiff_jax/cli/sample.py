@@ -18,6 +18,7 @@ from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import as_path, is_bucket, make_folder, new_file, write_text
+from dualdiff_jax.files.matching import names_in
 from dualdiff_jax.pipeline.devices import in_words
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
@@ -207,9 +208,7 @@ def _existing(folder: Path, names: Sequence[str]) -> list[str]:
     if not is_bucket(folder):
         return [name for name in names if os.path.lexists(folder / name)]
     try:
-        found = {file.name for file in folder.iterdir()}
-    except FileNotFoundError:  # nothing lies there
-        return []
+        found = names_in(folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); choose another --output") from error
     return [name for name in names if name in found]

@@ -80,11 +80,23 @@ class BucketPath(gpath.PosixGPath):
         kind = stat.S_IFDIR if info["type"] == "directory" else stat.S_IFREG
         return ObjectStatus(kind | 0o644, int(info.get("size") or 0), _nanoseconds(info))
 
-    def iterdir(self) -> Iterator["BucketPath"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def kinds(self) -> dict[str, str]:
+        """Name -> "file" or "directory" of what lies directly in the folder; one listing."""
         with as_os_errors(self):
-            names = self._fs.ls(str(self), detail=False)
+            found = self._fs.ls(str(self), detail=True)
         base = _plain(self)
-        yield from (self / name.rstrip("/").rpartition("/")[2] for name in names if name.rstrip("/") != base)
+        names = ((entry["name"].rstrip("/"), entry["type"]) for entry in found)
+        return {name.rpartition("/")[2]: kind for name, kind in names if name != base}
+
+    def sizes(self) -> dict[str, int]:
+        """Name below the folder, with ``/`` -> bytes of every object there; one listing."""
+        with as_os_errors(self):
+            found = self._fs.find(str(self), detail=True)
+        skipped = len(_plain(self)) + 1
+        return {name[skipped:]: int(info["size"]) for name, info in found.items()}
+
+    def iterdir(self) -> Iterator["BucketPath"]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        yield from (self / name for name in self.kinds())
 
     def glob(self, pattern: str) -> Iterator["BucketPath"]:  # pyright: ignore[reportIncompatibleMethodOverride]
         with as_os_errors(self):
@@ -118,7 +130,9 @@ class BucketPath(gpath.PosixGPath):
         try:
             with as_os_errors(self):
                 return self._fs.cat_file(str(self), start=start, end=start + length)
-        except OSError:
+        except FileNotFoundError:
+            raise
+        except OSError:  # a range beyond the end is refused
             if start >= self.stat().st_size:
                 return b""
             raise

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import cast
 
-from dualdiff_jax.files.bucket_errors import as_os_errors
 from dualdiff_jax.files.bucket_path import BucketPath
 from dualdiff_jax.files.names import is_bucket
 
@@ -15,16 +14,9 @@ def file_sizes(folder: Path) -> dict[str, int]:
         OSError: the folder cannot be listed.
     """
     if is_bucket(folder):
-        found = _object_sizes(cast(BucketPath, folder))
+        found = cast(BucketPath, folder).sizes()
     else:
         found = {
             file.relative_to(folder).as_posix(): file.stat().st_size for file in folder.rglob("*") if file.is_file()
         }
     return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
-
-
-def _object_sizes(folder: BucketPath) -> dict[str, int]:
-    with as_os_errors(folder):
-        found = folder._fs.find(str(folder), detail=True)
-    skipped = len(str(folder).partition("://")[2]) + 1
-    return {name[skipped:]: int(info["size"]) for name, info in found.items()}

@@ -3,9 +3,8 @@
 import fnmatch
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-from dualdiff_jax.files.bucket_errors import as_os_errors
 from dualdiff_jax.files.bucket_path import BucketPath
 from dualdiff_jax.files.names import is_bucket
 
@@ -53,11 +52,8 @@ def _below(folder: Path, pattern: str, kind: str) -> list[Path]:
 
 
 def _kinds(folder: Path) -> dict[str, str]:
-    """Name -> "file" or "directory" of what lies directly in a bucket's folder."""
-    bucket: Any = cast(BucketPath, folder)
+    """Name -> "file" or "directory" of what lies directly in a bucket's folder; empty if nothing does."""
     try:
-        with as_os_errors(folder):
-            found = bucket._fs.ls(str(folder), detail=True)
+        return cast(BucketPath, folder).kinds()
     except FileNotFoundError:
         return {}
-    return {entry["name"].rstrip("/").rpartition("/")[2]: entry["type"] for entry in found}

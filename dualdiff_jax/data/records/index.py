@@ -188,7 +188,7 @@ class IndexCache:
 def _fetched(kept: Path, partial: Path) -> bool:
     """Whether another host has derived the file already; then ``partial`` is a copy of it."""
     try:
-        partial.write_bytes(kept.read_bytes())
+        _copy(kept, partial)
     except OSError:
         return False
     return True
