@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.files import open_regular
+from dualdiff_jax.files import read_regular
 
 LARGEST = 16 << 20  # bytes of a file that only describes others: a config, an index of shards, a manifest
 DEEPEST = 200  # lists and objects inside each other; all that walks through a value by recursion copes with it
@@ -44,8 +44,7 @@ def read_json(path: str | Path, largest: int = LARGEST) -> Any:
         UserError: ``path`` is no regular file, cannot be read, is larger than ``largest``, or is no JSON.
     """
     try:
-        with open_regular(path, largest) as file:
-            data = file.read()
+        data = read_regular(path, largest)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from error
     return parse_json(data, str(path))

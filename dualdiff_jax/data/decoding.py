@@ -21,8 +21,7 @@ from PIL import Image
 from dualdiff_jax.data.containers import without_metadata
 from dualdiff_jax.data.records.record import EMPTY, MISSING, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
 from dualdiff_jax.errors import UserError, quoted, reason
-from dualdiff_jax.files import open_regular
-from dualdiff_jax.files.bucket_path import BucketPath
+from dualdiff_jax.files import read_regular
 
 MIN_SIDE = 2  # pixels
 MAX_BYTES = 1 << 29  # of an image file
@@ -118,11 +117,8 @@ def _faults(name: str) -> Iterator[None]:
 def content(source: str | os.PathLike | bytes, name: str) -> bytes:
     """The file's bytes. Raises ``DataError`` if the file cannot be read or is empty."""
     try:
-        if isinstance(source, BucketPath):
-            source = _object(source)
-        elif not isinstance(source, bytes):
-            with open_regular(source, MAX_BYTES) as file:
-                source = file.read()
+        if not isinstance(source, bytes):
+            source = read_regular(source, MAX_BYTES)
     except FileNotFoundError:
         raise DataError(MISSING, f"{name}: there is no such file") from None
     except PermissionError:
@@ -134,14 +130,6 @@ def content(source: str | os.PathLike | bytes, name: str) -> bytes:
     if not source:
         raise DataError(EMPTY, f"{name}: is not an image that can be read (it is empty)")
     return source
-
-
-def _object(path: BucketPath) -> bytes:
-    """The bytes of an object of a bucket, by one request. Raises ``OSError`` and ``UserError``."""
-    data = path.read_range(0, MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise UserError(f"{path}: has more than the {MAX_BYTES} bytes that such a file may have")
-    return data
 
 
 def _check_size(width: int, height: int, name: str, max_pixels: int | None) -> None:

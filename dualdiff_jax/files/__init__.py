@@ -2,7 +2,7 @@
 
 from dualdiff_jax.files.lock import Lock
 from dualdiff_jax.files.names import as_path, check_holds_arrays, is_bucket, is_url
-from dualdiff_jax.files.regular import check_regular, open_regular
+from dualdiff_jax.files.regular import check_regular, open_regular, read_regular
 from dualdiff_jax.files.whole import (
     free_bytes,
     is_unfinished,
@@ -32,6 +32,7 @@ __all__ = [
     "new_file",
     "new_folder",
     "open_regular",
+    "read_regular",
     "remove",
     "write_text",
 ]

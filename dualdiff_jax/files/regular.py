@@ -5,6 +5,7 @@ import stat
 from typing import BinaryIO, cast
 
 from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.files.bucket_path import BucketPath
 from dualdiff_jax.files.names import as_path, is_bucket
 
 SPECIAL = {
@@ -53,6 +54,22 @@ def open_regular(path: str | os.PathLike, most: int | None = None) -> BinaryIO:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def read_regular(path: str | os.PathLike, most: int) -> bytes:
+    """All bytes of a regular file; of an object by one request. Arguments and exceptions: ``check_regular``."""
+    path = as_path(path)
+    if not is_bucket(path):
+        with open_regular(path, most) as file:
+            return file.read()
+    try:
+        data = cast(BucketPath, path).read_range(0, most + 1)
+    except FileNotFoundError:
+        check_regular(path)  # a folder is named as such
+        raise
+    if len(data) > most:
+        check_regular(path, most)
+    return data
 
 
 def _check_regular(path: str | os.PathLike, status: os.stat_result, most: int | None) -> os.stat_result:

@@ -20,6 +20,7 @@ from dualdiff_jax.files import (
     new_file,
     new_folder,
     open_regular,
+    read_regular,
     remove,
     write_text,
 )
@@ -148,6 +149,19 @@ def test_what_a_disk_tells_of_itself(folder):
         open_regular(folder / "x", 4)
     with pytest.raises(UserError, match=r"is a folder, not a file that can be read"):
         open_regular(folder)
+
+
+def test_a_file_that_is_read_as_a_whole_is_one_request_and_bounded(bucket, folder):
+    (folder / "x").write_text("12345")
+    before = bucket.requests()
+    assert read_regular(str(folder / "x"), 5) == b"12345"
+    assert sum(bucket.requests().values()) - sum(before.values()) == 1
+    with pytest.raises(UserError, match=r"x: has 5 bytes, more than the 4"):
+        read_regular(folder / "x", 4)
+    with pytest.raises(UserError, match=r"is a folder, not a file that can be read"):
+        read_regular(folder, 4)
+    with pytest.raises(FileNotFoundError):
+        read_regular(folder / "y", 4)
 
 
 def test_a_refused_writer_gets_a_sentence(bucket, folder):

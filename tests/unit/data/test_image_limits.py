@@ -51,7 +51,7 @@ def test_a_file_that_cannot_be_read_is_unreadable_with_the_reason(tmp_path, monk
     def refuse(path: Path, most: int) -> None:
         raise raised
 
-    monkeypatch.setattr(decoding, "open_regular", refuse)
+    monkeypatch.setattr(decoding, "read_regular", refuse)
     for read in (open_image, image_size):
         with pytest.raises(DataError, match=f"a.png.*: .*{message}") as error:
             read(tmp_path / "a.png")
