@@ -22,6 +22,7 @@ from dualdiff_jax.files.appended import LineLog
 from dualdiff_jax.files.bucket_path import BucketPath
 from dualdiff_jax.files.listing import file_sizes
 from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.initial_weights import init_from_fingerprint
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.weights import load_model
@@ -110,15 +111,31 @@ def test_it_ends_as_on_a_disk_and_leaves_nothing_on_the_disk(on_disk, in_bucket)
 
 
 def test_faults_of_the_service_change_nothing(config, mesh, on_disk, workdir, bucket):
-    bucket.fail(unavailable=0.05, reset=0.02, delay=0.005)
+    bucket.fail(unavailable=0.02, reset=0.01, delay=0.005)
     train(config, workdir, mesh)
     bucket.fail()
     same_run(workdir, on_disk)
 
 
-def test_a_bucket_that_is_read_only_for_a_while_costs_no_step(config, mesh, on_disk, workdir, bucket, caplog):
-    hooks = [(1, lambda step, weights: bucket.fail(**({"refused": True} if 2 <= step < 4 else {})))]
-    train(config, workdir, mesh, hooks)
+def test_a_bucket_that_is_read_only_for_a_while_costs_no_step(
+    config, mesh, on_disk, workdir, bucket, caplog, monkeypatch
+):
+    is_due = Checkpoints.is_due
+
+    def is_due_after_the_failure(checkpoints, step):
+        if step == SAVE_EVERY + 1:
+            wait_for(lambda: not checkpoints.is_saving())
+        due = is_due(checkpoints, step)
+        if step == SAVE_EVERY + 1:
+            bucket.fail()
+        return due
+
+    def refuse(step, weights):
+        if step == SAVE_EVERY - 1:
+            bucket.fail(refused=True)
+
+    monkeypatch.setattr(Checkpoints, "is_due", is_due_after_the_failure)
+    train(config, workdir, mesh, [(1, refuse)])
     same_run(workdir, on_disk)
     assert "a checkpoint cannot be written (" in caplog.text and "no permission" in caplog.text
     assert "metrics.jsonl: cannot be written" in caplog.text

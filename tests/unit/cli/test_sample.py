@@ -31,10 +31,12 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", commands("o"))
-def test_a_bucket_never_becomes_a_folder(tmp_path, name, monkeypatch):
+def test_a_url_of_no_known_scheme_never_becomes_a_folder(tmp_path, name, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="gs://bucket/out: is a URL"):
-        commands("gs://bucket/out")[name]()
+    with pytest.raises(
+        UserError, match="hdfs://bucket/out.: such an address is not known; name a local path or gs://BUCKET"
+    ):
+        commands("hdfs://bucket/out")[name]()
     assert list(tmp_path.iterdir()) == []
 
 
