@@ -14,13 +14,13 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from dualdiff_jax.data.reader_watchdog import ReadingNotes
 from dualdiff_jax.data.records.index import CHUNK, IndexCache, is_small
-from dualdiff_jax.data.records.record import DataError, Source
+from dualdiff_jax.data.records.record import DataError
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import check_regular, open_regular
 from dualdiff_jax.files.ranges import read_part, read_parts
@@ -37,8 +37,20 @@ THREADS = 16
 WHOLE = -1  # in place of the number of blocks
 
 
+class Fingerprinted(Protocol):
+    """What a fingerprint looks at: of a ``Source``, or of a benchmark's questions."""
+
+    def __len__(self) -> int: ...
+
+    def head(self, index: int) -> Any: ...
+
+    def files(self) -> list[Path]: ...
+
+    def holds_images(self) -> bool: ...
+
+
 def source_fingerprint(
-    source: Source, root: str, cache: IndexCache, notes: ReadingNotes | None = None
+    source: Fingerprinted, root: str, cache: IndexCache, notes: ReadingNotes | None = None
 ) -> dict[str, Any]:
     """The fingerprint of one source.
 
@@ -60,7 +72,7 @@ def source_fingerprint(
     return {"records": len(source), "files": files, "images": "" if source.holds_images() else _images(source, notes)}
 
 
-def file_digests(source: Source, cache: IndexCache, notes: ReadingNotes | None = None) -> dict[Path, str]:
+def file_digests(source: Fingerprinted, cache: IndexCache, notes: ReadingNotes | None = None) -> dict[Path, str]:
     """The digest of each file that holds records of ``source``. Raises ``UserError`` if one cannot be read."""
     files = source.files()
     if not source.holds_images():
@@ -163,17 +175,17 @@ def _noted(notes: ReadingNotes | None, read: Callable[..., T], file: Path, *args
         notes.end()
 
 
-def _images(source: Source, notes: ReadingNotes | None) -> str:
+def _images(source: Fingerprinted, notes: ReadingNotes | None) -> str:
     """The digest of evenly spaced images, each a file of its own."""
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         return _joined(pool.map(lambda index: _image_head(source, int(index), notes), _spread(len(source), IMAGES)))
 
 
-def _image_head(source: Source, index: int, notes: ReadingNotes | None) -> bytes:
+def _image_head(source: Fingerprinted, index: int, notes: ReadingNotes | None) -> bytes:
     """The size and first bytes of a record's image; a word in their place if there is none that can be read."""
     try:
         image = source.head(index).image
-        return _noted(notes, _head_of_file, image) if isinstance(image, os.PathLike) else b"no file"
+        return _noted(notes, _head_of_file, cast(Path, image)) if isinstance(image, os.PathLike) else b"no file"
     except (DataError, UserError, OSError):
         return b"unreadable"
 

@@ -94,3 +94,29 @@ def exact_match() -> Callable[..., dict[str, float]]:
     scope: dict[str, Any] = {"np": np, "re": re, "string": string}
     exec(compile(tree, str(file), "exec"), scope)
     return scope["exact_match_hf_evaluate"]
+
+
+def mmbench() -> Any:
+    """``MMBench_Evaluator`` of lmms-eval, alone: its file loads requests and pandas for parts that are not called."""
+    found = importlib.machinery.PathFinder.find_spec("lmms_eval")
+    assert found and found.submodule_search_locations, "make check-scorers installs lmms-eval"
+    file = Path(found.submodule_search_locations[0]) / "tasks/mmbench/mmbench_evals.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    tree.body = [node for node in tree.body if getattr(node, "name", None) == "MMBench_Evaluator"]
+    log = types.SimpleNamespace(info=lambda text: None)
+    scope: dict[str, Any] = {"os": os, "string": string, "eval_logger": log}
+    exec(compile(tree, str(file), "exec"), scope)
+    return scope["MMBench_Evaluator"]()
+
+
+def mmmu_open() -> types.SimpleNamespace:
+    """``parse_open_response`` and ``eval_open`` of lmms-eval, alone: their file reads its YAML and sets up a judge."""
+    found = importlib.machinery.PathFinder.find_spec("lmms_eval")
+    assert found and found.submodule_search_locations, "make check-scorers installs lmms-eval"
+    file = Path(found.submodule_search_locations[0]) / "tasks/mmmu/utils.py"
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = {"extract_numbers", "check_is_number", "normalize_str", "parse_open_response", "eval_open"}
+    tree.body = [node for node in tree.body if getattr(node, "name", None) in names]
+    scope: dict[str, Any] = {"re": re}
+    exec(compile(tree, str(file), "exec"), scope)
+    return types.SimpleNamespace(parse=scope["parse_open_response"], score=scope["eval_open"])

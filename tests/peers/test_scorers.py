@@ -10,7 +10,8 @@ import pytest
 from dualdiff_jax.evaluation.metrics.caption_scores import CaptionScores
 from dualdiff_jax.evaluation.metrics.exact_match import ExactMatch
 from dualdiff_jax.evaluation.metrics.metric import standard_error
-from dualdiff_jax.evaluation.metrics.multiple_choice import LETTERS, MultipleChoice, parse_letter
+from dualdiff_jax.evaluation.metrics.multiple_choice import LETTERS, MultipleChoice, infer_letter, parse_letter
+from dualdiff_jax.evaluation.metrics.open_answers import is_open_answer_right, open_candidates
 from dualdiff_jax.evaluation.metrics.vqa_accuracy import VqaAccuracy
 from dualdiff_jax.evaluation.metrics.vqa_answers import vizwiz_form
 from dualdiff_jax.evaluation.metrics.yes_no import GROUPS, SPLITS, Mme, Pope, mme_answer, pope_answer
@@ -137,6 +138,42 @@ def test_multiple_choice_is_parsed_as_lmms_eval_parses_mmmu(monkeypatch):
         metric.update(text, answer, options)
     assert found[None] > 500 and found["B"] > 500 and found["E"] > 100
     assert metric.result().score == pytest.approx(np.mean(right), abs=1e-9)
+
+
+def test_mmbench_letters_are_inferred_as_lmms_eval_infers_them():
+    peer, found = official.mmbench(), {}
+    for seed in range(RECORDS):
+        rng = random.Random(-seed - 1)
+        options = [texts(seed * 10 + index).answer(2) for index in range(rng.randint(2, 4))]
+        text = choice_text(seed, options)
+        theirs = peer.can_infer(text, dict(zip(LETTERS, options, strict=False))) or None
+        assert infer_letter(text, options) == theirs, (text, options)
+        found[theirs] = found.get(theirs, 0) + 1
+    assert found[None] > 500 and min(found[letter] for letter in "ABCD") > 500 and found["E"] > 10
+
+
+def open_text(seed: int) -> str:
+    draw = texts(seed)
+    keys = ["the answer is ", "so ", "= ", "thus x = ", "Therefore ", "it could be ", "", ""]
+    numbers = ["3.14159", "-2", "1,000", "1e5", ".5", "12,34", "0.5.", "10%", "2.5E-3", "x", "7"]
+    pieces = []
+    for _ in range(draw.rng.randint(1, 3)):
+        pieces.append(draw.rng.choice(keys) + draw.rng.choice([*numbers, draw.answer(2), draw.word()]))
+    return draw.rng.choice([". ", "\n", " ", ". The "]).join(pieces)
+
+
+def test_open_questions_of_mmmu_score_as_lmms_eval():
+    peer, right = official.mmmu_open(), 0
+    for seed in range(RECORDS):
+        text, rng = open_text(seed), random.Random(-seed - 1)
+        answers = [rng.choice((text if rng.randrange(2) else open_text(-seed)).split() or ["x"])]
+        answers += [texts(seed * 7 + 2).answer(2) or "y" for _ in range(rng.randrange(2))]
+        candidates = peer.parse(text)
+        assert sorted(map(repr, open_candidates(text))) == sorted(map(repr, candidates)), text
+        theirs = peer.score(answers if len(answers) > 1 else answers[0], candidates)
+        assert is_open_answer_right(text, answers) == theirs, (text, answers)
+        right += theirs
+    assert 0.1 * RECORDS < right < 0.95 * RECORDS
 
 
 CAPTION_WORDS = "a the man dog rides red on with two of street bike , . ' -- café 3.5 tall"

@@ -1,7 +1,8 @@
 """The official files of VQAv2, OKVQA, GQA, TextVQA, VizWiz, POPE and COCO captions, joined by id.
 
 The files of a publisher are converted once to JSON Lines, one row a record, which are kept beside the indexes:
-    {"id": ..., "image": path, "question": ..., "answer": for training, "answers": of all annotators}
+    {"id": ..., "image": path, "question": ..., "answer": for training, "answers": of all annotators,
+     "types": {"answer_type": ..., ...}, the kinds that the publisher sorts the question into}
     {"id": ..., "image": path, "captions": [...], "size": [height, width]}
 A file is read as a list whose elements make one row each, so that a wrong element spoils no other.
 The training answer is the publisher's choice if there is one, else the most frequent answer, the first of equals.
@@ -73,6 +74,7 @@ def _vqa(split: str, files: Sequence[Path]) -> OfficialRows:
             "question": question["question"],
             "answer": as_text(annotation.get("multiple_choice_answer")).strip() or most_frequent(answers),
             "answers": answers,
+            "types": _types(annotation, "answer_type", "question_type"),
         }
 
     return load(files[0])["questions"], row
@@ -92,6 +94,7 @@ def _gqa(split: str, files: Sequence[Path]) -> OfficialRows:
             "question": question["question"],
             "answer": answer,
             "answers": [answer] if answer else [],
+            "types": _types(question.get("types"), "structural", "semantic"),
         }
 
     return elements(files[0], "{"), row
@@ -122,6 +125,7 @@ def _vizwiz(split: str, files: Sequence[Path]) -> OfficialRows:
             "question": question["question"],
             "answer": most_frequent(answers),
             "answers": answers,
+            "types": _types(question, "answer_type"),
         }
 
     return load(files[0]), row
@@ -172,7 +176,7 @@ OFFICIAL_FORMATS = {
     "vizwiz": OfficialFormat(lambda split: (f"Annotations/{split}.json",), _vizwiz, suffix=SHORT_ANSWER + UNANSWERABLE),
     "pope": OfficialFormat(lambda split: (f"coco_pope_{split}.json",), _pope),
     "coco_captions": OfficialFormat(
-        lambda split: (f"annotations/captions_{split}.json",),
+        lambda split: (f"annotations/{'image_info' if split.startswith('test') else 'captions'}_{split}.json",),
         _coco_captions,
         suffix="",
         splits={"train": "train2014", "val": "val2014"},
@@ -201,6 +205,12 @@ def as_text(value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     raise TypeError(f"expected text, found {quoted(value)}")
+
+
+def _types(fields: Any, *names: str) -> dict[str, str]:
+    """The texts that ``fields`` has under ``names``."""
+    given = fields if isinstance(fields, Mapping) else {}
+    return {name: given[name] for name in names if isinstance(given.get(name), str) and given[name]}
 
 
 def _by_id(annotations: Iterable[Any], key: str, file: Path) -> dict[Any, list[Mapping]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.formats.json_list import JsonTable
-from dualdiff_jax.data.formats.official import OFFICIAL_FORMATS, OfficialFormat, as_text
+from dualdiff_jax.data.formats.official import OFFICIAL_FORMATS, OfficialFormat, OfficialRow, as_text
 from dualdiff_jax.data.records.fields import image_path
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.patterns import expand
@@ -19,6 +19,82 @@ from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.errors import QUOTED, UserError, quoted, reason
 
 FAULT = "fault"
+ROWS = "rows2"  # the form of the rows that are kept
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp")  # of images, where there is none with the one that the publisher gives it
+
+
+class OfficialTable:
+    """The rows of one split of one of ``OFFICIAL_FORMATS``, by number.
+
+    Args:
+        format_name: of the data set.
+        root: the folder of its files.
+        split: short name of the split, or its publisher's.
+        names: of its files, relative to ``root``; "" for those that the publisher uses.
+        cache: keeps the rows.
+        allow_outside_root: whether images may lie outside ``root``.
+
+    Attributes:
+        name: of the data set and its split.
+        files: the publisher's.
+
+    Raises:
+        UserError: a file is missing or does not have its publisher's schema.
+    """
+
+    def __init__(
+        self,
+        format_name: str,
+        root: str,
+        split: str,
+        names: str,
+        cache: IndexCache,
+        *,
+        allow_outside_root: bool = False,
+    ):
+        official = OFFICIAL_FORMATS[format_name]
+        split = official.splits.get(split, split)
+        expected = official.files(split)
+        files = expand(root, names or (expected[0] if len(expected) == 1 else "{" + ",".join(expected) + "}"))
+        if len(files) != len(expected):
+            raise UserError(
+                f"{root}: files {names!r} names {len(files)}, but {format_name} has {len(expected)}: "
+                f"{' and '.join(expected)}"
+            )
+        rows = cache.file(
+            files, f"{format_name}-{split}-{ROWS}", "jsonl", lambda file: _write(official, split, files, file, cache)
+        )
+        self.name, self.files, self._rows = f"{format_name}/{split}", files, JsonTable(rows, cache)
+        self.is_answered = len(files) > 1 or not split.startswith("test")
+        self._root, self._allow_outside_root = root, allow_outside_root
+        self._endings: dict[tuple[str, str], str] = {}  # (folder, ending in the rows) -> ending of its images
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row_name(self, index: int) -> str:
+        """The row's name in messages, before anything of it is read."""
+        return f"{self.name}[number {index}]"
+
+    def row(self, index: int) -> tuple[str, OfficialRow, Path]:
+        """(the record's name, its row, its image's file). Raises ``DataError`` for a row that could not be made."""
+        row = self._rows[index]
+        if FAULT in row:
+            raise DataError(WRONG_TYPE, f"{self.row_name(index)}: {row[FAULT]}")
+        record_id = f"{self.name}[{as_text(row['id'])[:QUOTED]}]"
+        image = image_path(self._root, row["image"], f"{record_id}: its image", self._allow_outside_root)
+        return record_id, row, self._with_its_ending(image)
+
+    def _with_its_ending(self, image: Path) -> Path:
+        """``image``, or the same with another ending where its folder's first such image has that: some hold PNG."""
+        key = (str(image.parent), image.suffix)
+        if key not in self._endings:
+            found = next((e for e in (image.suffix, *ENDINGS) if image.with_suffix(e).is_file()), None)
+            if found is None:
+                return image
+            self._endings[key] = found
+        ending = self._endings[key]
+        return image if ending == image.suffix else image.with_suffix(ending)
 
 
 class OfficialSource(FileSource):
@@ -26,21 +102,10 @@ class OfficialSource(FileSource):
 
     def __init__(self, source: SourceConfig, root: RootConfig, cache: IndexCache):
         self._arguments = (source, root, cache)
-        official = OFFICIAL_FORMATS[source.format]
-        split = official.splits.get(source.split, source.split)
-        names = official.files(split)
-        files = expand(root.root, root.files or (names[0] if len(names) == 1 else "{" + ",".join(names) + "}"))
-        if len(files) != len(names):
-            raise UserError(
-                f"{root.root}: files {root.files!r} names {len(files)}, but {source.format} has {len(names)}: "
-                f"{' and '.join(names)}"
-            )
-        self._files = files
-        kind = f"{source.format}-{split}"
-        rows = cache.file(files, kind, "jsonl", lambda file: _write(official, split, files, file, cache))
-        self._name, self._table = f"{source.format}/{split}", JsonTable(rows, cache)
-        self._root, self._allow_outside_root = root.root, source.allow_outside_root
-        self._is_answered = source.format == "coco_captions" or bool(len(files) > 1 or not split.startswith("test"))
+        self._table = OfficialTable(
+            source.format, root.root, source.split, root.files, cache, allow_outside_root=source.allow_outside_root
+        )
+        self._is_answered = source.format == "coco_captions" or self._table.is_answered
         self._caption_name = source.caption_keys[0]
 
     def __reduce__(self):
@@ -50,14 +115,10 @@ class OfficialSource(FileSource):
         return len(self._table)
 
     def name(self, index: int) -> str:
-        return f"{self._name}[number {index}]"
+        return self._table.row_name(index)
 
     def read(self, index: int, *, is_head: bool = False) -> Record:
-        row = self._table[index]
-        if FAULT in row:
-            raise DataError(WRONG_TYPE, f"{self.name(index)}: {row[FAULT]}")
-        record_id = f"{self._name}[{as_text(row['id'])[:QUOTED]}]"
-        image = image_path(self._root, row["image"], f"{record_id}: its image", self._allow_outside_root)
+        record_id, row, image = self._table.row(index)
         if "captions" in row:
             captions = tuple(caption for caption in row["captions"] if caption)
             if not captions:
@@ -73,7 +134,7 @@ class OfficialSource(FileSource):
         return Record(record_id, image, turns=(Turn(question, answer),), answers=tuple(row["answers"]))
 
     def files(self) -> list[Path]:
-        return self._files
+        return self._table.files
 
 
 def _write(official: OfficialFormat, split: str, files: Sequence[Path], output: Path, cache: IndexCache) -> None:

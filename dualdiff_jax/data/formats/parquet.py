@@ -135,6 +135,11 @@ class _ObjectFile(io.RawIOBase):
         return data
 
 
+def open_table(file: Path) -> Any:
+    """A Parquet file as pyarrow opens it. Raises ``UserError`` if it is none, or pyarrow is not installed."""
+    return _open(file)[0]
+
+
 def _open(file: Path) -> tuple[Any, list[int]]:
     """(the opened file, rows of each of its groups)."""
     try:

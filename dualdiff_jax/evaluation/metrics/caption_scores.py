@@ -45,6 +45,7 @@ class CaptionScores(Metric):
                 "caption scores need Java for the PTB tokenizer and METEOR; install a Java runtime so that `java` is "
                 "on PATH, or give tokenized captions and leave METEOR out"
             )
+        self.each: list[float] = []  # CIDEr-D of each record, in their order, once there is a result
         self._predictions: list[str] = []
         self._references: list[list[str]] = []
 
@@ -81,7 +82,8 @@ class CaptionScores(Metric):
         parts["ROUGE-L"] = float(_load("rouge.rouge").Rouge().compute_score(references, predictions)[0])
         if self._meteor:
             parts["METEOR"] = _meteor_score(references, predictions)
-        return MetricResult(float(score), standard_error([float(value) for value in each]), len(each), parts)
+        self.each = [float(value) for value in each]
+        return MetricResult(float(score), standard_error(self.each), len(each), parts)
 
     def _words(self, captions: Texts) -> Texts:
         """Captions as words with single spaces, by the PTB tokenizer unless they came so."""

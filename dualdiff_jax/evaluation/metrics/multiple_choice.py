@@ -5,13 +5,17 @@ else for "B" before a space, else for "B.", else, in more than five words, for a
 last counts. Where nothing is found the original picks an option at random; here the answer counts as wrong, so a score
 lies lower by the luck of guesses and never varies.
 
+Source of MMBench's inference: ``can_infer`` of lmms-eval 0.7.3. It looks for one letter as a word of its own, which an
+"A" of more than three words is not, else for one letter with signs, else for the one option whose text is there. The
+original asks GPT where nothing is found; here the answer counts as wrong.
+
 MMBench's circular evaluation (OpenCompass) asks a question once for each rotation of its options and counts it as right
 if all rotations are: records with the same ``question`` are one.
 """
 
 import math
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from dualdiff_jax.errors import UserError, quoted
@@ -24,9 +28,17 @@ from dualdiff_jax.evaluation.metrics.metric import (
     mean,
     standard_error,
 )
+from dualdiff_jax.evaluation.metrics.open_answers import is_open_answer_right
 
 LETTERS = string.ascii_uppercase
 TRIMMED = ",.!?;:'"  # each in turn, once, off both ends
+MMBENCH_LETTERS = LETTERS[:5]
+MMBENCH_SIGNS = (  # before and after a letter, in the order in which they are looked for
+    ("", ""),
+    *(("", sign) for sign in (".", ",", ":", ")", ").")),
+    *(("(", sign) for sign in (")", ").")),
+    *((":", sign) for sign in ("", ",", ".", ")", ").")),
+)
 
 
 def parse_letter(text: str, options: Sequence[str]) -> str | None:
@@ -57,6 +69,24 @@ def parse_letter(text: str, options: Sequence[str]) -> str | None:
     return best if places[best] >= 0 else None
 
 
+def infer_letter(text: str, options: Sequence[str]) -> str | None:
+    """As ``parse_letter``, by MMBench's rules; a letter of A to E that no option has is found too."""
+    check_text(text, "the prediction")
+    letters = _letters(options)
+    words = text.split()
+    for before, after in MMBENCH_SIGNS:
+        found = [letter for letter in MMBENCH_LETTERS if f"{before}{letter}{after}" in words]
+        is_quantifier = not before + after and "A" in words and len(words) > 3
+        if len(found) == 1 and not is_quantifier:
+            return found[0]
+    lower = text.lower()
+    named = [letter for letter, option in zip(letters, options, strict=True) if option.lower() in lower]
+    return named[0] if len(named) == 1 else None
+
+
+PARSERS: Mapping[str, Callable[[str, Sequence[str]], str | None]] = {"mmmu": parse_letter, "mmbench": infer_letter}
+
+
 def best_letter(scores: Sequence[float]) -> str:
     """The letter of the highest score, such as an option's log-probability; the first of equal ones.
 
@@ -77,9 +107,19 @@ def _letters(options: Sequence[str]) -> str:
 
 
 class MultipleChoice(Metric):
-    """The share of questions answered right; ``parts`` by group, such as subjects."""
+    """The share of questions answered right; ``parts`` by group, such as subjects.
 
-    def __init__(self):
+    Args:
+        benchmark: a name of ``PARSERS``, by whose rules a letter is found in generated text.
+
+    Raises:
+        UserError: an unknown benchmark.
+    """
+
+    def __init__(self, benchmark: str = "mmmu"):
+        if benchmark not in PARSERS:
+            raise UserError(f"multiple choice has no benchmark {quoted(benchmark)}; choose one of {', '.join(PARSERS)}")
+        self._rules, self._parse = (benchmark,), PARSERS[benchmark]
         self._scores: dict[tuple[str | None, object], list[float]] = {}
         self._unnamed = 0
 
@@ -103,7 +143,7 @@ class MultipleChoice(Metric):
         Raises:
             UserError: options or texts that cannot be, or a letter without an option.
         """
-        return self._record(parse_letter(prediction, options), answer, len(options), group, question)
+        return self._record(self._parse(prediction, options), answer, len(options), group, question)
 
     def update_scores(
         self, scores: Sequence[float], answer: str, group: str | None = None, question: str | int | None = None
@@ -111,10 +151,16 @@ class MultipleChoice(Metric):
         """As ``update``, for the options' scores instead of generated text."""
         return self._record(best_letter(scores), answer, len(scores), group, question)
 
+    def update_open(self, prediction: str, answers: Sequence[str], group: str | None = None) -> float:
+        """Adds the answer to an open question of MMMU (``open_answers``) and returns 1 if it is right, else 0."""
+        return self._add(float(is_open_answer_right(prediction, answers)), group, None)
+
     def _record(self, letter: str | None, answer: str, options: int, group: str | None, question: object) -> float:
         if answer not in list(LETTERS[:options]):
             raise UserError(f"the right answer is {quoted(answer)}; give a letter from A to {LETTERS[options - 1]}")
-        score = float(letter == answer)
+        return self._add(float(letter == answer), group, question)
+
+    def _add(self, score: float, group: str | None, question: object) -> float:
         if question is None:
             self._scores[group, (self._unnamed,)] = [score]
             self._unnamed += 1
