@@ -2,6 +2,7 @@
 
 import reprlib
 
+REASON = 300  # characters
 QUOTED = 120  # characters of the user's data in a message
 
 
@@ -18,8 +19,12 @@ class StuckError(UserError):
 
 
 def reason(error: BaseException) -> str:
-    """The message of another library's error in one line: its first line, or the error's type if there is none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """The message of another library's error in one line: its first line, or the error's type if there is none.
+
+    A long line loses its middle: libraries name what they were doing first, and the cause last.
+    """
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= REASON else f"{line[: REASON // 3]} ... {line[-REASON * 2 // 3 :]}"
 
 
 def quoted(value: object) -> str:

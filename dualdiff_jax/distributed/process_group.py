@@ -102,12 +102,7 @@ def barrier(name: str) -> None:
         name: of the place in the code; may be used again.
     """
     if jax.process_count() > 1:
-        wait_for_all(f"{SPACE}/barrier/{name}/{_count('barrier', name)}", FOREVER)
-
-
-def wait_for_all(key: str, milliseconds: int) -> None:
-    """Waits until all of several processes wait for the same ``key``, which may be used once."""
-    store().wait_at_barrier(key, milliseconds)
+        store().wait_at_barrier(f"{SPACE}/barrier/{name}/{_count('barrier', name)}", FOREVER)
 
 
 def broadcast_from_first(name: str, text: str) -> str:

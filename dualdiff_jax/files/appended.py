@@ -55,8 +55,7 @@ class LineLog:
         if self._parts:
             self._parts.append(b"".join(self._unwritten))
         else:
-            with self._file.open("ab") as file:
-                file.write(b"".join(self._unwritten))
+            _append_whole(self._file, b"".join(self._unwritten))
         self._unwritten.clear()
 
     def replace(self, data: bytes) -> None:
@@ -65,6 +64,18 @@ class LineLog:
             return self._parts.replace(data)
         with new_file(self._file) as partial:
             partial.write_bytes(data)
+
+
+def _append_whole(path: Path, data: bytes) -> None:
+    """Appends all of ``data`` or, on a disk that fills up meanwhile, nothing."""
+    with path.open("ab", buffering=0) as file:
+        size, rest = file.tell(), memoryview(data)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 class _Parts:

@@ -2,13 +2,12 @@
 
     WORKDIR/checkpoints/N/state   the TrainState after N steps, sharded
     WORKDIR/checkpoints/N/run     the data's position, fingerprints of the data and init_from, config and versions
-Mounts fail, disks fill up, power is cut. A save that fails is reported and tried again soon; a checkpoint that cannot
-be read is reported, and the one before it is used.
+Mounts fail, disks fill up, power is cut. A save that fails on any host is reported and tried again soon by all; a
+checkpoint that cannot be read is reported, and the one before it is used.
 """
 
 import contextlib
 import logging
-import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +19,16 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from dualdiff_jax.data.fingerprint import DataFingerprint, differences
-from dualdiff_jax.distributed.process_group import barrier, wait_for_all
+from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import free_bytes, move, remove
+from dualdiff_jax.files.probe import probe
 from dualdiff_jax.json_files import read_object
 from dualdiff_jax.runtime.failed_saves import silence_failed_saves
 from dualdiff_jax.training.half_written import DESCRIPTION, half_written, irregular, is_step
 from dualdiff_jax.training.initial_weights import init_from_fingerprint
 from dualdiff_jax.training.run_item import check_run_item, run_item, versions
+from dualdiff_jax.training.save_agreement import SaveAgreement
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.state import TrainState
 from dualdiff_jax.training.workdir import check_same_config
@@ -60,7 +61,8 @@ class Checkpoints:
         self._folder = workdir / "checkpoints"
         self._init_from = init_from_fingerprint(self._config)
         self._retry_at: int | None = None
-        self._has_failed = False  # in the background, on this host of several
+        self._tried_at = 0  # the step of the last save
+        self._agreement = SaveAgreement()
         silence_failed_saves()
         self._clear()
         self._manager = self._open()
@@ -95,21 +97,10 @@ class Checkpoints:
                 keep_period=train.keep_every or None,
                 enable_async_checkpointing=True,
                 async_options=ocp.options.AsyncOptions(
-                    barrier_sync_fn=self._wait_at_barrier if jax.process_count() > 1 else None
+                    barrier_sync_fn=self._agreement.wait if jax.process_count() > 1 else None
                 ),
             ),
         )
-
-    def _wait_at_barrier(self, *, key: str, timeout_ms: int) -> None:
-        """The barrier at which Orbax's threads of all hosts wait for each other.
-
-        A host that could not write comes here too, on its way out (``finally``), but with another key than the others,
-        and all would wait for twenty minutes. It leaves instead, and ``is_due`` reports the failure.
-        """
-        if (failure := sys.exception()) is not None:
-            self._has_failed = True
-            raise failure
-        wait_for_all(key, timeout_ms)
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, ascending."""
@@ -121,8 +112,11 @@ class Checkpoints:
 
     def is_due(self, step: int) -> bool:
         """Whether to save after ``step``: at each interval, and soon after a failed save."""
-        if self._has_failed or not self.is_saving():
-            self._wait(step)  # returns at once, and raises what went wrong in the background
+        if not self.is_saving():
+            self._wait()  # returns at once
+        # Several hosts learn of each other's failures at the same steps, a tenth of the interval apart.
+        if jax.process_count() == 1 or (step - self._tried_at) % self._patience == 0:
+            self._give_up_if_failed(self._agreement.failure(), step + self._patience)
         return step % self._config.train.save_every == 0 or step == self._retry_at
 
     def save(self, step: int, state: TrainState, data: DataFingerprint, unlogged_metrics: Sequence = ()) -> None:
@@ -133,66 +127,75 @@ class Checkpoints:
             state: is copied to the host before this returns.
             data: its fingerprint.
             unlogged_metrics: metrics of steps that are in no record yet.
-
-        Raises:
-            UserError: on several hosts, where one of them cannot write.
         """
+        self._wait()
+        self._give_up_if_failed(self._agreement.failure_of_all(), step)
         if step in self.steps():
             return
+        self._tried_at = step
         if self._retry_at is not None:
             self._clear()
             self._retry_at = None
-        if jax.process_count() > 1 and not self._has_room(state):
-            return self._put_off(step, "there is no room")
+        if jax.process_count() > 1:  # a host that fails inside Orbax keeps the others waiting there
+            self._look_for_room(state)
+            if why := self._agreement.failure_of_all():
+                self._agreement.give_up()
+                return self._put_off(why, step + self._patience)
         run = run_item(step, self._config, data, self._init_from, unlogged_metrics)
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
         try:
             self._manager.save(step, args=items)
-        except Exception as error:  # of this save or of the one before; file systems raise many kinds
-            self._give_up(step, error)
+        except Exception as error:  # file systems raise many kinds
+            self._agreement.report(reason(error))
+            if jax.process_count() == 1:
+                self._give_up_if_failed(self._agreement.failure(), step + self._patience)
 
     def close(self, step: int) -> bool:
         """Waits for what is being written; returns whether ``step`` has a checkpoint then."""
-        self._wait(step)
+        self._wait()
+        self._give_up_if_failed(self._agreement.failure_of_all(), None)
         self._manager.close()
         return step in self.steps()
 
-    def _wait(self, step: int) -> None:
+    @property
+    def _patience(self) -> int:
+        """Steps from a failed save to the next try."""
+        return max(1, self._config.train.save_every // RETRIES)
+
+    def _wait(self) -> None:
+        """Waits for what this host is writing, and reports a failure."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
-            self._give_up(step, error)
+            self._agreement.report(reason(error))
 
-    def _has_room(self, state: TrainState) -> bool:
-        """Whether the first host sees room for ``state``; several hosts agree on it before any of them writes."""
-        free = free_bytes(self._workdir)
-        is_enough = free > sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        return bool(multihost_utils.broadcast_one_to_all(np.array(is_enough)))
+    def _look_for_room(self, state: TrainState) -> None:
+        """Reports that this host cannot write, or that the first sees no room for ``state``."""
+        try:
+            probe(self._workdir)
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+            if jax.process_index() == 0 and free_bytes(self._workdir) <= size:
+                self._agreement.report("there is no room")
+        except OSError as error:
+            self._agreement.report(reason(error))
 
-    def _give_up(self, step: int, error: Exception) -> None:
-        """Training goes on without the checkpoint that could not be written.
-
-        On several hosts the run ends: one may have failed while others wait for it inside Orbax.
-        """
-        if jax.process_count() > 1:
-            raise UserError(
-                f"{self._folder}: cannot be written ({reason(error)}); make room, and start again"
-            ) from error
+    def _give_up_if_failed(self, why: str, retry_at: int | None) -> None:
+        """If ``why`` says that a checkpoint could not be written, training goes on without it."""
+        if not why:
+            return
+        with contextlib.suppress(Exception):
+            self._manager.wait_until_finished()
         with contextlib.suppress(Exception):
             self._manager.close()
+        self._agreement.give_up()
         self._manager = self._open()
-        self._put_off(step, reason(error))
+        self._put_off(why, retry_at)
 
-    def _put_off(self, step: int, why: str) -> None:
-        self._retry_at = step + max(1, self._config.train.save_every // RETRIES)
+    def _put_off(self, why: str, retry_at: int | None) -> None:
+        self._retry_at = retry_at
         kept = f"the last good one is of step {self.steps()[-1]}" if self.steps() else "there is none before it"
-        log.warning(
-            "%s: a checkpoint cannot be written (%s); %s; training goes on, and the next try is at step %d",
-            self._folder,
-            why,
-            kept,
-            self._retry_at,
-        )
+        goes_on = "" if retry_at is None else f"; training goes on, and the next try is at step {retry_at}"
+        log.warning("%s: a checkpoint cannot be written (%s); %s%s", self._folder, why, kept, goes_on)
 
     def restore(self, data: DataFingerprint) -> tuple[TrainState, list]:
         """Restores the newest state that can be read.

@@ -8,7 +8,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import checkpoint
 from dualdiff_jax.training.checkpoint import Checkpoints
@@ -91,52 +90,21 @@ def test_orbax_saves_in_the_background_and_waits_at_our_barrier_where_hosts_are_
     options: ocp.CheckpointManagerOptions = found["options"]
     assert options.enable_async_checkpointing is True
     assert (options.max_to_keep, options.keep_period) == (2, 8)
-    expected = checkpoints._wait_at_barrier if count == 2 else None
+    expected = checkpoints._agreement.wait if count == 2 else None
     assert options.async_options.barrier_sync_fn == expected
 
 
-def test_a_host_waits_for_the_others_unless_it_is_on_its_way_out(setup, tmp_path, monkeypatch):
-    waited = []
-    monkeypatch.setattr(checkpoint, "wait_for_all", lambda key, timeout_ms: waited.append((key, timeout_ms)))
-    checkpoints = Checkpoints(tmp_path, setup)
-    checkpoints._wait_at_barrier(key="a key", timeout_ms=5)
-    assert waited == [("a key", 5)] and not checkpoints._has_failed
-    with pytest.raises(OSError, match="full") as error:
-        try:
-            raise OSError("full")
-        finally:
-            checkpoints._wait_at_barrier(key="another", timeout_ms=5)
-    assert error.value.args == ("full",)
-    assert len(waited) == 1 and checkpoints._has_failed
-
-
-def test_a_failure_on_this_host_is_looked_at_while_others_still_save(setup, tmp_path, monkeypatch):
-    checkpoints = Checkpoints(tmp_path, setup)
-    waited = []
-    monkeypatch.setattr(checkpoints, "_wait", waited.append)
-    monkeypatch.setattr(checkpoints, "is_saving", lambda: True)
-    checkpoints.is_due(1)
-    assert waited == []
-    checkpoints._has_failed = True
-    checkpoints.is_due(2)
-    assert waited == [2]
-
-
-def test_several_hosts_end_where_one_cannot_write(setup, tmp_path, monkeypatch):
-    checkpoints = opened(monkeypatch, setup, tmp_path, 0, 2)
-    with pytest.raises(UserError, match="cannot be written .*full.*; make room"):
-        checkpoints._give_up(4, OSError("full"))
-
-
 def test_several_hosts_write_only_where_the_first_has_more_room_than_the_state_takes(
-    setup, state, tmp_path, monkeypatch, caplog
+    setup, state, tmp_path, monkeypatch, caplog, barriers
 ):
-    size, asked = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), []
-    checkpoints = opened(monkeypatch, setup, tmp_path, 0, 2, agree=lambda x: asked.append(bool(x)) or x)
-    for free, is_enough in ((size, False), (size + 1, True)):
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    for free, why in ((size, "there is no room"), (size + 1, "")):
+        checkpoints = opened(monkeypatch, setup, tmp_path, 0, 2)
         monkeypatch.setattr(checkpoint, "free_bytes", lambda folder, free=free: free)
-        assert checkpoints._has_room(state) is is_enough
-    assert asked == [False, True]
+        checkpoints._look_for_room(state)
+        assert checkpoints._agreement.failure() == why
+        monkeypatch.undo()
+    checkpoints = opened(monkeypatch, setup, tmp_path, 0, 2)
     monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 0)
     monkeypatch.setattr(checkpoints._manager, "save", None)
     checkpoints.save(4, state, RECORDS)
@@ -145,18 +113,34 @@ def test_several_hosts_write_only_where_the_first_has_more_room_than_the_state_t
     assert [step for step in range(5, 9) if checkpoints.is_due(step)] == [5, 8]
 
 
+def test_another_host_looks_whether_it_may_write_and_not_for_room(setup, state, tmp_path, monkeypatch):
+    checkpoints = opened(monkeypatch, setup, tmp_path, 1, 2)
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda folder: 0)
+    checkpoints._look_for_room(state)
+    assert checkpoints._agreement.failure() == ""
+
+    def refuse(folder):
+        raise OSError("no permission")
+
+    monkeypatch.setattr(checkpoint, "probe", refuse)
+    checkpoints._look_for_room(state)
+    assert checkpoints._agreement.failure() == "no permission"
+
+
 def test_a_failed_save_leaves_a_manager_that_is_closed_for_a_new_one(setup, tmp_path):
     checkpoints = Checkpoints(tmp_path, setup)
     closed, old = [], checkpoints._manager
     checkpoints._manager = types.SimpleNamespace(close=lambda: closed.append(True))
-    checkpoints._give_up(4, OSError("full"))
+    checkpoints._give_up_if_failed("", 5)
+    assert closed == []
+    checkpoints._give_up_if_failed("full", 5)
     assert closed == [True] and checkpoints._manager is not old and checkpoints.steps() == []
     old.close()
 
 
 def test_a_save_that_follows_a_failed_one_is_the_last_try(setup, state, tmp_path):
     checkpoints = Checkpoints(tmp_path, setup)
-    checkpoints._give_up(4, OSError("full"))
+    checkpoints._give_up_if_failed("full", 5)
     checkpoints.save(5, state, RECORDS)
     assert checkpoints.close(5)
     checkpoints = Checkpoints(tmp_path, setup)
