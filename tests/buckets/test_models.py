@@ -108,6 +108,7 @@ save_model(sys.argv[2], config, weights, tokenizer)
 """
 
 
+@pytest.mark.slow
 def test_a_model_of_a_bucket_is_loaded_onto_eight_devices_and_saved_again(here, model, folder):
     done = python(ON_EIGHT_DEVICES, str(model), str(folder / "saved"), XLA_FLAGS=EIGHT_DEVICES)
     assert done.returncode == 0, done.stderr

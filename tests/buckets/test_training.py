@@ -110,8 +110,9 @@ def test_it_ends_as_on_a_disk_and_leaves_nothing_on_the_disk(on_disk, in_bucket)
     assert names(workdir / "model") == names(on_disk / "model")
 
 
+@pytest.mark.slow
 def test_faults_of_the_service_change_nothing(config, mesh, on_disk, workdir, bucket):
-    bucket.fail(unavailable=0.02, reset=0.01, delay=0.005)
+    bucket.fail(unavailable=0.05, reset=0.02, delay=0.005)
     train(config, workdir, mesh)
     bucket.fail()
     same_run(workdir, on_disk)

@@ -111,6 +111,7 @@ def start_batch(variables: dict[str, str], *flags: str) -> subprocess.Popen:
     )
 
 
+@pytest.mark.slow
 def test_slurm(stand_ins, tmp_path):
     """Two nodes train; before the job's time is up they save and the job is requeued; a run that fails is not."""
     variables, called = stand_ins

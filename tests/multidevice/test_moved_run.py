@@ -49,6 +49,7 @@ def assert_same_end(workdir: Path, expected_workdir: Path) -> None:
         assert difference < 1e-3 or np.abs(found[name] - value).max() < 1e-3 * STEPS, name
 
 
+@pytest.mark.slow
 def test_from_eight_devices_to_four_to_two(folder):
     assert_same_end(folder / "moved", folder / "unmoved")
 

@@ -221,7 +221,7 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
         (["--mode=train", "--workdir=w"], "--mode=train needs --config=FILE"),
         (["--mode=train", *given("config")], "--mode=train needs --workdir="),
         (["--mode=plan", *given("config")], "--mode=plan needs --topology="),
-        (["--mode=train", *given("config"), "--workdir=gs://bucket/w"], "gs://bucket/w: "),
+        (["--mode=train", *given("config"), "--workdir=hdfs://bucket/w"], "hdfs://bucket/w"),
         (
             ["--mode=plan", *given("config", "topology"), "--search", "--of=text_to_image"],
             "--search finds batches for training, not for --of=text_to_image; leave one of the two out",
