@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -23,6 +22,7 @@ from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files.bucket_path import BucketPath
 from dualdiff_jax.files.lock import Lock, beside, lock_beside
 from dualdiff_jax.files.names import as_path, is_bucket
+from dualdiff_jax.files.probe import probe
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STATUSES = {  # of TensorStore's errors
@@ -51,7 +51,7 @@ def make_folder(folder: Path, flag: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if is_bucket(folder):
-            _probe(folder)
+            probe(folder)
         elif not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
@@ -75,17 +75,10 @@ def is_writable(folder: Path) -> bool:
     """Whether a file can be made in ``folder``, which is made first if necessary."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _probe(folder)
+        probe(folder)
     except OSError:
         return False
     return True
-
-
-def _probe(folder: Path) -> None:
-    """Makes a file and removes it. Raises ``OSError``."""
-    probe = folder / f".{os.getpid()}-{threading.get_ident()}.probe"
-    probe.touch()
-    probe.unlink(missing_ok=True)
 
 
 def write_text(file: Path, text: str) -> None:

@@ -51,7 +51,7 @@ def findings(config: RunConfig, workdir: str) -> Iterator[Finding]:
 
 def _training(config: RunConfig, workdir: str, tokenizer: Tokenizer | None) -> Iterator[Finding]:
     """The mesh, and what training checks on it; where there is no mesh, on one device what depends on none."""
-    mesh, skipped = None, set[str]()
+    mesh, skipped, faults = None, set[str](), set[str]()
     try:
         mesh = make_mesh(config.mesh)
         yield Finding("mesh", ", ".join(f"{name} {size}" for name, size in mesh.shape.items()))
@@ -67,8 +67,9 @@ def _training(config: RunConfig, workdir: str, tokenizer: Tokenizer | None) -> I
     with rules_in_force(rules_of(config.mesh, config.model)):
         for what, test in checks(config, tokenizer, one, setups).items():  # pyright: ignore[reportArgumentType]
             if what not in skipped:
-                yield attempt(what, lambda test=test: test() or "fits")
-        if config.init_from:
+                yield (found := attempt(what, lambda test=test: test() or "fits"))
+                faults |= {what} if found.status == "fault" else set()
+        if config.init_from and "init_from" not in faults:
             yield attempt("weights of init_from", lambda: _stored(as_path(config.init_from)))
         for setup in setups:
             yield from _memory(setup, workdir, on_mesh=mesh)

@@ -55,7 +55,7 @@ def test_all_faults_are_listed_at_once(folder):
         f"--config.init_from={folder / 'gone'}",
         workdir=folder / "file" / "run",
     )
-    assert faults_of(done) == {"workdir", "mesh", "init_from", "weights of init_from", "data: questions"}
+    assert faults_of(done) == {"workdir", "mesh", "init_from", "data: questions"}
     for part in ("cannot be written (Not a directory)", "tensor 5", "gone: is no model folder", "questions.json"):
         assert part in done.stderr, part
     assert tree(folder) == before

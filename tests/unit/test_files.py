@@ -213,7 +213,7 @@ def test_is_writable(tmp_path, monkeypatch):
     assert is_writable(tmp_path / "new") and names(tmp_path / "new") == []
     (tmp_path / "file").write_text("")
     assert not is_writable(tmp_path / "file")
-    refuse(monkeypatch, Path, "touch", errno.EROFS)
+    refuse(monkeypatch, Path, "write_text", errno.EROFS)
     assert not is_writable(tmp_path / "new")
 
 

@@ -14,8 +14,7 @@ from typing import Protocol, cast
 
 from dualdiff_jax.files import check_regular, is_bucket, open_regular
 from dualdiff_jax.files.bucket_path import BucketPath
-
-PIECE = 8 << 20  # bytes of a request
+from dualdiff_jax.files.ranges import PIECE
 
 
 class ForwardReader(Protocol):
