@@ -27,6 +27,8 @@ from dualdiff_jax.files.owner import described, is_running, machine, this_proces
 GRACE = 5.0  # seconds that an owner on this machine may take to end: a killed process gives back its memory first
 POLL = 0.2
 
+_left: set[str] = set()  # tokens of this process's locks whose files could not be removed
+
 
 class Lock:
     """A context manager that owns ``file`` while it is entered. Process 0 stands for all processes of a run.
@@ -56,8 +58,10 @@ class Lock:
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self._ended.set()
         if jax.process_index() == 0:
-            with contextlib.suppress(OSError, UserError):
+            try:
                 self._file.remove(self._owner["token"])
+            except (OSError, UserError):
+                _left.add(self._owner["token"])
 
     def check(self) -> None:
         """Raises ``UserError`` if another process has taken the lock over, for example while this one was stopped."""
@@ -77,7 +81,8 @@ class Lock:
                 beat = found
                 first_beat = first_beat or found
             if owner.get("machine") == machine():
-                is_gone, is_alive = not is_running(owner), now - begin > GRACE
+                is_gone = not is_running(owner) or owner.get("token") in _left
+                is_alive = now - begin > GRACE
             else:
                 is_gone, is_alive = now - last_seen > self._file.STALE, beat != first_beat
             if is_gone:

@@ -181,3 +181,15 @@ def test_two_encodings_do_not_write_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "encode_sources", encode_sources)
     data.encode_data(config, str(tmp_path / "encoded"), "model", None)
     assert calls == [1]
+
+
+def test_a_lock_that_could_not_be_removed_is_free_for_the_process_that_left_it(tmp_path, monkeypatch):
+    def refuse(file, token):
+        raise OSError("read-only")
+
+    with monkeypatch.context() as patch, Lock(tmp_path / ".lock", tmp_path):
+        patch.setattr(LocalLockFile, "remove", refuse)
+    assert (tmp_path / ".lock").exists()
+    with Lock(tmp_path / ".lock", tmp_path):
+        pass
+    assert not (tmp_path / ".lock").exists()
