@@ -9,6 +9,8 @@ from dualdiff_jax.arrays import SEEDS
 from dualdiff_jax.cli.values import Numbers, Shift
 from dualdiff_jax.config.data import Fit
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.tasks.registry import TASKS
+from dualdiff_jax.evaluation.tasks.task import ChooseBy, Words
 from dualdiff_jax.planning.programs import PROGRAMS
 from dualdiff_jax.sampling.flow_sampler import IMAGE_SAMPLERS
 from dualdiff_jax.sampling.guidance import GUIDANCE_RULES
@@ -25,13 +27,16 @@ MODES = (
     "caption",
     "answer",
     "infill",
+    "evaluate",
     "score",
     "plan",
     "inspect-data",
     "encode-data",
     "check",
+    "compare",
 )
-WRITING = ("caption", "answer", "infill")  # texts
+TEXTS = ("caption", "answer", "infill")  # about images that the caller names
+WRITING = (*TEXTS, "evaluate")  # texts
 READING = (*WRITING, "score")  # images
 PROMPTED = ("generate", "edit", "inpaint")  # images
 EDITING = ("edit", "inpaint", "variations")
@@ -69,10 +74,34 @@ MODEL = used_by(
     (*LOADING, "encode-data"), flags.DEFINE_string("model", None, "model folder, or diffusers folder of D-DiT")
 )
 PROMPT = used_by(PROMPTED, flags.DEFINE_multi_string("prompt", [], "text that an image is made of; may be repeated"))
-IMAGE = used_by((*EDITING, *READING), flags.DEFINE_multi_string("image", [], "image file; may be repeated"))
+IMAGE = used_by((*EDITING, *TEXTS, "score"), flags.DEFINE_multi_string("image", [], "image file; may be repeated"))
 QUESTION = used_by(
-    ("answer", "score"),
+    ("answer", "evaluate", "score"),
     flags.DEFINE_multi_string("question", [], "question about the image, which an answer follows; may be repeated"),
+)
+TASK = used_by(
+    ("evaluate",), flags.DEFINE_multi_enum("task", [], tuple(TASKS), "benchmark to evaluate on; may be repeated")
+)
+DATA = used_by(
+    ("evaluate",),
+    flags.DEFINE_string("data", None, "folder of the publishers' files (docs/evaluation.md); DIR/TASK goes before DIR"),
+)
+SPLIT = used_by(("evaluate",), flags.DEFINE_string("split", None, "of the benchmark; default: the task's"))
+LIMIT = used_by(
+    ("evaluate",), flags.DEFINE_integer("limit", None, "about how many questions of each task", lower_bound=1)
+)
+SUFFIX = used_by(("evaluate",), flags.DEFINE_string("suffix", None, "follows every question; default: the task's"))
+CHOOSE_BY = used_by(
+    ("evaluate",),
+    flags.DEFINE_enum("choose_by", None, get_args(ChooseBy), "how an option is chosen; default: generation"),
+)
+WORDS = used_by(
+    ("evaluate",),
+    flags.DEFINE_enum("words", None, get_args(Words), "of captions; plain needs no Java, and compares with no paper"),
+)
+SAMPLING_BATCH = used_by(
+    ("evaluate",),
+    flags.DEFINE_integer("sampling_batch", None, "questions asked together; default: the model's", lower_bound=1),
 )
 TEXT = used_by(
     ("infill", "score"),
@@ -95,7 +124,9 @@ SAMPLES = used_by(
         "samples", None, "evaluations for each score, or records of each source to look at", lower_bound=1
     ),
 )
-FORMAT = used_by((*LOADING, "plan", "check"), flags.DEFINE_enum("format", "text", ("text", "json"), "format of stdout"))
+FORMAT = used_by(
+    (*LOADING, "plan", "check", "compare"), flags.DEFINE_enum("format", "text", ("text", "json"), "format of stdout")
+)
 SEED = used_by(
     LOADING,
     flags.DEFINE(

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silences the compiler's chatter; read when jax is imported
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it warns that torch, which is not needed, is missing
@@ -15,7 +15,20 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it warns that
 import ml_collections
 from absl import app, flags
 
-from dualdiff_jax.cli import arguments, check, completion, data, edit, plan, sample, text_flags, train
+from dualdiff_jax.cli import (
+    arguments,
+    check,
+    compare,
+    completion,
+    data,
+    edit,
+    evaluate,
+    options,
+    plan,
+    sample,
+    text_flags,
+    train,
+)
 from dualdiff_jax.cli.processes import processes, together
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
@@ -36,18 +49,18 @@ def main(argv: list[str]) -> None:
     """Runs the mode of the parsed flags. A ``UserError`` is printed on stderr, and the process exits with 1.
 
     Args:
-        argv: the program's name and the arguments that are not flags; each of these is an error.
+        argv: the program's name and the arguments that are not flags, which --mode=compare alone takes.
     """
     level = logging.DEBUG if arguments.DEBUG.value else logging.WARNING
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr, force=True)
     try:
-        if len(argv) > 1:
+        if len(argv) > 1 and arguments.MODE.value != "compare":
             raise UserError(f"{argv[1]!r} is not a flag; flags look like --name=value")
         if arguments.MODE.value is None:
             raise UserError(f"there is no --mode; give --mode={'|'.join(arguments.MODES)}")
         arguments.check_flags(arguments.MODE.value)
         environment.prepare()
-        COMMANDS[arguments.MODE.value]()
+        COMMANDS[arguments.MODE.value](*argv[1:])
     except UserError as error:
         if arguments.DEBUG.value:
             raise
@@ -97,62 +110,21 @@ def _config() -> RunConfig:
     return resolve(arguments.CONFIG.value)
 
 
-def _loading() -> dict[str, Any]:
-    return {
-        "seed": arguments.SEED.value[0] if len(arguments.SEED.value) == 1 else list(arguments.SEED.value),
-        "as_json": arguments.FORMAT.value == "json",
-        "overwrite": arguments.OVERWRITE.value,
-        "height": arguments.HEIGHT.value,
-        "width": arguments.WIDTH.value,
-        "dtype": arguments.DTYPE.value,
-        "t5_bits": None if arguments.T5_BITS.value is None else int(arguments.T5_BITS.value),
-    }
-
-
-def _sampling() -> dict[str, Any]:
-    return {"steps": arguments.STEPS.value, **_loading()}
-
-
-def _reading() -> dict[str, Any]:
-    return {"fit": arguments.FIT.value, "length": arguments.LENGTH.value}
-
-
-def _writing() -> dict[str, Any]:
-    return {"order": arguments.ORDER.value, **text_flags.text_choices(), **_reading(), **_sampling()}
-
-
-def _drawing() -> dict[str, Any]:
-    """The options of every mode that draws images."""
-    levels = arguments.SIGMAS.value
-    return {
-        "sampler": arguments.SAMPLER.value,
-        "sigmas": None if levels is None else list(levels),
-        "sigma_shift": arguments.SIGMA_SHIFT.value,
-        **_sampling(),
-    }
-
-
-def _prompted() -> dict[str, Any]:
-    """The options of every mode that draws images from prompts."""
-    return {
-        "guidance_scale": arguments.GUIDANCE.value,
-        "guidance_rule": arguments.GUIDANCE_RULE.value,
-        "guidance_interval": arguments.GUIDANCE_INTERVAL.value,
-        "zero_init_steps": arguments.ZERO_INIT_STEPS.value,
-        "negative_prompt": arguments.NEGATIVE.value,
-        "images_per_prompt": arguments.IMAGES_PER_PROMPT.value,
-        **_drawing(),
-    }
-
-
 def _generate() -> None:
-    sample.generate(_required(arguments.MODEL), arguments.PROMPT.value, _required(arguments.OUTPUT), **_prompted())
+    sample.generate(
+        _required(arguments.MODEL), arguments.PROMPT.value, _required(arguments.OUTPUT), **options.prompted()
+    )
 
 
 def _edit() -> None:
     prompts, given = arguments.PROMPT.value, {"fit": arguments.FIT.value, "strength": arguments.STRENGTH.value}
     edit.edit(
-        _required(arguments.MODEL), arguments.IMAGE.value, _required(arguments.OUTPUT), prompts, **given, **_prompted()
+        _required(arguments.MODEL),
+        arguments.IMAGE.value,
+        _required(arguments.OUTPUT),
+        prompts,
+        **given,
+        **options.prompted(),
     )
 
 
@@ -165,7 +137,7 @@ def _inpaint() -> None:
         prompts,
         masks=arguments.MASK.value,
         **given,
-        **_prompted(),
+        **options.prompted(),
     )
 
 
@@ -177,7 +149,7 @@ def _variations() -> None:
         count=arguments.COUNT.value,
         fit=arguments.FIT.value,
         strength=arguments.STRENGTH.value,
-        **_drawing(),
+        **options.drawing(),
     )
 
 
@@ -188,7 +160,7 @@ def _caption() -> None:
         arguments.OUTPUT.value,
         anchor_end=arguments.ANCHOR_END.value,
         early_stop=text_flags.EARLY_STOP.value,
-        **_writing(),
+        **options.writing(),
     )
 
 
@@ -200,7 +172,7 @@ def _answer() -> None:
         arguments.OUTPUT.value,
         anchor_end=arguments.ANCHOR_END.value,
         early_stop=text_flags.EARLY_STOP.value,
-        **_writing(),
+        **options.writing(),
     )
 
 
@@ -212,7 +184,7 @@ def _infill() -> None:
         arguments.TEXT.value,
         arguments.OUTPUT.value,
         tokens_per_blank=sizes[0] if len(sizes) == 1 else sizes,
-        **_writing(),
+        **options.writing(),
     )
 
 
@@ -226,8 +198,8 @@ def _score() -> None:
         samples=arguments.SAMPLES.value,
         per_token=arguments.PER_TOKEN.value,
         anchor_end=arguments.ANCHOR_END.value,
-        **_reading(),
-        **_loading(),
+        **options.reading(),
+        **options.loading(),
     )
 
 
@@ -267,7 +239,21 @@ def _check() -> None:
     check.check(_config(), _required(arguments.WORKDIR), as_json=arguments.FORMAT.value == "json")
 
 
-COMMANDS: dict[str, Callable[[], None]] = {
+def _evaluate() -> None:
+    evaluate.evaluate(
+        _required(arguments.MODEL),
+        arguments.TASK.value,
+        _required(arguments.DATA),
+        _required(arguments.OUTPUT),
+        **options.evaluating(),
+    )
+
+
+def _compare(*folders: str) -> None:
+    compare.compare(folders, as_json=arguments.FORMAT.value == "json")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
     "train": _train,
     "generate": together(_generate),
     "edit": together(_edit),
@@ -281,4 +267,6 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "inspect-data": _inspect_data,
     "encode-data": _encode_data,
     "check": together(_check),
+    "evaluate": together(_evaluate),
+    "compare": _compare,
 }

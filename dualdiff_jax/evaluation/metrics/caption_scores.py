@@ -38,7 +38,7 @@ class CaptionScores(Metric):
 
     def __init__(self, *, tokenized: bool = False, meteor: bool = False):
         self._rules = (tokenized, meteor)
-        self._tokenized, self._meteor = tokenized, meteor
+        self.is_tokenized, self._meteor = tokenized, meteor
         _load("cider.cider")
         if (meteor or not tokenized) and shutil.which("java") is None:
             raise UserError(
@@ -88,7 +88,7 @@ class CaptionScores(Metric):
     def _words(self, captions: Texts) -> Texts:
         """Captions as words with single spaces, by the PTB tokenizer unless they came so."""
         lines = {index: [" ".join(text.split()) for text in texts] for index, texts in captions.items()}
-        if self._tokenized:
+        if self.is_tokenized:
             return lines
         tokenizer = _load("tokenizer.ptbtokenizer").PTBTokenizer()
         try:

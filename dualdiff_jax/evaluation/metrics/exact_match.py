@@ -24,10 +24,11 @@ def exact_match(prediction: str, answer: str) -> float:
     """
     check_text(prediction, "the prediction")
     check_text(answer, "the answer")
-    return float(_bare(prediction.strip()) == _bare(answer))
+    return float(bare_form(prediction.strip()) == bare_form(answer))
 
 
-def _bare(text: str) -> str:
+def bare_form(text: str) -> str:
+    """``text`` in small letters without ASCII punctuation."""
     return text.lower().translate(_PUNCTUATION)
 
 

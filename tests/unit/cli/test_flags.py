@@ -17,11 +17,12 @@ ROOT = Path(__file__).parents[3]
 
 TOGETHER = "coordinator num_processes process_id initialization_timeout"
 LOADING = f"model output overwrite format seed height width dtype t5_bits {TOGETHER}"
-READING = f"{LOADING} image length fit"
+READING = f"{LOADING} length fit"
 WRITING = (
     f"{READING} order steps certainty threshold entropy_bound block_length remask temperature top_p "
     "repetition_penalty guidance_scale guidance_null exit_margin"
 )
+TEXTS = f"image {WRITING}"
 DRAWING = f"{LOADING} steps sampler sigmas sigma_shift"
 PROMPTED = (
     f"prompt guidance_scale guidance_rule guidance_interval zero_init_steps negative_prompt images_per_prompt {DRAWING}"
@@ -32,14 +33,16 @@ ACCEPTED = {
     "edit": f"image fit strength {PROMPTED}",
     "inpaint": f"image fit strength mask {PROMPTED}",
     "variations": f"image fit strength count {DRAWING}",
-    "caption": f"anchor_end early_stop {WRITING}",
-    "answer": f"question anchor_end early_stop {WRITING}",
-    "infill": f"text tokens_per_blank {WRITING}",
-    "score": f"text question samples per_token anchor_end {READING}",
+    "caption": f"anchor_end early_stop {TEXTS}",
+    "answer": f"question anchor_end early_stop {TEXTS}",
+    "infill": f"text tokens_per_blank {TEXTS}",
+    "score": f"image text question samples per_token anchor_end {READING}",
     "plan": "config format topology of search",
     "inspect-data": "config output samples",
     "encode-data": f"config model output {TOGETHER}",
     "check": f"config workdir format {TOGETHER}",
+    "evaluate": f"task data split limit suffix question choose_by words sampling_batch {WRITING}",
+    "compare": "format",
 }
 VALUES = {
     "config": ROOT / "configs" / "demo.py",
@@ -52,6 +55,14 @@ VALUES = {
     "tokens_per_blank": 2,
     "per_token": "true",
     "anchor_end": "false",
+    "task": "vqav2",
+    "data": "d",
+    "split": "val",
+    "limit": 3,
+    "suffix": "Answer.",
+    "choose_by": "score",
+    "words": "plain",
+    "sampling_batch": 4,
     "output": "o",
     "overwrite": "true",
     "samples": 3,
@@ -172,7 +183,7 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
         for name, holder in list(vars(module).items()):
             if isinstance(holder, flags.FlagHolder):
                 monkeypatch.setattr(module, name, Spy(holder))
-    for module in ("sample", "edit", "completion", "plan", "train", "data", "check"):
+    for module in ("sample", "edit", "completion", "plan", "train", "data", "check", "evaluate", "compare"):
         monkeypatch.setattr(main, module, MagicMock())
     monkeypatch.setattr(main, "resolve", lambda config: config)
     monkeypatch.setattr(processes, "distributed_run", lambda *_: contextlib.nullcontext())
@@ -185,7 +196,7 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
     [
         (
             [],
-            "there is no --mode; give --mode=train|generate|edit|inpaint|variations|caption|answer|infill|score|plan|",
+            "there is no --mode; give --mode=train|generate|edit|inpaint|variations|caption|answer|infill|evaluate|",
         ),
         (["--mode=paint"], "flag --mode=paint"),
         (["--mode=train", "config"], "'config' is not a flag; flags look like --name=value"),
@@ -219,6 +230,27 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
         (["--mode=score", "--model=m", "--text=a"], "an image or a text is missing"),
         (["--mode=score", "--model=m", "--image=i", "--text= "], "a text is empty; write something in --text"),
         (["--mode=train", "--workdir=w"], "--mode=train needs --config=FILE"),
+        (["--mode=evaluate", "--model=m", "--output=o"], "--mode=evaluate needs --data="),
+        (["--mode=evaluate", *given("model", "output", "data")], "there is no task; give --task=vqav2|okvqa|"),
+        (["--mode=evaluate", *given("model", "output", "data"), "--task=nlvr"], "flag --task=nlvr"),
+        (
+            ["--mode=evaluate", *given("model", "output", "data", "task", "task")],
+            "--task=vqav2 is given more than once; give each task once",
+        ),
+        (
+            ["--mode=evaluate", *given("model", "output", "data", "task"), "--question=a", "--question=b"],
+            "--question is given 2 times; an evaluation asks one about every image",
+        ),
+        (
+            ["--mode=evaluate", *given("model", "output", "data", "task"), "--seed=1,2"],
+            "--seed has 2 numbers; an evaluation takes one",
+        ),
+        (
+            ["--mode=evaluate", *given("model", "output", "data", "task", "steps"), "--order=threshold"],
+            "--steps is given, but --order=threshold takes as many as a text needs; leave one out",
+        ),
+        (["--mode=compare", "a"], "--mode=compare takes two folders, found 1; give --mode=compare A B"),
+        (["--mode=compare", "a", "b"], "a: has no evaluation; name a folder that --mode=evaluate wrote"),
         (["--mode=train", *given("config")], "--mode=train needs --workdir="),
         (["--mode=plan", *given("config")], "--mode=plan needs --topology="),
         (["--mode=train", *given("config"), "--workdir=hdfs://bucket/w"], "hdfs://bucket/w"),

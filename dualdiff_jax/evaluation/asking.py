@@ -1,0 +1,192 @@
+"""Asks a model the questions of a task, batch after batch, while the next batch's images are read.
+
+Every answer is a function of the model, the settings, the seed and the question's id: each question has a seed of its
+own, and all batches have one size, the last one filled up, so that one program serves them all.
+"""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dualdiff_jax.config.data import Fit
+from dualdiff_jax.data.benchmarks.question import Question, Questions
+from dualdiff_jax.data.images import read_pixels
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.metrics.multiple_choice import LETTERS, best_letter
+from dualdiff_jax.evaluation.tasks.task import Task, TaskSettings
+from dualdiff_jax.pipeline import inputs, text_choices
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
+from dualdiff_jax.sampling.text_options import OWN_OPTIONS
+
+THREADS = 16  # that read images
+TOO_LONG = "the question leaves no room for an answer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """What is the same for all questions besides the task's settings; None is the model's own.
+
+    Attributes:
+        seed: of all draws, in [0, 2**64).
+        height, width: of images, in pixels.
+        fit: of images of another shape.
+        order: in which tokens appear.
+        options: other options of the text sampler, by name.
+    """
+
+    seed: int = 0
+    height: int | None = None
+    width: int | None = None
+    fit: Fit = "crop"
+    order: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def given(self) -> dict[str, Any]:
+        """All of it that is given, in one mapping."""
+        named = {name: getattr(self, name) for name in ("seed", "height", "width", "fit", "order")}
+        return {name: value for name, value in (named | dict(self.options)).items() if value is not None}
+
+
+class Asked(NamedTuple):
+    """One question with its answer."""
+
+    index: int
+    question: Question
+    prompt: str
+    answer: str
+    fault: str = ""  # why it was not asked, and has an empty answer
+    scores: tuple[float, ...] = ()  # of its options, where these were compared
+
+
+class _Read(NamedTuple):
+    index: int
+    question: Question
+    prompt: str
+    pixels: np.ndarray  # (h, w, 3) uint8
+    fault: str
+
+
+class Asker:
+    """A model with the settings of a task.
+
+    Args:
+        pipeline: the model.
+        task: how its questions are asked.
+        settings: of the task.
+        sampling: the other settings.
+
+    Attributes:
+        batch: questions that are asked together.
+        seconds: spent in the model so far.
+
+    Raises:
+        UserError: a size cannot be.
+    """
+
+    def __init__(self, pipeline: DualDiffusionPipeline, task: Task, settings: TaskSettings, sampling: Sampling):
+        self._pipeline, self._task, self._settings, self._sampling = pipeline, task, settings, sampling
+        self._size = inputs.image_size(pipeline.config, sampling.height, sampling.width)
+        parts = pipeline.batch_parts
+        self.batch = -(-pipeline.config.sampling.batch_size // parts) * parts
+        order = text_choices.text_order(pipeline.config.sampling, sampling.order)
+        self._steps = settings.steps if "steps" in OWN_OPTIONS[order] else None
+        self.seconds = 0.0
+
+    def ask(self, questions: Questions, indexes: Sequence[int]) -> Iterator[list[Asked]]:
+        """Yields the answers of a batch of ``questions`` at a time, in the order of ``indexes``.
+
+        Raises:
+            UserError: a question or its image cannot be read; the message names it.
+        """
+        batches = [indexes[start : start + self.batch] for start in range(0, len(indexes), self.batch)]
+        with ThreadPoolExecutor(1) as ahead, ThreadPoolExecutor(THREADS) as readers:
+            following = ahead.submit(self._read, questions, batches[0], readers) if batches else None
+            for number in range(len(batches)):
+                assert following is not None
+                read = following.result()
+                if number + 1 < len(batches):
+                    following = ahead.submit(self._read, questions, batches[number + 1], readers)
+                started = time.perf_counter()
+                found = self._answers(read)
+                self.seconds += time.perf_counter() - started
+                yield found
+
+    def _read(self, questions: Questions, indexes: Sequence[int], readers: ThreadPoolExecutor) -> list[_Read]:
+        """The questions with their images, each image once."""
+        found = list(readers.map(questions.__getitem__, indexes))
+        images: dict[Any, tuple[Question, Any]] = {}
+        for question in found:
+            key = question.image if isinstance(question.image, bytes) else str(question.image)
+            images.setdefault(key, (question, question.image))
+        pixels = dict(zip(images, readers.map(lambda each: self._pixels(*each), images.values()), strict=True))
+        rows = []
+        for index, question in zip(indexes, found, strict=True):
+            key = question.image if isinstance(question.image, bytes) else str(question.image)
+            prompt = self._task.ask(question, self._settings)
+            rows.append(_Read(index, question, prompt, pixels[key], self._fault(prompt)))
+        return rows
+
+    def _pixels(self, question: Question, image: Any) -> np.ndarray:
+        return read_pixels(image, *self._size, f"the image of question {question.question_id}", fit=self._sampling.fit)
+
+    def _fault(self, prompt: str) -> str:
+        if not prompt:
+            return ""
+        try:
+            self._pipeline.tokenizer.question_ids(prompt, self._settings.length)
+        except UserError:
+            return TOO_LONG
+        return ""
+
+    def _answers(self, read: list[_Read]) -> list[Asked]:
+        filled = read + [read[-1]] * (self.batch - len(read))
+        if self._settings.choose_by == "score" and all(row.question.options for row in read):
+            scores = [self._option_scores(row) if not row.fault else () for row in read]
+            answers = [best_letter(each) if each else "" for each in scores]
+        else:
+            scores, answers = [()] * len(read), self._generated(filled)
+        return [
+            Asked(row.index, row.question, row.prompt, "" if row.fault else answer, row.fault, each)
+            for row, answer, each in zip(read, answers, scores, strict=False)
+        ]
+
+    def _generated(self, rows: list[_Read]) -> list[str]:
+        """The answers to a full batch; a question that is too long is left out of its prompt."""
+        sampling, settings = self._sampling, self._settings
+        images = [row.pixels for row in rows]
+        given: dict[str, Any] = {
+            "seed": [question_seed(sampling.seed, row.question.question_id) for row in rows],
+            "height": sampling.height,
+            "width": sampling.width,
+            "order": sampling.order,
+            "length": settings.length,
+            "steps": self._steps,
+            **sampling.options,
+        }
+        if any(row.prompt for row in rows):
+            return self._pipeline.answer(images, ["" if row.fault else row.prompt for row in rows], **given)
+        return self._pipeline.image_to_text(images, **given)
+
+    def _option_scores(self, row: _Read) -> tuple[float, ...]:
+        """Minus the nats of each option's letter."""
+        letters = list(LETTERS[: len(row.question.options)])
+        found = self._pipeline.score(
+            [row.pixels],
+            letters,
+            questions=[row.prompt],
+            seed=question_seed(self._sampling.seed, row.question.question_id),
+            height=self._sampling.height,
+            width=self._sampling.width,
+            length=self._settings.length,
+        )
+        return tuple(-float(nats) for nats in found.nats[0])
+
+
+def question_seed(seed: int, question_id: str) -> int:
+    """The seed of one question, in [0, 2**64)."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{question_id}".encode()).digest()[:8], "big")

@@ -1,0 +1,95 @@
+"""``TASK.json``: what was evaluated, how, and the score once there is one."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import dualdiff_jax
+from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.files import write_text
+from dualdiff_jax.json_files import read_object
+
+PACKAGES = ("dualdiff-jax", "jax", "jaxlib", "numpy", "pillow", "transformers", "pycocoevalcap")
+# What has to be the same for predictions to go on; a dot leads into a section.
+FIXED = ("task", "split", "settings", "model.fingerprint", "data.fingerprint")
+
+Record = dict[str, Any]
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of this package's source, and of the packages that a score may depend on, where installed."""
+    found = {"python": platform.python_version(), "source": _source()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _source() -> str:
+    """A hash of all modules of this package."""
+    digest, root = hashlib.sha256(), Path(dualdiff_jax.__file__).parent
+    for file in sorted(root.rglob("*.py")):
+        digest.update(f"{file.relative_to(root)}\n".encode() + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def devices() -> str:
+    """The devices that took part, such as ``8 x NVIDIA H100``."""
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+
+
+def command() -> list[str]:
+    """The words that started the program."""
+    return list(sys.argv)
+
+
+def read_record(file: Path) -> Record | None:
+    """The record in ``file``, None where there is none.
+
+    Raises:
+        UserError: it cannot be read, or is none.
+    """
+    if not file.exists():
+        return None
+    record = read_object(file)
+    if not isinstance(record.get("task"), str):
+        raise UserError(f"{file}: is no record of an evaluation; choose another --output")
+    return record
+
+
+def write_record(file: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record in one step. Raises ``UserError`` where that fails."""
+    try:
+        write_text(file, json.dumps(record, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"{file}: cannot be written ({reason(error)}); make room, or choose another --output"
+        ) from error
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """``field: before -> now`` for each of ``FIXED`` that differs between two records."""
+    return [line for name in FIXED for line in _changes(name, _at(before, name), _at(now, name))]
+
+
+def _at(record: Any, name: str) -> Any:
+    for part in name.split("."):
+        record = record.get(part) if isinstance(record, Mapping) else None
+    return record
+
+
+def _changes(name: str, before: Any, now: Any) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*before, *now)):
+            yield from _changes(f"{name}.{key}", before.get(key), now.get(key))
+    elif before != now:
+        yield f"{name}: {before!r} -> {now!r}"
