@@ -27,12 +27,13 @@ PROCESSES = (
     "multidevice/test_hosts.py",
     "multidevice/test_moved_run.py",
     "multidevice/test_sampling_hosts.py",
+    "multidevice/test_evaluate_hosts.py",
     "end_to_end/test_clusters.py",
     "unit/distributed/test_launchers.py",
 )
 MINUTES = ("end_to_end", "multidevice", "parity", "unit/training", "unit/pipeline", "unit/data/test_streams.py")
 FIRST = (PROCESSES[0], *MINUTES, "unit/planning", "unit/sampling", "unit/convert", "unit/models")
-LAST = PROCESSES[1:4]  # far from the first file, for which they would wait
+LAST = PROCESSES[1:5]  # far from the first file, for which they would wait
 
 
 def place(item: pytest.Item) -> str:

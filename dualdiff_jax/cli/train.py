@@ -11,6 +11,7 @@ from dualdiff_jax.distributed.process_group import broadcast_from_first, first_h
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.likelihood import Likelihood
 from dualdiff_jax.evaluation.previews import Preview
+from dualdiff_jax.evaluation.task_scores import TaskScores
 from dualdiff_jax.files import as_path
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
@@ -30,6 +31,8 @@ def run_training(config: RunConfig, workdir: str) -> None:
     if config.validation.every:
         with first_host_first("validation"):
             hooks.append((config.validation.every, Likelihood(config, tokenizer, mesh)))
+    if config.validation.tasks_every:
+        hooks.append((config.validation.tasks_every, TaskScores(config, tokenizer)))
     folder = train(config, workdir, mesh, hooks)
     if folder is not None and jax.process_index() == 0:
         print(folder)

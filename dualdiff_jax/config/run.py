@@ -100,17 +100,34 @@ class TelemetryConfig:
 
 
 @frozen
-class ValidationConfig:
-    """Losses of held-out records, with the EMA weights."""
+class TaskConfig:
+    """A benchmark, some of whose questions are asked while a model trains, by the model's own ``sampling``."""
 
-    every: int = bounded(default=0, low=0)  # steps; 0 is never
+    name: str  # of the task, as --task has it (docs/evaluation.md)
+    root: str  # folder of the publisher's files
+    split: str = ""  # "" is the task's default
+    limit: int = bounded(default=256, low=1)  # about how many questions, the same every time
+
+
+@frozen
+class ValidationConfig:
+    """Losses of held-out records and scores of benchmarks, with the EMA weights."""
+
+    every: int = bounded(default=0, low=0)  # steps between losses; 0 is never
     batches: int = bounded(default=4, low=1)  # of train.global_batch_size examples of each stream
     sources: tuple[SourceConfig, ...] = ()
+    tasks_every: int = bounded(default=0, low=0)  # steps between scores; 0 is never
+    tasks: tuple[TaskConfig, ...] = ()
 
     def contradictions(self) -> Iterator[str]:
         if self.every and not self.sources:
             yield f"every is {self.every}, but there are no sources to validate on"
+        if self.tasks_every and not self.tasks:
+            yield f"tasks_every is {self.tasks_every}, but there are no tasks to evaluate on"
         yield from repeated_names(self.sources)
+        names = [task.name for task in self.tasks]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield f"two tasks are named {name!r}"
 
 
 @frozen

@@ -8,6 +8,7 @@ from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.task_scores import opened_task
 from dualdiff_jax.files import as_path
 from dualdiff_jax.inspection.survey import survey
 from dualdiff_jax.readiness.finding import Finding, faulty
@@ -16,7 +17,7 @@ EXAMPLES = 8  # of each source
 
 
 def data_findings(config: RunConfig, tokenizer: Tokenizer | None) -> Iterator[Finding]:
-    """Every source of the streams that have weight, of the validation if there is one, and the previews' images.
+    """Every source of the streams that have weight, sources and tasks of a validation, and the previews' images.
 
     Args:
         config: the run's.
@@ -29,6 +30,13 @@ def data_findings(config: RunConfig, tokenizer: Tokenizer | None) -> Iterator[Fi
                 yield _source(f"{group}: {source.name}", source, config, tokenizer)
             except (UserError, OSError) as error:
                 yield faulty(f"{group}: {source.name}", error)
+    for task in config.validation.tasks if config.validation.tasks_every else ():
+        try:
+            opened = opened_task(task, config)
+            asked = f"{len(opened.chosen.ids)} of {len(opened.questions)} questions are asked"
+            yield Finding(f"validation task: {task.name}", f"{task.root}: {asked}")
+        except (UserError, OSError) as error:
+            yield faulty(f"validation task: {task.name}", error)
     images = config.preview.images if config.preview.every else ()
     missing = [image for image in images if not as_path(image).is_file()]
     if missing:

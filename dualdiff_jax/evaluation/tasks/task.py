@@ -81,6 +81,7 @@ class Task:
         normalised: (answer, question) -> the form that is compared with the truth.
         settings: the paper's, or else those that the published model was trained for.
         ask: (question, settings) -> the text that the model reads.
+        asks_for_captions: whether there are no questions, so that texts are as long as captions.
         unit: of ``score``, as papers print it.
         scale: from the metric's own units to ``unit``.
         reported: figures of the paper, as others quote them.
@@ -97,6 +98,7 @@ class Task:
     normalised: Callable[[str, Question], str]
     settings: TaskSettings = TaskSettings()
     ask: Callable[[Question, TaskSettings], str] = lambda question, settings: with_suffix(question.text, settings)
+    asks_for_captions: bool = False
     unit: str = "%"
     scale: float = 100.0
     reported: tuple[Reported, ...] = ()

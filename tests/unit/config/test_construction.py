@@ -17,6 +17,7 @@ from dualdiff_jax.config import (
     ConfigError,
     MeshConfig,
     RootConfig,
+    TaskConfig,
     TelemetryConfig,
     TrainConfig,
 )
@@ -43,6 +44,7 @@ SECTIONS = [
     RUN.lora,
     RUN.telemetry,
     RUN.validation,
+    TaskConfig(name="vqav2", root="data"),
     RUN.preview,
     RUN.mesh,
 ]
@@ -68,6 +70,7 @@ TYPES = [
     (RUN.lora, {"rank": 4.0}, "rank: expected int, found 4.0"),
     (RUN.telemetry, {"tensorboard": "yes"}, "tensorboard: expected bool, found 'yes'"),
     (RUN.validation, {"every": None}, "every: expected int, found None"),
+    (TaskConfig(name="vqav2", root="data"), {"limit": 2.5}, "limit: expected int, found 2.5"),
     (RUN.preview, {"prompts": (None,)}, "prompts[0]: expected str, found None"),
     (RUN.mesh, {"rules": (("vocab",), "mlp")}, "rules[1]: expected a tuple, found 'mlp'"),
 ]
@@ -97,6 +100,7 @@ BOUNDS = [
     (RUN.train, {"steps": 0}, "steps: 0 is below 1"),
     (RUN.lora, {"rank": -1}, "rank: -1 is below 0"),
     (RUN.validation, {"batches": 0}, "batches: 0 is below 1"),
+    (TaskConfig(name="vqav2", root="data"), {"limit": 0}, "limit: 0 is below 1"),
     (RUN.preview, {"every": -1}, "every: -1 is below 0"),
     (RUN.mesh, {"data": -2}, "data: -2 is below -1"),
 ]
@@ -181,6 +185,7 @@ CONTRADICTIONS = [
     (RUN.train, {"microbatches": 5}, "global_batch_size 32 is not a multiple of microbatches 5"),
     (RUN.train, {"keep_every": 3}, "keep_every 3 is not a multiple of save_every 950"),
     (RUN.validation, {"every": 5}, "every is 5, but there are no sources to validate on"),
+    (RUN.validation, {"tasks_every": 5}, "tasks_every is 5, but there are no tasks to evaluate on"),
     (RUN.mesh, {"layout": "sizes", "data": -1}, "data and fsdp cannot both be the rest (-1)"),
     (RUN.mesh, {"layout": "sizes", "data": 0}, "data and fsdp are numbers of devices, or -1 for the rest"),
     (RUN.mesh, {"layout": "hybrid", "fsdp": 2}, "data 1 and fsdp 2 are for layout 'sizes', but layout is 'hybrid'"),
