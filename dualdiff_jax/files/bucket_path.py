@@ -1,6 +1,7 @@
 """Objects of a bucket behind the interface of ``pathlib.Path``: the same code reads and writes both.
 
-Google's buckets go through gcsfs and Amazon's through s3fs, which retry requests that a server refuses for a moment.
+Google's buckets go through gcsfs and Amazon's through s3fs, which retry requests that a server refuses for a moment;
+whole objects and ranges of Google's through TensorStore (``bucket_reads``).
 A bucket has no folders: a name is a folder while an object lies below it, and making one does nothing.
 """
 
@@ -21,6 +22,7 @@ from typing import IO, Any, NamedTuple, cast
 from etils.epath import gpath
 
 from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.files import bucket_reads
 from dualdiff_jax.files.bucket_errors import as_os_errors
 
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # scheme -> package, extra that installs it
@@ -120,13 +122,22 @@ class BucketPath(gpath.PosixGPath):
         return binary if "b" in mode else io.TextIOWrapper(binary, encoding or "utf-8", **options)
 
     def read_bytes(self) -> bytes:
+        found = self._read_fast()
+        if found is not None:
+            return found
         with as_os_errors(self):
             return self._fs.cat_file(str(self))
 
     def read_range(self, start: int, length: int) -> bytes:
-        """``length`` bytes from byte ``start`` on, or fewer if the object ends before; one request."""
-        if length <= 0:
-            return b""
+        """``length`` bytes from byte ``start`` on by one request; by two, and fewer, where the object ends before."""
+        found = self._read_fast(slice(start, start + length)) if length > 0 else b""
+        return self._read_part(start, length) if found is None else found
+
+    def read_up_to(self, most: int) -> bytes:
+        """The first ``most`` bytes, or fewer if the object has fewer; one request."""
+        return self._read_part(0, most)
+
+    def _read_part(self, start: int, length: int) -> bytes:
         try:
             with as_os_errors(self):
                 return self._fs.cat_file(str(self), start=start, end=start + length)
@@ -191,6 +202,12 @@ class BucketPath(gpath.PosixGPath):
         """Copies a local file here; the object appears when all of it is there."""
         with as_os_errors(self):
             self._fs.put_file(str(file), str(self))
+
+    def _read_fast(self, part: slice | None = None) -> bytes | None:
+        if self._uri_scheme != "gs":
+            return None
+        bucket, _, name = _plain(self).partition("/")
+        return bucket_reads.read(bucket, name, part)
 
     @property
     def _fs(self) -> Any:

@@ -63,7 +63,7 @@ def read_regular(path: str | os.PathLike, most: int) -> bytes:
         with open_regular(path, most) as file:
             return file.read()
     try:
-        data = cast(BucketPath, path).read_range(0, most + 1)
+        data = cast(BucketPath, path).read_up_to(most + 1)
     except FileNotFoundError:
         check_regular(path)  # a folder is named as such
         raise

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dualdiff_jax.files import bucket_reads
 from dualdiff_jax.files.bucket_path import file_system
 from tests.buckets.server import serving
 
@@ -21,4 +22,5 @@ def _forget() -> None:
     import gcsfs
 
     file_system.cache_clear()
+    bucket_reads.forget()
     gcsfs.GCSFileSystem.clear_instance_cache()

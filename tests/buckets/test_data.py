@@ -463,11 +463,12 @@ def test_indexes_may_lie_in_a_bucket_of_their_own(tmp_path, folder, monkeypatch)
 
 
 def test_a_refused_read_is_a_sentence(folder, monkeypatch):
-    def refuse(self, start, length):
+    def refuse(self, *part):
         raise PermissionError(13, "no permission or no credentials", str(self))
 
     (folder / "a.tar").write_bytes(bytes(20_000))
-    monkeypatch.setattr("dualdiff_jax.files.bucket_path.BucketPath.read_range", refuse)
+    for name in ("read_range", "read_up_to"):
+        monkeypatch.setattr(f"dualdiff_jax.files.bucket_path.BucketPath.{name}", refuse)
     with pytest.raises(UserError, match=r"a\.tar: cannot be read .*no permission"):
         open_source(source(folder, "a.tar", format="tar"))
     (folder / "a.array_record").write_bytes(bytes(196_608))

@@ -12,6 +12,7 @@ import pytest
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import (
     as_path,
+    bucket_reads,
     free_bytes,
     is_bucket,
     is_writable,
@@ -252,3 +253,29 @@ def test_an_owner_on_another_machine_is_known_by_its_heartbeat(folder, monkeypat
     before = time.monotonic()
     with Lock(file, folder):
         assert time.monotonic() - before >= 0.9
+
+
+def test_a_range_is_one_request_and_what_tensorstore_cannot_read_is_asked_of_gcsfs(bucket, folder, monkeypatch):
+    path = folder / "a name with spaces, ümlauts and #?%.bin"
+    path.write_bytes(content := bytes(range(256)))
+    before = sum(bucket.requests().values())
+    assert path.read_range(10, 20) == content[10:30]
+    assert path.read_bytes() == content
+    assert sum(bucket.requests().values()) == before + 2
+    beyond = (path.read_range(250, 20), path.read_range(256, 1), path.read_range(0, 0))
+    assert beyond == (content[250:], b"", b"")
+    asked = []
+    monkeypatch.setattr(bucket_reads, "read", lambda *arguments: asked.append(arguments))
+    assert (path.read_range(10, 20), path.read_bytes(), path.read_up_to(300)) == (content[10:30], content, content)
+    name = f"{folder.name}/{path.name}"
+    assert asked == [("bucket", name, slice(10, 30)), ("bucket", name, None)]
+
+
+def test_an_object_that_was_replaced_is_read_anew(folder):
+    (folder / "x").write_bytes(b"first")
+    assert (folder / "x").read_bytes() == b"first"
+    (folder / "x").write_bytes(b"second")
+    assert (folder / "x").read_bytes() == b"second" and (folder / "x").read_range(0, 3) == b"sec"
+    (folder / "x").unlink()
+    with pytest.raises(FileNotFoundError):
+        (folder / "x").read_bytes()

@@ -88,7 +88,8 @@ class _ObjectReader:
         wanted = [n for n in (number, number + 1) if n * PIECE < self.size]
         for n in wanted:
             if n not in self._pieces:
-                self._pieces[n] = self._pool.submit(self._file.read_range, n * PIECE, PIECE)
+                begin = n * PIECE
+                self._pieces[n] = self._pool.submit(self._file.read_range, begin, min(PIECE, self.size - begin))
         for n in set(self._pieces).difference(wanted):
             del self._pieces[n]
         return self._pieces[number].result()
