@@ -121,7 +121,9 @@ def _serve() -> None:
         def handle_one_method(self, method: str) -> None:
             if self.path == CONTROL:
                 return self._control(method)
-            kind = "data" if "alt=media" in self.path else "upload" if "upload" in self.path else "metadata"
+            place, _, query = self.path.partition("?")
+            kinds = {"data": "alt=media" in query, "upload": "/upload/" in place, "list": place.endswith("/o")}
+            kind = next((kind for kind, is_it in kinds.items() if is_it), "metadata")
             faults.requests[f"{method} {kind}"] += 1
             status = faults.answer(method)
             if status == 0:
