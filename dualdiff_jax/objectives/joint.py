@@ -35,9 +35,10 @@ from dualdiff_jax.arrays import (
 from dualdiff_jax.config import ObjectiveConfig
 from dualdiff_jax.objectives.flow_matching import add_noise, flow_loss, velocity_target
 from dualdiff_jax.objectives.latents import clean_latents
-from dualdiff_jax.objectives.masked_diffusion import mask_tokens, masked_nelbo, without_anchor
+from dualdiff_jax.objectives.masked_diffusion import is_padding, mask_tokens, masked_nelbo, without_anchor
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS, sample_sigma, sample_t
 
+Number = jax.Array | int
 CLOCK_BINS = 4  # equal parts of the clock's [0, 1] by which losses are reported
 
 # Name -> the denominator of the text loss, equation (2), of the answer positions (b, l).
@@ -83,6 +84,7 @@ class CorruptedTexts(NamedTuple):
     is_masked: PerToken  # (b, l)
     t: PerExample  # (b,)
     share: PerExample  # (b,), 1 / N: an example's share in the text loss
+    written_share: PerExample  # (b,), 1 / number of answer tokens that are no padding
 
 
 class Corrupted(NamedTuple):
@@ -121,7 +123,9 @@ class Objective:
         self._null_token_ids = null_token_ids
         self._null_text_embeddings = null_text_embeddings
 
-    def corrupt_batch(self, rng: Key, batch: Any, encode: Callable[[Images, Key], Latents]) -> Corrupted:
+    def corrupt_batch(
+        self, rng: Key, batch: Any, encode: Callable[[Images, Key], Latents], *, part: Number = 0, parts: int = 1
+    ) -> Corrupted:
         """``corrupt`` of a batch as the data gives it.
 
         Args:
@@ -130,6 +134,7 @@ class Objective:
                 ``clean_latents`` reads them; ``image`` may have ``text_embeddings``, ``text`` has ``is_answer``. None
                 for a stream that is not read.
             encode: makes latents of images; the key draws from the posterior.
+            part, parts: the batch's number among those that cover the texts' clock together (``sample_t``).
         """
         rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
         image = text = None
@@ -141,15 +146,19 @@ class Objective:
         if batch.text is not None:
             latents = clean_latents(batch.text, encode, rng_text)
             text = TextExamples(latents, batch.text["token_ids"], batch.text["is_answer"])
-        return self.corrupt(rng_corrupt, image, text)
+        return self.corrupt(rng_corrupt, image, text, part=part, parts=parts)
 
-    def corrupt(self, rng: Key, image: ImageExamples | None, text: TextExamples | None) -> Corrupted:
+    def corrupt(
+        self, rng: Key, image: ImageExamples | None, text: TextExamples | None, *, part: Number = 0, parts: int = 1
+    ) -> Corrupted:
         """Makes all draws of one step; None for a stream that has no weight."""
         rng_noise, rng_sigma, rng_drop, rng_t, rng_mask = jax.random.split(rng, 5)
-        return Corrupted(
-            None if image is None else self._corrupt_images(rng_noise, rng_sigma, rng_drop, image),
-            None if text is None else self._corrupt_texts(rng_t, rng_mask, text),
-        )
+        images = texts = None
+        if image is not None:
+            images = self._corrupt_images(rng_noise, rng_sigma, rng_drop, image)
+        if text is not None:
+            texts = self._corrupt_texts(sample_t(rng_t, len(text.token_ids), part, parts), rng_mask, text)
+        return Corrupted(images, texts)
 
     def _corrupt_images(self, rng_noise: Key, rng_sigma: Key, rng_drop: Key, image: ImageExamples) -> CorruptedImages:
         batch, dropout = image.latents.shape[0], self.config.caption_dropout
@@ -171,11 +180,12 @@ class Objective:
             text_embeddings=embeddings,
         )
 
-    def _corrupt_texts(self, rng_t: Key, rng_mask: Key, text: TextExamples) -> CorruptedTexts:
-        batch = text.token_ids.shape[0]
-        t, is_answer = sample_t(rng_t, batch), text.is_answer
+    def _corrupt_texts(self, t: PerExample, rng_mask: Key, text: TextExamples) -> CorruptedTexts:
+        batch, is_answer = text.token_ids.shape[0], text.is_answer
+        end_token_id = jnp.asarray(self._null_token_ids)[-1]
+        written = is_answer & ~is_padding(text.token_ids, end_token_id)
         if self.config.anchor_end:
-            is_answer = without_anchor(is_answer, text.token_ids, jnp.asarray(self._null_token_ids)[-1])
+            is_answer = without_anchor(is_answer, text.token_ids, end_token_id)
         noisy_token_ids, is_masked = mask_tokens(rng_mask, text.token_ids, t, is_answer, self.mask_token_id)
         tokens = NORMALIZATIONS[self.config.text_normalization](is_answer)
         return CorruptedTexts(
@@ -185,6 +195,7 @@ class Objective:
             is_masked=is_masked,
             t=t,
             share=jnp.full((batch,), 1.0 / tokens),
+            written_share=jnp.full((batch,), 1.0 / jnp.maximum(written.sum(), 1)),
         )
 
     def loss(self, denoiser: Denoiser, batch: Corrupted) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -197,7 +208,8 @@ class Objective:
         Returns:
             The loss () and its metrics by name, each of which adds up over the parts of a batch: ``loss``,
             ``image_loss``, and ``text_loss`` before lambda, of the terms with weight; both also by the clock, as
-            ``by_clock`` gives them: ``image_loss_by_sigma`` and ``text_loss_by_t``.
+            ``by_clock`` gives them: ``image_loss_by_sigma`` and ``text_loss_by_t``; and ``nats_per_token``, the NELBO
+            over the answer tokens that are no padding, which compares runs of different lengths and normalizations.
         """
         velocity, logits = self._predict(denoiser, batch)
         terms, metrics = [], {}
@@ -210,6 +222,7 @@ class Objective:
             text = batch.text
             nelbo = masked_nelbo(logits, text.clean_token_ids, text.is_masked, text.t, self.mask_token_id)
             metrics["text_loss"] = (text.share * nelbo).sum()
+            metrics["nats_per_token"] = (text.written_share * nelbo).sum()
             metrics["text_loss_by_t"] = by_clock(text.share * nelbo, text.t)
             terms.append(self.config.text_weight * metrics["text_loss"])
         loss = terms[0] if len(terms) == 1 else terms[0] + terms[1]

@@ -61,6 +61,12 @@ def without_anchor(is_answer: PerToken, clean_token_ids: TokenIds, end_token_id:
     return is_answer & ~is_anchor
 
 
+def is_padding(token_ids: TokenIds, end_token_id: int | jax.Array) -> PerToken:
+    """(b, l) -> (b, l): each ``</s>`` that follows another; the first of them ends a text and belongs to it."""
+    is_end = token_ids == end_token_id
+    return is_end & jnp.pad(is_end[:, :-1], ((0, 0), (1, 0)))
+
+
 def masked_log_probs(logits: jax.Array, mask_token_id: int) -> jax.Array:
     """(..., v) -> (..., v) fp32: the log-softmax of equation (2) for a token that is masked."""
     is_mask_token = jnp.arange(logits.shape[-1]) == mask_token_id

@@ -7,7 +7,8 @@ Both give the model timestep = 1000 sigma.
 
 Text (arXiv 2406.07524, appendix): one u ~ U(0, 1) spread antithetically over the batch,
 (3)  t_i = eps + (1 - eps) ((u + i) / B mod 1),  eps = 1e-3
-so that any batch covers the clock evenly; each t_i alone is uniform.
+so that any batch covers the clock evenly; each t_i alone is uniform. Where N batches belong together, as in a
+validation, (u + n) / N of batch n stands for u, so that all of them cover it N times as finely.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,8 +48,19 @@ def sample_sigma(rng: Key, batch: int, distribution: str) -> PerExample:
     return SIGMA_DISTRIBUTIONS[distribution](jax.nn.sigmoid(jax.random.normal(rng, (batch,))))
 
 
-def sample_t(rng: Key, batch: int) -> PerExample:
-    """(b,) mask clocks in [eps, 1]. Equation (3), in a random order over the batch."""
+def sample_t(rng: Key, batch: int, part: jax.Array | int = 0, parts: int = 1) -> PerExample:
+    """Mask clocks by equation (3), in a random order over the batch.
+
+    Args:
+        rng: one key for all of them.
+        batch: how many, b.
+        part: the number of this batch, n, among those that belong together.
+        parts: how many these are, N.
+
+    Returns:
+        (b,) in [eps, 1].
+    """
     rng_offset, rng_order = jax.random.split(rng)
-    spread = (jax.random.uniform(rng_offset) + jnp.arange(batch)) / batch % 1.0
+    offset = (jax.random.uniform(rng_offset) + part) / parts
+    spread = (offset + jnp.arange(batch)) / batch % 1.0
     return T_MIN + (1.0 - T_MIN) * jax.random.permutation(rng_order, spread)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from demo.data import write_tokenizer
 from dualdiff_jax.config import DataConfig
@@ -45,3 +46,20 @@ def test_the_answer_of_the_record_or_of_a_random_annotator(tokenizer):
 def test_all_turns_or_the_first(tokenizer):
     (both,), (first,) = texts(tokenizer, TWO), texts(tokenizer, TWO, turns="first")
     assert first == "three" and "seven" in both
+
+
+def test_an_image_that_many_questions_are_about_is_kept_once(tokenizer, tmp_path):
+    """With room for two images, all questions about two of three are made without reading their files again."""
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    turn = (Turn("which digit is this?", "three"),)
+    records = [Record(f"r{n}", tmp_path / f"{n % 3}.png", turns=turn) for n in range(9)]
+    config = source(tmp_path, "x.json", task="instruction")
+    data = DataConfig(sources=(config,), tokenizer="", text_length=64, cache_images=2)
+    maker = ExampleMaker(config, data, tokenizer, records, (8, 8), range(9), ReadingNotes())  # pyright: ignore
+    first = [maker(n, np.random.default_rng(0))[0]["image"] for n in range(9)]
+    for number in range(2):
+        (tmp_path / f"{number}.png").unlink()
+    again = [maker(n, np.random.default_rng(0))[0]["image"] for n in range(9)]
+    assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
+    assert len({image.tobytes() for image in first}) == 3

@@ -71,6 +71,30 @@ def test_a_run_writes_what_it_validates_and_traces(tmp_path, monkeypatch):
         assert tag in events.read_bytes()
 
 
+def test_a_head_that_is_not_trained_is_not_scored(tmp_path):
+    config, tokenizer = held_out(tmp_path, objective={"image_weight": 0.0})
+    figures = Likelihood(config, tokenizer, MESH)(0, init_weights(config.model, MESH, jax.random.key(0)))
+    assert "text_loss" in figures and not [name for name in figures if name.startswith("image")]
+    images = tuple(source for source in config.validation.sources if source.stream == "image")
+    config = dataclasses.replace(config, validation=dataclasses.replace(config.validation, sources=images))
+    with pytest.raises(UserError, match="validation.sources: none is of the text stream, which this run trains"):
+        Likelihood(config, tokenizer, MESH)
+
+
+def test_the_error_of_a_figure_is_its_spread_over_other_draws(tmp_path):
+    """Of a fresh model the losses vary with the draws of the clock, the noise and the masks alone."""
+    config, tokenizer = held_out(tmp_path, train={"global_batch_size": 8})
+    weights = init_weights(config.model, MESH, jax.random.key(0))
+    hook, found = Likelihood(config, tokenizer, MESH), []
+    for seed in range(8):
+        hook._config = dataclasses.replace(config, seed=seed)  # other draws by the same program
+        found.append(hook(0, weights))
+    for name in ("image_loss", "text_loss", "nats_per_token"):
+        errors = [each[f"{name}_standard_error"] for each in found]
+        spread = np.std([each[name] for each in found], ddof=1)
+        assert 0 < spread < 2.5 * np.mean(errors), name
+
+
 def test_nothing_to_validate_on_is_refused(tmp_path):
     with pytest.raises(UserError, match="validation: every is 3, but there are no sources"):
         small_run(tmp_path, validation={"every": 3})

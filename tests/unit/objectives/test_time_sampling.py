@@ -18,6 +18,17 @@ def given_normals(monkeypatch: pytest.MonkeyPatch, values: np.ndarray) -> None:
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.asarray(values, jnp.float32).reshape(shape))
 
 
+def test_batches_that_belong_together_cover_the_clock_as_finely_as_one_of_all():
+    """Each of N * B equal cells has one t, and a batch alone still has one in each of its B cells."""
+    batch, parts = 6, 5
+    rngs = jax.random.split(jax.random.key(3), parts)
+    found = np.stack([np.asarray(sample_t(rng, batch, part, parts)) for part, rng in enumerate(rngs)])
+    u = (found.astype(np.float64) - T_MIN) / (1 - T_MIN)
+    assert sorted(np.floor(u.ravel() * batch * parts).astype(int)) == list(range(batch * parts))
+    for row in u:
+        assert sorted(np.floor(row * batch).astype(int)) == list(range(batch))
+
+
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_sigma_lies_in_0_to_1_and_is_never_0(distribution):
     sigma = np.asarray(sample_sigma(jax.random.key(0), DRAWS, distribution))
