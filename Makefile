@@ -13,6 +13,7 @@
 # make check-scorers VQA=DIR POPE=DIR  compares scores of benchmarks with the official scorers: DIRs are checkouts of
 #   https://github.com/GT-Vision-Lab/VQA at a013f00 and https://github.com/AoiDragon/POPE at f3ec604; the others come
 #   from PyPI, without their dependencies, into .venv-scorers; needs Java; minutes
+# make check-fid   compares Inception's features and FID with torch-fidelity, pytorch-fid and clean-fid, from PyPI; minutes
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # make clean    removes the environments and the caches
 # Each first installs what it needs into .venv. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
@@ -22,7 +23,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test test-slow lint mutants fuzz check-targets check-original check-scorers check-full-size clean
+.PHONY: setup demo test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid check-full-size \
+  clean
 
 setup: $(VENV)/.run
 
@@ -76,7 +78,16 @@ check-scorers: $(VENV)/.test
 	  { echo "error: give VQA=DIR and POPE=DIR, checkouts of GT-Vision-Lab/VQA and AoiDragon/POPE"; exit 1; }
 	test -d $(VENV)-scorers/loguru || $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)-scorers \
 	  lmms-eval==0.7.3 pycocoevalcap==1.2 loguru
-	PYTHONPATH=$(VENV)-scorers VQA=$(VQA) POPE=$(POPE) $(BIN)/python -m pytest -q -m peers tests/peers $(ARGS)
+	PYTHONPATH=$(VENV)-scorers VQA=$(VQA) POPE=$(POPE) $(BIN)/python -m pytest -q -m peers tests/peers \
+	  --ignore=tests/peers/test_fid.py $(ARGS)
+
+# Apart from the others, because what they import looks for torchvision. pytorch-fid brings a package named tests, which
+# would hide ours.
+check-fid: FID = $(VENV)-scorers/fid
+check-fid: $(VENV)/.test
+	test -d $(FID)/cleanfid || { $(BIN)/python -m pip install --quiet --no-deps --target $(FID) torch-fidelity==0.4.0 \
+	  pytorch-fid==0.3.0 clean-fid==0.1.35 "torchvision>=0.28,<0.29" requests tqdm && rm -rf $(FID)/tests; }
+	PYTHONPATH=$(FID) $(BIN)/python -m pytest -q -m peers tests/peers/test_fid.py $(ARGS)
 
 fuzz: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz $(ARGS)

@@ -9,6 +9,8 @@ from dualdiff_jax.arrays import SEEDS
 from dualdiff_jax.cli.values import Numbers, Shift
 from dualdiff_jax.config.data import Fit
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.fid.resizes import RESIZES
+from dualdiff_jax.evaluation.generation.registry import IMAGE_SCORES, IMAGE_TASKS
 from dualdiff_jax.evaluation.tasks.registry import TASKS
 from dualdiff_jax.evaluation.tasks.task import ChooseBy, Words
 from dualdiff_jax.planning.programs import PROGRAMS
@@ -41,6 +43,8 @@ READING = (*WRITING, "score")  # images
 PROMPTED = ("generate", "edit", "inpaint")  # images
 EDITING = ("edit", "inpaint", "variations")
 DRAWING = (*PROMPTED, "variations")
+DRAWN = (*DRAWING, "evaluate")  # images, also those of a benchmark
+FROM_PROMPTS = (*PROMPTED, "evaluate")
 SAMPLING = (*DRAWING, *WRITING)
 LOADING = (*DRAWING, *READING)  # a model
 DISTRIBUTED = ("train", *LOADING, "encode-data", "check")  # several processes may run these as one
@@ -80,7 +84,13 @@ QUESTION = used_by(
     flags.DEFINE_multi_string("question", [], "question about the image, which an answer follows; may be repeated"),
 )
 TASK = used_by(
-    ("evaluate",), flags.DEFINE_multi_enum("task", [], tuple(TASKS), "benchmark to evaluate on; may be repeated")
+    ("evaluate",),
+    flags.DEFINE_multi_enum(
+        "task",
+        [],
+        (*TASKS, *IMAGE_TASKS, *IMAGE_SCORES),
+        "benchmark, or score of images; may be repeated",
+    ),
 )
 DATA = used_by(
     ("evaluate",),
@@ -103,6 +113,14 @@ SAMPLING_BATCH = used_by(
     ("evaluate",),
     flags.DEFINE_integer("sampling_batch", None, "questions asked together; default: the model's", lower_bound=1),
 )
+IMAGES = used_by(
+    ("evaluate",),
+    flags.DEFINE_string("images", None, "folder that fid or clip-score scores, or fid's .npz"),
+)
+WEIGHTS = used_by(
+    ("evaluate",), flags.DEFINE_string("weights", None, "of the scorer: Inception's file for fid, CLIP's folder")
+)
+RESIZE = used_by(("evaluate",), flags.DEFINE_enum("resize", "torch-fidelity", tuple(RESIZES), "whose resize fid uses"))
 TEXT = used_by(
     ("infill", "score"),
     flags.DEFINE_multi_string("text", [], "text with _ for each blank, or to be scored; may be repeated"),
@@ -138,33 +156,33 @@ HEIGHT = used_by(LOADING, flags.DEFINE_integer("height", None, SIZE, lower_bound
 WIDTH = used_by(LOADING, flags.DEFINE_integer("width", None, SIZE, lower_bound=1))
 STEPS = used_by(SAMPLING, flags.DEFINE_integer("steps", None, "sampling steps; default: the model's", lower_bound=1))
 SAMPLER = used_by(
-    DRAWING, flags.DEFINE_enum("sampler", None, tuple(IMAGE_SAMPLERS), "sampler of images; default: the model's")
+    DRAWN, flags.DEFINE_enum("sampler", None, tuple(IMAGE_SAMPLERS), "sampler of images; default: the model's")
 )
 SIGMAS = used_by(
-    DRAWING,
+    DRAWN,
     flags.DEFINE(Numbers(float, 0.0, 1.0), "sigmas", None, "noise levels that fall, as 1,0.7,0.3; in place of --steps"),
 )
 SIGMA_SHIFT = used_by(
-    DRAWING, flags.DEFINE(Shift(), "sigma_shift", None, "shift of the noise levels: a number, or resolution")
+    DRAWN, flags.DEFINE(Shift(), "sigma_shift", None, "shift of the noise levels: a number, or resolution")
 )
 GUIDANCE = used_by(
     (*PROMPTED, *WRITING),
     flags.DEFINE_float("guidance_scale", None, "up to 1 is no guidance; default: the model's", lower_bound=0.0),
 )
 GUIDANCE_RULE = used_by(
-    PROMPTED, flags.DEFINE_enum("guidance_rule", None, tuple(GUIDANCE_RULES), "default: the model's")
+    FROM_PROMPTS, flags.DEFINE_enum("guidance_rule", None, tuple(GUIDANCE_RULES), "default: the model's")
 )
 GUIDANCE_INTERVAL = used_by(
-    PROMPTED,
+    FROM_PROMPTS,
     flags.DEFINE(Numbers(float, 0.0, 1.0), "guidance_interval", None, "noise levels LOW,HIGH of the guided steps"),
 )
 ZERO_INIT_STEPS = used_by(
-    PROMPTED,
+    FROM_PROMPTS,
     flags.DEFINE_integer("zero_init_steps", None, "first steps that cfg_zero_star leaves out", lower_bound=0),
 )
-NEGATIVE = used_by(PROMPTED, flags.DEFINE_string("negative_prompt", "", "text that guidance leads away from"))
+NEGATIVE = used_by(FROM_PROMPTS, flags.DEFINE_string("negative_prompt", "", "text that guidance leads away from"))
 IMAGES_PER_PROMPT = used_by(
-    PROMPTED, flags.DEFINE_integer("images_per_prompt", None, "images of each prompt; default: 1", lower_bound=1)
+    FROM_PROMPTS, flags.DEFINE_integer("images_per_prompt", None, "images of each prompt; default: 1", lower_bound=1)
 )
 STRENGTH = used_by(
     EDITING, flags.DEFINE_float("strength", None, "how much of an image changes, up to 1", upper_bound=1.0)

@@ -63,7 +63,7 @@ def evaluate(
     weights = {"dtype": dtype, "t5_bits": t5_bits}
     with locked_folder(as_path(output), "--output"):
         opened = [dataclasses.replace(each, weights=weights).open() for each in evaluations]
-        pipeline = _with_batch(load(model, dtype, t5_bits), sampling_batch)
+        pipeline = with_batch(load(model, dtype, t5_bits), sampling_batch)
         facts = {"path": model, "fingerprint": model_fingerprint(pipeline)}
         records = []
         for each in opened:
@@ -122,7 +122,8 @@ def _evaluations(
     return found
 
 
-def _with_batch(pipeline: DualDiffusionPipeline, sampling_batch: int | None) -> DualDiffusionPipeline:
+def with_batch(pipeline: DualDiffusionPipeline, sampling_batch: int | None) -> DualDiffusionPipeline:
+    """The same model, whose calls take so many examples together; None keeps its own number."""
     if sampling_batch is None:
         return pipeline
     sampling = dataclasses.replace(pipeline.config.sampling, batch_size=sampling_batch)

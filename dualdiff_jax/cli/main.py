@@ -22,7 +22,7 @@ from dualdiff_jax.cli import (
     completion,
     data,
     edit,
-    evaluate,
+    evaluations,
     options,
     plan,
     sample,
@@ -240,12 +240,14 @@ def _check() -> None:
 
 
 def _evaluate() -> None:
-    evaluate.evaluate(
-        _required(arguments.MODEL),
+    evaluations.evaluate(
         arguments.TASK.value,
-        _required(arguments.DATA),
-        _required(arguments.OUTPUT),
-        **options.evaluating(),
+        arguments.MODEL.value,
+        arguments.DATA.value,
+        arguments.OUTPUT.value,
+        questions=options.evaluating(),
+        drawing=options.drawing_benchmarks(),
+        scoring=options.scoring_images(),
     )
 
 

@@ -79,6 +79,23 @@ def evaluating() -> dict[str, Any]:
     }
 
 
+def drawing_benchmarks() -> dict[str, Any]:
+    """The options of an evaluation that draws images."""
+    return {"limit": arguments.LIMIT.value, "sampling_batch": arguments.SAMPLING_BATCH.value, **prompted()}
+
+
+def scoring_images() -> dict[str, Any]:
+    """The options of a score of images."""
+    return {
+        "images": arguments.IMAGES.value,
+        "weights": arguments.WEIGHTS.value,
+        "resize": arguments.RESIZE.value,
+        "limit": arguments.LIMIT.value,
+        "as_json": arguments.FORMAT.value == "json",
+        "overwrite": arguments.OVERWRITE.value,
+    }
+
+
 def one_question() -> str | None:
     """The only ``--question``. Raises ``UserError`` where there are several."""
     questions = arguments.QUESTION.value

@@ -31,11 +31,13 @@ FLOORS = {
     "dualdiff_jax.encoding": 4,
     "dualdiff_jax.weights": 4,
     "dualdiff_jax.convert": 5,
+    "dualdiff_jax.hub": 5,
     "dualdiff_jax.training": 5,
     "dualdiff_jax.training.telemetry": 5,
     "dualdiff_jax.pipeline": 6,
     "dualdiff_jax": 6,  # the package itself: what a user imports
     "dualdiff_jax.evaluation": 7,
+    "dualdiff_jax.evaluation.generation": 7,
     "dualdiff_jax.evaluation.metrics": 7,
     "dualdiff_jax.planning": 7,
     "dualdiff_jax.readiness": 7,
@@ -50,6 +52,7 @@ FLOORS = {
 STRANGERS = {
     "dualdiff_jax.pipeline": ("dualdiff_jax.training",),
     "dualdiff_jax.evaluation": ("dualdiff_jax.training",),
+    "dualdiff_jax.evaluation.generation": ("dualdiff_jax.training",),
     "dualdiff_jax.evaluation.metrics": ("dualdiff_jax.training",),
     "dualdiff_jax.objectives": ("dualdiff_jax.models",),
     "dualdiff_jax.sampling": ("dualdiff_jax.models",),
@@ -57,10 +60,11 @@ STRANGERS = {
 }
 # Library -> rooms that may import it.
 FOREIGN = {
-    "torch": ("dualdiff_jax.convert", "benchmarks"),
+    "torch": ("dualdiff_jax.convert", "dualdiff_jax.evaluation.generation", "benchmarks"),  # the second: CLIP score
     "diffusers": ("benchmarks",),
     "sklearn": ("demo", "benchmarks"),
     "pycocoevalcap": ("dualdiff_jax.evaluation.metrics",),
+    "lmms_eval": ("dualdiff_jax.evaluation",),
 }
 VAGUE_NAMES = {"utils", "util", "common", "misc", "helpers", "helper"}
 

@@ -41,7 +41,9 @@ ACCEPTED = {
     "inspect-data": "config output samples",
     "encode-data": f"config model output {TOGETHER}",
     "check": f"config workdir format {TOGETHER}",
-    "evaluate": f"task data split limit suffix question choose_by words sampling_batch {WRITING}",
+    "evaluate": f"task data split limit suffix question choose_by words sampling_batch images weights resize "
+    "sampler sigmas sigma_shift guidance_rule guidance_interval zero_init_steps negative_prompt images_per_prompt "
+    f"{WRITING}",
     "compare": "format",
 }
 VALUES = {
@@ -63,6 +65,9 @@ VALUES = {
     "choose_by": "score",
     "words": "plain",
     "sampling_batch": 4,
+    "images": "i",
+    "weights": "inception.pth",
+    "resize": "clean-fid",
     "output": "o",
     "overwrite": "true",
     "samples": 3,
@@ -183,7 +188,7 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
         for name, holder in list(vars(module).items()):
             if isinstance(holder, flags.FlagHolder):
                 monkeypatch.setattr(module, name, Spy(holder))
-    for module in ("sample", "edit", "completion", "plan", "train", "data", "check", "evaluate", "compare"):
+    for module in ("sample", "edit", "completion", "plan", "train", "data", "check", "evaluations", "compare"):
         monkeypatch.setattr(main, module, MagicMock())
     monkeypatch.setattr(main, "resolve", lambda config: config)
     monkeypatch.setattr(processes, "distributed_run", lambda *_: contextlib.nullcontext())

@@ -1,0 +1,1 @@
+"""Benchmarks of generated images: prompt lists, folders of images in the publishers' layouts, and scores of these."""

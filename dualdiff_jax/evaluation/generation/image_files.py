@@ -1,0 +1,155 @@
+"""The files of one benchmark's images in the folder of an evaluation."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from dualdiff_jax.data.records.unicode import mend_text
+from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.evaluation import record
+from dualdiff_jax.evaluation.generation.prompts import Prompt
+from dualdiff_jax.files import new_file, remove, write_text
+from dualdiff_jax.files.listing import file_sizes
+from dualdiff_jax.json_files import checked, parse_json
+
+WRITERS = 8  # threads that compress images
+METADATA = "metadata.jsonl"
+
+
+def listing_file(images: Path) -> Path:
+    """The file that lists the images and prompts of the folder ``images``."""
+    return images.with_name(f"{images.name}.images.jsonl")
+
+
+class ImageFiles:
+    """Of one task. Images are written by threads, so that the model does not wait.
+
+    Args:
+        task: its name.
+        folder: of the evaluation; exists.
+    """
+
+    def __init__(self, task: str, folder: Path):
+        self._record, self.images = folder / f"{task}.json", folder / task
+        self._threads = ThreadPoolExecutor(WRITERS)
+        self._writing: list[Future[None]] = []
+
+    def begin(
+        self, found: record.Record, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]], overwrite: bool
+    ) -> set[str]:
+        """Writes the record, the list of images and the metadata.
+
+        Args:
+            found: the record.
+            prompts: all.
+            rows: {"image", "prompt", "seed"} of each image.
+            overwrite: whether to remove the images that are there.
+
+        Returns:
+            The names of the images that are there.
+
+        Raises:
+            UserError: the images are of something else, or a file cannot be written.
+        """
+        with _faults(self.images):
+            if overwrite:
+                remove(self.images)  # before the record, which would vouch for them
+            before, there = record.read_record(self._record), file_sizes(self.images)
+            if before is None and there and not overwrite:
+                raise UserError(
+                    f"{self.images}: has files, but no {self._record.name} beside it says what drew them; choose "
+                    "another --output, or give --overwrite to replace them"
+                )
+            changed = [] if before is None or overwrite else record.differences(before, found)
+            if changed:
+                raise UserError(
+                    f"{self._record}: is of images by another model, of other data or by other settings; choose "
+                    "another --output, or give --overwrite to replace them. There -> here:\n  " + "\n  ".join(changed)
+                )
+            others = sorted(name for name in there.keys() - {row["image"] for row in rows} if _is_image(name))
+            if others:
+                raise UserError(
+                    f"{self.images}: has {len(others)} images that are not asked for, such as {others[0]}; give the "
+                    "--limit that drew them or a larger one, another --output, or --overwrite"
+                )
+            record.write_record(self._record, found)
+            self.images.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            write_text(listing_file(self.images), mend_text(lines))
+            list(self._threads.map(self._write_metadata, [each for each in prompts if each.metadata is not None]))
+        return {name for name, size in there.items() if size}
+
+    def _write_metadata(self, prompt: Prompt) -> None:
+        folder = (self.images / prompt.folder).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / METADATA, json.dumps(prompt.metadata))
+
+    def write(self, names: Sequence[str], images: Sequence[Any]) -> None:
+        """Begins to write PIL images once earlier ones are written. Raises ``UserError`` where those cannot be."""
+        self._flush()
+        for folder in sorted({(self.images / name).parent for name in names}):
+            with _faults(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        self._writing = [
+            self._threads.submit(_save, self.images / name, image) for name, image in zip(names, images, strict=True)
+        ]
+
+    def _flush(self) -> None:
+        writing, self._writing = self._writing, []
+        with _faults(self.images):
+            for each in writing:
+                each.result()
+
+    def close(self) -> None:
+        """Writes what is left. Raises ``UserError`` where it cannot be written."""
+        try:
+            self._flush()
+        finally:
+            self._threads.shutdown()
+
+    def end(self, found: record.Record) -> None:
+        """Writes the complete record. Raises ``UserError`` where it cannot be written."""
+        record.write_record(self._record, found)
+
+
+def read_listing(images: Path) -> dict[str, str]:
+    """Name -> prompt of each image of a folder that a drawing wrote.
+
+    Raises:
+        UserError: its list is missing or damaged.
+    """
+    file = listing_file(images)
+    if not file.is_file():
+        raise UserError(f"{file}: is missing; it says what the images of {images} were drawn of")
+    found = {}
+    with _faults(file, "read"):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        row = checked(parse_json(line, f"{file}: line {number}"), dict, f"{file}: line {number}")
+        found[checked(row.get("image"), str, f"{file}: line {number}: image")] = checked(
+            row.get("prompt"), str, f"{file}: line {number}: prompt"
+        )
+    return found
+
+
+def _is_image(name: str) -> bool:
+    return name.endswith(".png") and not name.rpartition("/")[2].startswith(".")
+
+
+def _save(file: Path, image: Any) -> None:
+    with new_file(file) as partial:
+        image.save(partial, "PNG")
+
+
+@contextlib.contextmanager
+def _faults(path: Path, what: str = "written") -> Iterator[None]:
+    """Turns an ``OSError`` into a ``UserError`` that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be {what} ({reason(error)}); mend that, and the same command goes on"
+        ) from error
