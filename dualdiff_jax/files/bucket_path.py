@@ -5,7 +5,6 @@ whole objects and ranges of Google's through TensorStore (``bucket_reads``).
 A bucket has no folders: a name is a folder while an object lies below it, and making one does nothing.
 """
 
-import contextlib
 import datetime
 import errno
 import functools
@@ -24,6 +23,7 @@ from etils.epath import gpath
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import bucket_reads
 from dualdiff_jax.files.bucket_errors import as_os_errors
+from dualdiff_jax.files.bucket_stream import TranslatedStream
 
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # scheme -> package, extra that installs it
 
@@ -118,7 +118,7 @@ class BucketPath(gpath.PosixGPath):
         del buffering
         with as_os_errors(self):
             raw = self._fs.open(str(self), mode.replace("t", "").rstrip("b") + "b")
-        binary = cast(IO[bytes], _Translated(raw, self))
+        binary = cast(IO[bytes], TranslatedStream(raw, self))
         return binary if "b" in mode else io.TextIOWrapper(binary, encoding or "utf-8", **options)
 
     def read_bytes(self) -> bytes:
@@ -212,59 +212,6 @@ class BucketPath(gpath.PosixGPath):
     @property
     def _fs(self) -> Any:
         return file_system(self._uri_scheme or "")
-
-
-class _Translated(io.BufferedIOBase):
-    """An open object whose errors are the system's."""
-
-    def __init__(self, raw: Any, path: BucketPath):
-        self._raw, self._path = raw, path
-
-    def readable(self) -> bool:
-        return self._raw.readable()
-
-    def writable(self) -> bool:
-        return self._raw.writable()
-
-    def seekable(self) -> bool:
-        return self._raw.seekable()
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        with as_os_errors(self._path):
-            return self._raw.read(-1 if size is None else size)
-
-    def read1(self, size: int = -1, /) -> bytes:
-        return self.read(size)
-
-    def write(self, data: Any, /) -> int:
-        with as_os_errors(self._path):
-            return self._raw.write(data)
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._raw.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._raw.tell()
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        if kind is not None and self.writable():
-            self.discard()
-        self.close()
-
-    def discard(self) -> None:
-        """Closes without writing: an object that a writer gave up never appears."""
-        with contextlib.suppress(Exception):
-            self._raw.discard()
-        self._raw.closed = True
-
-    def close(self) -> None:
-        if not self.closed:
-            try:
-                with as_os_errors(self._path):
-                    if not self._raw.closed:
-                        self._raw.close()
-            finally:
-                super().close()
 
 
 @functools.cache

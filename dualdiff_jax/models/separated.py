@@ -6,16 +6,19 @@ becomes a tuple of three, in which heads lie side by side: (width, heads * head 
 """
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dualdiff_jax.arrays import SeparatedWeights
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
-from dualdiff_jax.models.int8 import in_8_bits
+from dualdiff_jax.models.int8 import Int8Kernel, in_8_bits
 from dualdiff_jax.models.leaves import LeafSpec, is_kernel, is_stacked, kernel_dims, network_of
 
 SPLIT = (".qkv.kernel", ".qkv.bias")  # ends of the names of joint projections
@@ -80,3 +83,46 @@ def _sharding_of_a_part(sharding: Any, ndim: int, dim: int | None) -> Any:
     entries = (*sharding.spec, *[None] * (ndim - len(sharding.spec)))
     kept = entries[1:] if dim is None else (*entries[1:dim], entries[dim + 1])
     return NamedSharding(sharding.mesh, PartitionSpec(*kept))
+
+
+def stacked_weights(config: ModelConfig, weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The opposite of ``separated_weights``: the leaves that a model folder keeps.
+
+    Args:
+        config: The model's.
+        weights: Separated, or stacked already; they stay as they are, so that there are two copies for a while.
+
+    Raises:
+        UserError: T5 is in 8 bits, from which its weights cannot be had back.
+    """
+    networks = tuple({network_of(name) for name in weights})
+    return {name: _stacked(name, weights[name], spec) for name, spec in leaf_specs(config, networks).items()}
+
+
+def _stacked(name: str, leaf: Any, spec: LeafSpec) -> Any:
+    if not isinstance(leaf, tuple):
+        return leaf
+    if isinstance(leaf[0], Int8Kernel):
+        raise UserError(f"{name} is in 8 bits; load the model without t5_bits to write it")
+    dim = spec.axes.index("projection") if name.endswith(SPLIT) else None
+    first = jax.tree.leaves(leaf)[0].sharding
+    sharding = first
+    if isinstance(first, NamedSharding):
+        sharding = NamedSharding(first.mesh, _spec_of_a_stack(first.spec, spec, dim))
+    return jax.jit(partial(_stack, shape=spec.shape, dim=dim), out_shardings=sharding)(leaf)
+
+
+def _stack(layers: tuple[Any, ...], shape: tuple[int, ...], dim: int | None) -> jax.Array:
+    if dim is None:
+        return jnp.stack(layers)
+    parts = shape[1:dim] + shape[dim + 1 :]
+    return jnp.stack([jnp.stack([part.reshape(parts) for part in layer], axis=dim - 1) for layer in layers])
+
+
+def _spec_of_a_stack(part: PartitionSpec, spec: LeafSpec, dim: int | None) -> PartitionSpec:
+    entries = (*part, *[None] * (len(spec.shape) - 1 - len(part)))
+    return (
+        PartitionSpec(None, *entries)
+        if dim is None
+        else PartitionSpec(None, *entries[: dim - 1], None, entries[dim - 1])
+    )

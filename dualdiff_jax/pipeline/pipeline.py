@@ -1,6 +1,6 @@
 """A trained model, ready to sample in both directions.
 
-    pipe = DualDiffusionPipeline.from_pretrained(MODEL_DIR)
+    pipe = DualDiffusionPipeline.from_pretrained(MODEL_DIR)  # or ORGANISATION/NAME on the hub
     images = pipe.text_to_image(["a handwritten three"], seed=0)
     captions = pipe.image_to_text(images, seed=0)
     answers = pipe.answer(images, ["which digit is this?"], seed=0)
@@ -17,6 +17,7 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.diffusers_folder import INDEX_FILE
 from dualdiff_jax.convert.importer import open_pipeline
 from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.hub import download, is_hub_name
 from dualdiff_jax.models.separated import separated_weights, with_t5_in_8_bits
 from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.pipeline.compile_calls import CompileCalls
@@ -25,10 +26,11 @@ from dualdiff_jax.pipeline.edit_calls import EditCalls
 from dualdiff_jax.pipeline.infill_calls import InfillCalls
 from dualdiff_jax.pipeline.joint_calls import JointCalls
 from dualdiff_jax.pipeline.score_calls import ScoreCalls
+from dualdiff_jax.pipeline.share_calls import ShareCalls
 from dualdiff_jax.weights import is_model_folder, load_config, load_model
 
 
-class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, CompileCalls):
+class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, CompileCalls, ShareCalls):
     """A loaded model that takes texts and images of a user and returns images and texts.
 
     Batches are split over the mesh's ``data`` and ``fsdp`` axes. A call that cannot use an argument raises a
@@ -49,11 +51,14 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
         dtype: str | None = None,
         cache: bool = False,
         t5_bits: int | None = None,
+        revision: str | None = None,
+        token: str | None = None,
     ) -> "DualDiffusionPipeline":
         """Loads a model folder, or a diffusers folder of D-DiT or SD3, which is converted as it is read.
 
         Args:
-            path: the folder; it may lie in a bucket, ``gs://bucket/folder``.
+            path: the folder; it may lie in a bucket, ``gs://bucket/folder``, or be a model of the Hugging Face hub,
+                ``ORGANISATION/NAME``, which is downloaded (``hub.download``) unless a folder ORGANISATION is here.
             mesh: where the weights go; by default all devices of all processes: whole weights on each where they fit,
                 else each weight in shards. Batches are split over them.
             dtype: "float32" or "bfloat16", for the weights and for what the model computes in; None keeps both as
@@ -61,10 +66,16 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
             t5_bits: 8 keeps the kernels of T5's blocks in 8 bits (``models/int8.py``): approximate, and less to read.
             cache: writes the converted weights of a diffusers folder beside it, as a model folder of its name with
                 ``.dualdiff_jax`` added, and reads that one from then on.
+            revision: of a model on the hub: a branch, tag or commit; None is the main branch.
+            token: for a private or gated model on the hub; None takes HF_TOKEN or the login of the ``hf`` command.
 
         Raises:
-            UserError: the folder is damaged, or is no such model.
+            UserError: the folder is damaged, or is no such model; or the hub does not have it, or cannot be reached.
         """
+        if isinstance(path, str | Path) and is_hub_name(path):
+            path = download(str(path), revision, token)
+        elif revision is not None:
+            raise UserError(f"revision: {quoted(path)} is no model on the hub, which alone has revisions; leave it out")
         path = inputs.as_path("path", path)
         if mesh is not None:
             inputs.check_mesh("mesh", mesh)
