@@ -98,7 +98,8 @@ DATA = used_by(
 )
 SPLIT = used_by(("evaluate",), flags.DEFINE_string("split", None, "of the benchmark; default: the task's"))
 LIMIT = used_by(
-    ("evaluate",), flags.DEFINE_integer("limit", None, "about how many questions of each task", lower_bound=1)
+    ("evaluate",),
+    flags.DEFINE_integer("limit", None, "about how many questions, prompts or images of each task", lower_bound=1),
 )
 SUFFIX = used_by(("evaluate",), flags.DEFINE_string("suffix", None, "follows every question; default: the task's"))
 CHOOSE_BY = used_by(
@@ -111,7 +112,9 @@ WORDS = used_by(
 )
 SAMPLING_BATCH = used_by(
     ("evaluate",),
-    flags.DEFINE_integer("sampling_batch", None, "questions asked together; default: the model's", lower_bound=1),
+    flags.DEFINE_integer(
+        "sampling_batch", None, "questions or prompts taken together; default: the model's", lower_bound=1
+    ),
 )
 IMAGES = used_by(
     ("evaluate",),

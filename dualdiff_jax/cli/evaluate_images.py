@@ -165,7 +165,7 @@ def clip_score(images: str, weights: str, output: str, *, as_json: bool, overwri
     asked, started = ClipScore(as_path(images), as_path(weights)), time.perf_counter()
     scores = asked.scores(bar("clip-score"))
     values = list(scores.values())
-    written = _score_record("clip-score", "CLIP score", mean(values), standard_error(values), started) | {
+    written = _score_record("clip-score", "CLIP score", max(mean(values), 0.0), standard_error(values), started) | {
         "settings": {"clip": weights},
         "data": {"images": images},
         "counts": {"images": len(values)},
