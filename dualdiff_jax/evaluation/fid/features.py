@@ -20,7 +20,7 @@ from dualdiff_jax.evaluation.fid.statistics import Moments
 from dualdiff_jax.progress import Progress, report
 from dualdiff_jax.sharding import batch_parts, batch_sharding, place_batch, replicated
 
-ROWS = 32  # images of a batch on one device
+ROWS = 32  # images of a batch on one device, at most
 
 
 class FeatureNetwork:
@@ -32,14 +32,17 @@ class FeatureNetwork:
 
     Attributes:
         size: numbers of a feature vector.
-        batch: images that are computed together.
     """
 
     def __init__(self, weights: InceptionWeights, mesh: Mesh):
         self._mesh, self.size = mesh, feature_count(weights)
-        self.batch = ROWS * batch_parts(mesh)
         self._weights = jax.device_put(dict(weights), replicated(mesh))
         self._program = jax.jit(lambda weights, images: bind(weights)(images), out_shardings=batch_sharding(mesh))
+
+    def batch(self, count: int) -> int:
+        """How many of ``count`` images are computed together: few, where a full batch would be filled up."""
+        parts = batch_parts(self._mesh)
+        return parts * min(ROWS, -(-count // parts))
 
     def __call__(self, images: np.ndarray) -> jax.Array:
         """(rows, 299, 299, 3) fp32 of this process -> the features of all, (batch, size) fp32, split over the mesh."""
@@ -63,7 +66,8 @@ def moments_of(
     """
     moments, count = Moments(network.size), 0
     read = functools.partial(_read, folder, resize)
-    batches = list(share(names, network.batch, jax.process_index(), jax.process_count()))
+    batch = network.batch(len(names))
+    batches = list(share(names, batch, jax.process_index(), jax.process_count()))
     with ThreadPoolExecutor(THREADS) as readers, ThreadPoolExecutor(1) as ahead:
         following = ahead.submit(_batch, readers, read, batches[0][0])
         computed: tuple[jax.Array, int] | None = None
@@ -74,7 +78,7 @@ def moments_of(
             features = network(images)
             if computed is not None:
                 moments.update(local_rows(computed[0])[: computed[1]])
-                count = min(count + network.batch, len(names))
+                count = min(count + batch, len(names))
                 report(progress, count, len(names))
             computed = features, valid
         if computed is not None:

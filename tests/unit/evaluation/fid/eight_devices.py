@@ -18,7 +18,7 @@ from dualdiff_jax.evaluation.fid.resizes import RESIZES
 from dualdiff_jax.sharding import batch_sharding, make_mesh
 from tests.unit.evaluation.fid.narrow import DIVISOR
 
-ROWS = 2  # of a device
+ROWS, COUNT = 2, 21  # of a device, of the folder
 CONFIG = MeshConfig(layout="replicated")
 
 
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
             meshes["one"] = make_mesh(CONFIG, jax.devices()[:1])
         for name, mesh in meshes.items():
             network = features.FeatureNetwork(weights, mesh)
-            rows = network.batch // jax.process_count()
+            rows = network.batch(COUNT) // jax.process_count()
             result = network(np.zeros((rows, 299, 299, 3), np.float32))
             assert result.sharding.is_equivalent_to(batch_sharding(mesh), 2)
             assert len(result.sharding.device_set) == mesh.size

@@ -9,9 +9,9 @@ from dualdiff_jax.evaluation.fid.image_folder import check_images, open_folder, 
 from tests.multidevice.eight import run_module
 from tests.multidevice.hosts import finish, start_two
 from tests.unit.evaluation.fid import narrow
+from tests.unit.evaluation.fid.eight_devices import COUNT
 
-MODULE = "tests.unit.evaluation.fid.eight_devices"
-COUNT = 21  # a batch of eight devices and a part of one
+MODULE = "tests.unit.evaluation.fid.eight_devices"  # two batches there, one of them not full
 
 
 def save(file, size=(20, 30), seed=0, mode="RGB"):
