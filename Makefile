@@ -14,6 +14,8 @@
 #   https://github.com/GT-Vision-Lab/VQA at a013f00 and https://github.com/AoiDragon/POPE at f3ec604; the others come
 #   from PyPI, without their dependencies, into .venv-scorers; needs Java; minutes
 # make check-fid   compares Inception's features and FID with torch-fidelity, pytorch-fid and clean-fid, from PyPI; minutes
+# make check-lmms-eval  runs a task of lmms-eval with this project's plug-in, to the score of our own task; it installs
+#   lmms-eval with all that it needs into .venv-lmms-eval; minutes
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # make clean    removes the environments and the caches
 # Each first installs what it needs into .venv. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
@@ -23,8 +25,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid check-full-size \
-  clean
+.PHONY: setup demo test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid \
+  check-lmms-eval check-full-size clean
 
 setup: $(VENV)/.run
 
@@ -89,6 +91,15 @@ check-fid: $(VENV)/.test
 	  pytorch-fid==0.3.0 clean-fid==0.1.35 "torchvision>=0.28,<0.29" requests tqdm && rm -rf $(FID)/tests; }
 	PYTHONPATH=$(FID) $(BIN)/python -m pytest -q -m peers tests/peers/test_fid.py $(ARGS)
 
+# lmms-eval 0.7.3 cannot use filelock 4.
+check-lmms-eval: LMMS = $(VENV)-lmms-eval
+check-lmms-eval: $(VENV)/.python
+	test -d $(LMMS) || $(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/python -m pip install --quiet -r requirements.txt lmms-eval==0.7.3 "filelock>=3.24.2,<4" torch==2.13.0 \
+	  "torchvision>=0.28,<0.29" pytest "scikit-learn>=1.5,<2"
+	$(LMMS)/bin/python -m pip install --quiet --no-deps -e .
+	$(LMMS)/bin/python -m pytest -q -m lmms_eval tests/lmms_eval $(ARGS)
+
 fuzz: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz $(ARGS)
 
@@ -103,4 +114,4 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(VENV)-targets $(VENV)-original $(VENV)-scorers .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-targets $(VENV)-original $(VENV)-scorers $(VENV)-lmms-eval .cache .pytest_cache .ruff_cache

@@ -6,6 +6,7 @@ own, and all batches have one size, the last one filled up, so that one program 
 
 import dataclasses
 import hashlib
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from dualdiff_jax.data.benchmarks.question import Question, Questions
 from dualdiff_jax.data.images import read_pixels
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.metrics.multiple_choice import LETTERS, best_letter
-from dualdiff_jax.evaluation.tasks.task import Task, TaskSettings
+from dualdiff_jax.evaluation.tasks.task import Ask, TaskSettings
 from dualdiff_jax.pipeline import inputs, text_choices
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.sampling.text_options import OWN_OPTIONS
@@ -76,7 +77,7 @@ class Asker:
 
     Args:
         pipeline: the model.
-        task: how its questions are asked.
+        ask: (question, settings) -> the prompt; "" asks for a caption.
         settings: of the task.
         sampling: the other settings.
 
@@ -88,8 +89,8 @@ class Asker:
         UserError: a size cannot be.
     """
 
-    def __init__(self, pipeline: DualDiffusionPipeline, task: Task, settings: TaskSettings, sampling: Sampling):
-        self._pipeline, self._task, self._settings, self._sampling = pipeline, task, settings, sampling
+    def __init__(self, pipeline: DualDiffusionPipeline, ask: Ask, settings: TaskSettings, sampling: Sampling):
+        self._pipeline, self._prompt, self._settings, self._sampling = pipeline, ask, settings, sampling
         self._size = inputs.image_size(pipeline.config, sampling.height, sampling.width)
         parts = pipeline.batch_parts
         self.batch = -(-pipeline.config.sampling.batch_size // parts) * parts
@@ -121,14 +122,12 @@ class Asker:
         found = list(readers.map(questions.__getitem__, indexes))
         images: dict[Any, tuple[Question, Any]] = {}
         for question in found:
-            key = question.image if isinstance(question.image, bytes) else str(question.image)
-            images.setdefault(key, (question, question.image))
+            images.setdefault(_image_key(question), (question, question.image))
         pixels = dict(zip(images, readers.map(lambda each: self._pixels(*each), images.values()), strict=True))
         rows = []
         for index, question in zip(indexes, found, strict=True):
-            key = question.image if isinstance(question.image, bytes) else str(question.image)
-            prompt = self._task.ask(question, self._settings)
-            rows.append(_Read(index, question, prompt, pixels[key], self._fault(prompt)))
+            prompt = self._prompt(question, self._settings)
+            rows.append(_Read(index, question, prompt, pixels[_image_key(question)], self._fault(prompt)))
         return rows
 
     def _pixels(self, question: Question, image: Any) -> np.ndarray:
@@ -185,6 +184,12 @@ class Asker:
             length=self._settings.length,
         )
         return tuple(-float(nats) for nats in found.nats[0])
+
+
+def _image_key(question: Question) -> Any:
+    """Equal for the same image."""
+    image = question.image
+    return str(image) if isinstance(image, os.PathLike) else image if isinstance(image, bytes) else id(image)
 
 
 def question_seed(seed: int, question_id: str) -> int:

@@ -8,12 +8,10 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.benchmarks.question import Questions
@@ -22,6 +20,7 @@ from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.distributed.process_group import broadcast_from_first, first_host_first
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation import record
+from dualdiff_jax.evaluation.agreement import left_over
 from dualdiff_jax.evaluation.asking import Asker, Sampling
 from dualdiff_jax.evaluation.predictions import Prediction, Predictions
 from dualdiff_jax.evaluation.scoring import Scorer
@@ -110,8 +109,8 @@ def evaluate(
     files = _Files(evaluation.task.name, folder)
     found = _record(opened, pipeline, model)
     done = files.begin(found, chosen, overwrite) if jax.process_index() == 0 else {}
-    left = _left(chosen, done)
-    asker = Asker(pipeline, evaluation.task, evaluation.settings, evaluation.sampling)
+    left = [chosen.indexes[place] for place in left_over("questions", chosen.ids, done)]
+    asker = Asker(pipeline, evaluation.task.ask, evaluation.settings, evaluation.sampling)
     places = dict(zip(chosen.ids, chosen.indexes, strict=True))
     for name, prediction in done.items():
         scorer.count(prediction, questions[places[name]])
@@ -156,14 +155,6 @@ def _record(opened: OpenedTask, pipeline: DualDiffusionPipeline, model: dict[str
         "devices": record.devices(),
         "command": record.command(),
     }
-
-
-def _left(chosen: Subset, done: dict[str, Prediction]) -> Sequence[int]:
-    """The indexes of the questions that have no answer, by process 0."""
-    is_left = np.array([name not in done for name in chosen.ids], bool)
-    packed = broadcast_from_first("left", np.packbits(is_left).tobytes().hex())
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(packed), np.uint8), count=len(chosen.ids))
-    return [index for index, bit in zip(chosen.indexes, bits, strict=True) if bit]
 
 
 class _Files:

@@ -1,6 +1,7 @@
 """From predictions to the figures of a record."""
 
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ class Scorer:
             "truth": list(question.truths),
             "score": None,
             "types": dict(question.types),
-            "image": None if isinstance(question.image, bytes) else str(question.image),
+            "image": str(question.image) if isinstance(question.image, os.PathLike) else None,
         }
         if asked.fault:
             found["fault"] = asked.fault

@@ -1,9 +1,10 @@
 """Which questions of a split are asked, after all have been looked at once."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from dualdiff_jax.data.benchmarks.question import Questions
 from dualdiff_jax.data.records.patterns import present
@@ -48,8 +49,8 @@ def choose(questions: Questions, limit: int | None) -> Subset:
             faults.append(f"questions {seen[name]} and {index} have the same id {quoted(name)}")
         seen[name] = index
         units.setdefault(question.unit or name, []).append(index)
-        if not isinstance(question.image, bytes):
-            images.setdefault(question.image, name)
+        if isinstance(question.image, os.PathLike):
+            images.setdefault(cast(Path, question.image), name)
     chosen = set(_chosen(units, limit))
     ids = [(index, name) for name, index in seen.items() if index in chosen]
     there = present(images)

@@ -55,7 +55,7 @@ def opened_task(config: TaskConfig, run: RunConfig) -> OpenedTask:
 def _figures(opened: OpenedTask, pipeline: DualDiffusionPipeline) -> Iterator[tuple[str, float]]:
     evaluation, questions, chosen, _, _ = opened
     scorer = Scorer(evaluation.task, evaluation.settings, is_answered=True)
-    asker = Asker(pipeline, evaluation.task, evaluation.settings, evaluation.sampling)
+    asker = Asker(pipeline, evaluation.task.ask, evaluation.settings, evaluation.sampling)
     for asked in asker.ask(questions, chosen.indexes):
         for each in asked:
             scorer.prediction(each)

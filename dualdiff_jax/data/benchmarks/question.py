@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from dualdiff_jax.data.decoding import ImageSource
 from dualdiff_jax.errors import UserError
 
 
@@ -14,7 +15,7 @@ class Question:
 
     Attributes:
         question_id: the publisher's, as text.
-        image: the bytes of the encoded file, or its path.
+        image: its path, the bytes of the encoded file, or a decoded image.
         text: the question; "" asks for a caption.
         truths: the answers of all annotators, the captions, or the right option's letter; none where they are held
             back.
@@ -24,7 +25,7 @@ class Question:
     """
 
     question_id: str
-    image: bytes | Path
+    image: ImageSource
     text: str
     truths: tuple[str, ...]
     options: tuple[str, ...] = ()

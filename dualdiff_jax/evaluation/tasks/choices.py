@@ -2,7 +2,7 @@
 
 from dualdiff_jax.data.benchmarks.question import Question
 from dualdiff_jax.evaluation.metrics.multiple_choice import LETTERS
-from dualdiff_jax.evaluation.tasks.task import SINGLE_WORD, TaskSettings, with_suffix
+from dualdiff_jax.evaluation.tasks.task import SINGLE_WORD, TaskSettings, suffixed
 
 
 def ask(question: Question, settings: TaskSettings) -> str:
@@ -10,4 +10,4 @@ def ask(question: Question, settings: TaskSettings) -> str:
     if not question.options:
         return f"{question.text} {SINGLE_WORD}"
     options = [f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
-    return with_suffix("\n".join([question.text, *options]), settings)
+    return suffixed("\n".join([question.text, *options]), settings)

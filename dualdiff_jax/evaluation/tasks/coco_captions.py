@@ -9,7 +9,7 @@ from dualdiff_jax.data.benchmarks.question import Question, Questions
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.evaluation.metrics.caption_scores import CaptionScores
 from dualdiff_jax.evaluation.tasks import short_answers
-from dualdiff_jax.evaluation.tasks.task import Answer, Reported, Task, TaskSettings, with_suffix
+from dualdiff_jax.evaluation.tasks.task import Answer, Reported, Task, TaskSettings, suffixed
 
 KARPATHY = "karpathy_"
 WORD = re.compile(r"\w+(?:['’]\w+)?")
@@ -43,7 +43,7 @@ def plain_words(text: str) -> str:
 
 def ask(question: Question, settings: TaskSettings) -> str:
     """The question of the settings, or nothing for a bare caption."""
-    return with_suffix(settings.question, settings) if settings.question else ""
+    return suffixed(settings.question, settings) if settings.question else ""
 
 
 def submission(answers: Sequence[Answer], root: str) -> tuple[str, str]:

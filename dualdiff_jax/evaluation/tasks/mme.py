@@ -3,7 +3,7 @@
 from dualdiff_jax.data.benchmarks.mme import mme_questions
 from dualdiff_jax.data.benchmarks.question import Question
 from dualdiff_jax.evaluation.metrics.yes_no import GROUPS, Mme, mme_answer
-from dualdiff_jax.evaluation.tasks.task import Reported, Task, TaskSettings, with_suffix
+from dualdiff_jax.evaluation.tasks.task import Reported, Task, TaskSettings, suffixed
 
 INSTRUCTION = "Please answer yes or no."  # at the end of every question, in place of which the suffix stands
 PERCEPTION, COGNITION = GROUPS
@@ -11,7 +11,7 @@ PERCEPTION, COGNITION = GROUPS
 
 def ask(question: Question, settings: TaskSettings) -> str:
     """The question with the suffix in the place of its own instruction."""
-    return with_suffix(question.text.strip().removesuffix(INSTRUCTION).strip(), settings)
+    return suffixed(question.text.strip().removesuffix(INSTRUCTION).strip(), settings)
 
 
 def update(metric: Mme, question: Question, answer: str) -> float:

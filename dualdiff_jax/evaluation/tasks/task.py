@@ -66,6 +66,19 @@ class Answer(NamedTuple):
 WriteSubmission = Callable[[Sequence[Answer], str], tuple[str, str]]
 
 
+Ask = Callable[[Question, TaskSettings], str]  # the text that the model reads
+
+
+def suffixed(text: str, settings: TaskSettings) -> str:
+    """A text with the suffix of the settings."""
+    return f"{text} {settings.suffix.strip()}".strip()
+
+
+def with_suffix(question: Question, settings: TaskSettings) -> str:
+    """The question with the suffix of the settings."""
+    return suffixed(question.text, settings)
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One benchmark.
@@ -97,7 +110,7 @@ class Task:
     update: Callable[[Any, Question, str], float | None]
     normalised: Callable[[str, Question], str]
     settings: TaskSettings = TaskSettings()
-    ask: Callable[[Question, TaskSettings], str] = lambda question, settings: with_suffix(question.text, settings)
+    ask: Ask = with_suffix
     asks_for_captions: bool = False
     unit: str = "%"
     scale: float = 100.0
@@ -129,8 +142,3 @@ class Task:
             return self.open(root, chosen, cache)
         except UserError as error:
             raise UserError(f"task {self.name}, split {chosen}: {error}; expected {self.layout} in {root}") from error
-
-
-def with_suffix(text: str, settings: TaskSettings) -> str:
-    """A question with the suffix of the settings."""
-    return f"{text} {settings.suffix.strip()}".strip()
