@@ -12,6 +12,7 @@ from dualdiff_jax.pipeline.image_options import ImageOptions, image_settings
 from dualdiff_jax.training.flops import forward_flops
 
 Flops = dict[str, float]  # part of the program -> operations
+REMATERIALISATION = "rematerialisation"  # the part that computes once more what another part has computed
 
 
 def program_flops(config: RunConfig, program: str, examples: int) -> Flops:
@@ -44,7 +45,7 @@ def _train(config: RunConfig) -> Flops:
     return {
         "mmdit forward": streams * mmdit,
         "mmdit backward": 2 * streams * mmdit,
-        "rematerialisation": streams * again[config.train.remat],
+        REMATERIALISATION: streams * again[config.train.remat],
         "t5": streams * t5,
         "autoencoder": streams * encode,
     }

@@ -44,6 +44,7 @@ class LoweredProgram(NamedTuple):
     lowered: Any  # jax.stages.Lowered
     arguments: dict[str, Any]  # name in a report -> tree of abstract arrays
     examples: int  # of one call, on all devices; training counts one of each stream
+    passes: int = 1  # of a loop that ends when the data say so
 
 
 class CompiledProgram(NamedTuple):
@@ -55,6 +56,7 @@ class CompiledProgram(NamedTuple):
     mesh: Mesh
     batch_parts: int  # into which the mesh splits a batch
     examples: int  # of one call, on all devices; training counts one of each stream
+    passes: int  # of a loop that ends when the data say so
     seconds: float  # for compiling
 
 
@@ -80,7 +82,7 @@ def compile_program(config: RunConfig, program: str, devices: Sequence[Any], pla
     mesh = make_mesh(config.mesh, devices)
     started = time.monotonic()
     with jax.set_mesh(mesh), rules_in_force(rules_of(config.mesh, config.model)):
-        lowered, arguments, examples = PROGRAMS[program](config, mesh)
+        lowered, arguments, examples, passes = PROGRAMS[program](config, mesh)
         try:
             executable, needed = lowered.compile(compiler_options=compiler_flags.options(platform) or None), 0
         except jax.errors.JaxRuntimeError as error:
@@ -88,7 +90,7 @@ def compile_program(config: RunConfig, program: str, devices: Sequence[Any], pla
             if not needed:
                 raise
         parts = batch_parts(mesh)
-    return CompiledProgram(executable, needed, arguments, mesh, parts, examples, time.monotonic() - started)
+    return CompiledProgram(executable, needed, arguments, mesh, parts, examples, passes, time.monotonic() - started)
 
 
 def bytes_needed(message: str) -> int:
@@ -213,7 +215,7 @@ def _image_to_text(config: RunConfig, mesh: Mesh) -> LoweredProgram:
         mask_token_id=model.mmdit.vocab_size - 1,
         end_token_id=END_TOKEN_ID,
     )
-    return LoweredProgram(lowered, {"parameters": weights, "batch": batch}, count)
+    return LoweredProgram(lowered, {"parameters": weights, "batch": batch}, count, sampling.answer_steps)
 
 
 # The programs that can be planned, by the names of ``--of``. Each is lowered with the mesh in force.

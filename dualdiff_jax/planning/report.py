@@ -1,4 +1,4 @@
-"""The memory, operations, collectives and roofline of a config on a topology: as a dict, and as a table for people."""
+"""What a config needs on a topology, as a dict and as a table for people."""
 
 import dataclasses
 import logging
@@ -10,8 +10,11 @@ from dualdiff_jax.config import RunConfig
 from dualdiff_jax.hardware import GIB
 from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.planning.collectives import collectives
-from dualdiff_jax.planning.cost import program_flops, roofline
+from dualdiff_jax.planning.cost import REMATERIALISATION, program_flops, roofline
+from dualdiff_jax.planning.hlo import parse
 from dualdiff_jax.planning.programs import CompiledProgram, bytes_of, compile_program
+from dualdiff_jax.planning.reading import lines as lines_of_reading
+from dualdiff_jax.planning.reading import reading
 from dualdiff_jax.planning.topology import Topology, open_topology, quiet_backends
 from dualdiff_jax.sharding import batch_parts, make_mesh, nodes_of, rules_in_force
 
@@ -33,7 +36,8 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
     Returns:
         A dict that JSON can hold, of one call of the program. ``memory``: bytes of one device. ``flops``: operations
         of one device, by part. ``collectives``: by kind, for one device; None where the program cannot be printed.
-        ``roofline``: seconds. ``largest_batch_at_least``: a batch of all devices that fits.
+        ``as_compiled``: what ``reading`` finds, or None likewise. ``roofline``: seconds. ``largest_batch_at_least``: a
+        batch of all devices that fits.
 
     Raises:
         UserError: the topology is unknown, its compiler is missing, or the config does not fit it.
@@ -43,8 +47,10 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
     count = len(target.devices)
     memory = _memory(compiled, target)
     flops = {part: value / count for part, value in program_flops(config, program, compiled.examples).items()}
+    once = sum(value for part, value in flops.items() if part != REMATERIALISATION)
     text = _text(compiled)
-    sent = {} if text is None else collectives(text, nodes_of(list(compiled.mesh.devices.flat)))
+    printed = None if text is None else parse(text, compiled.passes)
+    sent = {} if printed is None else collectives(printed, nodes_of(list(compiled.mesh.devices.flat)))
     moved = memory["arguments"] + memory["results"] + 2 * memory["temporaries"]
     return {
         "topology": topology,
@@ -60,7 +66,8 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
         "memory": memory,
         "largest_batch_at_least": _largest(compiled.examples, memory, compiled.batch_parts),
         "flops": flops | {"total": sum(flops.values())},
-        "collectives": None if text is None else {kind: traffic._asdict() for kind, traffic in sent.items()},
+        "collectives": None if printed is None else {kind: traffic._asdict() for kind, traffic in sent.items()},
+        "as_compiled": None if printed is None else reading(printed, target.chip, once),
         "roofline": roofline(
             target.chip,
             sum(flops.values()),
@@ -137,12 +144,12 @@ def _open(topology: str) -> Topology:
 def _text(compiled: CompiledProgram) -> str | None:
     """The compiled program as text, if it can be printed."""
     if compiled.executable is None:
-        log.warning("the compiler refuses a program that does not fit, so collectives are not counted")
+        log.warning("the compiler refuses a program that does not fit, so it is not read: no collectives, no kernels")
         return None
     try:
         return compiled.executable.as_text()
     except Exception as error:  # jax 0.10 cannot print every TPU program
-        log.warning("this version of JAX cannot print the program, so collectives are not counted: %s", error)
+        log.warning("this version of JAX cannot print the program: no collectives, no kernels: %s", error)
         return None
 
 
@@ -198,6 +205,8 @@ def table(report: Report) -> str:
     lines += (
         ["  not counted"] if sent is None else [f"  {kind:<20}{_sent(**traffic)}" for kind, traffic in sent.items()]
     )
+    if report["as_compiled"] is not None:
+        lines += ["", *lines_of_reading(report["as_compiled"])]
     lines += ["", "lower bound, seconds (data sheet rates)"]
     lines += [f"  {name:<10}{time[name]:10.4f}" for name in ("compute", "memory", "network")]
     return "\n".join([*lines, f"  bound by {time['bound']}"])

@@ -1,7 +1,7 @@
 """Topologies: devices that are not here, as a compiler sees them, by name.
 
-v5p:4x4x4  v6e:8x8     a TPU slice by its shape (needs the package libtpu)
-h100:8  h100:4x8       GPUs of one node; nodes x GPUs of each (needs JAX's CUDA plugin)
+v5p:4x4x4  v6e:8x8  tpu7x:2x2x1  a TPU slice by its shape (needs the package libtpu); each chip of tpu7x is two devices
+h100:8  h100:4x8                 GPUs of one node; nodes x GPUs of each (needs JAX's CUDA plugin)
 """
 
 import contextlib
@@ -17,36 +17,13 @@ from jax.experimental import topologies
 
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.hardware import CHIPS, Chip
+from dualdiff_jax.planning.gpu_targets import GPU_TARGETS
 
-KNOWN = "v4:2x2x2, v5e:4x4, v5e:8x8, v5e:16x16, v5p:2x2x2, v5p:4x4x4, v6e:4x4, v6e:8x8, v6e:16x16, h100:8, h100:4x8"
+KNOWN = (
+    "v4:2x2x2, v5e:4x4, v5e:8x8, v5e:16x16, v5p:2x2x2, v5p:4x4x4, v6e:4x4, v6e:8x8, v6e:16x16, tpu7x:2x2x1, "
+    "a100:8, h100:8, h100:4x8, h200:8, b200:8, gb200:72"
+)
 TPU_OPTIONS = {"v4": {"chip_config_name": "megacore"}}  # JAX on a v4 treats the two cores of a chip as one device
-
-# The properties of an H100 that XLA needs to compile for it.
-H100 = """
-gpu_device_info {
-  threads_per_block_limit: 1024
-  threads_per_warp: 32
-  shared_memory_per_block: 49152
-  shared_memory_per_core: 233472
-  threads_per_core_limit: 2048
-  core_count: 132
-  fpus_per_core: 128
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  memory_bandwidth: 3352320000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  device_memory_size: 84978434048
-  shared_memory_per_block_optin: 232448
-  cuda_compute_capability { major: 9 minor: 0 }
-  registers_per_core_limit: 65536
-  registers_per_block_limit: 65536
-}
-platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 10 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +46,7 @@ def open_topology(name: str) -> Topology:
         UserError: the name is unknown, or the compiler for these devices is missing or refuses the shape.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
-    if not match or match[1] not in CHIPS or not CHIPS[match[1]].memory:
+    if not match or match[1] not in CHIPS:
         raise UserError(f"--topology={name}: is unknown; names look like {KNOWN}")
     chip, shape = CHIPS[match[1]], [int(size) for size in match[2].split("x")]
     if chip.platform == "gpu":
@@ -78,7 +55,7 @@ def open_topology(name: str) -> Topology:
                 f"--topology={name}: give the number of GPUs, or nodes x GPUs of each; names look like {KNOWN}"
             )
         nodes = shape[0] if len(shape) == 2 else 1
-        return Topology(name, chip, nodes, _gpus(name, nodes, shape[-1]))
+        return Topology(name, chip, nodes, _gpus(name, match[1], nodes, shape[-1]))
     return Topology(name, chip, 1, _tpus(name, match[1]))
 
 
@@ -96,10 +73,13 @@ def _tpus(name: str, kind: str) -> Sequence[Any]:
         ) from error
 
 
-def _gpus(name: str, nodes: int, each: int) -> Sequence[Any]:
+def _gpus(name: str, kind: str, nodes: int, each: int) -> Sequence[Any]:
     try:
         return topologies.get_topology_desc(
-            platform="cuda", topology_name="h100", target_config=H100, topology=f"{nodes}x1x{each}"
+            platform="cuda",
+            topology_name=kind,
+            target_config=GPU_TARGETS[kind].text,
+            topology=f"{nodes}x1x{each}",
         ).devices
     except Exception as error:
         raise UserError(

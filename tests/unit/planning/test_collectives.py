@@ -2,7 +2,8 @@
 
 import pytest
 
-from dualdiff_jax.planning.collectives import collectives
+from dualdiff_jax.planning import collectives as of_programs
+from dualdiff_jax.planning.hlo import parse
 
 GPU = """HloModule step
 
@@ -31,6 +32,10 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 """
 
 
+def collectives(text, *node_of):
+    return of_programs.collectives(parse(text), *node_of)
+
+
 def test_loops_in_loops_multiply():
     found = collectives(GPU)
     assert found["all-gather"][:2] == (6, 6 * 8 * 4 * 2)
@@ -49,6 +54,14 @@ def test_an_asynchronous_start_counts_its_results_and_not_its_operands():
 def test_a_loop_without_a_written_count_runs_up_to_the_constant_of_its_condition():
     text = GPU.replace(', backend_config={"known_trip_count":{"n":"3"}}', "")
     assert collectives(text)["all-gather"].count == 2 * 7
+
+
+def test_a_loop_that_ends_when_the_data_say_so_runs_as_often_as_the_caller_says():
+    """The constant is a token's number, and no count."""
+    text = GPU.replace(', backend_config={"known_trip_count":{"n":"3"}}', "")
+    on_data = text.replace("constant(7)\n", "constant(7)\n  %same = pred[2,4] compare(%ids, %n)\n")
+    assert collectives(on_data)["all-gather"].count == 2
+    assert of_programs.collectives(parse(on_data, unknown_trips=5))["all-gather"].count == 2 * 5
 
 
 @pytest.mark.parametrize("text", ["", "HloModule empty\n\nENTRY %main (p: f32[4]) -> f32[4] {\n}\n"])

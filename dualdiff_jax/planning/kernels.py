@@ -1,0 +1,124 @@
+"""The kernels of a compiled program, in the order in which they run, and the least time that each of them takes.
+
+(1)  on a GPU   max(operations / rate of products, bytes / rate of memory)
+(2)  on a TPU   the compiler's estimate in cycles; for an attention kernel, of which the compiler knows nothing, its
+                operations at the chip's peak; nothing for copies in the background. What else has no estimate does
+                nothing and is no kernel
+A kernel in a loop runs as often as the loop iterates. Of a conditional, the branch that takes longest counts.
+Collectives are not kernels here: ``collectives.py`` counts them.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from dualdiff_jax.hardware import Chip
+from dualdiff_jax.planning.collectives import kind_of_collective
+from dualdiff_jax.planning.hlo import Computation, Instruction, Program, body_of, branches_of, inside
+from dualdiff_jax.planning.operations import attention_products, is_gemm, is_library_convolution, operations
+from dualdiff_jax.planning.places import place_of
+from dualdiff_jax.planning.traffic import BACKGROUND, SLICES, UPDATE, VIEWS, bytes_moved
+
+KINDS = ("products", "attention", "elementwise", "copies")  # what only moves or casts is a copy
+
+# What an H100 was seen to give in large bfloat16 products and copies, of the 989 TFLOP/s and 3.35 TB/s of its data
+# sheet. Other GPUs are taken to give the same shares of theirs.
+SHARE_OF_FLOPS, SHARE_OF_BANDWIDTH = 790 / 989, 3.0 / 3.35
+
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_UNKNOWN_CYCLES = 1 << 60  # what the compiler writes where it has no estimate is beyond
+_FREE = (*VIEWS, "parameter", "constant", "tuple", "after-all", "iota", "partition-id", "replica-id", "opt-barrier")
+_MOVES = frozenset(
+    (*_FREE, *SLICES, UPDATE, *BACKGROUND, "copy", "transpose", "reshape", "convert", "concatenate", "pad")
+    + ("broadcast", "reverse", "fusion", "fusion-start")
+)
+
+
+class Kernel(NamedTuple):
+    """One kernel, over all of its executions on one device."""
+
+    name: str
+    kind: str  # one of ``KINDS``
+    place: str
+    runs: int
+    operations: float
+    bytes: float
+    seconds: float
+
+    def times(self, count: int) -> "Kernel":
+        """As part of a loop that iterates ``count`` times."""
+        totals = (count * self.operations, count * self.bytes, count * self.seconds)
+        return Kernel(self.name, self.kind, self.place, count * self.runs, *totals)
+
+
+def rates(chip: Chip) -> tuple[float, float]:
+    """(operations per second of products, bytes per second of memory) that a program is taken to reach."""
+    shares = (SHARE_OF_FLOPS, SHARE_OF_BANDWIDTH) if chip.platform == "gpu" else (1.0, 1.0)
+    return shares[0] * chip.flops, shares[1] * chip.bandwidth
+
+
+def kernels(program: Program, chip: Chip) -> list[Kernel]:
+    """The kernels of one call of a program.
+
+    Args:
+        program: compiled.
+        chip: that it is compiled for.
+    """
+    return [] if program.entry is None else list(_of_computation(program, program.entry, chip))
+
+
+def _of_computation(program: Program, name: str, chip: Chip) -> Iterator[Kernel]:
+    computation = program.computations.get(name, {})
+    for instruction in computation.values():
+        operation = instruction.operation
+        if operation in _FREE or operation.endswith("-done") or kind_of_collective(instruction):
+            continue
+        if operation == "while":
+            trips = program.trips(instruction)
+            yield from (kernel.times(trips) for kernel in _of_computation(program, body_of(instruction), chip))
+        elif operation == "conditional":
+            branches = [list(_of_computation(program, branch, chip)) for branch in branches_of(instruction)]
+            yield from max(branches, key=_seconds_of, default=[])
+        elif operation in ("call", "async-start"):
+            for called in instruction.called:
+                yield from _of_computation(program, called, chip)
+        elif chip.platform != "tpu" or _is_kernel_of_a_tpu(instruction):
+            yield _kernel(program, computation, instruction, chip)
+
+
+def _seconds_of(branch: Sequence[Kernel]) -> float:
+    return sum(kernel.seconds for kernel in branch)
+
+
+def _kernel(program: Program, computation: Computation, instruction: Instruction, chip: Chip) -> Kernel:
+    flops, moved = operations(program, computation, instruction), bytes_moved(program, computation, instruction)
+    kind = _kind(program, instruction, flops)
+    flops_rate, bytes_rate = rates(chip)
+    if chip.platform != "tpu":
+        seconds = max(flops / flops_rate, moved / bytes_rate)
+    elif kind == "attention":
+        seconds = flops / flops_rate
+    else:
+        seconds = _cycles(instruction) / chip.clock
+    return Kernel(instruction.name, kind, place_of(instruction.line), 1, flops, moved, seconds)
+
+
+def _is_kernel_of_a_tpu(instruction: Instruction) -> bool:
+    is_in_background = instruction.operation in BACKGROUND
+    return is_in_background or bool(_cycles(instruction)) or bool(attention_products(instruction))
+
+
+def _cycles(instruction: Instruction) -> int:
+    """The compiler's estimate; 0 without one."""
+    found = _CYCLES.search(instruction.line)
+    return int(found[1]) if found and int(found[1]) < _UNKNOWN_CYCLES else 0
+
+
+def _kind(program: Program, instruction: Instruction, flops: float) -> str:
+    if attention_products(instruction):
+        return "attention"
+    if flops or is_gemm(instruction) or is_library_convolution(instruction):
+        return "products"
+    parts = [instruction, *(inner for _, inner in inside(program, instruction))]
+    work = (part for part in parts if any(array.elements > 1 for array in part.arrays))  # not an index's arithmetic
+    return "copies" if all(part.operation in _MOVES for part in work) else "elementwise"

@@ -1,0 +1,278 @@
+"""Small compiled programs, written by hand, whose operations, bytes and kinds follow from their shapes."""
+
+import dataclasses
+
+import pytest
+
+from dualdiff_jax.hardware import CHIPS
+from dualdiff_jax.planning.hlo import parse
+from dualdiff_jax.planning.kernels import SHARE_OF_BANDWIDTH, SHARE_OF_FLOPS, Kernel, kernels, rates
+
+GPU, TPU = CHIPS["h100"], CHIPS["v5e"]
+
+FUSED = """
+%multiplied (a: f32[8,4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  ROOT %m = f32[8,4]{1,0} multiply(%a, %a)
+}
+
+%sliced (stack: bf16[24,64,32], i: s32[]) -> bf16[64,32] {
+  %stack = bf16[24,64,32]{2,1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %next = s32[] add(%i, %zero)
+  %one = bf16[1,64,32]{2,1,0} dynamic-slice(%stack, %next, %zero, %zero), dynamic_slice_sizes={1,64,32}
+  ROOT %b = bf16[64,32]{1,0} bitcast(%one)
+}
+
+%cut (x: bf16[8,10]) -> bf16[8,2] {
+  %x = bf16[8,10]{1,0} parameter(0)
+  ROOT %s = bf16[8,2]{1,0} slice(%x), slice={[0:8], [8:10]}
+}
+
+%updated (stack: f32[24,64], row: f32[1,64], i: s32[]) -> f32[24,64] {
+  %stack = f32[24,64]{1,0} parameter(0)
+  %row = f32[1,64]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  ROOT %u = f32[24,64]{1,0} dynamic-update-slice(%stack, %row, %i, %zero)
+}
+
+%several (stack: f32[24,64], row: f32[1,64], i: s32[]) -> (f32[24,64], f32[1,64]) {
+  %stack = f32[24,64]{1,0} parameter(0)
+  %row = f32[1,64]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %zero = s32[] constant(0)
+  %twice = f32[1,64]{1,0} add(%row, %row)
+  %u = f32[24,64]{1,0} dynamic-update-slice(%stack, %twice, %i, %zero)
+  ROOT %t = (f32[24,64]{1,0}, f32[1,64]{1,0}) tuple(%u, %twice)
+}
+
+%activated (x: bf16[16,32], w: bf16[32,8]) -> f32[16,8] {
+  %x = bf16[16,32]{1,0} parameter(0)
+  %w = bf16[32,8]{1,0} parameter(1)
+  %d = f32[16,8]{1,0} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = f32[16,8]{1,0} tanh(%d)
+}
+
+%outer (x: bf16[16,32], w: bf16[32,8]) -> f32[16,8] {
+  %x = bf16[16,32]{1,0} parameter(0)
+  %w = bf16[32,8]{1,0} parameter(1)
+  ROOT %inner = f32[16,8]{1,0} fusion(%x, %w), kind=kCustom, calls=%activated
+}
+
+%batched (a: bf16[3,4,5], b: bf16[3,5,6]) -> bf16[3,4,6] {
+  %a = bf16[3,4,5]{2,1,0} parameter(0)
+  %b = bf16[3,5,6]{2,1,0} parameter(1)
+  ROOT %d = bf16[3,4,6]{2,1,0} dot(%a, %b), lhs_batch_dims={0}, lhs_contracting_dims={2}, rhs_batch_dims={0}, rhs_contracting_dims={1}
+}
+
+%cheap (p: f32[8,4]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  ROOT %c = f32[8,4]{1,0} copy(%p)
+}
+
+%dear (p: f32[8,4]) -> f32[8,4] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %once = f32[8,4]{1,0} copy(%p)
+  ROOT %again = f32[8,4]{1,0} copy(%once)
+}
+
+%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %p = (s32[], f32[8,4]{1,0}) parameter(0)
+  %x = f32[8,4]{1,0} get-tuple-element(%p), index=1
+  ROOT %m = f32[8,4]{1,0} fusion(%x), kind=kLoop, calls=%multiplied
+}
+
+%until (p: (s32[], f32[8,4])) -> pred[] {
+  %n = s32[] constant(7)
+}
+"""  # noqa: E501
+
+
+def only(entry: str, chip=GPU) -> list[Kernel]:
+    """The kernels of a program whose main computation consists of the given lines."""
+    main = "\n".join(f"  {line.strip()}" for line in entry.strip().splitlines())
+    text = f"HloModule step, num_partitions=1\n{FUSED}\nENTRY %main (p: f32[1]) -> f32[1] {{\n{main}\n}}\n"
+    return kernels(parse(text), chip)
+
+
+def one(entry: str, chip=GPU) -> Kernel:
+    (kernel,) = only(entry, chip)
+    return kernel
+
+
+def figures(kernel: Kernel) -> tuple[str, int, float, float]:
+    return kernel.kind, kernel.runs, kernel.operations, kernel.bytes
+
+
+PASS = 2 * 8 * 4 * 4  # bytes: f32[8,4] read and written once
+
+
+def test_a_loop_multiplies_by_its_written_count_and_by_the_loops_around_it():
+    loop = "%w = (s32[], f32[8,4]) while(%t), condition=%until, body=%body"
+    written = loop + ', backend_config={"known_trip_count":{"n":"5"}}'
+    assert figures(one(written)) == ("elementwise", 5, 0, 5 * PASS)
+    assert figures(one(loop)) == ("elementwise", 7, 0, 7 * PASS)
+
+
+def test_a_fusion_reads_a_parameter_once_however_often_it_is_used():
+    assert figures(one("%m = f32[8,4] fusion(%x), kind=kLoop, calls=%multiplied")) == ("elementwise", 1, 0, PASS)
+
+
+def test_a_slice_of_a_stack_reads_the_slice():
+    """Its index is neither another slice nor arithmetic that would make it elementwise."""
+    layer = one("%s = bf16[64,32] fusion(%stack, %i), kind=kLoop, calls=%sliced")
+    assert figures(layer) == ("copies", 1, 0, 2 * 64 * 32 * 2 + 4)
+    assert figures(one("%s = bf16[8,2] fusion(%x), kind=kLoop, calls=%cut")) == ("copies", 1, 0, 2 * 8 * 2 * 2)
+    alone = """%stack = bf16[24,64,32]{2,1,0} parameter(0)
+               %i = s32[] parameter(1)
+               %s = bf16[1,64,32]{2,1,0} dynamic-slice(%stack, %i, %i, %i), dynamic_slice_sizes={1,64,32}"""
+    assert figures(one(alone)) == ("copies", 1, 0, 2 * 64 * 32 * 2)
+
+
+def test_an_update_in_place_writes_the_update():
+    row = 64 * 4
+    fused = one("%u = f32[24,64] fusion(%stack, %row, %i), kind=kLoop, calls=%updated")
+    assert figures(fused) == ("copies", 1, 0, 2 * row + 4)
+    both = one("%u = (f32[24,64], f32[1,64]) fusion(%stack, %row, %i), kind=kLoop, calls=%several")
+    assert figures(both) == ("elementwise", 1, 0, 3 * row + 4)
+    alone = """%stack = f32[24,64]{1,0} parameter(0)
+               %row = f32[1,64]{1,0} parameter(1)
+               %i = s32[] parameter(2)
+               %u = f32[24,64]{1,0} dynamic-update-slice(%stack, %row, %i, %i)"""
+    assert figures(one(alone)) == ("copies", 1, 0, 2 * row)
+
+
+def test_a_fused_product_counts_its_operations_and_no_inner_array():
+    moved = (16 * 32 + 32 * 8) * 2 + 16 * 8 * 4
+    product = ("products", 1, 2 * 16 * 8 * 32, moved)
+    assert figures(one("%d = f32[16,8] fusion(%x, %w), kind=kOutput, calls=%activated")) == product
+    assert figures(one("%d = f32[16,8] fusion(%x, %w), kind=kCustom, calls=%outer")) == product
+    batched = one("%d = bf16[3,4,6] fusion(%a, %b), kind=kCustom, calls=%batched")
+    assert figures(batched) == ("products", 1, 2 * 3 * 4 * 6 * 5, 2 * 3 * (20 + 30 + 24))
+
+
+def test_a_product_of_cublas_counts_without_its_workspace():
+    entry = """%x = bf16[16,32]{1,0} parameter(0)
+      %w = bf16[32,8]{1,0} parameter(1)
+      %g = (bf16[16,8]{1,0}, s8[4194304]{0}) custom-call(%x, %w), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}"""  # noqa: E501
+    assert figures(one(entry)) == ("products", 1, 2 * 16 * 8 * 32, 2 * (16 * 32 + 32 * 8 + 16 * 8))
+
+
+def test_an_async_pair_counts_once():
+    start = "%s = ((f32[8,4]), f32[8,4], u32[]) fusion-start(%x), kind=kLoop, calls=%multiplied"
+    assert figures(one(f"{start}\n%d = f32[8,4] fusion-done(%s)")) == ("elementwise", 1, 0, PASS)
+    called = "%s = ((f32[8,4]), f32[8,4], u32[]) async-start(%x), calls=%cheap\n%d = f32[8,4] async-done(%s)"
+    assert figures(one(called)) == ("copies", 1, 0, PASS)
+    copy = """%x = f32[8,4]{1,0} parameter(0)
+              %s = (f32[8,4]{1,0:S(5)}, f32[8,4]{1,0}, u32[]) copy-start(%x)
+              %d = f32[8,4]{1,0:S(5)} copy-done(%s)"""
+    assert figures(one(copy)) == ("copies", 1, 0, PASS)
+
+
+def test_collectives_are_no_kernels():
+    entry = """%g = (bf16[1,4], bf16[8,4]) all-gather-start(%p), dimensions={0}
+               %h = bf16[8,4] all-gather-done(%g)
+               %r = f32[8,4] all-reduce(%p), to_apply=%multiplied"""
+    assert only(entry) == []
+
+
+ATTENTION = """%q = bf16[2,5,3,64]{3,2,1,0} parameter(0)
+  %k = bf16[2,7,3,64]{3,2,1,0} parameter(1)
+  %dy = bf16[2,5,3,64]{3,2,1,0} parameter(2)
+  %a = (bf16[2,5,3,64], u8[0]) custom-call(%q, %k, %k), custom_call_target="__cudnn$fmhaSoftmax"
+  %b = (bf16[2,5,3,64], bf16[2,7,3,64], bf16[2,7,3,64]) custom-call(%q, %k, %k, %dy), custom_call_target="__cudnn$fmhaSoftmaxBackward"
+"""  # noqa: E501
+PRODUCT = 2 * 2 * 3 * 5 * 7 * 64  # 2 b h q s k
+
+
+def test_cudnns_attention_counts_two_products_forward_and_five_backward():
+    forward, backward = only(ATTENTION)
+    queries, keys = 2 * 5 * 3 * 64 * 2, 2 * 7 * 3 * 64 * 2
+    assert figures(forward) == ("attention", 1, 2 * PRODUCT, 2 * queries + 2 * keys)
+    assert figures(backward) == ("attention", 1, 5 * PRODUCT, 3 * queries + 4 * keys)
+
+
+@pytest.mark.parametrize("kind, products", [("fwd", 2), ("dq", 3), ("dkv", 4)])
+def test_splash_counts_its_products_at_the_chips_peak(kind, products):
+    """The compiler's estimate, if there is one, knows nothing of a kernel's inside."""
+    entry = f"""%mask = s8[2,3,1]{{2,1,0}} parameter(0)
+      %q = bf16[2,3,5,64]{{3,2,1,0}} parameter(1)
+      %k = bf16[2,3,7,64]{{3,2,1,0}} parameter(2)
+      %splash_mha_{kind}.4 = bf16[2,3,5,64] custom-call(%mask, %q, %k, %k), custom_call_target="tpu_custom_call", backend_config={{"estimated_cycles":"3"}}"""  # noqa: E501
+    kernel = one(entry, TPU)
+    assert kernel.kind == "attention" and kernel.operations == products * PRODUCT
+    assert kernel.seconds == pytest.approx(products * PRODUCT / 197e12)
+
+
+def test_attention_of_heads_side_by_side():
+    entry = """%q = bf16[2,5,192]{2,1,0} parameter(0)
+      %k = bf16[2,7,192]{2,1,0} parameter(1)
+      %paired_attention.1 = bf16[2,5,192] custom-call(%q, %k, %k), custom_call_target="tpu_custom_call\""""
+    assert one(entry, TPU).operations == 2 * PRODUCT
+
+
+def test_a_conditional_counts_the_branch_that_takes_longest():
+    entry = "%c = f32[8,4] conditional(%i, %x, %x), branch_computations={%cheap, %dear}"
+    assert [figures(kernel) for kernel in only(entry)] == [("copies", 1, 0, PASS)] * 2
+    entry = "%c = f32[8,4] conditional(%i, %x, %x), true_computation=%dear, false_computation=%cheap"
+    assert len(only(entry)) == 2
+
+
+def test_a_call_counts_what_it_calls():
+    assert figures(one("%c = f32[8,4] call(%x), to_apply=%body")) == ("elementwise", 1, 0, PASS)
+
+
+CONVOLUTION = """%x = bf16[2,8,8,3]{3,2,1,0} parameter(0)
+  %w = bf16[3,3,3,16]{3,2,1,0} parameter(1)
+  %y = bf16[2,8,8,16] convolution(%x, %w), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f"""
+
+
+def test_a_convolution_counts_the_taps_that_meet_the_image():
+    """22 of 24 pairs of position and tap along each side."""
+    kernel = one(CONVOLUTION)
+    assert kernel.kind == "products" and kernel.operations == 2 * 2 * 16 * 3 * 22 * 22
+
+
+def test_a_tpus_batched_product_is_a_convolution_whose_dilation_counts_nothing():
+    """3 products of 4 x 5 by 5 x 6, the batch written as a spatial dim."""
+    entry = """%a = bf16[3,4,5]{2,1,0} parameter(0)
+      %b = bf16[3,5,6]{2,1,0} parameter(1)
+      %y = bf16[3,4,6] convolution(%a, %b), window={size=3 stride=2 pad=0_0 lhs_dilate=3}, dim_labels=0bf_0io->0bf"""
+    assert one(entry).operations == 2 * 3 * 4 * 5 * 6
+
+
+def test_on_a_gpu_the_slower_of_operations_and_bytes_takes_the_time():
+    flops, moved = rates(GPU)
+    assert (flops, moved) == (SHARE_OF_FLOPS * 989e12, SHARE_OF_BANDWIDTH * 3.35e12)
+    product = "%d = f32[16,8] fusion(%x, %w), kind=kOutput, calls=%activated"
+    assert one(product).seconds == one(product).bytes / moved
+    fast_memory = dataclasses.replace(GPU, bandwidth=1e30)
+    assert one(product, fast_memory).seconds == one(product).operations / flops
+
+
+def test_on_a_tpu_the_compilers_cycles_take_the_time():
+    entry = """%m = f32[8,4] fusion(%x), kind=kLoop, calls=%multiplied, backend_config={"estimated_cycles":"3000"}
+               %n = f32[8,4] fusion(%x), kind=kLoop, calls=%multiplied, backend_config={"estimated_cycles":"9223372036854775807"}
+               %s = (f32[8,4], f32[8,4], u32[]) copy-start(%x)"""  # noqa: E501
+    computed, copied = only(entry, TPU)  # the second is without an estimate, the third in the background
+    assert figures(computed) == ("elementwise", 1, 0, PASS) and computed.seconds == 2e-6
+    assert figures(copied) == ("copies", 1, 0, PASS) and copied.seconds == 0
+
+
+def test_a_slice_in_the_background_moves_the_slice():
+    entry = """%x = f32[24,4]{1,0:T(8,128)} parameter(0)
+               %s = ((f32[24,4]{1,0:T(8,128)}), f32[8,4]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x), slice={[0:8], [0:4]}"""  # noqa: E501
+    assert figures(one(entry, TPU)) == ("copies", 1, 0, PASS / 2)
+
+
+def test_a_tpus_fast_memory_does_not_count():
+    entry = """%x = f32[8,4]{1,0:T(8,128)S(1)} parameter(0)
+               %c = f32[8,4]{1,0:T(8,128)} copy(%x), backend_config={"estimated_cycles":"30"}"""
+    assert one(entry, TPU).bytes == PASS / 2
+
+
+@pytest.mark.parametrize("text", ["", "HloModule empty\n\nENTRY %main (p: f32[4]) -> f32[4] {\n}\n"])
+def test_a_program_that_computes_nothing(text):
+    assert kernels(parse(text), GPU) == []
