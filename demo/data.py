@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from transformers import T5TokenizerFast
 
 from demo.digits import CAPTIONS, PAIR_CAPTION, QUESTION, WORDS, Digits, compose, load, moved, pair_caption, split_pairs
 from dualdiff_jax.data.tokenizer import MASK_TOKEN, QUESTION_TEMPLATE
 from dualdiff_jax.files import move, remove
+from dualdiff_jax.runtime.tokenizer_class import t5_tokenizer_class
 
 IMAGES_PER_PAIR = 100
 MOVED_COPIES = 4  # of each training digit, for image to text; text to image is trained on the original digits
@@ -45,7 +45,7 @@ def write_tokenizer(folder: Path) -> None:
     )
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocabulary += [(f"▁{word}", -2.0) for word in words] + [("?", -2.0), (":", -2.0), ("▁", -12.0), (MASK_TOKEN, 0.0)]
-    T5TokenizerFast(vocab=vocabulary, extra_ids=1).save_pretrained(str(folder))
+    t5_tokenizer_class()(vocab=vocabulary, extra_ids=1).save_pretrained(str(folder))
 
 
 def _digits(output: Path, name: str, digits: Digits) -> list[dict]:

@@ -6,6 +6,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from dualdiff_jax.arrays import SEEDS
+from dualdiff_jax.cli.modes import MODES, SHELLS
 from dualdiff_jax.cli.values import Numbers, Shift
 from dualdiff_jax.config.data import Fit
 from dualdiff_jax.errors import UserError
@@ -20,23 +21,6 @@ from dualdiff_jax.sampling.text_samplers import TEXT_SAMPLERS
 
 T = TypeVar("T")
 
-MODES = (
-    "train",
-    "generate",
-    "edit",
-    "inpaint",
-    "variations",
-    "caption",
-    "answer",
-    "infill",
-    "evaluate",
-    "score",
-    "plan",
-    "inspect-data",
-    "encode-data",
-    "check",
-    "compare",
-)
 TEXTS = ("caption", "answer", "infill")  # about images that the caller names
 WRITING = (*TEXTS, "evaluate")  # texts
 READING = (*WRITING, "score")  # images
@@ -60,7 +44,7 @@ def used_by(modes: tuple[str, ...], flag: flags.FlagHolder[T]) -> flags.FlagHold
     return flag
 
 
-MODE = flags.DEFINE_enum("mode", None, MODES, "what to do")
+MODE = flags.DEFINE_enum("mode", None, tuple(MODES), "what to do")
 CONFIG = used_by(
     CONFIGURED,
     config_flags.DEFINE_config_file(
@@ -245,6 +229,9 @@ INITIALIZATION_TIMEOUT = used_by(
     flags.DEFINE_integer("initialization_timeout", 300, "seconds to wait for all processes to start", lower_bound=1),
 )
 DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
+flags.DEFINE_bool("version", False, "print versions and devices")
+flags.DEFINE_enum("completion", None, SHELLS, "print what this shell evaluates to complete modes and flags")
+QUIET = flags.DEFINE_bool("quiet", False, "show no progress and no warnings, but results and errors")
 
 
 def check_flags(mode: str) -> None:

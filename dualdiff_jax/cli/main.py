@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silences the compiler's chatter; read when jax is imported
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it warns that torch, which is not needed, is missing
 
 import ml_collections
 from absl import app, flags
 
+from dualdiff_jax import progress
 from dualdiff_jax.cli import (
     arguments,
     check,
@@ -23,26 +23,31 @@ from dualdiff_jax.cli import (
     data,
     edit,
     evaluations,
+    help,
     options,
     plan,
     sample,
     text_flags,
     train,
 )
+from dualdiff_jax.cli.modes import MODES
 from dualdiff_jax.cli.processes import processes, together
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import StuckError, UserError
 from dualdiff_jax.files import as_path, check_holds_arrays
-from dualdiff_jax.progress import bar
 from dualdiff_jax.runtime import environment
 
 
 def run() -> None:
     """Parses the command line and runs its mode; after an error the process exits with 1."""
-    for name in ("mode", "debug", *arguments.USED_BY):  # --help lists the flags of the script in argv[0]
+    for name in ("mode", "debug", "quiet", *arguments.USED_BY):  # --help lists the flags of the script in argv[0]
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-    app.run(main, flags_parser=_parse)
+    try:
+        app.run(main, flags_parser=_parse)
+    except BrokenPipeError:  # whoever read the results has left, as ``| head`` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def main(argv: list[str]) -> None:
@@ -51,13 +56,15 @@ def main(argv: list[str]) -> None:
     Args:
         argv: the program's name and the arguments that are not flags, which --mode=compare alone takes.
     """
-    level = logging.DEBUG if arguments.DEBUG.value else logging.WARNING
+    level = logging.DEBUG if arguments.DEBUG.value else logging.ERROR if arguments.QUIET.value else logging.WARNING
+    if arguments.QUIET.value:
+        progress.silence()
     logging.basicConfig(format="%(levelname)s: %(message)s", level=level, stream=sys.stderr, force=True)
     try:
         if len(argv) > 1 and arguments.MODE.value != "compare":
             raise UserError(f"{argv[1]!r} is not a flag; flags look like --name=value")
         if arguments.MODE.value is None:
-            raise UserError(f"there is no --mode; give --mode={'|'.join(arguments.MODES)}")
+            raise UserError(f"there is no --mode; give --mode={'|'.join(MODES)}")
         arguments.check_flags(arguments.MODE.value)
         environment.prepare()
         COMMANDS[arguments.MODE.value](*argv[1:])
@@ -77,12 +84,25 @@ def _parse(argv: list[str]) -> list[str]:
         The program's name and the arguments that are not flags.
     """
     try:
+        asked = help.asked(argv)
+    except UserError as error:
+        _exit(argv, str(error))
+    if asked is not None:
+        print(asked)
+        sys.exit(0)
+    try:
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
         if not error.flagname.startswith("config."):
             _exit(argv, str(error))
         _exit(argv, f"--{error.flagname} changes a field of a config file; give --config=FILE too")
-    except (flags.Error, AttributeError, KeyError, ValueError) as error:  # the last three: no such field, or wrong type
+    except (
+        UserError,
+        flags.Error,
+        AttributeError,
+        KeyError,
+        ValueError,
+    ) as error:  # the last three: no such field, or wrong type
         _exit(argv, str(error.args[0] if error.args else error))
     except Exception as error:  # a config file is code, which may raise anything
         if "--debug" in argv:
@@ -91,8 +111,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _exit(argv: list[str], fault: str) -> NoReturn:
-    program = "dualdiff" if os.path.basename(argv[0]).startswith("dualdiff") else "python main.py"
-    sys.exit(f"error: {' '.join(fault.split())} ({program} --help lists the flags)")
+    sys.exit(f"error: {' '.join(fault.split())} ({help.program(argv)} --help lists the flags)")
 
 
 def _required(flag: flags.FlagHolder[str | None]) -> str:
@@ -232,7 +251,7 @@ def _train() -> None:
 def _encode_data() -> None:
     config, folder = _config(), _required(arguments.OUTPUT)
     with processes():
-        data.encode_data(config, folder, arguments.MODEL.value, bar("encoding"))
+        data.encode_data(config, folder, arguments.MODEL.value, progress.bar("encoding"))
 
 
 def _check() -> None:

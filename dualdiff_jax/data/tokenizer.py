@@ -24,6 +24,7 @@ from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.files import as_path
 from dualdiff_jax.files.mirror import Mirror, local_copy
 from dualdiff_jax.json_files import read_object
+from dualdiff_jax.runtime.tokenizer_class import t5_tokenizer_class
 
 log = logging.getLogger(__name__)
 
@@ -200,15 +201,12 @@ class Tokenizer:
 
 def _load(folder: Path) -> Any:
     """The library's tokenizer. Raises ``UserError`` where a file is damaged."""
-    # Here, since transformers takes two seconds to import, for which a command that reads no text need not wait.
-    from transformers import T5TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
-
     for file in (folder / "tokenizer.json", folder / "tokenizer_config.json"):
         if file.exists():
             read_object(file, LARGEST_FILE)
     try:
         with local_copy(folder, LARGEST_FILE) as local:
-            return T5TokenizerFast.from_pretrained(str(local))
+            return t5_tokenizer_class().from_pretrained(str(local))
     except BaseException as error:  # the library raises many kinds, and its Rust half panics; all mean a damaged file
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise

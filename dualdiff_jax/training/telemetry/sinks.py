@@ -22,6 +22,7 @@ from dualdiff_jax.files import is_bucket, write_text
 from dualdiff_jax.files.appended import LineLog
 from dualdiff_jax.files.mirror import Mirror
 from dualdiff_jax.json_files import parse_json
+from dualdiff_jax.progress import is_silent
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,8 @@ class ProgressLine:
         self._steps = steps
 
     def write(self, step: int, record: Record) -> None:
+        if is_silent():
+            return
         parts = [f"step {step}/{self._steps}"]
         for name, text in (("image_loss", "image loss {:.4f}"), ("text_loss", "text loss {:.4f}")):
             if name in record:
@@ -109,7 +112,7 @@ class ProgressLine:
         print(start + "  ".join(parts), end=end, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not is_silent():
             print(file=sys.stderr)
 
 

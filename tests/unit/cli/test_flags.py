@@ -193,7 +193,7 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
     monkeypatch.setattr(main, "resolve", lambda config: config)
     monkeypatch.setattr(processes, "distributed_run", lambda *_: contextlib.nullcontext())
     command(f"--mode={mode}", *given(*ACCEPTED[mode].split()))
-    assert read - {"mode", "debug"} == set(ACCEPTED[mode].split())
+    assert read - {"mode", "debug", "quiet"} == set(ACCEPTED[mode].split())
 
 
 @pytest.mark.parametrize(
