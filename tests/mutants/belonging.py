@@ -84,6 +84,7 @@ TESTS = {
         f"{MODELS}/test_t5_encoder.py",
         f"{PARITY}/test_bfloat16.py",
     ),
+    "models/lora.py": (f"{MODELS}/test_lora.py", f"{TRAINING}/test_trainable.py", f"{RUNS}/test_stages.py"),
     "models/mmdit.py": WHOLE_MODEL,
     "models/norms.py": (
         f"{MODELS}/test_norms.py",
@@ -153,8 +154,7 @@ TESTS = {
         f"{TRAINING}/test_training.py",
         f"{RUNS}/test_stages.py",
     ),
-    "training/optimizer.py": UPDATES,
-    "training/lora.py": (f"{TRAINING}/test_trainable.py", f"{RUNS}/test_stages.py"),
+    "training/optimizer.py": (*UPDATES, f"{TRAINING}/test_optimizer.py"),
     "training/state.py": (*UPDATES, f"{TRAINING}/test_checkpoint.py"),
     "training/checkpoint.py": (
         f"{TRAINING}/test_checkpoint_hosts.py",
@@ -189,6 +189,8 @@ TESTS = {
     "convert/plan.py": IMPORTS,
     "convert/sd3_keys.py": (*IMPORTS, f"{PARITY}/test_mmdit.py", f"{PARITY}/test_import.py"),
     "convert/mmdit_keys.py": (*IMPORTS, f"{PARITY}/test_mmdit.py"),
+    "convert/lora_terms.py": (f"{CONVERT}/test_lora.py", f"{CONVERT}/test_lora_files.py"),
+    "convert/lora_keys.py": (f"{CONVERT}/test_lora.py", f"{CONVERT}/test_lora_files.py"),
     "convert/t5_keys.py": (*IMPORTS, f"{PARITY}/test_t5.py"),
     "convert/autoencoder_keys.py": (*IMPORTS, f"{PARITY}/test_autoencoder.py"),
 }
