@@ -47,10 +47,10 @@ CHIPS = {
         "TPU v5e", ("TPU v5 lite", "TPU v5e"), "tpu", 197e12, int(15.75 * GIB), 8.19e11, Network(2.0e11, 6.25e9), 1.5e9
     ),
     "v5p": Chip("TPU v5p", ("TPU v5",), "tpu", 459e12, int(95.73 * GIB), 2.765e12, Network(6.0e11, 6.25e9), 1.75e9),
-    "v6e": Chip("TPU v6e", ("TPU v6",), "tpu", 918e12, int(31.24 * GIB), 1.638e12, Network(4.48e11, 1.25e10), 1.75e9),
+    "v6e": Chip("TPU v6e", ("TPU v6",), "tpu", 918e12, int(31.24 * GIB), 1.638e12, Network(4.0e11, 1.25e10), 1.75e9),
     # Ironwood. A chip is two devices, each with half of its 2,307 TFLOP/s, 192 GiB, 7.38 TB/s and network.
     "tpu7x": Chip(
-        "TPU v7x (half a chip)", ("TPU7x",), "tpu", 1153.5e12, 96 * GIB, 3.69e12, Network(3.0e11, 6.25e9), 2.2e9
+        "TPU v7x (half a chip)", ("TPU7x",), "tpu", 1153.5e12, int(94.74 * GIB), 3.69e12, Network(3.0e11, 6.25e9), 2.2e9
     ),
     "a100": Chip("NVIDIA A100 SXM", ("NVIDIA A100",), "gpu", 312e12, 80 * GB, 2.039e12, Network(3.0e11, 2.5e10)),
     "h100": Chip("NVIDIA H100 SXM", ("NVIDIA H100",), "gpu", 989e12, 80 * GB, 3.35e12, Network(4.5e11, 5.0e10)),

@@ -84,7 +84,9 @@ class JointBlock(nnx.Module):
         """
         if image_qkv is None:
             image_qkv = self.image_qkv(image_stream, modulation[0])
-        attended = self._attend(image_qkv, _qkv(self.text, text_stream, modulation[1]), is_wanted)
+        text_qkv = _qkv(self.text, text_stream, modulation[1])
+        with jax.named_scope("attention"):
+            attended = self._attend(image_qkv, text_qkv, is_wanted)
         weights, streams = (self.image, self.text), (image_stream, text_stream)
         image_stream, text_stream = (
             x if of_stream is None else _after_attention(side, x, of_stream, vectors)
@@ -119,7 +121,8 @@ def _qkv(weights: Stream, x: jax.Array, vectors: jax.Array) -> QKV:
 def _after_attention(weights: Stream, x: jax.Array, attended: jax.Array, vectors: jax.Array) -> jax.Array:
     """Equations (2) and (3) for one stream x (b, s, d), from what it attended to (b, s, h, k)."""
     _, _, gate_a, shift_m, scale_m, gate_m = jnp.unstack(vectors, axis=1)
-    x = x + gate_a[:, None] * weights.attention_out(attended)
+    with jax.named_scope("attention_out"):
+        x = x + gate_a[:, None] * weights.attention_out(attended)
     with jax.named_scope("mlp"):
         hidden = constrain(weights.mlp_in(modulate(x, shift_m, scale_m)), "mlp")
         y = weights.mlp_out(gelu(hidden))

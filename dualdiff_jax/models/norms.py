@@ -29,8 +29,9 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
     Returns:
         (b, s, d) in x's dtype.
     """
-    shift, scale = (vector.astype(jnp.float32)[:, None] for vector in (shift, scale))
-    return (_layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
+    with jax.named_scope("modulate"):
+        shift, scale = (vector.astype(jnp.float32)[:, None] for vector in (shift, scale))
+        return (_layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
 
 
 def _layer_norm(x: jax.Array) -> jax.Array:

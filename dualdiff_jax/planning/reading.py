@@ -68,16 +68,17 @@ def lines(read: Reading) -> list[str]:
         if taken["clock"]
         else f"at {taken['operations'] / 1e12:.0f} TFLOP/s and {taken['bytes'] / 1e12:.2f} TB/s"
     )
-    head = f"  {'':<32}{'kernels':>9}{'TFLOP':>10}{'GB':>10}{'ms':>10}{'%':>7}"
-    page = [f"as compiled, one device, without what runs between devices: at least ({how})", head]
-    page += [_line(kind, sums, read["seconds"]) for kind, sums in read["kinds"].items()]
-    page += [_line("total", read, read["seconds"])]
+    width = max(len(sums["place"]) for sums in [*read["places"], {"place": "elementwise"}])
+    head = f"  {'':<{width}}{'kernels':>9}{'TFLOP':>10}{'GB':>10}{'ms':>10}{'%':>7}"
+    rows = [*read["kinds"].items(), ("total", read), *((sums["place"], sums) for sums in read["places"])]
+    table = [_row(name, width, sums, read["seconds"]) for name, sums in rows]
+    summed = len(read["kinds"]) + 1
+    page = [f"as compiled, one device, without what runs between devices: at least ({how})", head, *table[:summed]]
     if read["mfu"] is not None:
         page += [f"  MFU at most {100 * read['mfu']:.1f} % (all networks, nothing twice, data sheet rate)"]
-    page += ["", "the most expensive places as compiled"]
-    return page + [_line(sums["place"], sums, read["seconds"]) for sums in read["places"]]
+    return [*page, "", "the most expensive places as compiled", head, *table[summed:]]
 
 
-def _line(name: str, sums: Reading, seconds: float) -> str:
+def _row(name: str, width: int, sums: Reading, seconds: float) -> str:
     columns = f"{sums['kernels']:>9}{sums['operations'] / 1e12:>10.2f}{sums['bytes'] / 1e9:>10.2f}"
-    return f"  {name:<32}{columns}{1e3 * sums['seconds']:>10.2f}{100 * sums['seconds'] / (seconds or 1):>7.1f}"
+    return f"  {name:<{width}}{columns}{1e3 * sums['seconds']:>10.2f}{100 * sums['seconds'] / (seconds or 1):>7.1f}"
