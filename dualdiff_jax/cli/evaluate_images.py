@@ -18,6 +18,7 @@ from dualdiff_jax.evaluation.fid.statistics import write_statistics
 from dualdiff_jax.evaluation.generation.clip_score import ClipScore
 from dualdiff_jax.evaluation.generation.drawing import Drawing, OpenedDrawing, draw
 from dualdiff_jax.evaluation.generation.geneval_results import geneval_figures
+from dualdiff_jax.evaluation.generation.image_files import results_file
 from dualdiff_jax.evaluation.generation.registry import IMAGE_TASKS
 from dualdiff_jax.evaluation.metrics.metric import mean, standard_error
 from dualdiff_jax.evaluation.model_fingerprint import model_fingerprint
@@ -25,8 +26,6 @@ from dualdiff_jax.evaluation.runner import FINISHED
 from dualdiff_jax.files import as_path, locked_folder
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
 from dualdiff_jax.progress import bar
-
-RESULTS = "geneval.results.jsonl"  # in the folder of the evaluation: what GenEval's scorer writes
 
 
 def draw_tasks(
@@ -85,7 +84,8 @@ def draw_tasks(
 
 def _scored(opened: OpenedDrawing, found: record.Record, folder: Path) -> record.Record:
     """The record with GenEval's score, where its scorer has left results."""
-    task, file = opened.drawing.task.name, folder / RESULTS
+    task = opened.drawing.task.name
+    file = results_file(folder / task)
     if task == "geneval" and file.is_file():
         found = found | geneval_figures(file, [image.image for image in opened.images])
         if is_first_host():
@@ -101,7 +101,8 @@ def _drawn_line(found: record.Record, folder: Path) -> str:
         return f"{name}: {found['score']:.3f}{error} ({parts})"
     images = folder / found["task"]
     if found["task"] == "geneval":
-        return f"{name} in {images}; score them with GenEval's evaluate_images.py {images} --outfile={folder / RESULTS}"
+        script = f"evaluate_images.py {images} --outfile={results_file(images)}"
+        return f"{name} in {images}; score them with GenEval's {script}"
     return f"{name} in {images}; score them with --mode=evaluate --task=fid --images={images} --data=REFERENCE"
 
 

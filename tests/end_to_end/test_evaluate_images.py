@@ -157,6 +157,8 @@ def test_genevals_results_become_its_score(root, tmp_path):
     assert record(tmp_path)["parts"] == {"single_object": 1.0, "counting": 0.0, "colors": 0.0}
     (tmp_path / "geneval.results.jsonl").write_text("\n".join(map(json.dumps, rows[:-2])))
     assert "lacks 2 of 20 images, such as 00004/samples/0002.png" in refused(*flags(root, tmp_path))
+    said = evaluated(*flags(root, tmp_path, "--overwrite"))  # they were of other images
+    assert "score them with" in said.stdout and record(tmp_path)["score"] is None
 
 
 def scored(root, output, images, reference, *more):

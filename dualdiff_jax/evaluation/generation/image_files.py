@@ -19,6 +19,11 @@ WRITERS = 8  # threads that compress images
 METADATA = "metadata.jsonl"
 
 
+def results_file(images: Path) -> Path:
+    """Where the results of a scorer elsewhere belong, a line for each image of the folder ``images``."""
+    return images.with_name(f"{images.name}.results.jsonl")
+
+
 def listing_file(images: Path) -> Path:
     """The file that lists the images and prompts of the folder ``images``."""
     return images.with_name(f"{images.name}.images.jsonl")
@@ -46,7 +51,7 @@ class ImageFiles:
             found: the record.
             prompts: all.
             rows: {"image", "prompt", "seed"} of each image.
-            overwrite: whether to remove the images that are there.
+            overwrite: whether to remove the images that are there, and their results.
 
         Returns:
             The names of the images that are there.
@@ -56,6 +61,7 @@ class ImageFiles:
         """
         with _faults(self.images):
             if overwrite:
+                remove(results_file(self.images))
                 remove(self.images)  # before the record, which would vouch for them
             before, there = record.read_record(self._record), file_sizes(self.images)
             if before is None and there and not overwrite:
