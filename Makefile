@@ -14,6 +14,8 @@
 #   https://github.com/GT-Vision-Lab/VQA at a013f00 and https://github.com/AoiDragon/POPE at f3ec604; the others come
 #   from PyPI, without their dependencies, into .venv-scorers; needs Java; minutes
 # make check-fid   compares Inception's features and FID with torch-fidelity, pytorch-fid and clean-fid, from PyPI; minutes
+# make check-lora  loads LoRAs of ours with diffusers and PEFT and theirs with ours; PEFT comes from PyPI into
+#   .venv-lora; minutes
 # make check-lmms-eval  runs a task of lmms-eval with this project's plug-in, to the score of our own task; it installs
 #   lmms-eval with all that it needs into .venv-lmms-eval; minutes
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
@@ -25,7 +27,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid \
+.PHONY: setup demo test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid check-lora \
   check-lmms-eval check-full-size clean
 
 setup: $(VENV)/.run
@@ -81,7 +83,7 @@ check-scorers: $(VENV)/.test
 	test -d $(VENV)-scorers/loguru || $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)-scorers \
 	  lmms-eval==0.7.3 pycocoevalcap==1.2 loguru
 	PYTHONPATH=$(VENV)-scorers VQA=$(VQA) POPE=$(POPE) $(BIN)/python -m pytest -q -m peers tests/peers \
-	  --ignore=tests/peers/test_fid.py $(ARGS)
+	  --ignore=tests/peers/test_fid.py --ignore=tests/peers/test_lora.py $(ARGS)
 
 # Apart from the others, because what they import looks for torchvision. pytorch-fid brings a package named tests, which
 # would hide ours.
@@ -90,6 +92,12 @@ check-fid: $(VENV)/.test
 	test -d $(FID)/cleanfid || { $(BIN)/python -m pip install --quiet --no-deps --target $(FID) torch-fidelity==0.4.0 \
 	  pytorch-fid==0.3.0 clean-fid==0.1.35 "torchvision>=0.28,<0.29" requests tqdm && rm -rf $(FID)/tests; }
 	PYTHONPATH=$(FID) $(BIN)/python -m pytest -q -m peers tests/peers/test_fid.py $(ARGS)
+
+# Without its dependencies, so that torch stays as it is.
+check-lora: $(VENV)/.test
+	test -d $(VENV)-lora/peft || $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)-lora "peft>=0.21,<0.22" \
+	  accelerate psutil tqdm
+	PYTHONPATH=$(VENV)-lora $(BIN)/python -m pytest -q -m peers tests/peers/test_lora.py $(ARGS)
 
 # lmms-eval 0.7.3 cannot use filelock 4.
 check-lmms-eval: LMMS = $(VENV)-lmms-eval
@@ -114,4 +122,4 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(VENV)-targets $(VENV)-original $(VENV)-scorers $(VENV)-lmms-eval .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-targets $(VENV)-original $(VENV)-scorers $(VENV)-lora $(VENV)-lmms-eval .cache .pytest_cache .ruff_cache

@@ -1,9 +1,10 @@
-"""python -m convert import|export|inspect: torch checkpoints to model folders and back."""
+"""python -m convert import|export|inspect|lora: torch checkpoints to model folders and back; LoRAs."""
 
 import argparse
 import logging
 import sys
 
+from convert import lora
 from dualdiff_jax.convert.exporter import export_model
 from dualdiff_jax.convert.importer import Import, summary
 from dualdiff_jax.errors import UserError
@@ -89,7 +90,7 @@ def _export(arguments: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m convert", description=__doc__)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    modes = parser.add_subparsers(required=True, metavar="import|export|inspect")
+    modes = parser.add_subparsers(required=True, metavar="import|export|inspect|lora")
 
     source = argparse.ArgumentParser(add_help=False)
     source.add_argument("source", help="diffusers folder, .safetensors or .pth file, or T5 folder")
@@ -118,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     mode.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), help="of the tensors; default: as stored")
     mode.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     mode.set_defaults(run=_export)
+
+    lora.add_modes(modes.add_parser("lora", help="LoRAs of diffusers, PEFT, kohya and ComfyUI"))
     return parser
 
 

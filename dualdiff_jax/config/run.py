@@ -64,6 +64,11 @@ class LoraConfig:
     rank: int = bounded(default=0, low=0, high=65536)  # of A B; 0 is no factors
     alpha: float = bounded(default=16.0, low=0.0, high=1e6)
     targets: tuple[str, ...] = ("mmdit.blocks.*.qkv.kernel", "mmdit.blocks.*.attention_out.kernel")  # patterns
+    merge: bool = True  # whether the run writes the whole model with A B inside, besides the factors alone
+
+    def contradictions(self) -> Iterator[str]:
+        if not self.rank and not self.merge:
+            yield "merge is False, but rank is 0, so the run would write nothing; give a rank"
 
 
 @frozen
@@ -215,6 +220,11 @@ class RunConfig:
             yield f"profile is {self.profile}; give the first step and how many, as in --config.profile=100,5"
         if self.init_weights == "raw" and not self.init_from:
             yield "init_weights is 'raw', but there is no init_from"
+        if not self.lora.merge and self.train.trainable:
+            yield (
+                f"lora.merge is False, but train.trainable has {self.train.trainable[0]!r}, which only a whole model "
+                "can hold; give lora.merge=True, or train.trainable=()"
+            )
         if self.optimizer.warmup_steps >= self.train.steps:
             yield f"optimizer.warmup_steps {self.optimizer.warmup_steps} is not below train.steps {self.train.steps}"
         yield from self._source_faults()

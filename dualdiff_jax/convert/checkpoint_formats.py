@@ -91,7 +91,10 @@ OTHER_MODELS = (
 )
 # The same for files in which no network is found: their keys may lie beside networks of D-DiT.
 OTHER_FILES = (
-    (r"(^|[._])lora[._]|[._]lora_(A|B|up|down)\b", "a LoRA, which changes a model and is none (merge it first)"),
+    (
+        r"(^|[._])lora[._]|[._]lora_(A|B|up|down)\b",
+        "a LoRA, which changes a model and is none (python -m convert lora reads it)",
+    ),
     (r"encoder\.block\.0\.layer\.1\.DenseReluDense\.wi\.weight$", "T5 1.0, whose layers are not gated"),
     (r"text_model\.encoder\.layers\.0\.", "a CLIP text encoder"),
 )

@@ -143,7 +143,7 @@ class Shards:
 
     def _flush(self) -> None:
         with new_file(self._folder / self._name_of[next(iter(self._held))]) as partial:
-            _save(self._held, partial)
+            save_tensors(self._held, partial)
         self._held = {}
 
     def close(self) -> None:
@@ -167,7 +167,7 @@ def _shard_names(stem: str, sizes: Mapping[str, int], limit: int) -> dict[str, s
     return {key: f"{stem}-{which:05d}-of-{number:05d}.safetensors" for key, which in numbers.items()}
 
 
-def _save(tensors: dict[str, np.ndarray], file: Path) -> None:
+def save_tensors(tensors: dict[str, np.ndarray], file: Path) -> None:
     """Writes a safetensors file that PyTorch's loaders accept, with the permissions of any new file.
 
     The library alone would give it fewer permissions.

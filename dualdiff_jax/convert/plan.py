@@ -84,11 +84,7 @@ class Plan:
         faults = [f"{file}: {_shown(key)}: found an unknown name" for file, key in unclaimed]
         for component in self.components.values():
             faults += self._match(component)
-        if faults:
-            count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
-            rest = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-            lines = "\n".join(f"  {fault}" for fault in [*faults[:SHOWN], *rest])
-            raise UserError(f"the weights have {count}:\n{lines}")
+        refuse_faults("the weights have", faults)
 
     def _match(self, component: Component) -> list[str]:
         """Adds one component to ``_rules`` and returns the faults."""
@@ -168,6 +164,20 @@ class Plan:
                 raise UserError(
                     f"{component.tensors.path}: {name}: found other values than in {key}, expected the same"
                 )
+
+
+def refuse_faults(subject: str, faults: Sequence[str]) -> None:
+    """Raises one ``UserError`` with all ``faults``, one a line, if there is one.
+
+    Args:
+        subject: begins the message, as in "the weights have".
+        faults: of a file or several.
+    """
+    if faults:
+        count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+        rest = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        lines = "\n".join(f"  {fault}" for fault in [*faults[:SHOWN], *rest])
+        raise UserError(f"{subject} {count}:\n{lines}")
 
 
 def _unknown(component: Component, keys: Mapping[str, str], known: set[str], missing: Sequence[str]) -> Iterable[str]:

@@ -35,17 +35,22 @@ ZERO = ("mmdit.blocks.text.modulation.kernel", "mmdit.text_out.kernel")
 
 def sd3_entries(config: ModelConfig) -> Iterator[Entry]:
     """The entries with the keys of the transformer in a diffusers folder (``SD3Transformer2DModel``)."""
-    renamed = {"image_norm_out.linear": "norm_out.linear", "image_proj_out": "proj_out"}
     for entry in mmdit_entries(config):
         if entry.leaf in ("mmdit.text_out.kernel", "mmdit.text_out.bias", "mmdit.null_image"):
             continue
         if entry.leaf in TEXT_OUTPUTS:
             entry = dataclasses.replace(entry, layers=ALL_BUT_LAST)
-        for new, old in renamed.items():
-            entry = dataclasses.replace(entry, keys=tuple(key.replace(new, old) for key in entry.keys))
-        yield entry
+        yield with_sd3_names(entry)
     key = f"{LAYER}.norm1_context.linear"
     yield from linear("mmdit.blocks.text.modulation", key, layers=LAST, projections=SCALE_SHIFT)
+
+
+def with_sd3_names(entry: Entry) -> Entry:
+    """An entry of D-DiT's format with the keys that SD3 has for the same layers."""
+    keys = entry.keys
+    for ours, theirs in (("image_norm_out.linear", "norm_out.linear"), ("image_proj_out", "proj_out")):
+        keys = tuple(key.replace(ours, theirs) for key in keys)
+    return dataclasses.replace(entry, keys=keys)
 
 
 def single_file_entries(config: ModelConfig) -> Iterator[Entry]:

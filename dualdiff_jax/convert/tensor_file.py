@@ -67,7 +67,11 @@ class TensorFile(Mapping[str, TensorInfo]):
 
 
 class SafetensorsFile(TensorFile):
-    """One ``.safetensors`` file. Raises ``UserError`` where it is truncated or of another kind."""
+    """One ``.safetensors`` file. Raises ``UserError`` where it is truncated or of another kind.
+
+    Attributes:
+        metadata: what its writer noted in it, by name.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -85,6 +89,7 @@ class SafetensorsFile(TensorFile):
                 f"{path}: cannot be read ({reason(error)}); it is truncated or no safetensors file: download it again"
             ) from error
         header = parse_json(text, str(path))
+        self.metadata: dict[str, str] = header.get("__metadata__", {})
         self._start = 8 + length
         self._offsets = {name: header[name]["data_offsets"] for name in names}
         unknown = sorted({header[name]["dtype"] for name in names} - DTYPES.keys())

@@ -116,6 +116,13 @@ def whole_number(name: str, value: Any, default: int, least: int = 1, most: int 
     return operator.index(value)
 
 
+def finite_number(name: str, value: Any) -> float:
+    """A number that is neither infinite nor NaN."""
+    if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not math.isfinite(_as_float(value)):
+        raise UserError(f"{name} is {quoted(value)}; give a finite number")
+    return float(value)
+
+
 def yes_or_no(name: str, value: bool | None, default: bool = False) -> bool:
     """``value``, or ``default`` where it is None."""
     if value is None:

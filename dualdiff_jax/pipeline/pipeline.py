@@ -25,12 +25,13 @@ from dualdiff_jax.pipeline.devices import sampling_mesh
 from dualdiff_jax.pipeline.edit_calls import EditCalls
 from dualdiff_jax.pipeline.infill_calls import InfillCalls
 from dualdiff_jax.pipeline.joint_calls import JointCalls
+from dualdiff_jax.pipeline.lora_calls import LoraCalls
 from dualdiff_jax.pipeline.score_calls import ScoreCalls
 from dualdiff_jax.pipeline.share_calls import ShareCalls
 from dualdiff_jax.weights import is_model_folder, load_config, load_model
 
 
-class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, CompileCalls, ShareCalls):
+class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, CompileCalls, LoraCalls, ShareCalls):
     """A loaded model that takes texts and images of a user and returns images and texts.
 
     Batches are split over the mesh's ``data`` and ``fsdp`` axes. A call that cannot use an argument raises a

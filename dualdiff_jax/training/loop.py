@@ -28,7 +28,7 @@ from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.sharding import check_batch, place_batch, rules_in_force
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.encoded_data import check_encoded_data, null_text_embeddings, warn_of_changed_data
-from dualdiff_jax.training.export import export_model
+from dualdiff_jax.training.export import export_lora, export_model
 from dualdiff_jax.training.flops import step_flops
 from dualdiff_jax.training.initial_weights import check_init_from
 from dualdiff_jax.training.interruption import Interruption
@@ -61,7 +61,8 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
         hooks: (every, hook) pairs; a hook is called with the EMA weights after each ``every``-th step and the last.
 
     Returns:
-        The model folder, or None where a signal asked the run to stop: then its state is saved.
+        The model folder, or the LoRA's where ``lora.merge`` is off. None where a signal asked the run to stop: then its
+        state is saved.
 
     Raises:
         UserError: the run cannot start; or too many steps in a row were not finite, and the state is saved.
@@ -127,6 +128,10 @@ def _train(
         signal = interruption.signal or "a signal to another host"
         log.warning("%s: stopped by %s, saved at step %d; the same command continues", workdir, signal, step)
         return None
+    if config.lora.rank:
+        export_lora(setup, workdir / "lora", state)
+        if not config.lora.merge:
+            return workdir / "lora"
     return export_model(setup, workdir / "model", state, frozen, tokenizer)
 
 

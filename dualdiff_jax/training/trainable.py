@@ -3,7 +3,7 @@
     weights = trainable.assemble(params, frozen)
 (1)  a whole leaf       weights[name] = params[name]
 (2)  the mask's row     weights["t5.embedding"] = the frozen one with params["t5.embedding[mask]"] as a row of it
-(3)  low-rank factors   weights[name] = frozen[name] + alpha / rank * A B   (lora.py)
+(3)  low-rank factors   weights[name] = frozen[name] + alpha / rank * A B   (models/lora.py)
 Gradients, moments and averages are of ``params`` and exist for nothing else. ``assemble`` is the first operation
 of a step, and fills the model folder at the end. Frozen leaves are kept in the dtype that the model computes in, and
 (2) and (3) come out in it: what is exported is what was trained.
@@ -21,8 +21,8 @@ from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs, split_trainable
 from dualdiff_jax.models.leaves import LeafSpec, is_kernel
+from dualdiff_jax.models.lora import factor_specs, init_factors, merged
 from dualdiff_jax.sharding import leaf_sharding
-from dualdiff_jax.training.lora import factor_specs, init_factors, merged
 
 EMBEDDING = "t5.embedding"
 MASK_ROW = f"{EMBEDDING}[mask]"

@@ -24,6 +24,7 @@ FREE_TO_CHANGE = (
     "train.keep_every",
     "train.stop_after_skipped",
     "train.stall_seconds",
+    "lora.merge",
     "profile",
     "telemetry.",
     "validation.",
@@ -39,7 +40,7 @@ FREE_TO_CHANGE = (
     "data.patience",
     "data.allow_changed",
 )
-FOLDERS = ("checkpoints", "damaged_checkpoints", "model", "samples", "profile", "tensorboard", "wandb")
+FOLDERS = ("checkpoints", "damaged_checkpoints", "model", "lora", "samples", "profile", "tensorboard", "wandb")
 FILES = (".json", ".jsonl", ".damaged", ".txt")  # suffixes of the files that a run reads or appends to
 VISIBLE_AFTER = 60.0  # seconds, at most, until a network file system shows a host the files of another
 

@@ -1,6 +1,7 @@
 """Every stage runs as its config says, and each starts from the model folder of the one before."""
 
 import importlib
+import shutil
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
+from dualdiff_jax.models.separated import stacked_weights
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
@@ -152,6 +154,20 @@ def test_factors_are_merged_into_the_folder(chain, data, tmp_path):
     assert changed == {f"mmdit.blocks.{stream}.qkv.kernel" for stream in ("image", "text")}
     change = (after["mmdit.blocks.image.qkv.kernel"] - before["mmdit.blocks.image.qkv.kernel"])[0].reshape(16, -1)
     assert np.linalg.matrix_rank(change, tol=1e-4 * np.linalg.norm(change)) == 2
+    check_the_factors_alone(config, tmp_path / "run", chain["dual_diff_pretrain"], after)
+
+
+def check_the_factors_alone(config: RunConfig, workdir: Path, base: Path, merged: dict[str, np.ndarray]) -> None:
+    """The factors are what was merged; the finished run writes them again, and nothing else if told so."""
+    for folder in (workdir / "lora", workdir / "model"):
+        shutil.rmtree(folder)
+    assert train(changed_by({"lora": {"merge": False}}, config), workdir, MESH) == workdir / "lora"
+    assert [path.name for path in (workdir / "lora").iterdir()] == ["pytorch_lora_weights.safetensors"]
+    assert not (workdir / "model").exists()
+    pipeline = DualDiffusionPipeline.from_pretrained(base)
+    assert pipeline.load_lora(workdir / "lora") == "lora"
+    for name, value in stacked_weights(pipeline.config, pipeline.weights).items():
+        np.testing.assert_allclose(value, merged[name], rtol=0, atol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize(

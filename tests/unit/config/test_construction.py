@@ -184,6 +184,12 @@ CONTRADICTIONS = [
     (RUN.objective, {"image_weight": 0.0, "text_weight": 0.0}, "image_weight and text_weight are both 0"),
     (RUN.train, {"microbatches": 5}, "global_batch_size 32 is not a multiple of microbatches 5"),
     (RUN.train, {"keep_every": 3}, "keep_every 3 is not a multiple of save_every 950"),
+    (RUN.lora, {"merge": False}, "merge is False, but rank is 0, so the run would write nothing"),
+    (
+        RUN,
+        {"lora": dataclasses.replace(RUN.lora, rank=4, merge=False)},
+        "lora.merge is False, but train.trainable has 'mmdit.*', which only a whole model can hold",
+    ),
     (RUN.validation, {"every": 5}, "every is 5, but there are no sources to validate on"),
     (RUN.validation, {"tasks_every": 5}, "tasks_every is 5, but there are no tasks to evaluate on"),
     (RUN.mesh, {"layout": "sizes", "data": -1}, "data and fsdp cannot both be the rest (-1)"),
