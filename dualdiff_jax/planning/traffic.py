@@ -71,7 +71,7 @@ def _read(parameter: Instruction, users: dict[str, list[Instruction]]) -> int:
         value, user = pending.pop()
         if user.operation in VIEWS:
             pending += [(user, next_user) for next_user in users[user.name]]
-        elif user.operation in SLICES and value.name not in user.operands[1:]:
+        elif user.operation in SLICES:  # its index has a few bytes
             total += _size(user.arrays) if whole else 0
         elif user.operation != UPDATE or value.name in user.operands[1:]:
             return whole
