@@ -18,6 +18,7 @@
 #   .venv-lora; minutes
 # make check-lmms-eval  runs a task of lmms-eval with this project's plug-in, to the score of our own task; it installs
 #   lmms-eval with all that it needs into .venv-lmms-eval; minutes
+# make docs     builds the documentation site into runs/site; a link that leads nowhere fails
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # make clean    removes the environments and the caches
 # Each first installs what it needs into .venv. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
@@ -27,7 +28,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup demo test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid check-lora \
+.PHONY: setup docs demo test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid check-lora \
   check-lmms-eval check-full-size clean
 
 setup: $(VENV)/.run
@@ -58,6 +59,11 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -q -m slow $(ARGS)
+
+docs: $(VENV)/.python
+	test -d $(VENV)-docs || $(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --quiet -r requirements-docs.txt
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict
 
 check-full-size: $(VENV)/.test
 	$(BIN)/python -m benchmarks.full_size
@@ -122,4 +128,4 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(VENV)-targets $(VENV)-original $(VENV)-scorers $(VENV)-lora $(VENV)-lmms-eval .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-targets $(VENV)-original $(VENV)-scorers $(VENV)-lora $(VENV)-lmms-eval .cache .pytest_cache .ruff_cache

@@ -134,7 +134,8 @@ class Objective:
                 ``clean_latents`` reads them; ``image`` may have ``text_embeddings``, ``text`` has ``is_answer``. None
                 for a stream that is not read.
             encode: makes latents of images; the key draws from the posterior.
-            part, parts: the batch's number among those that cover the texts' clock together (``sample_t``).
+            part: the number of this batch among those that cover the texts' clock together (``sample_t``).
+            parts: how many these are.
         """
         rng_image, rng_text, rng_corrupt = jax.random.split(rng, 3)
         image = text = None
