@@ -75,10 +75,12 @@ def test_images_are_written_to_a_bucket_as_to_a_disk(model, folder):
 @pytest.mark.parametrize(
     "flags",
     [
-        ["--mode=caption", "--steps=1", "--length=8"],
+        pytest.param(["--mode=caption", "--steps=1", "--length=8"], marks=pytest.mark.slow),
         ["--mode=answer", "--question=which digit?", "--steps=1", "--length=12"],
-        ["--mode=infill", "--text=a handwritten _", "--steps=1", "--length=8"],
-        ["--mode=score", "--text=a handwritten three", "--samples=4", "--length=8"],
+        pytest.param(["--mode=infill", "--text=a handwritten _", "--steps=1", "--length=8"], marks=pytest.mark.slow),
+        pytest.param(
+            ["--mode=score", "--text=a handwritten three", "--samples=4", "--length=8"], marks=pytest.mark.slow
+        ),
     ],
     ids=lambda flags: flags[0],
 )

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 FRESH_SEEDS = 3
+SEEDS = [pytest.param(number, marks=[pytest.mark.slow] if number > 1 else []) for number in range(FRESH_SEEDS)]
 
 
-@pytest.fixture(params=range(FRESH_SEEDS), ids=lambda number: f"draw{number}")
+@pytest.fixture(params=SEEDS, ids=lambda number: f"draw{number}")
 def seed(request: pytest.FixtureRequest) -> int:
     """A random seed, printed where a test fails. PARITY_SEED=<seed> repeats it."""
     chosen = os.environ.get("PARITY_SEED")

@@ -71,7 +71,7 @@ def test_blocks_of_one_token_sample_the_joint_distribution():
     assert_law(JOINT, SEEDS, steps=3, block_length=1)
 
 
-@pytest.mark.parametrize("remask", [0.3, 1.0])
+@pytest.mark.parametrize("remask", [0.3, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_remasking_has_its_law(remask):
     """The second number needs no new program."""
     assert_law(exact_law(ALL, [clock(4)], ONE_BLOCK, remask), SEEDS, steps=4, remask=remask)

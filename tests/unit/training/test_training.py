@@ -234,7 +234,7 @@ def test_the_average_warms_up(tmp_path):
     np.testing.assert_allclose(one.ema_params[name], expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("normalization", ["all_positions", "answer_tokens"])
+@pytest.mark.parametrize("normalization", [pytest.param("all_positions", marks=pytest.mark.slow), "answer_tokens"])
 def test_microbatches_change_nothing(tmp_path, normalization):
     sections = {"objective": {"text_normalization": normalization}}
     _, whole, losses = run_steps(tmp_path, train={"microbatches": 1}, **sections)
