@@ -97,15 +97,21 @@ def parse(text: str, unknown_trips: int = 1) -> Program:
         unknown_trips: how often a loop iterates whose count is known only at run time.
     """
     computations: dict[str, Computation] = {}
-    current, entry = None, None
+    current, entry, name = None, None, None
     for line in text.splitlines():
         header = _HEADER.match(line)
         if header:
-            current = computations[header[2]] = {}
+            current, name = computations.setdefault(header[2], {}), None
             entry = header[2] if header[1] else entry
-        elif current is not None and (found := _INSTRUCTION.match(line)):
+        elif line == "}":
+            current, name = None, None
+        elif current is None:
+            continue
+        elif found := _INSTRUCTION.match(line):
             root, name, result, operation, operands = found.groups()
             current[name] = Instruction(name, result, operation, tuple(_OPERAND.findall(operands)), bool(root), line)
+        elif name is not None:  # the attributes of a Pallas kernel take several lines
+            current[name] = current[name]._replace(line=current[name].line + line)
     devices = _DEVICES.search(text[: text.find("\n")])
     return Program(computations, entry, int(devices[1]) if devices else 1, unknown_trips)
 

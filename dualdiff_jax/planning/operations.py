@@ -132,9 +132,14 @@ def _windows(line: str, count: int) -> list[_Window]:
 @functools.lru_cache(maxsize=4096)
 def _taps(size: int, out: int, window: _Window) -> int:
     """Pairs of an output position and a tap that meet an element of an input of ``size``."""
-    positions = np.arange(out)[:, None] * window.stride + np.arange(window.size) * window.rhs_dilation - window.padding
-    is_inside = (positions >= 0) & (positions <= (size - 1) * window.lhs_dilation)
-    return int((is_inside & (positions % window.lhs_dilation == 0)).sum())
+    starts = np.arange(window.size) * window.rhs_dilation - window.padding  # where a tap lies for the first position
+    last = (size - 1) * window.lhs_dilation
+    if window.lhs_dilation == 1:  # as many taps as the vocabulary has tokens occur, so not every pair is looked at
+        first_inside = np.maximum(-(starts // window.stride), 0)
+        last_inside = np.minimum((last - starts) // window.stride, out - 1)
+        return int(np.maximum(last_inside - first_inside + 1, 0).sum())
+    positions = np.arange(out)[:, None] * window.stride + starts
+    return int(((positions >= 0) & (positions <= last) & (positions % window.lhs_dilation == 0)).sum())
 
 
 def _attention(computation: Computation, instruction: Instruction, products: int) -> float:

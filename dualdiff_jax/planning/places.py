@@ -8,10 +8,10 @@ import re
 
 _PATH = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 _WRAPPED = re.compile(r"^(?:jvp|transpose|vmap|remat|checkpoint|custom_vjp|custom_jvp)\((.*)\)$")
-# What JAX itself puts into a path; functions appear as jit(name), and an einsum's formula has an arrow.
+# What JAX itself and its kernels put into a path; functions appear as jit(name), and an einsum's formula has an arrow.
 _STRUCTURE = re.compile(
     r"^(|while|body|cond|closed_call|checkpoint|remat2?|rematted_computation|branch_\d+_fun|shard_map|pallas_call"
-    r"|custom_[vj]jp_call\w*|core_call|eval_jaxpr|pjit|scan|\w+\(.*\)|.*->.*|.*\..*)$"
+    r"|static_sparsity_splash|splash_mha\w*|custom_[vj]jp_call\w*|core_call|eval_jaxpr|pjit|scan|\w+\(.*\)|.*->.*|.*\..*)$"
 )
 NAMELESS = "no scope"
 

@@ -1,12 +1,14 @@
 """Small compiled programs, written by hand, whose operations, bytes and kinds follow from their shapes."""
 
 import dataclasses
+import itertools
 
 import pytest
 
 from dualdiff_jax.hardware import CHIPS
 from dualdiff_jax.planning.hlo import parse
 from dualdiff_jax.planning.kernels import SHARE_OF_BANDWIDTH, SHARE_OF_FLOPS, Kernel, kernels, rates
+from dualdiff_jax.planning.operations import _taps, _Window
 
 GPU, TPU = CHIPS["h100"], CHIPS["v5e"]
 
@@ -200,8 +202,11 @@ def test_splash_counts_its_products_at_the_chips_peak(kind, products):
     entry = f"""%mask = s8[2,3,1]{{2,1,0}} parameter(0)
       %q = bf16[2,3,5,64]{{3,2,1,0}} parameter(1)
       %k = bf16[2,3,7,64]{{3,2,1,0}} parameter(2)
-      %splash_mha_{kind}.4 = bf16[2,3,5,64] custom-call(%mask, %q, %k, %k), custom_call_target="tpu_custom_call", backend_config={{"estimated_cycles":"3"}}"""  # noqa: E501
+      %splash_mha_{kind}.4 = bf16[2,3,5,64] custom-call(%mask, %q, %k, %k), custom_call_target="tpu_custom_call", frontend_attributes={{kernel_metadata={{
+      "xprof_metadata":"block 640"
+      }}}}, metadata={{op_name="jit(step)/jvp()/attention/pallas_call"}}, backend_config={{"estimated_cycles":"3"}}"""  # noqa: E501
     kernel = one(entry, TPU)
+    assert kernel.place == "attention"
     assert kernel.kind == "attention" and kernel.operations == products * PRODUCT
     assert kernel.seconds == pytest.approx(products * PRODUCT / 197e12)
 
@@ -276,3 +281,12 @@ def test_a_tpus_fast_memory_does_not_count():
 @pytest.mark.parametrize("text", ["", "HloModule empty\n\nENTRY %main (p: f32[4]) -> f32[4] {\n}\n"])
 def test_a_program_that_computes_nothing(text):
     assert kernels(parse(text), GPU) == []
+
+
+def test_taps_are_those_of_a_direct_count():
+    for window in itertools.product((1, 3, 8), (1, 2), (-1, 0, 2, 7), (1, 3), (1, 2)):
+        size, stride, padding, lhs_dilation, rhs_dilation = window
+        for inputs, out in itertools.product((1, 2, 9), (1, 4, 11)):
+            met = [o * stride + tap * rhs_dilation - padding for o in range(out) for tap in range(size)]
+            direct = sum(0 <= at <= (inputs - 1) * lhs_dilation and at % lhs_dilation == 0 for at in met)
+            assert _taps(inputs, out, _Window(*window)) == direct, (window, inputs, out)

@@ -18,7 +18,7 @@ from dualdiff_jax.planning.reading import PLACES, lines, reading
         ("jit(step)/transpose(jvp(t5))/while/body/eval_jaxpr/attention/mul", "t5/attention, backward"),
         ("jit(step)/transpose(jvp())/while/body/checkpoint/mlp/dot_general", "mlp, backward"),
         ("jit(step)/transpose(jvp())/while/body/checkpoint/rematted_computation/mlp/tanh", "mlp, again"),
-        ("jit(step)/jvp()/while/body/closed_call/shard_map/splash_mha_fwd/pallas_call", "splash_mha_fwd"),
+        ("jit(step)/jvp()/while/body/attention/shard_map/splash_mha_fwd/pallas_call", "attention"),
         ("jit(step)/transpose(jvp(jit(log_softmax)))/reduce_sum", "no scope: reduce_sum, backward"),
         ("jit(step)/is_finite", "no scope: is_finite"),
         ("state.params[\\'t5.scale\\']", "no scope: state.params[\\'t5.scale\\']"),
