@@ -66,11 +66,16 @@ class EncoderBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, bias: jax.Array) -> jax.Array:
         """x (b, l, d); bias (1, h, l, l) fp32."""
-        normed = self.attention_norm(x)
-        k, v = jnp.unstack(self.kv(normed), axis=2)
-        x = x + self.attention_out(attention(self.q(normed), k, v, scale=1.0, bias=bias, kernel=self.kernel))
-        gate, value = jnp.unstack(self.mlp_in(self.mlp_norm(x)), axis=2)
-        return constrain(x + self.mlp_out(gelu(gate) * value), "stream")
+        with jax.named_scope("qkv"):
+            normed = self.attention_norm(x)
+            k, v = jnp.unstack(self.kv(normed), axis=2)
+            q = self.q(normed)
+        attended = attention(q, k, v, scale=1.0, bias=bias, kernel=self.kernel)
+        with jax.named_scope("attention_out"):
+            x = x + self.attention_out(attended)
+        with jax.named_scope("mlp"):
+            gate, value = jnp.unstack(self.mlp_in(self.mlp_norm(x)), axis=2)
+            return constrain(x + self.mlp_out(gelu(gate) * value), "stream")
 
 
 class T5Encoder(nnx.Module):
