@@ -122,7 +122,9 @@ PER_TOKEN = used_by(
 OUTPUT = used_by(
     (*LOADING, "inspect-data", "encode-data"), flags.DEFINE_string("output", None, "folder for the results")
 )
-OVERWRITE = used_by(LOADING, flags.DEFINE_bool("overwrite", False, "replace results that are in --output already"))
+OVERWRITE = used_by(
+    (*LOADING, "inspect-data"), flags.DEFINE_bool("overwrite", False, "replace results that are in --output already")
+)
 SAMPLES = used_by(
     ("score", "inspect-data"),
     flags.DEFINE_integer(

@@ -25,23 +25,26 @@ PAGE = "data.html"
 LOOKED_AT = 256  # records of each source that inspect-data looks at, unless --samples says otherwise
 
 
-def inspect_data(config: RunConfig, output: str, samples: int) -> None:
+def inspect_data(config: RunConfig, output: str, samples: int, overwrite: bool) -> None:
     """Prints figures of every source, and writes a page that shows records as the model sees them.
 
     Args:
         config: of the run.
         output: folder for the page, ``data.html``.
         samples: records of each source to look at.
+        overwrite: whether a page that is there may be replaced.
 
     Raises:
-        UserError: a source cannot be read, or the page cannot be written.
+        UserError: a source cannot be read, or the page is there already or cannot be written.
     """
+    file = as_path(output) / PAGE
+    if file.exists() and not overwrite:
+        raise UserError(f"{file}: exists; name another --output, or give --overwrite")
     tokenizer = Tokenizer(config.data.tokenizer)
     surveys = []
     for source in config.data.sources:
         surveys.append(survey(source, config.data, tokenizer, samples))
         print(_table(surveys[-1]) + "\n", flush=True)
-    file = as_path(output) / PAGE
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page(surveys, tokenizer), encoding="utf-8")

@@ -237,8 +237,9 @@ def _plan() -> None:
 
 
 def _inspect_data() -> None:
-    output = arguments.OUTPUT.value or "runs/inspect-data"
-    data.inspect_data(_config(), output, arguments.SAMPLES.value or data.LOOKED_AT)
+    given, samples = arguments.OUTPUT.value, arguments.SAMPLES.value or data.LOOKED_AT
+    may_replace = arguments.OVERWRITE.value or given is None
+    data.inspect_data(_config(), given or "runs/inspect-data", samples, overwrite=may_replace)
 
 
 def _train() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.files import as_path, is_bucket, make_folder, new_file, write_text
 from dualdiff_jax.files.matching import names_in
 from dualdiff_jax.pipeline.devices import in_words
@@ -227,7 +227,7 @@ def check_words(tokenizer: Tokenizer, text: str) -> None:
     unknown = tokenizer.unknown_words(text)
     if unknown:
         raise UserError(
-            f"this model's tokenizer does not know {', '.join(map(repr, unknown))}; use other words in {text!r}"
+            f"this model's tokenizer does not know {quoted(', '.join(unknown))}; use other words in {quoted(text)}"
         )
 
 

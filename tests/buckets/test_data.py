@@ -375,12 +375,14 @@ def test_the_page_of_inspect_data_lies_in_a_bucket(tmp_path, bucket, folder):
     upload(tmp_path / "run", folder / "run")
     sources = tuple(dataclasses.replace(given, root=str(folder / "run")) for given in config.data.sources)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, sources=sources))
-    inspect_data(config, str(folder / "out"), 6)
+    inspect_data(config, str(folder / "out"), 6, overwrite=False)
     page = (folder / "out" / "data.html").read_text()
     assert "What the model will see" in page and page.count("data:image/png") >= 18
+    with pytest.raises(UserError, match=r"data\.html: exists; name another --output, or give --overwrite"):
+        inspect_data(config, str(folder / "out"), 6, overwrite=False)
     bucket.fail(refused=True)
     with pytest.raises(UserError, match=r"data\.html: may not be written .*choose another --output"):
-        inspect_data(config, str(folder / "out"), 6)
+        inspect_data(config, str(folder / "out"), 6, overwrite=True)
 
 
 def test_tensorflow_datasets_are_refused(folder):

@@ -38,7 +38,7 @@ ACCEPTED = {
     "infill": f"text tokens_per_blank {TEXTS}",
     "score": f"image text question samples per_token anchor_end {READING}",
     "plan": "config format topology of search",
-    "inspect-data": "config output samples",
+    "inspect-data": "config output overwrite samples",
     "encode-data": f"config model output {TOGETHER}",
     "check": f"config workdir format {TOGETHER}",
     "evaluate": f"task data split limit suffix question choose_by words sampling_batch images weights resize "
