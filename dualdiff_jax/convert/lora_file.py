@@ -70,7 +70,8 @@ def read_lora(path: Path, config: ModelConfig) -> list[Term]:
             chosen[name] = rule
     refuse_faults(f"{path} has", faults)
     if left_out:
-        log.warning("%s: left out, this model has no such layers or keeps them as they are: %s", path, some(left_out))
+        named = some([_shown(name) for name in left_out])
+        log.warning("%s: left out, this model has no such layers or keeps them as they are: %s", path, named)
     return [_read(file, name, rule, modules[name], settings) for name, rule in chosen.items()]
 
 

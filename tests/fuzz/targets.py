@@ -14,6 +14,8 @@ from PIL import Image, PngImagePlugin
 from safetensors.numpy import save as save_safetensors
 
 from demo.data import write_tokenizer
+from dualdiff_jax.convert.lora_alpha import PEFT_CONFIG, PEFT_FILE
+from dualdiff_jax.convert.lora_file import read_lora
 from dualdiff_jax.convert.tensors import open_file, open_sharded
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.images import read_pixels
@@ -191,6 +193,25 @@ def read_metrics(file: Path) -> Count:
     return Count(sum(1 for line in file.read_bytes().splitlines() if line.strip()))
 
 
+def make_lora(folder: Path) -> Path:
+    """A file of PEFT, and its settings."""
+    name = "base_model.model.transformer_blocks.0.attn"
+    shapes = {f"{layer}.lora_{part}.weight": (3, 16)[:: 1 if part == "A" else -1] for layer in "qkv" for part in "AB"}
+    tensors = {f"{name}.to_{key}": np.ones(shape, np.float32) for key, shape in shapes.items()}
+    (folder / PEFT_FILE).write_bytes(save_safetensors(tensors, {"format": "pt"}))
+    settings = {"peft_type": "LORA", "r": 3, "lora_alpha": 2, "alpha_pattern": {"to_q": 1.5}, "use_rslora": False}
+    (folder / PEFT_CONFIG).write_text(json.dumps(settings))
+    return folder / PEFT_FILE
+
+
+def make_lora_settings(folder: Path) -> Path:
+    return make_lora(folder).with_name(PEFT_CONFIG)
+
+
+def read_one_lora(file: Path) -> Count:
+    return Count(len(read_lora(file.with_name(PEFT_FILE), tiny.CONFIG)))
+
+
 JSON = (mutations.json_value, mutations.json_text, mutations.several)
 LINES = (mutations.json_line, mutations.json_text, mutations.several, *mutations.DAMAGE)
 
@@ -198,6 +219,8 @@ TARGETS = {
     "safetensors": Target(
         make_safetensors, read_tensors, (mutations.safetensors_header, mutations.several, *mutations.DAMAGE)
     ),
+    "lora": Target(make_lora, read_one_lora, (mutations.safetensors_header, mutations.several, *mutations.DAMAGE)),
+    "lora_settings": Target(make_lora_settings, read_one_lora, JSON),
     "pth": Target(make_torch, read_tensors, (mutations.zip_member, mutations.several, *mutations.DAMAGE)),
     "index": Target(make_index, read_index, JSON),
     "tar": Target(

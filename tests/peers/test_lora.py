@@ -96,7 +96,7 @@ def test_kohyas_names_are_those_of_the_original_file(tmp_path, seed):  # noqa: F
     tensors = checkpoints.original_file(seed)
     save_file({name: torch.tensor(tensor) for name, tensor in tensors.items()}, tmp_path / "sd3.safetensors")
     checkpoints.tokenizer(tmp_path / "words")
-    planned = Import(tmp_path / "sd3.safetensors", tokenizer=tmp_path / "words")
+    planned = Import(tmp_path / "sd3.safetensors", tokenizer=tmp_path / "words", dtype="float32")
     weights = planned.load(make_mesh(MeshConfig(), jax.devices()[:1]))
     pipe = LoraCalls(planned.config, weights, planned.tokenizer)
     plain = velocity(pipe, seed)

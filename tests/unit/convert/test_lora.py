@@ -8,6 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from dualdiff_jax.convert.lora_file import read_lora
+from dualdiff_jax.convert.lora_keys import lora_rules
 from dualdiff_jax.convert.lora_terms import Term, change, scaled_factors
 from dualdiff_jax.convert.lora_writer import write_lora
 from dualdiff_jax.convert.state_dict import from_torch, to_torch
@@ -84,6 +85,25 @@ def test_queries_keys_and_values_with_one_down_matrix_stay_one_pair(tmp_path):
     np.testing.assert_array_equal(found[f"{name}.lora_down.weight"], down)
     np.testing.assert_array_equal(found[f"{name}.lora_up.weight"], np.concatenate([term.up for term in terms]))
     assert found[f"{name}.alpha"] == 2.0
+
+
+def test_a_dim_of_the_rank_that_one_part_does_not_use_is_kept(tmp_path):
+    by_key = {term.rule.key: term for term in draw(alpha=RANK)}
+    down, unused = pair(16, 16)[0], by_key[QKV[0]].up.copy()
+    unused[:, -1] = 0
+    terms = [Term(by_key[name].rule, down, by_key[name].up, RANK) for name in QKV[1:]]
+    terms.append(Term(by_key[QKV[0]].rule, down, unused, RANK))
+    start = write(tmp_path / "start.safetensors", terms)
+    joined = write(tmp_path / "k.safetensors", read_lora(start, CONFIG), "kohya")
+    assert_equal_files(write(tmp_path / "end.safetensors", read_lora(joined, CONFIG)), start)
+
+
+@pytest.mark.parametrize("naming", ["diffusers", "kohya"])
+def test_a_naming_has_one_name_for_each_part_of_every_kernel(naming):
+    rules = [rule for group in lora_rules(CONFIG, naming).values() for rule in group]
+    assert len({rule.key for rule in rules}) == len(rules)
+    numbers = sum(int(np.prod(spec.shape)) for name, spec in SPECS.items() if name.endswith(".kernel"))
+    assert sum(rule.size for rule in rules) == numbers
 
 
 def test_parts_with_other_ranks_and_alphas_are_joined_and_one_may_be_absent(tmp_path):
