@@ -16,7 +16,7 @@ batches still make one pass of the model.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -214,18 +214,14 @@ class Objective:
         """
         velocity, logits = self._predict(denoiser, batch)
         terms, metrics = [], {}
-        if batch.image is not None:  # then there is a velocity, and likewise below
-            image_losses = flow_loss(
-                cast(Latents, velocity), batch.image.velocity, batch.image.sigma, self.config.image_weighting
-            )
+        if velocity is not None and batch.image is not None:
+            image_losses = flow_loss(velocity, batch.image.velocity, batch.image.sigma, self.config.image_weighting)
             metrics["image_loss"] = (batch.image.share * image_losses).sum()
             metrics["image_loss_by_sigma"] = by_clock(batch.image.share * image_losses, batch.image.sigma)
             terms.append(self.config.image_weight * metrics["image_loss"])
-        if batch.text is not None:
+        if logits is not None and batch.text is not None:
             text = batch.text
-            nelbo = masked_nelbo(
-                cast(jax.Array, logits), text.clean_token_ids, text.is_masked, text.t, self.mask_token_id
-            )
+            nelbo = masked_nelbo(logits, text.clean_token_ids, text.is_masked, text.t, self.mask_token_id)
             metrics["text_loss"] = (text.share * nelbo).sum()
             metrics["nats_per_token"] = (text.written_share * nelbo).sum()
             metrics["text_loss_by_t"] = by_clock(text.share * nelbo, text.t)
