@@ -41,7 +41,7 @@ IMPORTS = (
 
 TESTS = {
     "objectives/flow_matching.py": (f"{OBJECTIVES}/test_flow_matching.py", *JOINT),
-    "objectives/joint.py": JOINT,
+    "objectives/joint.py": (*JOINT, f"{TRAINING}/test_trainable.py"),
     "objectives/latents.py": (f"{OBJECTIVES}/test_latents.py", *JOINT),
     "objectives/masked_diffusion.py": (
         f"{OBJECTIVES}/test_masked_diffusion.py",
