@@ -1,5 +1,6 @@
 # make setup    installs what the package needs: network access, once
 # make demo     trains a small model on real handwriting and samples it in both directions: two cores, minutes
+# make easy-vqa trains a small model on easy-VQA and scores it on the whole test split: two cores, about half an hour
 # make test     runs the tests: two cores; ARGS="-k NAME" picks some
 # make lint     checks style and types
 # make test-slow  runs the slow tests (runs killed again and again, hosts that fail, every layout of eight devices, every
@@ -28,7 +29,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 START := $(shell date +%s)
 
-.PHONY: setup docs demo test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid check-lora \
+.PHONY: setup docs demo easy-vqa test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid check-lora \
   check-lmms-eval check-full-size clean
 
 setup: $(VENV)/.run
@@ -53,6 +54,20 @@ demo: $(VENV)/.run
 	test -f runs/demo/data/tokenizer/tokenizer.json || $(BIN)/python -m demo.data --output=runs/demo/data
 	$(BIN)/python main.py --mode=train --config=configs/demo.py --workdir=runs/demo
 	$(BIN)/python -m demo.report --workdir=runs/demo --started=$(START)
+
+easy-vqa: export JAX_PLATFORMS = cpu
+easy-vqa: EASY = runs/easy_vqa
+easy-vqa: EVALUATE = main.py --mode=evaluate --model=$(EASY)/train/model --task=vqav2 --suffix= --length=13 --steps=2
+easy-vqa: $(VENV)/.run
+	test -d $(EASY)/package/easy_vqa || \
+	  $(BIN)/python -m pip install --quiet --no-deps --target $(EASY)/package easy-vqa==1.0
+	test -f $(EASY)/data/tokenizer/tokenizer.json || \
+	  $(BIN)/python -m demo.easy_vqa --package=$(EASY)/package --output=$(EASY)/data
+	$(BIN)/python main.py --mode=train --config=configs/easy_vqa_hints.py --workdir=$(EASY)/hints
+	$(BIN)/python main.py --mode=train --config=configs/easy_vqa.py --workdir=$(EASY)/train
+	$(BIN)/python $(EVALUATE) --data=$(EASY)/data --output=$(EASY)/test
+	$(BIN)/python $(EVALUATE) --data=$(EASY)/data/blind --output=$(EASY)/blind
+	$(BIN)/python -m demo.easy_vqa_report --folder=$(EASY) --output=benchmarks/results/easy_vqa.json
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 --dist=loadfile --no-loadscope-reorder -q $(ARGS)
