@@ -19,7 +19,8 @@ _CALLED = re.compile(r"(?:calls|to_apply|body|async_wrapped|called_computation)=
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+)")
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
-_LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+_LIMIT = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
+_INDEX = re.compile(r"\bindex=(\d+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _WIDTH = {"pred": 1.0, "bf16": 2.0}
 
@@ -86,7 +87,19 @@ class Program(NamedTuple):
             if instruction.operation != "parameter"
             for array in instruction.arrays
         )
-        return max(limits) if limits and not reads_data else self.unknown_trips
+        return -(-max(limits) // self._step(loop, condition)) if limits and not reads_data else self.unknown_trips
+
+    def _step(self, loop: Instruction, condition: list[Instruction]) -> int:
+        """What an iteration adds to the loop's counter: 2 where a TPU takes two pieces of a ring at once; else 1."""
+        counter = next((_INDEX.findall(one.line) for one in condition if one.operation == "get-tuple-element"), [])
+        body = self.computations.get(body_of(loop), {})
+        root = next((one for one in body.values() if one.is_root and one.operation == "tuple"), None)
+        if not counter or root is None or int(counter[0]) >= len(root.operands):
+            return 1
+        added = body.get(root.operands[int(counter[0])])
+        terms = [body[name].line for name in added.operands if name in body] if added else []
+        steps = [int(step) for line in terms for step in _LIMIT.findall(line)]
+        return max(steps, default=1) or 1
 
 
 def parse(text: str, unknown_trips: int = 1) -> Program:

@@ -64,6 +64,21 @@ def test_a_loop_that_ends_when_the_data_say_so_runs_as_often_as_the_caller_says(
     assert of_programs.collectives(parse(on_data, unknown_trips=5))["all-gather"].count == 2 * 5
 
 
+def test_a_ring_that_takes_two_pieces_an_iteration_runs_half_as_often():
+    """As XLA writes for TPUs; its counter has no sign."""
+    counted = TPU.replace("%n = s32[]", "%n = u32[]").replace("constant(5)", "constant(8)")
+    counted = counted.replace("%n = u32", "%i = u32[]{:T(128)} get-tuple-element(%p), index=1\n  %n = u32")
+    step = """  %two = u32[]{:T(128)} constant(2)
+  %k = u32[]{:T(128)} get-tuple-element(%p), index=1
+  %next = u32[]{:T(128)} add(%k, %two)
+  ROOT %t = (f32[4], u32[]{:T(128)}) tuple(%a, %next)
+}
+
+%condition"""
+    assert collectives(counted)["collective-permute"].count == 8
+    assert collectives(counted.replace("}\n\n%condition", step))["collective-permute"].count == 4
+
+
 @pytest.mark.parametrize("text", ["", "HloModule empty\n\nENTRY %main (p: f32[4]) -> f32[4] {\n}\n"])
 def test_a_program_that_sends_nothing(text):
     assert collectives(text) == {}
