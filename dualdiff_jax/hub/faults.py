@@ -42,7 +42,9 @@ def as_user_errors(name: str, revision: str | None = None) -> Iterator[None]:
             raise UserError(f"{name}: the hub refuses this token ({status}); {LOG_IN} that may do this") from error
         raise UnreachableError(f"{name}: the hub answers with an error ({reason(error)}); try again later") from error
     except errors.OfflineModeIsEnabled as error:
-        raise UnreachableError(f"{name}: is no folder here, and the hub may not be asked (HF_HUB_OFFLINE is set); unset it") from error
+        raise UnreachableError(
+            f"{name}: is no folder here, and the hub may not be asked (HF_HUB_OFFLINE is set); unset it"
+        ) from error
     except UserError:
         raise
     except (
@@ -53,4 +55,6 @@ def as_user_errors(name: str, revision: str | None = None) -> Iterator[None]:
     ) as error:  # as connections and files fail
         if isinstance(error, OSError) and error.filename:
             raise UserError(f"{error.filename}: cannot be written ({error.strerror}); make room") from error
-        raise UnreachableError(f"{name}: is no folder here, and the hub cannot be reached ({reason(error)}); check the network") from error
+        raise UnreachableError(
+            f"{name}: is no folder here, and the hub cannot be reached ({reason(error)}); check the network"
+        ) from error
