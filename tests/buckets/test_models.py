@@ -173,6 +173,7 @@ def killed(writes: int, *arguments: str) -> None:
     assert done.returncode == 9, done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_import_leaves_no_model_and_the_next_one_writes_it_whole(here, source, folder):
     output = folder / "killed_model"
     words = ["import", str(source), f"--output={output}", "--components=t5"]
@@ -186,6 +187,7 @@ def test_a_killed_import_leaves_no_model_and_the_next_one_writes_it_whole(here, 
         convert(words)
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_no_pipeline_and_the_next_one_writes_it_whole(here, model, folder):
     output = folder / "killed_export"
     killed(np.random.default_rng().integers(5, 9), "export", str(model), f"--output={output}")

@@ -116,6 +116,7 @@ def wait_for_lines(process: subprocess.Popen, file: Path, count: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(blocked, tmp_path):
     """The first is noted, but the loop waits for data and cannot come to its end."""
     flags, batches = blocked

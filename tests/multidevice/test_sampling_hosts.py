@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eight", "two"])
 def test_images_and_texts_are_those_of_one_device(folder, name):
     for index, prompt in enumerate(PROMPTS):

@@ -1,14 +1,15 @@
 """easy-VQA in VQAv2's layout, its hints, and the comparison with blind and most frequent answers."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from configs import easy_vqa, easy_vqa_hints
+from configs import easy_vqa, easy_vqa_balanced, easy_vqa_hints
 from demo import easy_vqa_report
-from demo.easy_vqa import ANNOTATORS, Asked, hints, moved, write
+from demo.easy_vqa import ANNOTATORS, SHARES, Asked, balanced, hints, moved, write
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.records.index import IndexCache
@@ -54,7 +55,7 @@ def written(package, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("config, count", [(easy_vqa, 12), (easy_vqa_hints, 12)])
+@pytest.mark.parametrize("config, count", [(easy_vqa, 12), (easy_vqa_hints, 12), (easy_vqa_balanced, 9)])
 def test_the_configs_read_what_is_written(written, config, count):
     given = config.get_config()
     for each in given.data.sources:
@@ -106,6 +107,28 @@ def test_hints_name_what_is_there_and_what_is_asked():
     assert answers["is there a blue shape?"] == {"yes", "blue"}
     said = [each.answer for each, _ in found if each.kind == "yes/no"]
     assert said.count("yes") == said.count("no") == 2
+
+
+def test_balanced_questions_have_their_shares_and_equal_answers():
+    wordings = {
+        "color": [("what color is the shape?", "blue"), ("what color is the shape?", "red")],
+        "shape": [("what is the blue shape?", "circle")],
+        "a color": [("is there a red shape?", "no")] * 7 + [("is there a blue shape?", "yes")],
+        "no color": [("is no red shape present?", "yes")] * 7 + [("is no blue shape present?", "no")],
+        "a shape": [("is there a circle?", "no"), ("is there a triangle?", "yes")],
+        "no shape": [("is there not a circle?", "yes")] * 2 + [("is there not a triangle?", "no")],
+    }
+    given = [Asked(*row, image) for image in range(20) for rows in wordings.values() for row in rows]
+    found = balanced(given, seed=0)
+    assert len(given) <= len(found) < len(given) + 11  # cells are rounded up
+    groups, answers = Counter(each.group for each in found), Counter((each.group, each.answer) for each in found)
+    for group, rows in wordings.items():
+        assert {Asked(*row, 0).group for row in rows} == {group}
+        assert groups[group] / len(found) == pytest.approx(SHARES[group] / sum(SHARES.values()), abs=0.005)
+        each_answer = {count for (of_group, _), count in answers.items() if of_group == group}
+        assert len(each_answer) == 1
+    times = Counter(each for each in found if (each.group, each.answer) == ("a color", "yes"))
+    assert len(times) == 20 and max(times.values()) - min(times.values()) <= 1  # the rare ones in turn
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from dualdiff_jax.models.separated import separated_weights
 from dualdiff_jax.models.stack import SHALLOW
 from tests.unit.tiny import CONFIG, random_weights
 
-DEPTHS = (1, 2, SHALLOW + 2)
+DEPTHS = (1, 2, pytest.param(SHALLOW + 2, marks=pytest.mark.slow))
 TIMESTEPS = jnp.array([900.0, 250.0, 0.0])
 BATCH, LENGTH = 2, 5
 
