@@ -2,6 +2,7 @@
 
 import os
 import threading
+import weakref
 from pathlib import Path
 from typing import cast
 
@@ -34,13 +35,10 @@ class RangeReader:
         self._open: dict[Path, int] = {}
         self._versions: dict[Path, int] = {}
         self._lock = threading.Lock()
+        weakref.finalize(self, _close, self._open).atexit = False  # the system closes them, after the last thread
 
     def __reduce__(self):
         return type(self), (self._kept,)  # file descriptors belong to one process
-
-    def __del__(self):
-        for descriptor in self._open.values():
-            os.close(descriptor)
 
     def read(self, file: Path, start: int, length: int) -> bytes:
         """``length`` bytes from byte ``start`` on, or fewer if the file ends before.
@@ -75,3 +73,8 @@ class RangeReader:
         if version is None:
             version = self._versions[cast(Path, file)] = file.stat().st_mtime_ns
         return self._kept.read(f"{file}|{version}|{start}|{length}", lambda: file.read_range(start, length))
+
+
+def _close(descriptors: dict[Path, int]) -> None:
+    for descriptor in descriptors.values():
+        os.close(descriptor)
