@@ -64,6 +64,7 @@ easy-vqa: $(VENV)/.run
 	test -f $(EASY)/data/tokenizer/tokenizer.json || \
 	  $(BIN)/python -m demo.easy_vqa --package=$(EASY)/package --output=$(EASY)/data
 	$(BIN)/python main.py --mode=train --config=configs/easy_vqa_hints.py --workdir=$(EASY)/hints
+	$(BIN)/python main.py --mode=train --config=configs/easy_vqa_balanced.py --workdir=$(EASY)/balanced
 	$(BIN)/python main.py --mode=train --config=configs/easy_vqa.py --workdir=$(EASY)/train
 	$(BIN)/python $(EVALUATE) --data=$(EASY)/data --output=$(EASY)/test
 	$(BIN)/python $(EVALUATE) --data=$(EASY)/data/blind --output=$(EASY)/blind

@@ -1,7 +1,7 @@
-"""easy-VQA, second of two stages: the published questions and answers, after ``configs/easy_vqa_hints.py``.
+"""easy-VQA, last of three stages: the published questions, after ``configs/easy_vqa_{hints,balanced}.py``.
 
     make easy-vqa
-or, once the first stage is there,
+or, once the second stage is there,
     python main.py --mode=train --config=configs/easy_vqa.py --workdir=runs/easy_vqa/train
 
 Hardware: 2 CPU cores. Scores of the test split: benchmarks/results/easy_vqa.json.
@@ -10,7 +10,6 @@ Hardware: 2 CPU cores. Scores of the test split: benchmarks/results/easy_vqa.jso
 from dualdiff_jax.config import empty_config
 
 DATA = "runs/easy_vqa/data"
-FIRST = "runs/easy_vqa/hints/model"  # of the first stage
 SIDE, PATCH = 64, 8  # pixels; identity latents
 VOCABULARY = 40  # words of the tokenizer
 LENGTH = 13  # tokens of the longest question, its answer and the end
@@ -19,14 +18,14 @@ LENGTH = 13  # tokens of the longest question, its answer and the end
 def get_config():
     config = common()
     config.data.sources = [source("questions", "")]
-    config.optimizer.schedule = "cosine"
-    config.train.steps = 1400
-    config.init_from = FIRST
+    config.optimizer.update(learning_rate=2e-3, schedule="cosine")
+    config.train.steps = 300
+    config.init_from = "runs/easy_vqa/balanced/model"
     return config
 
 
 def common():
-    """What both stages share."""
+    """What all stages share."""
     config, grid = empty_config(), SIDE // PATCH
     config.model.compute_dtype = "float32"
     config.model.mmdit.update(

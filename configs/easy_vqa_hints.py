@@ -1,8 +1,8 @@
-"""easy-VQA, first of two stages: questions without negation, answered with hints (``demo/easy_vqa.py``).
+"""easy-VQA, first of three stages: questions without negation, answered with hints (``demo/easy_vqa.py``).
 
     python main.py --mode=train --config=configs/easy_vqa_hints.py --workdir=runs/easy_vqa/hints
 
-Hardware: 2 CPU cores. The second stage: ``configs/easy_vqa.py``.
+Hardware: 2 CPU cores. The stages after it: ``configs/easy_vqa_balanced.py``, ``configs/easy_vqa.py``.
 """
 
 from configs.easy_vqa import common, source

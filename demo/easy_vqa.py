@@ -7,7 +7,8 @@ easy-VQA (https://github.com/vzhou842/easy-VQA, MIT): a shape of one color on a 
 images with 38,575 questions for training, 1,000 with 9,673 for the test; 13 answers. The output holds
     the training split as ``train``, its images also as copies with the shape elsewhere;
     the test split as ``val``, whose answers VQAv2 publishes, and with grey images in the folder ``blind``;
-    ``hints_*.json``, training questions with more answers than the published one (``hints``).
+    ``hints_*.json``, training questions with more answers than the published one (``hints``);
+    ``balanced_*.json``, training questions in the shares of ``SHARES`` (``balanced``).
 A question has ten annotators of one opinion, and its kind (``KINDS``) as ``answer_type``.
 """
 
@@ -15,6 +16,7 @@ import argparse
 import collections
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +37,7 @@ SHAPES = ("circle", "rectangle", "triangle")
 KINDS = ("color", "shape", "yes/no")
 NEGATIONS = ("no", "not")
 ANNOTATORS = 10  # of each of VQAv2's questions
+SHARES = {"color": 1, "shape": 4, "a color": 2, "no color": 2, "a shape": 2, "no shape": 2}  # of ``Asked.group``
 SEEN, NAMED = 3, 3  # of them, in a hint: annotators who answer what is there, and what the question names
 BLIND, GREY = "blind", 128
 QUESTIONS, ANNOTATIONS = "v2_OpenEnded_mscoco_{}2014_questions.json", "v2_mscoco_{}2014_annotations.json"
@@ -62,6 +65,13 @@ class Asked:
     def is_negated(self) -> bool:
         """Whether it asks if something is not there."""
         return self.kind == "yes/no" and any(word in NEGATIONS for word in self._words)
+
+    @property
+    def group(self) -> str:
+        """One of ``SHARES``: the kind; of yes/no, whether a color or a shape is asked for, and a "no" for negation."""
+        if self.kind != "yes/no":
+            return self.kind
+        return f"{'no' if self.is_negated else 'a'} {'color' if self.named in COLORS else 'shape'}"
 
     @property
     def shown(self) -> list[str]:
@@ -99,6 +109,8 @@ def write(package: Path, output: Path, copies: int = COPIES) -> None:
         _write_questions(partial, QUESTIONS.format(name), ANNOTATIONS.format(name), official)
         if name == "train":
             _write_questions(partial, "hints_questions.json", "hints_annotations.json", hints(asked))
+            even = [(each, [each.answer] * ANNOTATORS) for each in balanced(asked, seed=0)]
+            _write_questions(partial, "balanced_questions.json", "balanced_annotations.json", even)
             write_tokenizer(partial / "tokenizer", asked)
         else:
             _write_images(partial / BLIND, name, [np.full_like(image, GREY) for image in images])
@@ -175,6 +187,28 @@ def hints(asked: Sequence[Asked]) -> list[tuple[Asked, list[str]]]:
         answers = [there] * SEEN + [each.named] * NAMED + [each.answer] * (ANNOTATORS - SEEN - NAMED)
         times = round(counts[is_color, "no"] / counts[is_color, "yes"]) if each.answer == "yes" else 1
         found += [(each, answers)] * times
+    return found
+
+
+def balanced(asked: Sequence[Asked], seed: int) -> list[Asked]:
+    """What the second stage learns from: about as many questions as are given, in shares that no answer gains from.
+
+    Nine in ten answers to "is there a red shape?" are no, so a model gains more from the question than from the image.
+    Here each group has its share (``SHARES``), and within a group all answers are equally frequent.
+
+    Args:
+        asked: the questions to draw from; of a rare answer each is taken several times.
+        seed: of the order in which the questions of one answer are taken.
+    """
+    rng = np.random.default_rng(seed)
+    alike: dict[str, dict[str, list[Asked]]] = {group: {} for group in SHARES}
+    for each in asked:
+        alike[each.group].setdefault(each.answer, []).append(each)
+    found = []
+    for group, by_answer in alike.items():
+        for questions in by_answer.values():
+            count = math.ceil(len(asked) * SHARES[group] / sum(SHARES.values()) / len(by_answer))
+            found += [questions[index] for index in np.resize(rng.permutation(len(questions)), count)]
     return found
 
 

@@ -2,8 +2,8 @@
 
     python -m demo.easy_vqa_report --folder=runs/easy_vqa --output=benchmarks/results/easy_vqa.json
 
-The folder holds what ``make easy-vqa`` leaves: ``data``, the workdirs ``hints`` and ``train`` of both stages, and the
-evaluations ``test`` and ``blind``. The table has, for each kind of question, the accuracy
+The folder holds what ``make easy-vqa`` leaves: ``data``, the workdirs ``hints``, ``balanced`` and ``train`` of the
+stages, and the evaluations ``test`` and ``blind``. The table has, for each kind of question, the accuracy
     model     of the trained model,
     blind     of the same model on grey images,
     majority  of the answer that is most frequent for each question in training.
@@ -28,7 +28,7 @@ from dualdiff_jax.json_files import field, read_object
 from dualdiff_jax.weights import load_config
 
 LARGEST_FILE = 1 << 28  # bytes of an annotation file; that of training has 90 million
-STAGES = ("hints", "train")
+STAGES = ("hints", "balanced", "train")
 ALL = "all"
 BOUNDS = {ALL: 0.90, "shape": 0.90, "yes/no above majority": 0.05}
 CURVE = 40  # points of each stage
