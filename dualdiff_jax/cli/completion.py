@@ -6,7 +6,7 @@ Each command raises ``UserError`` for a fault of its arguments, before the model
 from collections.abc import Sequence
 from typing import Any
 
-from dualdiff_jax.cli.sample import check_words, folder_for, load, paired, report_rows, seeds_of
+from dualdiff_jax.cli.sample import folder_for, load, paired, report_rows, seeds_of
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.blanks import split_blanks
 from dualdiff_jax.pipeline.inputs import Seed, check_seed, check_settings
@@ -41,7 +41,7 @@ def infill(
     folder = folder_for(output, ["infills.json"], overwrite) if output else None
     pipeline = load(model, dtype, t5_bits)
     for text in texts:
-        check_words(pipeline.tokenizer, " ".join(split_blanks(text)))
+        pipeline.tokenizer.check_words(" ".join(split_blanks(text)))
     found = pipeline.infill(texts, images, with_fills=True, seed=seed, progress=bar("filling"), **options)
     rows = [
         {"image": image, "text": each.text, "fills": each.fills, "seed": its_seed}
@@ -80,7 +80,7 @@ def score(
     folder = folder_for(output, ["scores.json"], overwrite) if output else None
     pipeline = load(model, dtype, t5_bits)
     for text in (*texts, *questions):
-        check_words(pipeline.tokenizer, text)
+        pipeline.tokenizer.check_words(text)
     given = {"questions": questions} if questions else {}
     found = pipeline.score(images, texts, seed=one_seed, progress=bar("scoring"), **given, **options)
     rows = []

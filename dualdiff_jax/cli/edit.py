@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dualdiff_jax.cli.sample import check_prompts, check_words, folder_for, image_names, load, seeds_of, write_images
+from dualdiff_jax.cli.sample import check_prompts, folder_for, image_names, load, seeds_of, write_images
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.edit_calls import VARIATIONS
 from dualdiff_jax.pipeline.edit_inputs import as_strength
@@ -111,7 +111,7 @@ def _draw(
     folder = folder_for(output, image_names(rows), overwrite)
     pipeline = load(model, dtype, t5_bits)
     for prompt in prompts:
-        check_words(pipeline.tokenizer, prompt)
+        pipeline.tokenizer.check_words(prompt)
     if prompts:
         options["prompts"] = list(prompts)
     found = draw(pipeline, seed=seed, progress=bar("generating"), **options)

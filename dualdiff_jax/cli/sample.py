@@ -15,8 +15,7 @@ import jax
 import numpy as np
 
 from dualdiff_jax.data.records.unicode import mend_text
-from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.errors import UserError, quoted, reason
+from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import as_path, is_bucket, make_folder, new_file, write_text
 from dualdiff_jax.files.matching import names_in
 from dualdiff_jax.pipeline.devices import in_words
@@ -60,7 +59,7 @@ def generate(
     folder = folder_for(output, image_names(rows), overwrite)
     pipeline = load(model, dtype, t5_bits)
     for prompt in prompts:
-        check_words(pipeline.tokenizer, prompt)
+        pipeline.tokenizer.check_words(prompt)
     images = pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
     write_images(folder, images, rows, as_json, "{image}\t{prompt}")
 
@@ -127,7 +126,7 @@ def answer(
     for question in questions:
         if not question.strip():
             raise UserError("a question is empty; ask something in --question")
-        check_words(pipeline.tokenizer, question)
+        pipeline.tokenizer.check_words(question)
     answers = pipeline.answer(images, questions, seed=seed, progress=bar("reading"), **options)
     rows = [
         {"image": i, "question": q, "answer": a, "seed": each}
@@ -221,14 +220,6 @@ def _writing(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({reason(error)}); make room, or name another --output") from error
-
-
-def check_words(tokenizer: Tokenizer, text: str) -> None:
-    unknown = tokenizer.unknown_words(text)
-    if unknown:
-        raise UserError(
-            f"this model's tokenizer does not know {quoted(', '.join(unknown))}; use other words in {quoted(text)}"
-        )
 
 
 def report_rows(rows: list[dict[str, Any]], file: Path | None, as_json: bool, line: str) -> None:

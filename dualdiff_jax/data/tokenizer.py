@@ -198,6 +198,14 @@ class Tokenizer:
         unknown = self._tokenizer.unk_token_id
         return [word for word in text.split() if unknown in self.tokens(word)]
 
+    def check_words(self, text: str) -> None:
+        """Raises ``UserError`` that names the words of ``text`` which the vocabulary cannot spell."""
+        unknown = self.unknown_words(text)
+        if unknown:
+            raise UserError(
+                f"this model's tokenizer does not know {quoted(', '.join(unknown))}; use other words in {quoted(text)}"
+            )
+
 
 def _load(folder: Path) -> Any:
     """The library's tokenizer. Raises ``UserError`` where a file is damaged."""
