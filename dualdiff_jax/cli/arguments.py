@@ -29,8 +29,9 @@ EDITING = ("edit", "inpaint", "variations")
 DRAWING = (*PROMPTED, "variations")
 DRAWN = (*DRAWING, "evaluate")  # images, also those of a benchmark
 FROM_PROMPTS = (*PROMPTED, "evaluate")
-SAMPLING = (*DRAWING, *WRITING)
-LOADING = (*DRAWING, *READING)  # a model
+SAMPLING = (*DRAWING, "joint", *WRITING)
+LOADING = (*DRAWING, "joint", *READING)  # a model
+LOADED = (*LOADING, "app")  # the same, and the page, whose visitors choose the rest
 DISTRIBUTED = ("train", *LOADING, "encode-data", "check")  # several processes may run these as one
 CONFIGURED = ("train", "plan", "inspect-data", "encode-data", "check")
 
@@ -59,9 +60,11 @@ WORKDIR = used_by(
     ("train", "check"), flags.DEFINE_string("workdir", None, "folder of the run; the same folder resumes it")
 )
 MODEL = used_by(
-    (*LOADING, "encode-data"), flags.DEFINE_string("model", None, "model folder, or diffusers folder of D-DiT")
+    (*LOADED, "encode-data"), flags.DEFINE_string("model", None, "model folder, or diffusers folder of D-DiT")
 )
-PROMPT = used_by(PROMPTED, flags.DEFINE_multi_string("prompt", [], "text that an image is made of; may be repeated"))
+PROMPT = used_by(
+    (*PROMPTED, "joint"), flags.DEFINE_multi_string("prompt", [], "text that an image is made of; may be repeated")
+)
 IMAGE = used_by((*EDITING, *TEXTS, "score"), flags.DEFINE_multi_string("image", [], "image file; may be repeated"))
 QUESTION = used_by(
     ("answer", "evaluate", "score"),
@@ -152,10 +155,11 @@ SIGMAS = used_by(
     flags.DEFINE(Numbers(float, 0.0, 1.0), "sigmas", None, "noise levels that fall, as 1,0.7,0.3; in place of --steps"),
 )
 SIGMA_SHIFT = used_by(
-    DRAWN, flags.DEFINE(Shift(), "sigma_shift", None, "shift of the noise levels: a number, or resolution")
+    (*DRAWING, "joint", "evaluate"),
+    flags.DEFINE(Shift(), "sigma_shift", None, "shift of the noise levels: a number, or resolution"),
 )
 GUIDANCE = used_by(
-    (*PROMPTED, *WRITING),
+    (*PROMPTED, "joint", *WRITING),
     flags.DEFINE_float("guidance_scale", None, "up to 1 is no guidance; default: the model's", lower_bound=0.0),
 )
 GUIDANCE_RULE = used_by(
@@ -181,14 +185,17 @@ MASK = used_by(
     flags.DEFINE_multi_string("mask", [], "image file, white where an image is repainted; one, or one for each image"),
 )
 COUNT = used_by(
-    ("variations",), flags.DEFINE_integer("count", None, "images for each image; default: 4", lower_bound=1)
+    ("variations", "joint"),
+    flags.DEFINE_integer("count", None, "images for each image, default: 4; or pairs, default: 1", lower_bound=1),
 )
-LENGTH = used_by(READING, flags.DEFINE_integer("length", None, "tokens; default: the model's", lower_bound=2))
+LENGTH = used_by(
+    ("joint", *READING), flags.DEFINE_integer("length", None, "tokens; default: the model's", lower_bound=2)
+)
 DTYPE = used_by(
-    LOADING, flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "dtype of the model; default: its own")
+    LOADED, flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "dtype of the model; default: its own")
 )
 T5_BITS = used_by(
-    LOADING, flags.DEFINE_enum("t5_bits", None, ("8",), "8 keeps T5's weights in 8 bits: less memory, approximate")
+    LOADED, flags.DEFINE_enum("t5_bits", None, ("8",), "8 keeps T5's weights in 8 bits: less memory, approximate")
 )
 ORDER = used_by(
     WRITING,
@@ -229,6 +236,12 @@ PROCESS_ID = used_by(
 INITIALIZATION_TIMEOUT = used_by(
     DISTRIBUTED,
     flags.DEFINE_integer("initialization_timeout", 300, "seconds to wait for all processes to start", lower_bound=1),
+)
+HOST = used_by(
+    ("app",), flags.DEFINE_string("host", "127.0.0.1", "address that the page is served at; 0.0.0.0 lets everyone in")
+)
+PORT = used_by(
+    ("app",), flags.DEFINE_integer("port", 7860, "of the page; 0 takes a free one", lower_bound=0, upper_bound=65535)
 )
 DEBUG = flags.DEFINE_bool("debug", False, "show the traceback of an error")
 flags.DEFINE_bool("version", False, "print versions and devices")

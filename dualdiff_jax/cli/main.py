@@ -24,12 +24,14 @@ from dualdiff_jax.cli import (
     edit,
     evaluations,
     help,
+    joint,
     options,
     plan,
     sample,
     text_flags,
     train,
 )
+from dualdiff_jax.cli.app import serve_page
 from dualdiff_jax.cli.modes import MODES
 from dualdiff_jax.cli.processes import processes, together
 from dualdiff_jax.config import RunConfig
@@ -281,10 +283,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "edit": together(_edit),
     "inpaint": together(_inpaint),
     "variations": together(_variations),
+    "joint": together(lambda: joint.draw_pairs(_required(arguments.MODEL), _required(arguments.OUTPUT))),
     "caption": together(_caption),
     "answer": together(_answer),
     "infill": together(_infill),
     "score": together(_score),
+    "app": lambda: serve_page(_required(arguments.MODEL)),
     "plan": _plan,
     "inspect-data": _inspect_data,
     "encode-data": _encode_data,

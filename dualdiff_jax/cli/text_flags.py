@@ -28,7 +28,7 @@ REMASK = used_by(
     flags.DEFINE_float("remask", None, "largest probability of masking a token again, for --order=ancestral"),
 )
 TEMPERATURE = used_by(
-    WRITING,
+    ("joint", *WRITING),
     flags.DEFINE_float("temperature", None, "of the draws; 0 takes the likeliest token; default: the order's own"),
 )
 TOP_P = used_by(WRITING, flags.DEFINE_float("top_p", None, "probability of the tokens that are drawn from"))

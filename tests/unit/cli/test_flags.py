@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from dualdiff_jax.cli import arguments, main, processes, text_flags
+from dualdiff_jax.cli import arguments, joint, main, processes, text_flags
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,10 +33,12 @@ ACCEPTED = {
     "edit": f"image fit strength {PROMPTED}",
     "inpaint": f"image fit strength mask {PROMPTED}",
     "variations": f"image fit strength count {DRAWING}",
+    "joint": f"prompt count steps length guidance_scale sigma_shift temperature {LOADING}",
     "caption": f"anchor_end early_stop {TEXTS}",
     "answer": f"question anchor_end early_stop {TEXTS}",
     "infill": f"text tokens_per_blank {TEXTS}",
     "score": f"image text question samples per_token anchor_end {READING}",
+    "app": "model dtype t5_bits host port",
     "plan": "config format topology of search",
     "inspect-data": "config output overwrite samples",
     "encode-data": f"config model output {TOGETHER}",
@@ -107,6 +109,8 @@ VALUES = {
     "topology": "v5e:2x2",
     "of": "train",
     "search": "true",
+    "host": "0.0.0.0",
+    "port": 0,
     "coordinator": "localhost:1",
     "num_processes": 1,
     "process_id": 0,
@@ -190,6 +194,8 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
                 monkeypatch.setattr(module, name, Spy(holder))
     for module in ("sample", "edit", "completion", "plan", "train", "data", "check", "evaluations", "compare"):
         monkeypatch.setattr(main, module, MagicMock())
+    monkeypatch.setattr(joint, "joint", MagicMock())
+    monkeypatch.setitem(sys.modules, "dualdiff_jax.app.page", MagicMock())  # which imports Gradio
     monkeypatch.setattr(main, "resolve", lambda config: config)
     monkeypatch.setattr(processes, "distributed_run", lambda *_: contextlib.nullcontext())
     command(f"--mode={mode}", *given(*ACCEPTED[mode].split()))
@@ -201,7 +207,7 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
     [
         (
             [],
-            "there is no --mode; give --mode=train|generate|edit|inpaint|variations|caption|answer|infill|evaluate|",
+            "there is no --mode; give --mode=train|generate|edit|inpaint|variations|joint|caption|answer|infill|evaluate|",
         ),
         (["--mode=paint"], "flag --mode=paint"),
         (["--mode=train", "config"], "'config' is not a flag; flags look like --name=value"),
