@@ -23,12 +23,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from transformers import T5TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]
 
 from dualdiff_jax.data.tokenizer import MASK_TOKEN, QUESTION_TEMPLATE
 from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.files import move, remove
 from dualdiff_jax.json_files import checked, read_json
+from dualdiff_jax.runtime.tokenizer_class import t5_tokenizer_class
 
 COPIES = 3  # of each training image, the original among them
 SPLITS = {"train": "train", "test": "val"}  # of easy-VQA -> of VQAv2
@@ -218,7 +218,7 @@ def write_tokenizer(folder: Path, asked: Sequence[Asked]) -> None:
     words = sorted({word for text in texts for word in text.split()} | set(COLORS) | set(SHAPES))
     vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
     vocabulary += [(f"▁{word}", -2.0) for word in words] + [("▁", -12.0), (MASK_TOKEN, 0.0)]
-    T5TokenizerFast(vocab=vocabulary, extra_ids=1).save_pretrained(str(folder))
+    t5_tokenizer_class()(vocab=vocabulary, extra_ids=1).save_pretrained(str(folder))
 
 
 def _write_images(folder: Path, split: str, images: Sequence[np.ndarray]) -> None:

@@ -7,6 +7,7 @@ stages, and the evaluations ``test`` and ``blind``. The table has, for each kind
     model     of the trained model,
     blind     of the same model on grey images,
     majority  of the answer that is most frequent for each question in training.
+The JSON file also has the model's accuracy by ``Asked.group``, which tells negated questions from the others.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from demo.easy_vqa import ANNOTATIONS, KINDS, QUESTIONS
+from demo.easy_vqa import ANNOTATIONS, KINDS, QUESTIONS, Asked
 from demo.report import count_parameters, read_metrics, surroundings
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.predictions import Prediction, Predictions
@@ -61,6 +62,7 @@ def report(folder: Path) -> dict[str, Any]:
     return {
         "questions": dict(collections.Counter(each["types"]["answer_type"] for each in answers)) | {ALL: len(answers)},
         "accuracy": scores,
+        "groups": groups(answers),
         "bounds": BOUNDS,
         "missed": missed(scores),
         "standard_error": record["standard_error"] / 100,
@@ -91,6 +93,16 @@ def accuracies(scores: Mapping[str, float], answers: list[Prediction]) -> Accura
     found = {kind: [scores[name] for name in kinds if kinds[name] == kind] for kind in KINDS}
     return {kind: float(np.mean(of_kind)) for kind, of_kind in found.items() if of_kind} | {
         ALL: float(np.mean([scores[name] for name in kinds]))
+    }
+
+
+def groups(answers: list[Prediction]) -> dict[str, dict[str, float]]:
+    """How many questions there are in each ``Asked.group``, and how many of them are answered right, from 0 to 1."""
+    scores: dict[str, list[float]] = collections.defaultdict(list)
+    for each in answers:
+        scores[Asked(each["question"], each["truth"][0], image=0).group].append(each["score"])
+    return {
+        group: {"questions": len(of_group), "accuracy": float(np.mean(of_group))} for group, of_group in scores.items()
     }
 
 

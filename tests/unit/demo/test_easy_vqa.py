@@ -168,3 +168,13 @@ def test_accuracies_by_kind_and_the_bounds_that_are_missed(written):
     assert easy_vqa_report.missed({"model": good, "majority": good}) == ["yes/no above majority"]
     assert easy_vqa_report.missed({"model": found, "majority": {**found, "yes/no": 0.0}}) == ["all", "shape"]
     assert easy_vqa_report.majority(written)["is there a red shape?"] == "no"
+
+
+def test_negated_questions_are_told_from_the_others():
+    rows = [(LONGEST, "no", 1.0), (LONGEST, "no", 0.0), ("is there a teal shape?", "no", 1.0), ("what?", "blue", 0.5)]
+    answers = [{"question": question, "truth": [answer], "score": score} for question, answer, score in rows]
+    assert easy_vqa_report.groups(answers) == {
+        "no shape": {"questions": 2, "accuracy": 0.5},
+        "a color": {"questions": 1, "accuracy": 1.0},
+        "color": {"questions": 1, "accuracy": 0.5},
+    }
