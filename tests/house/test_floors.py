@@ -36,6 +36,7 @@ FLOORS = {
     "dualdiff_jax.training.telemetry": 5,
     "dualdiff_jax.pipeline": 6,
     "dualdiff_jax": 6,  # the package itself: what a user imports
+    "dualdiff_jax.app": 7,
     "dualdiff_jax.evaluation": 7,
     "dualdiff_jax.evaluation.generation": 7,
     "dualdiff_jax.evaluation.metrics": 7,
@@ -51,6 +52,7 @@ FLOORS = {
 # Room -> rooms that it may not import although they lie below or beside it.
 STRANGERS = {
     "dualdiff_jax.pipeline": ("dualdiff_jax.training",),
+    "dualdiff_jax.app": ("dualdiff_jax.training",),
     "dualdiff_jax.evaluation": ("dualdiff_jax.training",),
     "dualdiff_jax.evaluation.generation": ("dualdiff_jax.training",),
     "dualdiff_jax.evaluation.metrics": ("dualdiff_jax.training",),
@@ -65,6 +67,7 @@ FOREIGN = {
     "sklearn": ("demo", "benchmarks"),
     "pycocoevalcap": ("dualdiff_jax.evaluation.metrics",),
     "lmms_eval": ("dualdiff_jax.evaluation",),
+    "gradio": ("dualdiff_jax.app",),
 }
 VAGUE_NAMES = {"utils", "util", "common", "misc", "helpers", "helper"}
 

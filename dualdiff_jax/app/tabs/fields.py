@@ -1,0 +1,69 @@
+"""Fields that several tabs have, with the model's own values in them."""
+
+import random
+from typing import Any
+
+from dualdiff_jax.app import given
+from dualdiff_jax.app.door import gr
+from dualdiff_jax.app.studio import Studio
+from dualdiff_jax.sampling.flow_sampler import IMAGE_SAMPLERS
+from dualdiff_jax.sampling.text_samplers import TEXT_SAMPLERS
+
+NEW_SEEDS = 2**31  # seeds that the button draws from
+
+
+def seed_field() -> Any:
+    """A seed, and a button that draws another."""
+    with gr.Row(elem_classes="seed"):
+        field = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=given.MOST_SEED, scale=3, min_width=90)
+        button = gr.Button("New seed", size="sm", scale=1, min_width=90)
+    button.click(
+        lambda: random.randrange(NEW_SEEDS), None, field, queue=False, api_visibility="private", show_progress="hidden"
+    )
+    return field
+
+
+def size_fields(studio: Studio) -> list[Any]:
+    """Height and width."""
+    default = studio.pipe.config.sampling
+    with gr.Row():
+        return [_number("Height", default.height, 1), _number("Width", default.width, 1)]
+
+
+def image_fields(studio: Studio) -> list[Any]:
+    """Height, width, steps, guidance and sampler."""
+    default = studio.pipe.config.sampling
+    size = size_fields(studio)
+    with gr.Row():
+        steps, guidance = steps_field(default.image_steps), guidance_field(studio)
+    sampler = gr.Dropdown(list(IMAGE_SAMPLERS), value=default.image_sampler, label="Sampler")
+    return [*size, steps, guidance, sampler]
+
+
+def steps_field(value: int | None) -> Any:
+    """Sampling steps; empty is the model's own."""
+    return _number("Steps", value, 1)
+
+
+def guidance_field(studio: Studio) -> Any:
+    """The guidance scale."""
+    return gr.Number(studio.pipe.config.sampling.guidance_scale, label="Guidance", minimum=0, min_width=90)
+
+
+def order_field(studio: Studio) -> Any:
+    """The order in which tokens appear."""
+    return gr.Dropdown(list(TEXT_SAMPLERS), value=studio.pipe.config.sampling.text_order, label="Order of the tokens")
+
+
+def count_field(label: str) -> Any:
+    """How many results at once."""
+    return gr.Slider(1, given.MOST_AT_ONCE, value=1, step=1, label=label)
+
+
+def text_field(label: str, placeholder: str = "", lines: int = 1, value: str = "") -> Any:
+    """A text of bounded length."""
+    return gr.Textbox(value, label=label, placeholder=placeholder, lines=lines, max_length=given.MOST_CHARACTERS)
+
+
+def _number(label: str, value: int | None, least: int) -> Any:
+    return gr.Number(value, label=label, precision=0, minimum=least, min_width=90, placeholder="the model's own")
