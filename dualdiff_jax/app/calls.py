@@ -42,6 +42,10 @@ class Call(NamedTuple):
         """The arguments that are not None."""
         return {name: value for name, value in self.arguments.items() if value is not None}
 
+    def reading(self, **files: Any) -> dict[str, Any]:
+        """The arguments with images in place of the names of ``files``."""
+        return self.given | files
+
     def python(self, studio: Studio) -> str:
         """A script, which runs where its files are."""
         loading = "".join(f", {name}={value!r}" for name, value in studio.loading.items())

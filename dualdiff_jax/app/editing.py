@@ -57,9 +57,8 @@ def edit(
     }
     if part == PAINTED:
         call = Call("inpaint", {"images": [PICTURE], "masks": [MASK], "prompts": [prompt], **options})
-        shown = call.given | {"images": [sources[PICTURE]], "masks": [sources[MASK]]}
-        drawn = studio.pipe.inpaint(**shown)
+        drawn = studio.pipe.inpaint(**call.reading(images=[sources[PICTURE]], masks=[sources[MASK]]))
     else:
         call = Call("edit", {"images": [PICTURE], "prompts": [prompt], **options})
-        drawn = studio.pipe.image_to_image(**(call.given | {"images": [sources[PICTURE]]}))
+        drawn = studio.pipe.image_to_image(**call.reading(images=[sources[PICTURE]]))
     yield finished(studio, call, images=list(drawn), sources=sources)

@@ -31,7 +31,7 @@ def fill(studio: Studio, picture: Any, text: Any, tokens: Any, order: Any, steps
         "seed": given.seed(seed),
     }
     call = Call("infill", {"texts": [text], "images": [PICTURE], **options})
-    (found,) = studio.pipe.infill(**(call.given | {"images": [file]}), with_fills=True)
+    (found,) = studio.pipe.infill(**call.reading(images=[file]), with_fills=True)
     marked = [element("mark", found_fill) for found_fill in found.fills]
     shown = "".join(escaped(part) + mark for part, mark in zip(parts, [*marked, ""], strict=True))
     yield finished(studio, call, html=f"<p class=tokens>{shown}</p>", text=found.text, sources=source(file))

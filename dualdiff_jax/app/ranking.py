@@ -34,7 +34,7 @@ def rank(
         "seed": given.seed(seed),
     }
     call = Call("score", {"images": [PICTURE], "texts": candidates, **options})
-    scores = studio.pipe.score(**(call.given | {"images": [file]}))
+    scores = studio.pipe.score(**call.reading(images=[file]))
     order = np.argsort(scores.nats[0], kind="stable")
     rows = [
         [
