@@ -10,6 +10,7 @@ Letters of shapes: b batch, q queries, s keys (both run over the joint sequence)
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,9 @@ from jax.sharding import PartitionSpec
 
 from dualdiff_jax.sharding import ACTIVATIONS, fitting_spec
 
-SAVED = "attention_out"  # the name by which a remat policy saves the result
+# The name by which a remat policy saves the result; of a kernel also the statistics of the softmax, without which its
+# backward pass would run the forward kernel again. It is given where both are at hand: inside the kernel's gradient.
+SAVED = "attention_out"
 SPLASH_BLOCK = 128  # a sequence is padded to a multiple of this
 SPLASH_BLOCKS = (640, 512, 384, 256, 128)  # block sizes; the largest that divides the padded length is used
 
@@ -58,14 +61,12 @@ def attention(
         return _side_by_side(q, k, v, scale, kernel, heads)
     with jax.named_scope("attention"):
         if kernel == "xla":
-            out = _xla(q, k, v, scale, bias)
-        elif kernel not in KERNELS:
+            return checkpoint_name(_xla(q, k, v, scale, bias), SAVED)
+        if kernel not in KERNELS:
             raise ValueError(f"attention kernel {kernel!r} is none of xla, {', '.join(KERNELS)}")
-        elif bias is not None and kernel not in WITH_BIAS:
+        if bias is not None and kernel not in WITH_BIAS:
             raise ValueError(f"attention kernel {kernel!r} takes no bias")
-        else:
-            out = _sharded(KERNELS[kernel], q, k, v, scale, bias=bias)
-        return checkpoint_name(out, SAVED)
+        return _sharded(KERNELS[kernel], q, k, v, scale, bias=bias)
 
 
 def _side_by_side(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, kernel: str, heads: int) -> jax.Array:
@@ -112,8 +113,32 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, bias: jax.Array
 
 
 def _cudnn(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, bias: jax.Array | None = None) -> jax.Array:
-    bias = None if bias is None else bias.astype(q.dtype)
-    return jax.nn.dot_product_attention(q, k, v, bias=bias, scale=scale, implementation="cudnn")
+    if bias is None:
+        return _named_cudnn(q, k, v, scale)
+    return jax.nn.dot_product_attention(q, k, v, bias=bias.astype(q.dtype), scale=scale, implementation="cudnn")
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _named_cudnn(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> jax.Array:
+    """cuDNN's attention; what its backward kernel reads beside q, k and v has the name ``SAVED``."""
+    return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
+
+
+def _named_cudnn_forward(q: jax.Array, k: jax.Array, v: jax.Array, scale: float) -> tuple[jax.Array, Any]:
+    run = functools.partial(jax.nn.dot_product_attention, scale=scale, implementation="cudnn")
+    out, backward = jax.vjp(run, q, k, v)
+    named = checkpoint_name(out, SAVED)
+    leaves, structure = jax.tree.flatten(backward)
+
+    def name(leaf: Any) -> Any:
+        if leaf is out:
+            return named
+        return leaf if any(leaf is x for x in (q, k, v)) else checkpoint_name(leaf, SAVED)
+
+    return named, jax.tree.unflatten(structure, map(name, leaves))
+
+
+_named_cudnn.defvjp(_named_cudnn_forward, lambda scale, backward, d_out: backward(d_out))
 
 
 WITH_BIAS = ("cudnn",)  # kernels that take a bias, beside ``xla``
@@ -147,6 +172,7 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, interpret: b
         block_sizes=blocks,
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=SAVED,
         interpret=interpret,
     )
     segments = splash_attention_kernel.SegmentIds(

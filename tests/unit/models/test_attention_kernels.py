@@ -3,9 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dualdiff_jax.models import attention as module
 from dualdiff_jax.models.attention import attention
+from dualdiff_jax.models.stack import REMAT
 
 
 def test_cudnn_gets_the_same_attention_to_compute(monkeypatch):
@@ -44,3 +46,44 @@ def test_a_tpu_runs_its_kernel_and_only_the_test_interprets_it(monkeypatch):
         assert blocks.has_backward_blocks
         sizes = (blocks.block_q, blocks.block_kv, blocks.block_kv_compute, blocks.block_q_dkv, blocks.block_kv_dkv)
         assert {*sizes, blocks.block_kv_dkv_compute, blocks.block_q_dq, blocks.block_kv_dq} == {128}
+
+
+@jax.jit
+def forward_kernel(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    scores = jnp.einsum("bqhk,bshk->bhqs", q, k)
+    return jnp.einsum("bhqs,bshk->bqhk", jax.nn.softmax(scores), v), jax.nn.logsumexp(scores, axis=-1)
+
+
+@jax.custom_vjp
+def fused(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    return forward_kernel(q, k, v)[0]
+
+
+def fused_backward(saved: tuple[jax.Array, ...], d_out: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients from the saved output and statistics, as a fused kernel computes them."""
+    q, k, v, out, statistics = saved
+    weights = jnp.exp(jnp.einsum("bqhk,bshk->bhqs", q, k) - statistics[..., None])
+    d_weights = jnp.einsum("bqhk,bshk->bhqs", d_out, v) - jnp.einsum("bqhk,bqhk->bhq", d_out, out)[..., None]
+    d_scores = weights * d_weights
+    return (
+        jnp.einsum("bhqs,bshk->bqhk", d_scores, k),
+        jnp.einsum("bhqs,bqhk->bshk", d_scores, q),
+        jnp.einsum("bhqs,bqhk->bshk", weights, d_out),
+    )
+
+
+fused.defvjp(lambda q, k, v: ((out := forward_kernel(q, k, v))[0], (q, k, v, *out)), fused_backward)
+
+
+@pytest.mark.parametrize("policy, runs", [("dots", 1), ("save_attention", 1), ("full", 2)])
+def test_a_policy_that_keeps_attention_runs_cudnns_forward_kernel_once(monkeypatch, policy, runs):
+    """The softmax's statistics are kept with the output: without them the backward pass has to compute both again."""
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda q, k, v, **_: fused(q, k, v))
+    x = jax.random.normal(jax.random.key(0), (2, 5, 3, 4))
+
+    def loss(x: jax.Array, kernel: str) -> jax.Array:
+        return jnp.sin(attention(jnp.sin(x), jnp.cos(x), jnp.tanh(x), scale=1.0, kernel=kernel)).sum()
+
+    gradient = jax.grad(jax.checkpoint(loss, policy=REMAT[policy](), static_argnums=1))
+    assert str(jax.make_jaxpr(gradient, static_argnums=1)(x, "cudnn")).count("name=forward_kernel") == runs
+    np.testing.assert_allclose(gradient(x, "cudnn"), gradient(x, "xla"), atol=1e-5)
