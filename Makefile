@@ -19,6 +19,9 @@
 #   .venv-lora; minutes
 # make check-lmms-eval  runs a task of lmms-eval with this project's plug-in, to the score of our own task; it installs
 #   lmms-eval with all that it needs into .venv-lmms-eval; minutes
+# make app      serves the web page with the demo's model, which it trains first if there is none (docs/app.md)
+# make check-app  drives the web page with Chromium (apt-get install chromium); Gradio and Playwright come from PyPI into
+#   .venv-app; minutes
 # make docs     builds the documentation site into runs/site; a link that leads nowhere fails
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # make clean    removes the environments and the caches
@@ -30,7 +33,7 @@ BIN = $(VENV)/bin
 START := $(shell date +%s)
 
 .PHONY: setup docs demo easy-vqa test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid check-lora \
-  check-lmms-eval check-full-size clean
+  check-lmms-eval check-full-size app check-app clean
 
 setup: $(VENV)/.run
 
@@ -130,6 +133,20 @@ check-lmms-eval: $(VENV)/.python
 	$(LMMS)/bin/python -m pip install --quiet --no-deps -e .
 	$(LMMS)/bin/python -m pytest -q -m lmms_eval tests/lmms_eval $(ARGS)
 
+$(VENV)-app/.run: requirements.txt requirements-app.txt | $(VENV)/.python
+	test -d $(VENV)-app || $(PYTHON) -m venv $(VENV)-app
+	$(VENV)-app/bin/python -m pip install --quiet -r requirements-app.txt
+	@touch $@
+
+app: $(VENV)-app/.run
+	test -f runs/demo/model/model.json || $(MAKE) demo
+	$(VENV)-app/bin/python main.py --mode=app --model=runs/demo/model
+
+check-app: export JAX_PLATFORMS = cpu
+check-app: $(VENV)-app/.run
+	$(VENV)-app/bin/python -m pip install --quiet pytest playwright requests "scikit-learn>=1.5,<2"
+	$(VENV)-app/bin/python -m pytest -q -m app tests/app $(ARGS)
+
 fuzz: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz $(ARGS)
 
@@ -144,4 +161,4 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VENV)-targets $(VENV)-original $(VENV)-scorers $(VENV)-lora $(VENV)-lmms-eval .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-targets $(VENV)-original $(VENV)-scorers $(VENV)-lora $(VENV)-lmms-eval $(VENV)-app .cache .pytest_cache .ruff_cache
