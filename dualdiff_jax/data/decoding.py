@@ -39,6 +39,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # a TIFF tag and its value
+BITS, COMPRESSION, PLANES, SAMPLES = 0x0102, 0x0103, 0x011C, 0x0153  # and more of them
+UNCOMPRESSED, SEPARATE, SIGNED = 1, 2, 2
 # ``max_pixels`` is the bound here, so Pillow's warning at another one is off; so are those about damaged metadata.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -177,6 +179,7 @@ def _draft(image: Image.Image, name: str, scale: Callable[[Extent], float], max_
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Decodes the image: upright, 8 bits, alpha over white, RGB."""
+    _check_tiff(image, name)
     image.load()
     turn = TURNS.get(orientation_of(image))
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
@@ -188,6 +191,22 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = Image.new("RGBA", rgba.size, "white")
         image.alpha_composite(rgba)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _check_tiff(image: Image.Image, name: str) -> None:
+    """Raises ``DataError`` for a TIFF whose numbers Pillow takes for others without a word."""
+    tags = getattr(image, "tag_v2", {})
+    bits = max(tags.get(BITS, (1,)))
+    if bits <= 8 and SIGNED in tags.get(SAMPLES, ()):
+        raise DataError(
+            UNREADABLE, f"{name}: holds integers with a sign; save them without one, 0 for black and 255 for white"
+        )
+    if bits > 8 and tags.get(PLANES) == SEPARATE and tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED:
+        raise DataError(
+            UNREADABLE,
+            f"{name}: holds each colour apart, with {bits} bits and not compressed, which cannot be read; save the "
+            "colours of a pixel side by side, or compress the file",
+        )
 
 
 def _to_8_bit(image: Image.Image, name: str) -> Image.Image:
