@@ -2,6 +2,7 @@
 
 import io
 import struct
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ RGB, MIN_IS_WHITE, MIN_IS_BLACK = 2, 0, 1
 SHORT, LONG = 3, 4  # types of a tag's values
 
 
-def tiff(values: np.ndarray, photometric: int, order: str, *, separate: bool = False, **more: int) -> bytes:
+def tiff(
+    values: np.ndarray, photometric: int, order: Literal["<", ">"], *, separate: bool = False, **more: int
+) -> bytes:
     """An uncompressed file.
 
     Args:
