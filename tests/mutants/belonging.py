@@ -11,7 +11,12 @@ JOINT = (
     f"{OBJECTIVES}/test_stored_text.py",
     f"{PARITY}/test_objectives.py",
 )
-WHOLE_MODEL = (f"{MODELS}/test_mmdit.py", f"{MODELS}/test_bundle.py", f"{PARITY}/test_mmdit.py")
+WHOLE_MODEL = (
+    f"{MODELS}/test_mmdit.py",
+    f"{MODELS}/test_bundle.py",
+    f"{PARITY}/test_mmdit.py",
+    "tests/house/test_placements.py",
+)
 LAYERS = (f"{MODELS}/test_blocks.py", *WHOLE_MODEL)
 MANY_DEVICES = ("tests/multidevice/test_layouts.py", "tests/multidevice/test_fsdp.py")
 SHARDING = (

@@ -47,7 +47,9 @@ def run_steps(root, steps=2, spoil=lambda step, batch: batch, is_kept=True, **se
         COMPILED[program] = step
     history = []
     for n in range(steps):
-        state, metrics = step(state, frozen, spoil(n, data.batch(n)))
+        given = state
+        state, metrics = step(given, frozen, spoil(n, data.batch(n)))
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))  # the new state took its memory
         history.append(jax.device_get(metrics))
     return start, jax.tree.map(np.array, state), history
 
