@@ -17,7 +17,7 @@ from dualdiff_jax.planning.hlo import Instruction, Program, arrays, body_of
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _CONTEXT = re.compile(r", u32\[\](\{[^}]*\})?")  # results of a TPU's collective-permute-start that are no data
-_IN_PIECES = "async_collective_fusion_config"
+IN_PIECES = "async_collective_fusion_config"  # in the line of a collective that fusions send while they compute
 
 
 class Traffic(NamedTuple):
@@ -58,13 +58,13 @@ def collectives(program: Program, node_of: Sequence[int] | None = None) -> dict[
             kind = kind_of_collective(instruction)
             if kind is None or instruction.operation.endswith("-done"):
                 continue
-            channel = _CHANNEL.search(instruction.line)
-            if channel and _IN_PIECES in instruction.line:
-                if channel[1] in counted_channels:
+            channel = channel_of(instruction)
+            if channel and IN_PIECES in instruction.line:
+                if channel in counted_channels:
                     continue
-                counted_channels.add(channel[1])
+                counted_channels.add(channel)
             total = totals.get(kind, Traffic(0, 0, 0.0, 0.0))
-            totals[kind] = total.plus(_traffic(instruction, kind, node_of), runs)
+            totals[kind] = total.plus(traffic_of(instruction, kind, node_of), runs)
     return {kind: totals[kind] for kind in KINDS if kind in totals}
 
 
@@ -74,7 +74,13 @@ def kind_of_collective(instruction: Instruction) -> str | None:
     return kind if kind in KINDS else None
 
 
-def _traffic(instruction: Instruction, kind: str, node_of: Sequence[int]) -> Traffic:
+def channel_of(collective: Instruction) -> str:
+    """What the pieces of one collective have in common; empty where the text names none."""
+    found = _CHANNEL.search(collective.line)
+    return found[1] if found else ""
+
+
+def traffic_of(instruction: Instruction, kind: str, node_of: Sequence[int]) -> Traffic:
     """The traffic of one instruction that runs once."""
     result, is_start = instruction.result, instruction.operation.endswith("-start")
     size = _bytes(result, has_operands=is_start and (kind != "all-reduce" or result.startswith("((")))

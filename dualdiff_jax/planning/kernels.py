@@ -67,11 +67,25 @@ def kernels(program: Program, chip: Chip) -> list[Kernel]:
     return [] if program.entry is None else list(_of_computation(program, program.entry, chip))
 
 
+def seconds_of(program: Program, computation: Computation, instruction: Instruction, chip: Chip) -> float:
+    """The least time of one execution of an instruction; 0 for a loop, a conditional, a call and what is no kernel."""
+    if _is_no_kernel(instruction) or instruction.operation in ("while", "conditional", "call", "async-start"):
+        return 0.0
+    if chip.platform == "tpu" and not _is_kernel_of_a_tpu(instruction):
+        return 0.0
+    return _kernel(program, computation, instruction, chip).seconds
+
+
+def _is_no_kernel(instruction: Instruction) -> bool:
+    is_end = instruction.operation.endswith("-done")
+    return instruction.operation in _FREE or is_end or bool(kind_of_collective(instruction))
+
+
 def _of_computation(program: Program, name: str, chip: Chip) -> Iterator[Kernel]:
     computation = program.computations.get(name, {})
     for instruction in computation.values():
         operation = instruction.operation
-        if operation in _FREE or operation.endswith("-done") or kind_of_collective(instruction):
+        if _is_no_kernel(instruction):
             continue
         if operation == "while":
             trips = program.trips(instruction)

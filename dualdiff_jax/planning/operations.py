@@ -31,6 +31,8 @@ ATTENTION = {
     "splash_mha_fwd": 2,
     "splash_mha_dq": 3,
     "splash_mha_dkv": 4,
+    "joint_attention_forward": 2,
+    "joint_attention_backward": 5,
     "paired_attention": 2,
 }
 
@@ -145,8 +147,12 @@ def _taps(size: int, out: int, window: _Window) -> int:
 def _attention(computation: Computation, instruction: Instruction, products: int) -> float:
     """Equation (3). The first two operands with three dims or more that are no integers are q and k.
 
-    cuDNN's are (b, s, h, k); those of the TPU kernels end with (s, k) or (s, h * k).
+    cuDNN's are (b, s, h, k); those of the TPU kernels end with (s, k) or (s, h * k). Joint attention has q, k and v of
+    each stream in one array, (b, 3, s, h * k).
     """
+    if "joint_attention" in instruction.name:
+        image, text = (computation[name].arrays[0] for name in instruction.operands[:2])
+        return 2.0 * products * (image.elements + text.elements) / 3 * (image.dims[2] + text.dims[2])
     found = (array for name in instruction.operands if name in computation for array in computation[name].arrays[:1])
     q, k, *_ = (array for array in found if len(array.dims) >= 3 and array.dtype[0] not in "su")
     keys = k.dims[1] if "fmha" in _target(instruction) else k.dims[-2]

@@ -16,6 +16,8 @@ from dualdiff_jax.planning.programs import CompiledProgram, bytes_of, compile_pr
 from dualdiff_jax.planning.reading import lines as lines_of_reading
 from dualdiff_jax.planning.reading import reading
 from dualdiff_jax.planning.topology import Topology, open_topology, quiet_backends
+from dualdiff_jax.planning.waiting import lines as lines_of_waiting
+from dualdiff_jax.planning.waiting import waiting
 from dualdiff_jax.sharding import batch_parts, make_mesh, nodes_of, rules_in_force
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,8 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
     Returns:
         A dict that JSON can hold, of one call of the program. ``memory``: bytes of one device. ``flops``: operations
         of one device, by part. ``collectives``: by kind, for one device; None where the program cannot be printed.
-        ``as_compiled``: what ``reading`` finds, or None likewise. ``roofline``: seconds. ``largest_batch_at_least``: a
-        batch of all devices that fits.
+        ``waiting``: what ``waiting`` finds, and ``as_compiled``: what ``reading`` finds, or None likewise.
+        ``roofline``: seconds. ``largest_batch_at_least``: a batch of all devices that fits.
 
     Raises:
         UserError: the topology is unknown, its compiler is missing, or the config does not fit it.
@@ -50,7 +52,8 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
     once = sum(value for part, value in flops.items() if part != REMATERIALISATION)
     text = _text(compiled)
     printed = None if text is None else parse(text, compiled.passes)
-    sent = {} if printed is None else collectives(printed, nodes_of(list(compiled.mesh.devices.flat)))
+    node_of = nodes_of(list(compiled.mesh.devices.flat))
+    sent = {} if printed is None else collectives(printed, node_of)
     moved = memory["arguments"] + memory["results"] + 2 * memory["temporaries"]
     return {
         "topology": topology,
@@ -67,6 +70,7 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
         "largest_batch_at_least": _largest(compiled.examples, memory, compiled.batch_parts),
         "flops": flops | {"total": sum(flops.values())},
         "collectives": None if printed is None else {kind: traffic._asdict() for kind, traffic in sent.items()},
+        "waiting": None if printed is None else waiting(printed, target.chip, node_of),
         "as_compiled": None if printed is None else reading(printed, target.chip, once),
         "roofline": roofline(
             target.chip,
@@ -205,6 +209,8 @@ def table(report: Report) -> str:
     lines += (
         ["  not counted"] if sent is None else [f"  {kind:<20}{_sent(**traffic)}" for kind, traffic in sent.items()]
     )
+    if report["waiting"]:
+        lines += ["", *lines_of_waiting(report["waiting"])]
     if report["as_compiled"] is not None:
         lines += ["", *lines_of_reading(report["as_compiled"])]
     lines += ["", "lower bound, seconds (data sheet rates)"]

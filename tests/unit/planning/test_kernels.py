@@ -218,6 +218,14 @@ def test_attention_of_heads_side_by_side():
     assert one(entry, TPU).operations == 2 * PRODUCT
 
 
+@pytest.mark.parametrize("way, products", [("forward", 2), ("backward", 5)])
+def test_joint_attention_counts_the_queries_and_keys_of_both_streams(way, products):
+    entry = f"""%image = bf16[2,3,5,192]{{3,2,1,0}} parameter(0)
+      %text = bf16[2,3,2,192]{{3,2,1,0}} parameter(1)
+      %joint_attention_{way}.1 = bf16[2,5,192] custom-call(%image, %text), custom_call_target="tpu_custom_call\""""
+    assert one(entry, TPU).operations == products * 2 * 2 * 3 * 7 * 7 * 64
+
+
 def test_a_conditional_counts_the_branch_that_takes_longest():
     entry = "%c = f32[8,4] conditional(%i, %x, %x), branch_computations={%cheap, %dear}"
     assert [figures(kernel) for kernel in only(entry)] == [("copies", 1, 0, PASS)] * 2
