@@ -17,12 +17,13 @@ from flax import nnx
 from dualdiff_jax.config import MMDiTConfig
 from dualdiff_jax.models.activations import gelu
 from dualdiff_jax.models.attention import attention
+from dualdiff_jax.models.joint_attention import JOINT, joint_attention
 from dualdiff_jax.models.linear import Linear, zeros
 from dualdiff_jax.models.norms import modulate
 from dualdiff_jax.sharding import constrain
 
-# What attention reads of one stream. Stacked weights give one array (b, s, 3, h, k). Separated ones give queries, keys
-# and values as arrays of their own, (b, s, h * k) each, with the heads side by side.
+# What attention reads of one stream. Stacked weights give one array (b, s, 3, h, k), or (b, 3, s, h * k) for TPUs.
+# Separated ones give queries, keys and values as arrays of their own, (b, s, h * k) each, with the heads side by side.
 QKV: TypeAlias = jax.Array | tuple[jax.Array, ...]
 
 
@@ -62,7 +63,7 @@ class JointBlock(nnx.Module):
 
     def image_qkv(self, image_stream: jax.Array, vectors: jax.Array) -> QKV:
         """What attention reads of the image stream; ``vectors`` are those of ``modulation``."""
-        return _qkv(self.image, image_stream, vectors)
+        return self._qkv(self.image, image_stream, vectors)
 
     def __call__(
         self,
@@ -84,7 +85,7 @@ class JointBlock(nnx.Module):
         """
         if image_qkv is None:
             image_qkv = self.image_qkv(image_stream, modulation[0])
-        text_qkv = _qkv(self.text, text_stream, modulation[1])
+        text_qkv = self._qkv(self.text, text_stream, modulation[1])
         with jax.named_scope("attention"):
             attended = self._attend(image_qkv, text_qkv, is_wanted)
         weights, streams = (self.image, self.text), (image_stream, text_stream)
@@ -94,8 +95,19 @@ class JointBlock(nnx.Module):
         )
         return image_stream, text_stream
 
+    def _qkv(self, weights: Stream, x: jax.Array, vectors: jax.Array) -> QKV:
+        """The products of equation (2) for one stream x (b, s, d)."""
+        x = modulate(x, shift=vectors[:, 0], scale=vectors[:, 1])
+        with jax.named_scope("qkv"):
+            parts = weights.qkv.projections(x)
+            if parts is not None:
+                return tuple(constrain(part, "heads") for part in parts)
+            if self.kernel in JOINT:
+                return constrain(weights.qkv.merged(x).swapaxes(1, 2), "parts")
+            return constrain(weights.qkv(x), "qkv")
+
     def _attend(self, image: QKV, text: QKV, is_wanted: tuple[bool, bool]) -> Sequence[jax.Array | None]:
-        """What each stream attends to, (b, s, h, k); None where it is not wanted."""
+        """What each stream attends to, (b, s, h, k) or (b, s, h * k); None where it is not wanted."""
         run = partial(attention, scale=self.scale, kernel=self.kernel)
         if isinstance(image, tuple):  # each stream's queries apart, so that nothing is cut out of a joint array
             assert isinstance(text, tuple)  # both streams' weights have one form
@@ -103,6 +115,8 @@ class JointBlock(nnx.Module):
             queries = zip((image[0], text[0]), is_wanted, strict=True)
             return [run(q, k, v, heads=self.heads) if wanted else None for q, wanted in queries]
         assert not isinstance(text, tuple)
+        if self.kernel in JOINT:
+            return joint_attention(image, text, scale=self.scale, kernel=self.kernel, heads=self.heads)
         q, k, v = jnp.unstack(jnp.concatenate([image, text], axis=1), axis=2)
         length = image.shape[1]
         if all(is_wanted):
@@ -110,19 +124,12 @@ class JointBlock(nnx.Module):
         return [run(q[:, :length], k, v), None] if is_wanted[0] else [None, run(q[:, length:], k, v)]
 
 
-def _qkv(weights: Stream, x: jax.Array, vectors: jax.Array) -> QKV:
-    """The products of equation (2) for one stream x (b, s, d)."""
-    x = modulate(x, shift=vectors[:, 0], scale=vectors[:, 1])
-    with jax.named_scope("qkv"):
-        parts = weights.qkv.projections(x)
-        return constrain(weights.qkv(x), "qkv") if parts is None else tuple(constrain(part, "heads") for part in parts)
-
-
 def _after_attention(weights: Stream, x: jax.Array, attended: jax.Array, vectors: jax.Array) -> jax.Array:
-    """Equations (2) and (3) for one stream x (b, s, d), from what it attended to (b, s, h, k)."""
+    """Equations (2) and (3) for one stream x (b, s, d), from what it attended to (b, s, h, k) or (b, s, h * k)."""
     _, _, gate_a, shift_m, scale_m, gate_m = jnp.unstack(vectors, axis=1)
     with jax.named_scope("attention_out"):
-        x = x + gate_a[:, None] * weights.attention_out(attended)
+        out = weights.attention_out
+        x = x + gate_a[:, None] * (out(attended) if attended.ndim == 4 else out.merged(attended))
     with jax.named_scope("mlp"):
         hidden = constrain(weights.mlp_in(modulate(x, shift_m, scale_m)), "mlp")
         y = weights.mlp_out(gelu(hidden))

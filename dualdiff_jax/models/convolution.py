@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dualdiff_jax.sharding import constrain
+
 
 class Convolution(nnx.Module):
     """A ``size`` x ``size`` convolution with bias: (b, h, w, inputs) -> (b, h', w', outputs).
@@ -35,9 +37,11 @@ class Convolution(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,)), out_sharding=("width",))
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        # Gathered before the convolution: XLA for TPUs would convolve with a few channels of each device at a time.
+        kernel = constrain(self.kernel[...].astype(x.dtype), "convolution")
         y = jax.lax.conv_general_dilated(
             x,
-            self.kernel[...].astype(x.dtype),
+            kernel,
             (self.stride, self.stride),
             (self.padding, self.padding),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),

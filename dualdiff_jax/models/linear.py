@@ -109,8 +109,18 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel: Any = self.kernel.get_value()
-        y = self._product(x, kernel)
-        return y if self.bias is None else shifted(y, self.bias[...])
+        return _map(x, kernel, None if self.bias is None else self.bias[...], self.contracted)
+
+    def merged(self, x: jax.Array) -> jax.Array:
+        """The same with heads and head dim as one dim, of x or, where x has no heads, of the result.
+
+        TPUs pad a last dim of 64 to 128, in memory and in products.
+        """
+        kernel, bias = self.kernel[...], None if self.bias is None else self.bias[...]
+        if self.contracted == 2:
+            return _map(x, kernel.reshape(-1, *kernel.shape[2:]), bias, 1)
+        bias = None if bias is None else bias.reshape(*bias.shape[:-2], -1)
+        return _map(x, kernel.reshape(*kernel.shape[:-2], -1), bias, 1)
 
     def projections(self, x: jax.Array) -> Sequence[jax.Array] | None:
         """What each part of a joint projection gives, (..., outputs of the part), where its parts are separated.
@@ -124,14 +134,17 @@ class Linear(nnx.Module):
             return None
         biases: Any = self.bias.get_value()
         if math.prod(x.shape[: x.ndim - self.contracted]) < MANY_ROWS:
-            y = self._product(x, jnp.concatenate(kernels, axis=-1))
-            return jnp.split(jax.lax.optimization_barrier(shifted(y, jnp.concatenate(biases))), len(kernels), axis=-1)
+            y = _map(x, jnp.concatenate(kernels, axis=-1), jnp.concatenate(biases), self.contracted)
+            return jnp.split(jax.lax.optimization_barrier(y), len(kernels), axis=-1)
         return [
-            shifted(self._product(x, kernel), bias)
+            _map(x, kernel, bias, self.contracted)
             for x, kernel, bias in zip(jax.lax.optimization_barrier([x] * len(kernels)), kernels, biases, strict=True)
         ]
 
-    def _product(self, x: jax.Array, kernel: jax.Array | Int8Kernel) -> jax.Array:
-        if isinstance(kernel, Int8Kernel):
-            return kernel.product(x, self.contracted)
-        return checkpoint_name(product(x, kernel, self.contracted), PRODUCT)
+
+def _map(x: jax.Array, kernel: jax.Array | Int8Kernel, bias: jax.Array | None, contracted: int) -> jax.Array:
+    """x kernel + bias. What a remat policy keeps of it is the sum, as its readers read it."""
+    in_8_bits = isinstance(kernel, Int8Kernel)
+    y: Any = kernel.product(x, contracted) if in_8_bits else product(x, kernel, contracted)
+    y = y if bias is None else shifted(y, bias)
+    return y if in_8_bits else checkpoint_name(y, PRODUCT)

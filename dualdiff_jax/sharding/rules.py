@@ -96,9 +96,11 @@ DEFAULT_RULES = ShardingRules(
 ACTIVATIONS: Mapping[str, tuple[str | None, ...]] = {
     "stream": ("batch", "sequence", "activation"),  # (b, s, d)
     "qkv": ("batch", "sequence", "projection", "heads", "head_dim"),  # (b, s, 3, h, k)
+    "parts": ("batch", "projection", "sequence", "heads"),  # (b, 3, s, h * k)
     "heads": ("batch", "sequence", "heads"),  # (b, s, h * k), a head beside the other
     "attention": ("batch", "sequence", "heads", None),  # (b, s, h, k); a kernel needs whole heads
     "mlp": ("batch", "sequence", "mlp"),  # (b, s, f)
+    "convolution": ("row", "column", "channel", "channel"),  # a kernel where it is used
 }
 
 _in_force = jax.make_user_context(default_value=DEFAULT_RULES)  # part of the key of jit's cache
