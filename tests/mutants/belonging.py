@@ -197,7 +197,7 @@ TESTS = {
     "convert/lora_terms.py": (f"{CONVERT}/test_lora.py", f"{CONVERT}/test_lora_files.py"),
     "convert/lora_keys.py": (f"{CONVERT}/test_lora.py", f"{CONVERT}/test_lora_files.py"),
     "convert/t5_keys.py": (*IMPORTS, f"{PARITY}/test_t5.py"),
-    "convert/autoencoder_keys.py": (*IMPORTS, f"{PARITY}/test_autoencoder.py"),
+    "convert/autoencoder_keys.py": (*IMPORTS, f"{PARITY}/test_autoencoder.py", f"{PARITY}/test_import.py"),
 }
 
 

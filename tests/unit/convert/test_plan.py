@@ -9,7 +9,7 @@ import pytest
 
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.checkpoint_formats import FORMATS, MMDIT, CheckpointFormat
-from dualdiff_jax.convert.plan import Plan, format_rules
+from dualdiff_jax.convert.plan import SHOWN, Plan, format_rules, refuse_faults
 from dualdiff_jax.convert.rule import Entry
 from dualdiff_jax.convert.state_dict import ArrayTensors
 from dualdiff_jax.convert.torch_checkpoint import Component
@@ -134,3 +134,14 @@ def test_leaves_are_bfloat16_where_all_tensors_are_or_as_requested():
     assert plan(MMDIT, half).dtype("mmdit", "float32") == FLOAT32
     read = plan(MMDIT, half).read("mmdit.text_out.bias", None, jnp.dtype(jnp.bfloat16))
     np.testing.assert_array_equal(read, half["text_proj_out.bias"])
+
+
+@pytest.mark.parametrize(
+    "count, rest", [(1, None), (SHOWN, None), (SHOWN + 1, "  and 1 more"), (SHOWN + 7, "  and 7 more")]
+)
+def test_faults_beyond_those_that_are_shown_are_counted(count, rest):
+    with pytest.raises(UserError) as raised:
+        refuse_faults("the weights have", [f"fault {number}" for number in range(count)])
+    first, *lines = str(raised.value).splitlines()
+    assert first == f"the weights have {'a fault' if count == 1 else f'{count} faults'}:"
+    assert lines == [f"  fault {number}" for number in range(min(count, SHOWN))] + ([rest] if rest else [])

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -89,6 +90,32 @@ def test_what_a_pass_does_not_need_is_not_computed(monkeypatch, are_many_rows):
         conditioning + embedding + head + last_block
     )
     assert all_dots - dots(logits, weights, side, text) == conditioning + embedding + first_qkv + head + last_block
+
+
+def score_shapes(jaxpr) -> set[tuple[int, ...]]:
+    """(queries, keys) of every product over heads, including those in programs inside the program."""
+    found = set()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general" and equation.outvars[0].aval.ndim == 4:
+            found.add(equation.outvars[0].aval.shape[-2:])
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            found |= score_shapes(inner)
+    return found
+
+
+def test_in_the_last_block_only_the_wanted_stream_asks():
+    config, weights = of_depth(1)
+    latents, text = inputs(config)
+    mmdit = bind(config, weights).mmdit
+    clean = passes.clean_modulation(mmdit)
+    window = mmdit.position_window(*latents.shape[1:3])
+    side = passes.image_side(mmdit, latents, BATCH, clean)
+    stream = mmdit.embed_text(text)
+    image = (latents.shape[1] // config.mmdit.patch_size) ** 2
+    drawing = jax.make_jaxpr(lambda latents: passes.velocity(mmdit, latents, stream, clean, window))(latents)
+    reading = jax.make_jaxpr(lambda text: passes.logits(mmdit, side, text))(text)
+    found = [{(q, k) for q, k in score_shapes(made.jaxpr) if k == image + LENGTH} for made in (drawing, reading)]
+    assert found == [{(image, image + LENGTH)}, {(LENGTH, image + LENGTH)}]
 
 
 def test_separated_weights_hold_every_layer_and_every_projection_once_and_leave_no_second_copy():
