@@ -106,6 +106,7 @@ class Visit:
         self.server = server
         self.context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
         self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
         self.faults: list[str] = []
         self.page.on("console", lambda line: self.faults.append(line.text) if line.type == "error" else None)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
