@@ -99,3 +99,8 @@ def test_draws_are_a_function_of_the_key():
     for draw in (lambda key: sample_t(key, 4), lambda key: sample_sigma(key, 4, "logit_normal")):
         np.testing.assert_array_equal(draw(jax.random.key(6)), draw(jax.random.key(6)))
         assert (np.asarray(draw(jax.random.key(6))) != np.asarray(draw(jax.random.key(7)))).all()
+
+
+def test_a_distribution_that_is_none_is_refused_by_the_names_there_are():
+    with pytest.raises(ValueError, match="distribution is 'sigma'; give one of .*'logit_normal', 'logit_normal_1000'"):
+        sample_sigma(jax.random.key(0), 1, "sigma")
