@@ -17,10 +17,12 @@ from benchmarks import jax_side, record
 from benchmarks.h100_sizes import CardSize
 from benchmarks.workload import latent_shape, random_batch, random_weights
 from dualdiff_jax.errors import reason
-from dualdiff_jax.hardware import peak_flops
+from dualdiff_jax.hardware import chip_of, peak_flops
 from dualdiff_jax.models.attention import attention
 from dualdiff_jax.pipeline import programs
 from dualdiff_jax.planning.cost import program_flops
+from dualdiff_jax.planning.hlo import parse
+from dualdiff_jax.planning.reading import reading
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.telemetry.recorder import device_memory
 
@@ -86,7 +88,8 @@ def _largest_step(
             refused.append(count)
             continue
         about = {"batch": count, "refused_batches": refused, "memory_peak": device_memory()}
-        return measured | about | _mfu(size, count, measured["median_s"], is_encoded)
+        found = measured | about | _mfu(size, count, measured["median_s"], is_encoded)
+        return found | beside_its_plan(training.program.as_text(), jax.devices()[0].device_kind, found)
     raise MemoryError(f"no batch of {candidates} fits")
 
 
@@ -102,6 +105,27 @@ def _mfu(size: CardSize, batch: int, seconds: float, is_encoded: bool) -> Figure
         "flops": total,
         "mfu_mmdit": peak and mmdit / seconds / peak,
         "mfu": peak and total / seconds / peak,
+    }
+
+
+def beside_its_plan(text: str, device_kind: str, found: Figure) -> Figure:
+    """What a plan reads off the program that was timed, beside its time.
+
+    Args:
+        text: of the compiled program.
+        device_kind: of the device; nothing is read for one whose rates are not known.
+        found: ``median_s`` as measured, and the networks' ``flops``.
+    """
+    chip = chip_of(device_kind)
+    if chip is None:
+        return {}
+    read = reading(parse(text), chip, found["flops"])
+    return {
+        "plan_s": read["seconds"],
+        "measured_over_plan": found["median_s"] / read["seconds"],
+        "plan_mfu": read["mfu"],
+        "plan_s_by_kind": {kind: sums["seconds"] for kind, sums in read["kinds"].items()},
+        "plan_s_by_place": {row["place"]: row["seconds"] for row in read["places"]},
     }
 
 

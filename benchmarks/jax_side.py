@@ -20,7 +20,13 @@ Call = Callable[[int], int | None]  # seed -> number of network evaluations, if 
 
 
 class Training:
-    """The training step of ``size.config`` with its state. It takes batches of any number of pairs."""
+    """The training step of ``size.config`` with its state. It takes batches of any number of pairs.
+
+    Attributes:
+        program: The compiled step of the latest batch, which its call runs.
+    """
+
+    program: jax.stages.Compiled
 
     def __init__(self, size: Size):
         self._config, self._mesh = size.config, make_mesh(size.config.mesh)
@@ -39,9 +45,10 @@ class Training:
         if any(leaf.is_deleted() for leaf in jax.tree.leaves(self._state)):  # by a step that failed
             self._make_state()
         placed = place_batch(self._mesh, batch)
+        self.program = program = self._step.lower(self._state, self._frozen, placed).compile()
 
         def call(_: int) -> None:
-            self._state, _ = jax.block_until_ready(self._step(self._state, self._frozen, placed))
+            self._state, _ = jax.block_until_ready(program(self._state, self._frozen, placed))
 
         return call
 

@@ -62,5 +62,11 @@ CHIPS = {
 
 def peak_flops(device_kind: str) -> float | None:
     """Dense bfloat16 operations per second of a ``jax.Device.device_kind``; None for an unknown device."""
-    found = [(len(kind), chip.flops) for chip in CHIPS.values() for kind in chip.kinds if device_kind.startswith(kind)]
-    return max(found)[1] if found else None  # the longest prefix: "TPU v5" is also one of "TPU v5 lite"
+    chip = chip_of(device_kind)
+    return chip.flops if chip else None
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip of a ``jax.Device.device_kind``; None for an unknown device."""
+    found = {kind: chip for chip in CHIPS.values() for kind in chip.kinds if device_kind.startswith(kind)}
+    return found[max(found, key=len)] if found else None  # "TPU v5" is also a prefix of "TPU v5 lite"

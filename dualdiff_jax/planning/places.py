@@ -11,7 +11,8 @@ _WRAPPED = re.compile(r"^(?:jvp|transpose|vmap|remat|checkpoint|custom_vjp|custo
 # What JAX itself and its kernels put into a path; functions appear as jit(name), and an einsum's formula has an arrow.
 _STRUCTURE = re.compile(
     r"^(|while|body|cond|closed_call|checkpoint|remat2?|rematted_computation|branch_\d+_fun|shard_map|pallas_call"
-    r"|static_sparsity_splash|splash_mha\w*|custom_[vj]jp_call\w*|core_call|eval_jaxpr|pjit|scan|\w+\(.*\)|.*->.*|.*\..*)$"
+    r"|static_sparsity_splash|splash_mha\w*|joint_attention\w*|custom_[vj]jp_call\w*|core_call|eval_jaxpr"
+    r"|pjit|scan|\w+\(.*\)|.*->.*|.*\..*)$"
 )
 NAMELESS = "no scope"
 

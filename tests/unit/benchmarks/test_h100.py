@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import h100
-from benchmarks.h100_phases import names
+from benchmarks.h100_phases import beside_its_plan, names
 from benchmarks.h100_sizes import full_size, tiny_size
 
 ROOT = Path(__file__).parents[3]
@@ -47,6 +47,22 @@ def run_tiny(output: Path, *arguments: str) -> dict:
 def test_the_jax_side_needs_no_reader_of_data_and_initialises_no_device():
     process = python("-c", WITHOUT.format(absent=ABSENT))
     assert process.returncode == 0, process.stderr[-2000:]
+
+
+def test_a_step_stands_beside_what_a_plan_reads_off_its_program():
+    """790e12 operations a second: 2 * 8192^3 operations take 1.392 ms."""
+    text = """ENTRY %main (p: bf16[8192,8192]) -> bf16[8192,8192] {
+  %p = bf16[8192,8192]{1,0} parameter(0)
+  ROOT %d = bf16[8192,8192]{1,0} dot(%p, %p), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+"""
+    measured = {"median_s": 2e-3, "flops": 2.0 * 8192**3}
+    found = beside_its_plan(text, "NVIDIA H100 80GB HBM3", measured)
+    assert found["plan_s"] == pytest.approx(2 * 8192**3 / 790e12)
+    assert found["measured_over_plan"] == pytest.approx(2e-3 / found["plan_s"])
+    assert found["plan_mfu"] == pytest.approx(790 / 989)
+    assert found["plan_s_by_kind"]["products"] == found["plan_s"]
+    assert beside_its_plan(text, "cpu", measured) == {}
 
 
 def test_the_full_size_is_the_published_model():
