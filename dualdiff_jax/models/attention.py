@@ -69,6 +69,28 @@ def attention(
         return _sharded(KERNELS[kernel], q, k, v, scale, bias=bias)
 
 
+def joined(image: jax.Array, text: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """q, k and v of two streams in a row, (b, i + l, h, k) each, from (b, i, 3, h, k) and (b, l, 3, h, k).
+
+    Each way is one pass over memory: the gradients are stacked stream by stream, not stacked and then cut apart.
+    """
+    return _joined(image, text, image.shape[1])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _joined(image: jax.Array, text: jax.Array, length: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    q, k, v = jnp.unstack(jnp.concatenate([image, text], axis=1), axis=2)
+    return q, k, v
+
+
+def _apart(length: int, _: None, gradients: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    image = jnp.stack([part[:, :length] for part in gradients], axis=2)
+    return image, jnp.stack([part[:, length:] for part in gradients], axis=2)
+
+
+_joined.defvjp(lambda image, text, length: (_joined(image, text, length), None), _apart)
+
+
 def _side_by_side(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, kernel: str, heads: int) -> jax.Array:
     """``attention`` of (b, s, h * k) arrays: (b, q, h, k)."""
     split = [x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v)]

@@ -16,7 +16,7 @@ from flax import nnx
 
 from dualdiff_jax.config import MMDiTConfig
 from dualdiff_jax.models.activations import gelu
-from dualdiff_jax.models.attention import attention
+from dualdiff_jax.models.attention import attention, joined
 from dualdiff_jax.models.joint_attention import JOINT, joint_attention
 from dualdiff_jax.models.linear import Linear, zeros
 from dualdiff_jax.models.norms import modulate
@@ -117,7 +117,7 @@ class JointBlock(nnx.Module):
         assert not isinstance(text, tuple)
         if self.kernel in JOINT:
             return joint_attention(image, text, scale=self.scale, kernel=self.kernel, heads=self.heads)
-        q, k, v = jnp.unstack(jnp.concatenate([image, text], axis=1), axis=2)
+        q, k, v = joined(image, text)
         length = image.shape[1]
         if all(is_wanted):
             return jnp.split(run(q, k, v), [length], axis=1)

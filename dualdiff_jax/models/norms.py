@@ -9,8 +9,10 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 EPSILON = 1e-6  # of all four, as in SD3 and T5
+STATISTICS = "row_statistics"  # the name by which a remat policy saves the mean and deviation of each row
 
 
 def layer_norm(x: jax.Array) -> jax.Array:
@@ -30,15 +32,50 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
         (b, s, d) in x's dtype.
     """
     with jax.named_scope("modulate"):
-        shift, scale = (vector.astype(jnp.float32)[:, None] for vector in (shift, scale))
-        return (_layer_norm(x) * (1 + scale) + shift).astype(x.dtype)
+        vectors = (x.shape[0], x.shape[-1])
+        return _modulate(x, jnp.broadcast_to(shift, vectors), jnp.broadcast_to(scale, vectors))
 
 
 def _layer_norm(x: jax.Array) -> jax.Array:
     x = x.astype(jnp.float32)
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    return centred * jax.lax.rsqrt(variance + EPSILON)
+    mean, inverse = _statistics(x)
+    return (x - mean) * inverse
+
+
+def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and inverse standard deviation of each row of x (..., d) in fp32, (..., 1) each."""
+    mean = x.mean(axis=-1, keepdims=True)
+    return mean, jax.lax.rsqrt(jnp.square(x - mean).mean(axis=-1, keepdims=True) + EPSILON)
+
+
+@jax.custom_vjp
+def _modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    return _modulate_forward(x, shift, scale)[0]
+
+
+def _modulate_forward(x: jax.Array, shift: jax.Array, scale: jax.Array) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    x32 = x.astype(jnp.float32)
+    mean, inverse = (checkpoint_name(value, STATISTICS) for value in _statistics(x32))
+    y = (x32 - mean) * inverse * (1 + scale.astype(jnp.float32)[:, None]) + shift.astype(jnp.float32)[:, None]
+    return y.astype(x.dtype), (x, mean, inverse, shift, scale)
+
+
+def _modulate_backward(saved: tuple[jax.Array, ...], dy: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """With n = LN(x) and g = dy (1 + scale): dx = (g - mean(g) - n mean(g n)) / sqrt(var(x) + eps).
+
+    The sums over tokens take n from the saved statistics, so that n is in no array of fp32.
+    """
+    x, mean, inverse, shift, scale = saved
+    dy32 = dy.astype(jnp.float32)
+    normed = (x.astype(jnp.float32) - mean) * inverse
+    g = dy32 * (1 + scale.astype(jnp.float32)[:, None])
+    along = (g * normed).mean(axis=-1, keepdims=True)
+    dx = inverse * (g - g.mean(axis=-1, keepdims=True) - normed * along)
+    d_shift, d_scale = dy32.sum(axis=1), (dy32 * normed).sum(axis=1)
+    return dx.astype(x.dtype), d_shift.astype(shift.dtype), d_scale.astype(scale.dtype)
+
+
+_modulate.defvjp(_modulate_forward, _modulate_backward)
 
 
 class RMSNorm(nnx.Module):

@@ -16,6 +16,7 @@ from flax import nnx
 
 from dualdiff_jax.models.attention import SAVED
 from dualdiff_jax.models.linear import PRODUCT
+from dualdiff_jax.models.norms import STATISTICS
 
 Carry = TypeVar("Carry")
 Result = TypeVar("Result")
@@ -30,7 +31,7 @@ _policies = jax.checkpoint_policies
 REMAT: dict[str, Callable[[], Callable[..., Any]]] = {
     "full": lambda: _policies.nothing_saveable,
     "save_attention": lambda: _policies.save_only_these_names(SAVED),
-    "dots": lambda: _policies.save_only_these_names(PRODUCT, SAVED),
+    "dots": lambda: _policies.save_only_these_names(PRODUCT, SAVED, STATISTICS),
     "offload": lambda: _policies.save_and_offload_only_these_names(
         names_which_can_be_saved=[],
         names_which_can_be_offloaded=[SAVED],

@@ -68,7 +68,8 @@ def make_step(setup: TrainSetup, objective: Objective) -> Step:
         }
         is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
         new, old = (params, ema_params, opt_state), (state.params, state.ema_params, state.opt_state)
-        params, ema_params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new, old)
+        with jax.named_scope("update"):
+            params, ema_params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new, old)
         skipped = state.skipped + ~is_finite
         skipped_in_row = jnp.where(is_finite, 0, state.skipped_in_row + 1)
         metrics |= {"skipped": skipped, "skipped_in_row": skipped_in_row}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualdiff_jax.models.attention import attention, choose_kernel, splash_blocks
+from dualdiff_jax.models.attention import attention, choose_kernel, joined, splash_blocks
 
 
 def draw(seed: int, *shape: int) -> jnp.ndarray:
@@ -158,3 +158,18 @@ def test_only_pairs_of_heads_that_fill_a_register_go_to_the_paired_kernel(monkey
         x = jnp.ones((1, 8, heads * head_dim))
         attention(x, x, x, scale=1.0, kernel="splash_interpreted", heads=heads)
         assert bool(taken) == is_paired
+
+
+def test_q_k_and_v_of_two_streams_are_joined_and_their_gradients_go_back_to_each_stream():
+    image, text = (jax.random.normal(jax.random.key(seed), (2, length, 3, 2, 4)) for seed, length in ((0, 5), (1, 3)))
+    weights = jax.random.normal(jax.random.key(2), (3, 2, 8, 2, 4))
+
+    def by_hand(image: jax.Array, text: jax.Array) -> list[jax.Array]:
+        return [jnp.concatenate([image[:, :, part], text[:, :, part]], axis=1) for part in range(3)]
+
+    (value, gradients), (expected, others) = (
+        jax.value_and_grad(lambda *args, f=f: (weights * jnp.stack(f(*args))).sum(), argnums=(0, 1))(image, text)
+        for f in (joined, by_hand)
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, gradients, others)

@@ -1,5 +1,6 @@
 """Laws of the normalisations: each by its equation, where epsilon decides and where it does not."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,6 +30,24 @@ def test_modulation_by_its_equation(size):
     x, shift, scale = draw(0, 2, 3, 16, size=size), draw(1, 2, 16), draw(2, 2, 16)
     expected = normalised(np.float64(x), -1) * (1 + np.float64(scale)[:, None]) + np.float64(shift)[:, None]
     np.testing.assert_allclose(modulate(x, shift, scale), expected, rtol=1e-4, atol=1e-5)
+
+
+@SIZES
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_the_gradient_of_modulation_is_that_of_its_equation(size, vectors):
+    """Its backward pass is written by hand; one vector for all examples gets the sum of their gradients."""
+    x, shift, scale = draw(0, 2, 3, 16, size=size), draw(1, vectors, 16), draw(2, vectors, 16)
+    weights = draw(3, 2, 3, 16)
+
+    def by_equation(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+        return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
+
+    found, expected = (
+        jax.grad(lambda *args, f=f: (weights * f(*args)).sum(), argnums=(0, 1, 2))(x, shift, scale)
+        for f in (modulate, by_equation)
+    )
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
 
 
 @SIZES
