@@ -46,7 +46,7 @@ def test_both_streams_attend_to_all_tokens_forward_and_backward(sizes, monkeypat
     """Sizes that the kernel does not take give the same by another one."""
     heads, head_dim, *lengths = sizes
     taken, run = [], joint_kernel.joint_attention
-    monkeypatch.setattr(joint_kernel, "joint_attention", lambda *args: taken.append(1) or run(*args))
+    monkeypatch.setattr(joint_kernel, "joint_attention", lambda *args, **more: taken.append(1) or run(*args, **more))
     streams = tuple(draw(length, 2, 3, length, heads * head_dim) for length in lengths)
     weights = [draw(seed, 2, length, heads * head_dim) for seed, length in enumerate(lengths)]
 
