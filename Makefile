@@ -108,7 +108,7 @@ check-scorers: $(VENV)/.test
 	test -d $(VENV)-scorers/loguru || $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)-scorers \
 	  lmms-eval==0.7.3 pycocoevalcap==1.2 loguru
 	PYTHONPATH=$(VENV)-scorers VQA=$(VQA) POPE=$(POPE) $(BIN)/python -m pytest -q -m peers tests/peers \
-	  --ignore=tests/peers/test_fid.py --ignore=tests/peers/test_lora.py $(ARGS)
+	  --ignore=tests/peers/test_fid.py --ignore=tests/peers/test_lora.py --ignore=tests/peers/test_lora_of_photos.py $(ARGS)
 
 # Apart from the others, because what they import looks for torchvision. pytorch-fid brings a package named tests, which
 # would hide ours.
@@ -122,7 +122,8 @@ check-fid: $(VENV)/.test
 check-lora: $(VENV)/.test
 	test -d $(VENV)-lora/peft || $(BIN)/python -m pip install --quiet --no-deps --target $(VENV)-lora "peft>=0.21,<0.22" \
 	  accelerate psutil tqdm
-	PYTHONPATH=$(VENV)-lora $(BIN)/python -m pytest -q -m peers tests/peers/test_lora.py $(ARGS)
+	PYTHONPATH=$(VENV)-lora $(BIN)/python -m pytest -q -m peers tests/peers/test_lora.py \
+	  tests/peers/test_lora_of_photos.py $(ARGS)
 
 # lmms-eval 0.7.3 cannot use filelock 4.
 check-lmms-eval: LMMS = $(VENV)-lmms-eval

@@ -39,7 +39,8 @@ USED_BY: dict[str, tuple[str, ...]] = {}  # flag -> the modes that use it
 
 
 def used_by(modes: tuple[str, ...], flag: flags.FlagHolder[T]) -> flags.FlagHolder[T]:
-    """Records that ``modes`` use ``flag``; its help names them too."""
+    """Records that ``modes`` use ``flag``; its help names them too, in the order of ``MODES``."""
+    modes = tuple(mode for mode in MODES if mode in modes)
     USED_BY[flag.name] = modes
     flags.FLAGS[flag.name].help = f"{', '.join(modes)}: {flags.FLAGS[flag.name].help}"
     return flag
@@ -104,16 +105,18 @@ SAMPLING_BATCH = used_by(
     ),
 )
 IMAGES = used_by(
-    ("evaluate",),
-    flags.DEFINE_string("images", None, "folder that fid or clip-score scores, or fid's .npz"),
+    ("evaluate", "list-images"),
+    flags.DEFINE_string("images", None, "folder of pictures; or fid's .npz"),
 )
 WEIGHTS = used_by(
     ("evaluate",), flags.DEFINE_string("weights", None, "of the scorer: Inception's file for fid, CLIP's folder")
 )
 RESIZE = used_by(("evaluate",), flags.DEFINE_enum("resize", "torch-fidelity", tuple(RESIZES), "whose resize fid uses"))
 TEXT = used_by(
-    ("infill", "score"),
-    flags.DEFINE_multi_string("text", [], "text with _ for each blank, or to be scored; may be repeated"),
+    ("infill", "score", "list-images"),
+    flags.DEFINE_multi_string(
+        "text", [], "with _ for each blank, or to be scored, may be repeated; or the caption of pictures without one"
+    ),
 )
 TOKENS_PER_BLANK = used_by(
     ("infill",),
@@ -126,7 +129,8 @@ OUTPUT = used_by(
     (*LOADING, "inspect-data", "encode-data"), flags.DEFINE_string("output", None, "folder for the results")
 )
 OVERWRITE = used_by(
-    (*LOADING, "inspect-data"), flags.DEFINE_bool("overwrite", False, "replace results that are in --output already")
+    (*LOADING, "inspect-data", "list-images"),
+    flags.DEFINE_bool("overwrite", False, "replace results that are in --output already"),
 )
 SAMPLES = used_by(
     ("score", "inspect-data"),
@@ -135,7 +139,8 @@ SAMPLES = used_by(
     ),
 )
 FORMAT = used_by(
-    (*LOADING, "plan", "check", "compare"), flags.DEFINE_enum("format", "text", ("text", "json"), "format of stdout")
+    (*LOADING, *CONFIGURED, "list-images", "compare"),
+    flags.DEFINE_enum("format", "text", ("text", "json"), "format of stdout"),
 )
 SEED = used_by(
     LOADING,

@@ -1,5 +1,6 @@
 """``--mode=inspect-data`` and ``--mode=encode-data``: figures of a config's data, and its encoded form."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, locked_folder
 from dualdiff_jax.inspection.page import page
-from dualdiff_jax.inspection.survey import Survey, summary, survey
+from dualdiff_jax.inspection.survey import Survey, figures, summary, survey
 from dualdiff_jax.models.bundle import init_weights
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.sharding import make_mesh
@@ -25,7 +26,7 @@ PAGE = "data.html"
 LOOKED_AT = 256  # records of each source that inspect-data looks at, unless --samples says otherwise
 
 
-def inspect_data(config: RunConfig, output: str, samples: int, overwrite: bool) -> None:
+def inspect_data(config: RunConfig, output: str, samples: int, *, overwrite: bool, as_json: bool = False) -> None:
     """Prints figures of every source, and writes a page that shows records as the model sees them.
 
     Args:
@@ -33,6 +34,7 @@ def inspect_data(config: RunConfig, output: str, samples: int, overwrite: bool) 
         output: folder for the page, ``data.html``.
         samples: records of each source to look at.
         overwrite: whether a page that is there may be replaced.
+        as_json: prints one object in place of tables.
 
     Raises:
         UserError: a source cannot be read, or the page is there already or cannot be written.
@@ -44,13 +46,15 @@ def inspect_data(config: RunConfig, output: str, samples: int, overwrite: bool) 
     surveys = []
     for source in config.data.sources:
         surveys.append(survey(source, config.data, tokenizer, samples))
-        print(_table(surveys[-1]) + "\n", flush=True)
+        if not as_json:
+            print(_table(surveys[-1]) + "\n", flush=True)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page(surveys, tokenizer), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{file}: may not be written ({error.strerror}); choose another --output") from error
-    print(file)
+    found = {"page": str(file), "sources": [figures(each) for each in surveys]}
+    print(json.dumps(found, indent=2) if as_json else file)
 
 
 def _table(found: Survey) -> str:
@@ -60,7 +64,9 @@ def _table(found: Survey) -> str:
     return "\n".join(figures + [f"  {message}" for message in found.messages])
 
 
-def encode_data(config: RunConfig, output: str, model: str | None, progress: Progress | None) -> None:
+def encode_data(
+    config: RunConfig, output: str, model: str | None, progress: Progress | None, *, as_json: bool = False
+) -> None:
     """Encodes every source of the config into a folder under ``output``, and prints the config entries that read them.
 
     Each host encodes its share with its own devices.
@@ -70,6 +76,7 @@ def encode_data(config: RunConfig, output: str, model: str | None, progress: Pro
         output: folder, shared by all hosts.
         model: the model folder whose frozen networks encode; None takes the weights that training begins with.
         progress: called after each file with (records encoded, records of this host).
+        as_json: prints the entries as a list of objects.
 
     Raises:
         UserError: a source or the model cannot be read, or the output cannot be written.
@@ -98,9 +105,14 @@ def encode_data(config: RunConfig, output: str, model: str | None, progress: Pro
         )
         barrier("encoded")
     if jax.process_index() == 0:
-        print("\n".join(_snippet(name, folder) for name, folder in folders.items()))
+        entries = [_entry(name, folder) for name, folder in folders.items()]
+        print(json.dumps(entries, indent=2) if as_json else "\n".join(_snippet(entry) for entry in entries))
 
 
-def _snippet(name: str, folder: Path) -> str:
-    """The entry of ``data.sources`` that reads an encoded source."""
-    return f'dict(name="{name}", format="array_record", root="{folder}", files="*.array_record", ...)'
+def _entry(name: str, folder: Path) -> dict[str, str]:
+    """What of an entry of ``data.sources`` makes it read an encoded source."""
+    return {"name": name, "format": "array_record", "root": str(folder), "files": "*.array_record"}
+
+
+def _snippet(entry: dict[str, str]) -> str:
+    return f"dict({', '.join(f'{name}={json.dumps(value)}' for name, value in entry.items())}, ...)"

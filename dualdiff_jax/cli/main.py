@@ -7,11 +7,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # silences the compiler's chatter; read when jax is imported
 
-import ml_collections
 from absl import app, flags
 
 from dualdiff_jax import progress
@@ -26,6 +25,7 @@ from dualdiff_jax.cli import (
     help,
     joint,
     options,
+    pictures,
     plan,
     sample,
     text_flags,
@@ -34,8 +34,7 @@ from dualdiff_jax.cli import (
 from dualdiff_jax.cli.app import serve_page
 from dualdiff_jax.cli.modes import MODES
 from dualdiff_jax.cli.processes import processes, together
-from dualdiff_jax.config import RunConfig
-from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.cli.run_config import run_config
 from dualdiff_jax.errors import StuckError, UserError
 from dualdiff_jax.files import as_path, check_holds_arrays
 from dualdiff_jax.runtime import environment
@@ -122,13 +121,8 @@ def _required(flag: flags.FlagHolder[str | None]) -> str:
     return flag.value
 
 
-def _config() -> RunConfig:
-    if arguments.CONFIG.value is None:
-        raise UserError(f"--mode={arguments.MODE.value} needs --config=FILE")
-    if not isinstance(arguments.CONFIG.value, ml_collections.ConfigDict):
-        file = flags.FLAGS["config"].config_filename  # pyright: ignore[reportAttributeAccessIssue]
-        raise UserError(f"{file}: cannot be loaded; name a config file such as configs/demo.py")
-    return resolve(arguments.CONFIG.value)
+def _as_json() -> bool:
+    return arguments.FORMAT.value == "json"
 
 
 def _generate() -> None:
@@ -137,41 +131,27 @@ def _generate() -> None:
     )
 
 
-def _edit() -> None:
-    prompts, given = arguments.PROMPT.value, {"fit": arguments.FIT.value, "strength": arguments.STRENGTH.value}
-    edit.edit(
+def _from_images(command: Callable[..., None], **own: Any) -> None:
+    command(
         _required(arguments.MODEL),
         arguments.IMAGE.value,
         _required(arguments.OUTPUT),
-        prompts,
-        **given,
-        **options.prompted(),
+        fit=arguments.FIT.value,
+        strength=arguments.STRENGTH.value,
+        **own,
     )
+
+
+def _edit() -> None:
+    _from_images(edit.edit, prompts=arguments.PROMPT.value, **options.prompted())
 
 
 def _inpaint() -> None:
-    prompts, given = arguments.PROMPT.value, {"fit": arguments.FIT.value, "strength": arguments.STRENGTH.value}
-    edit.inpaint(
-        _required(arguments.MODEL),
-        arguments.IMAGE.value,
-        _required(arguments.OUTPUT),
-        prompts,
-        masks=arguments.MASK.value,
-        **given,
-        **options.prompted(),
-    )
+    _from_images(edit.inpaint, prompts=arguments.PROMPT.value, masks=arguments.MASK.value, **options.prompted())
 
 
 def _variations() -> None:
-    edit.variations(
-        _required(arguments.MODEL),
-        arguments.IMAGE.value,
-        _required(arguments.OUTPUT),
-        count=arguments.COUNT.value,
-        fit=arguments.FIT.value,
-        strength=arguments.STRENGTH.value,
-        **options.drawing(),
-    )
+    _from_images(edit.variations, count=arguments.COUNT.value, **options.drawing())
 
 
 def _caption() -> None:
@@ -230,35 +210,44 @@ def _plan() -> None:
             f"--search finds batches for training, not for --of={arguments.OF.value}; leave one of the two out"
         )
     plan.plan(
-        _config(),
+        run_config(),
         _required(arguments.TOPOLOGY),
         arguments.OF.value,
         is_search=arguments.SEARCH.value,
-        as_json=arguments.FORMAT.value == "json",
+        as_json=_as_json(),
     )
 
 
 def _inspect_data() -> None:
     given, samples = arguments.OUTPUT.value, arguments.SAMPLES.value or data.LOOKED_AT
     may_replace = arguments.OVERWRITE.value or given is None
-    data.inspect_data(_config(), given or "runs/inspect-data", samples, overwrite=may_replace)
+    data.inspect_data(run_config(), given or "runs/inspect-data", samples, overwrite=may_replace, as_json=_as_json())
+
+
+def _list_images() -> None:
+    pictures.list_images(
+        _required(arguments.IMAGES),
+        arguments.TEXT.value,
+        overwrite=arguments.OVERWRITE.value,
+        as_json=_as_json(),
+    )
 
 
 def _train() -> None:
-    config, folder = _config(), _required(arguments.WORKDIR)
+    config, folder = run_config(), _required(arguments.WORKDIR)
     check_holds_arrays(as_path(folder))
     with processes():
-        train.run_training(config, folder)
+        train.run_training(config, folder, as_json=_as_json())
 
 
 def _encode_data() -> None:
-    config, folder = _config(), _required(arguments.OUTPUT)
+    config, folder = run_config(), _required(arguments.OUTPUT)
     with processes():
-        data.encode_data(config, folder, arguments.MODEL.value, progress.bar("encoding"))
+        data.encode_data(config, folder, arguments.MODEL.value, progress.bar("encoding"), as_json=_as_json())
 
 
 def _check() -> None:
-    check.check(_config(), _required(arguments.WORKDIR), as_json=arguments.FORMAT.value == "json")
+    check.check(run_config(), _required(arguments.WORKDIR), as_json=_as_json())
 
 
 def _evaluate() -> None:
@@ -274,7 +263,7 @@ def _evaluate() -> None:
 
 
 def _compare(*folders: str) -> None:
-    compare.compare(folders, as_json=arguments.FORMAT.value == "json")
+    compare.compare(folders, as_json=_as_json())
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -290,6 +279,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "score": together(_score),
     "app": lambda: serve_page(_required(arguments.MODEL)),
     "plan": _plan,
+    "list-images": _list_images,
     "inspect-data": _inspect_data,
     "encode-data": _encode_data,
     "check": together(_check),

@@ -18,6 +18,7 @@ MODES = {  # mode -> what it does, an example
     "score": ("how well texts fit an image", '--model=M --image=a.png --text="a three" --text="a six"'),
     "app": ("a web page for all of these (docs/app.md)", "--model=M"),
     "plan": ("compiles a config for chips that are not here", "--config=configs/demo.py --topology=v5e:2x2"),
+    "list-images": ("writes metadata.json for a folder of pictures", '--images=photos --text="a photo of my dog"'),
     "inspect-data": ("figures of the data, and a page with what the model sees", "--config=configs/demo.py"),
     "encode-data": ("stores what the frozen networks make of the data", "--config=configs/demo.py --output=encoded"),
     "check": ("looks at all that a run needs before it costs", "--config=configs/demo.py --workdir=runs/mine"),

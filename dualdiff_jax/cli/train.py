@@ -1,6 +1,8 @@
 """``--mode=train``: a run with the previews and the validation of its config."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -17,8 +19,14 @@ from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
 
 
-def run_training(config: RunConfig, workdir: str) -> None:
+def run_training(config: RunConfig, workdir: str, *, as_json: bool = False) -> None:
     """Trains in ``workdir``, or resumes the run there; process 0 prints the folder of the trained model.
+
+    Args:
+        config: of the run.
+        workdir: its folder.
+        as_json: prints an object in place of the folder: the workdir, the folders of the model and of the LoRA or null,
+            and whether the run has finished, or was stopped by a signal and saved.
 
     Raises:
         UserError: the processes have different configs, or the run cannot begin or go on; the message says why.
@@ -34,8 +42,22 @@ def run_training(config: RunConfig, workdir: str) -> None:
     if config.validation.tasks_every:
         hooks.append((config.validation.tasks_every, TaskScores(config, tokenizer)))
     folder = train(config, workdir, mesh, hooks)
-    if folder is not None and jax.process_index() == 0:
-        print(folder)
+    if jax.process_index() == 0:
+        if as_json:
+            print(json.dumps(_result(config, workdir, folder), indent=2))
+        elif folder is not None:
+            print(folder)
+
+
+def _result(config: RunConfig, workdir: str, folder: Path | None) -> dict[str, Any]:
+    has_lora, has_model = folder is not None and config.lora.rank > 0, folder is not None and config.lora.merge
+    lora = str(as_path(workdir) / "lora") if has_lora else None
+    return {
+        "workdir": workdir,
+        "finished": folder is not None,
+        "model": str(folder) if has_model else None,
+        "lora": lora,
+    }
 
 
 def check_same_config(config: RunConfig) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -166,6 +166,33 @@ def summary(found: Survey) -> list[tuple[str, str]]:
     return [line for line in lines if line is not None and line[1]]
 
 
+def figures(found: Survey) -> dict[str, Any]:
+    """The same figures as numbers, for programs: counts, and the quartiles of what varies (least, 25 %, ..., most)."""
+    config = found.config
+    return {
+        "name": config.name,
+        "format": config.format,
+        "task": config.task,
+        "weight": config.weight,
+        "stores": found.kind,
+        "records": found.records,
+        "looked_at": found.looked_at,
+        "bad": dict(found.bad),
+        "messages": found.messages,
+        "filtered": found.filtered,
+        "without_image": found.without_image,
+        "image_height": _quartiles([height for height, _ in found.sizes]),
+        "image_width": _quartiles([width for _, width in found.sizes]),
+        "caption_length": _quartiles(found.caption_lengths),
+        "turns": _quartiles(found.turns),
+        "tokens": _quartiles(found.tokens),
+        "texts_cut": len(found.cut),
+        "tokens_cut": sum(found.cut),
+        "shapes": {shape_name(shape): count for shape, count in found.shapes.most_common()},
+        "examples_per_second": found.examples_per_second,
+    }
+
+
 def shape_name(shape: Shape) -> str:
     return "no image" if shape is None else f"{shape[0]} x {shape[1]}"
 
@@ -187,6 +214,11 @@ def _spread(values: Sequence[float], unit: str) -> str:
     """Range, quartiles and median; "" of no values."""
     if not values:
         return ""
-    low, quarter, middle, most, high = np.percentile(values, [0, 25, 50, 75, 100])
+    low, quarter, middle, most, high = _quartiles(values)
     text = f"{low:.4g} to {high:.4g}, half of them {quarter:.4g} to {most:.4g}, median {middle:.4g}"
     return f"{text} {unit}".strip()
+
+
+def _quartiles(values: Sequence[float]) -> list[float]:
+    """The least, the quartiles and the most; [] of no values."""
+    return np.percentile(values, [0, 25, 50, 75, 100]).tolist() if values else []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config import RunConfig, published
 from dualdiff_jax.config.resolve import differences, resolve, to_dict
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,12 @@ def resolved(file: Path) -> RunConfig:
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return resolve(module.get_config())
+    config = module.get_config()
+    if not config.model.get("mmdit"):  # it takes the model of init_from; here, the published one
+        config.model.update(published.D_DIT_2B)
+        config.data.tokenizer = "MODEL_DIR/tokenizer"
+        config.data.sources = [published.SAMPLING | source for source in config.data.sources]
+    return resolve(config)
 
 
 def golden_file(config: Path) -> Path:

@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from dualdiff_jax.cli import arguments, joint, main, processes, text_flags
+from dualdiff_jax.cli import arguments, joint, main, processes, run_config, text_flags
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,7 +28,7 @@ PROMPTED = (
     f"prompt guidance_scale guidance_rule guidance_interval zero_init_steps negative_prompt images_per_prompt {DRAWING}"
 )
 ACCEPTED = {
-    "train": f"config workdir {TOGETHER}",
+    "train": f"config workdir format {TOGETHER}",
     "generate": PROMPTED,
     "edit": f"image fit strength {PROMPTED}",
     "inpaint": f"image fit strength mask {PROMPTED}",
@@ -40,8 +40,9 @@ ACCEPTED = {
     "score": f"image text question samples per_token anchor_end {READING}",
     "app": "model dtype t5_bits host port",
     "plan": "config format topology of search",
-    "inspect-data": "config output overwrite samples",
-    "encode-data": f"config model output {TOGETHER}",
+    "list-images": "images text overwrite format",
+    "inspect-data": "config output overwrite samples format",
+    "encode-data": f"config model output format {TOGETHER}",
     "check": f"config workdir format {TOGETHER}",
     "evaluate": f"task data split limit suffix question choose_by words sampling_batch images weights resize "
     "sampler sigmas sigma_shift guidance_rule guidance_interval zero_init_steps negative_prompt images_per_prompt "
@@ -192,11 +193,22 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
         for name, holder in list(vars(module).items()):
             if isinstance(holder, flags.FlagHolder):
                 monkeypatch.setattr(module, name, Spy(holder))
-    for module in ("sample", "edit", "completion", "plan", "train", "data", "check", "evaluations", "compare"):
+    for module in (
+        "sample",
+        "edit",
+        "completion",
+        "plan",
+        "train",
+        "data",
+        "check",
+        "evaluations",
+        "compare",
+        "pictures",
+    ):
         monkeypatch.setattr(main, module, MagicMock())
     monkeypatch.setattr(joint, "joint", MagicMock())
     monkeypatch.setitem(sys.modules, "dualdiff_jax.app.page", MagicMock())  # which imports Gradio
-    monkeypatch.setattr(main, "resolve", lambda config: config)
+    monkeypatch.setattr(run_config, "resolve", lambda config: config)
     monkeypatch.setattr(processes, "distributed_run", lambda *_: contextlib.nullcontext())
     command(f"--mode={mode}", *given(*ACCEPTED[mode].split()))
     assert read - {"mode", "debug", "quiet"} == set(ACCEPTED[mode].split())
@@ -207,7 +219,7 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
     [
         (
             [],
-            "there is no --mode; give --mode=train|generate|edit|inpaint|variations|joint|caption|answer|infill|evaluate|",
+            "there is no --mode; give --mode=train|generate|edit|inpaint|variations|joint|caption|answer|",
         ),
         (["--mode=paint"], "flag --mode=paint"),
         (["--mode=train", "config"], "'config' is not a flag; flags look like --name=value"),
