@@ -59,7 +59,12 @@ TESTS = {
         *JOINT,
         f"{SAMPLING}/test_flow_sampler.py",
     ),
-    "models/activations.py": (f"{MODELS}/test_t5_encoder.py", *LAYERS, f"{PARITY}/test_t5.py"),
+    "models/activations.py": (
+        f"{MODELS}/test_activations.py",
+        f"{MODELS}/test_t5_encoder.py",
+        *LAYERS,
+        f"{PARITY}/test_t5.py",
+    ),
     "models/attention.py": (
         f"{MODELS}/test_attention.py",
         f"{MODELS}/test_attention_kernels.py",

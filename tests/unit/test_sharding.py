@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from dualdiff_jax.config import MeshConfig
@@ -26,6 +27,7 @@ from dualdiff_jax.sharding import (
     rules_in_force,
     warn_unsharded,
 )
+from dualdiff_jax.sharding import mesh as mesh_module
 from dualdiff_jax.sharding.mesh import _across_nodes
 
 ONE_DEVICE = jax.devices()[:1]
@@ -187,6 +189,22 @@ class Device:
 )
 def test_nodes_are_slices_or_nvlink_domains_and_otherwise_processes(devices, nodes):
     assert nodes_of(devices) == nodes
+
+
+@pytest.mark.parametrize("slices, by_process", [((0, 1), False), ((0, 0), True)])
+def test_a_mesh_over_nodes_is_arranged_by_slices_where_there_are_some(monkeypatch, slices, by_process):
+    """Without slices a node is a process."""
+    given = []
+
+    def arrange(within, across, devices, process_is_granule):
+        given.append(process_is_granule)
+        return np.asarray(jax.devices()[:1] * len(devices)).reshape(np.multiply(within, across))
+
+    monkeypatch.setattr(mesh_utils, "create_hybrid_device_mesh", arrange)
+    monkeypatch.setattr(mesh_module, "Mesh", lambda arranged, *args, **more: type("Shape", (), {"shape": {}}))
+    devices = [Device("gpu", process, node) for process, node in zip((0, 0, 1, 1), np.repeat(slices, 2), strict=True)]
+    make_mesh(MeshConfig(layout="hybrid"), devices)
+    assert given == [by_process]
 
 
 def test_tensor_and_context_stay_inside_a_node():

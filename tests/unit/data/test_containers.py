@@ -111,6 +111,19 @@ def test_without_metadata_the_picture_is_the_same(form, options):
         np.testing.assert_array_equal(np.asarray(found.convert("RGB")), np.asarray(whole.convert("RGB")))
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_bytes_that_fill_before_a_jpegs_markers_are_passed_over(count):
+    """Also before that of the scan."""
+    data = encoded("JPEG", quality=90, comment=b"a photo")
+    filled, at = data[:2], 2
+    while data[at + 1] != 0xDA:
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        filled, at = filled + b"\xff" * count + data[at:end], end
+    bare = without_metadata(filled + b"\xff" * count + data[at:])
+    assert bare is not None and b"a photo" not in bare
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(bare))), np.asarray(Image.open(io.BytesIO(data))))
+
+
 @pytest.mark.parametrize("form", ["JPEG", "WEBP", "AVIF", "PNG"])
 def test_damaged_exif_costs_neither_the_picture_nor_a_warning(form):
     """Each byte of the EXIF data in turn."""

@@ -1,11 +1,13 @@
 """The pointwise functions and their gradients, beside float64."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualdiff_jax.models.activations import gelu
+from dualdiff_jax.models.activations import gelu, silu
 
 X = np.linspace(-12, 12, 4001)
 C = np.sqrt(2 / np.pi)
@@ -30,3 +32,11 @@ def test_the_gradient_of_gelu_keeps_no_array_but_its_argument():
     x = jnp.asarray(X, jnp.bfloat16)
     kept = jax.tree.leaves(jax.vjp(gelu, x)[1])
     assert [leaf.dtype for leaf in kept if leaf.size == x.size] == [x.dtype]
+
+
+@pytest.mark.parametrize("function", [gelu, silu])
+def test_bfloat16_is_computed_in_fp32(function):
+    """On a CPU XLA computes both in fp32 anyhow, so the program tells."""
+    program = str(jax.make_jaxpr(function)(jnp.zeros(7, jnp.bfloat16)))
+    computed = [line for line in program.splitlines() if re.search(r"= (logistic|tanh|exp)\b", line)]
+    assert computed and all(":f32[7] =" in line for line in computed)

@@ -14,6 +14,7 @@ from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind, init_weights, leaf_specs, split_trainable, weight_shardings
 from dualdiff_jax.models.embeddings import position_table
+from dualdiff_jax.models.stack import scan_blocks
 from dualdiff_jax.sharding import DEFAULT_RULES, make_mesh
 from tests.unit.tiny import CONFIG, QUICK, draw_latents, draw_tokens, random_weights
 
@@ -117,6 +118,18 @@ def test_bind_puts_every_array_in_its_place():
     assert found.keys() == weights.keys()
     for name, value in found.items():
         np.testing.assert_array_equal(value, weights[name], err_msg=name)
+
+
+def test_a_bound_model_runs_its_blocks_as_it_is_told():
+    called = []
+
+    def run_blocks(blocks, apply, carry):
+        called.append(blocks)
+        return scan_blocks(blocks, apply, carry)
+
+    model = bind(CONFIG, random_weights(), run_blocks)
+    jax.eval_shape(model, draw_latents(0, 2, 4, 8), TIMESTEP, draw_tokens(1, 2, 3))
+    assert called == [model.mmdit.blocks]
 
 
 def test_a_fresh_model_runs_and_predicts_nothing_yet(fresh):

@@ -37,6 +37,11 @@ def test_a_stored_posterior_is_drawn_from_as_the_autoencoder_does():
     assert (np.abs(np.asarray(found) - np.asarray(encode(MEAN, RNG))) <= 1.01 * bound).all()
 
 
+def test_a_rounded_mean_alone_is_given_in_fp32():
+    found = clean_latents({"latent_mean": MEAN.astype(jnp.bfloat16)}, None, RNG)
+    assert found.dtype == jnp.float32
+
+
 def test_a_posterior_without_a_variance_is_its_mean():
     np.testing.assert_array_equal(
         clean_latents({"latent_mean": MEAN.astype(jnp.bfloat16)}, None, RNG), MEAN.astype(jnp.bfloat16)

@@ -131,6 +131,19 @@ def test_each_certainty_ranks_in_its_own_way(certainty):
     np.testing.assert_array_equal(np.argsort(revealed_in), np.argsort(-by_hand[certainty]))
 
 
+def test_certainties_by_their_equations():
+    probs = np.random.default_rng(0).dirichlet(np.full(5, 0.7), size=20)
+    values = np.sort(probs)
+    expected = {
+        "probability": np.log(values[:, -1]),
+        "margin": values[:, -1] - values[:, -2],
+        "entropy": (probs * np.log(probs)).sum(axis=1),
+    }
+    assert CERTAINTIES.keys() == expected.keys()
+    for name, certainty in CERTAINTIES.items():
+        np.testing.assert_allclose(certainty(jnp.log(probs)), expected[name], rtol=1e-4, atol=1e-6)
+
+
 def some_prompts(batch: int, length: int) -> np.ndarray:
     """Rows with 0, 1, 2, ... visible tokens at random places."""
     rng = np.random.default_rng(4)

@@ -35,3 +35,24 @@ def test_adafactor_is_optaxs_with_a_decay_that_the_rate_scales(decayed):
             decay = RATE * DECAY * params[name] if decayed == "all" or name.endswith("kernel") else 0.0
             np.testing.assert_allclose(update[name], expected[name] - decay, rtol=1e-6, atol=1e-8)
         params = optax.apply_updates(params, update)
+
+
+def test_muon_is_optaxs_with_q_k_and_v_as_matrices_of_their_own():
+    """Momentum is ``beta1``. Of a joint kernel, each part is updated as if it were a kernel alone."""
+    given = dict(name="muon", learning_rate=RATE, weight_decay=0.0, warmup_steps=0, schedule="constant")
+    config = resolve(given | {"clip_norm": 0.0, "beta1": 0.6}, OptimizerConfig)
+    shape, axes = (6, 3, 2, 2), ("width", "projection", "heads", "head_dim")
+    ours = make_optimizer(config, 10, {"mmdit.qkv.kernel": LeafSpec(shape, jnp.dtype("float32"), axes, False)})
+    theirs = optax.contrib.muon(RATE, beta=0.6)
+    gradients = jax.random.normal(jax.random.key(0), (3, *shape))
+    params = jnp.zeros(shape)
+    state = ours.init({"mmdit.qkv.kernel": params})
+    others = [theirs.init(params[:, part].reshape(6, 4)) for part in range(3)]
+    for gradient in gradients:
+        update, state = ours.update({"mmdit.qkv.kernel": gradient}, state, {"mmdit.qkv.kernel": params})
+        for part in range(3):
+            matrix = gradient[:, part].reshape(6, 4)
+            expected, others[part] = theirs.update(matrix, others[part], params[:, part].reshape(6, 4))
+            np.testing.assert_allclose(
+                update["mmdit.qkv.kernel"][:, part].reshape(6, 4), expected, rtol=1e-4, atol=1e-6
+            )
