@@ -39,10 +39,10 @@ def lines(name: str, value: Any) -> list[str]:
 
 
 def whole(name: str, value: Any, *, least: int = 1, most: int = 10_000) -> int | None:
-    """A whole number in [least, most]; None, an empty field, stays None, the model's own."""
+    """A whole number in [least, most]; None, the model's own, of an empty field, which browsers send as None or 0."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return None if value is None else inputs.whole_number(name, value, 0, least, most)
+    return None if value is None or (value == 0 and least > 0) else inputs.whole_number(name, value, 0, least, most)
 
 
 def seed(value: Any) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.app.conftest import ROOT, SCREENSHOTS, Visit, temporary
+from tests.app.conftest import ROOT, SCREENSHOTS, Visit, start, stop, temporary
 
 pytestmark = pytest.mark.app
 PROMPT = "a handwritten three"
@@ -267,5 +267,14 @@ def test_nothing_is_written_outside_the_temporary_folder(server):
     assert list((ROOT / "dualdiff_jax").rglob("*.pyi")) == []
 
 
-def test_the_terminal_shows_where_the_page_is_and_nothing_else(server):
-    assert server.log.read_text().splitlines() == [f"the page is at {server.address}/; Ctrl+C ends it"]
+def test_the_terminal_shows_where_the_page_is_and_nothing_else(model, browser, tmp_path):
+    """Of a server that nobody attacks: Gradio reports what it refuses."""
+    (tmp_path / "own").mkdir()
+    server = start(model, tmp_path / "own")
+    visit = Visit(browser, server)
+    visit.field("Prompt").fill(PROMPT)
+    visit.run("draw")
+    visit.close()
+    shown = server.log.read_text()
+    stop(server)
+    assert shown.splitlines() == [f"the page is at {server.address}/; Ctrl+C ends it"]

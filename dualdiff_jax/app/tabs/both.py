@@ -21,7 +21,7 @@ def build(studio: Studio, drawing: Any) -> None:
                 with gr.Row():
                     steps = fields.steps_field(studio.pipe.config.sampling.image_steps)
                     guidance = fields.guidance_field(studio)
-                temperature = gr.Number(1.0, label="Temperature of the tokens", minimum=0, maximum=100)
+                temperature = gr.Number(1.0, label="Temperature of the tokens")
                 seed = fields.seed_field()
             button = gr.Button("Draw both", variant="primary", elem_id="both-run")
         with gr.Column(scale=3, min_width=280):

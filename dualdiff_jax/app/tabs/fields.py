@@ -15,7 +15,7 @@ NEW_SEEDS = 2**31  # seeds that the button draws from
 def seed_field() -> Any:
     """A seed, and a button that draws another."""
     with gr.Row(elem_classes="seed"):
-        field = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=given.MOST_SEED, scale=3, min_width=90)
+        field = gr.Number(0, label="Seed", precision=0, scale=3, min_width=90)
         button = gr.Button("New seed", size="sm", scale=1, min_width=90)
     button.click(
         lambda: random.randrange(NEW_SEEDS), None, field, queue=False, api_visibility="private", show_progress="hidden"
@@ -27,7 +27,7 @@ def size_fields(studio: Studio) -> list[Any]:
     """Height and width."""
     default = studio.pipe.config.sampling
     with gr.Row():
-        return [_number("Height", default.height, 1), _number("Width", default.width, 1)]
+        return [number_field("Height", default.height), number_field("Width", default.width)]
 
 
 def image_fields(studio: Studio) -> list[Any]:
@@ -42,12 +42,12 @@ def image_fields(studio: Studio) -> list[Any]:
 
 def steps_field(value: int | None) -> Any:
     """Sampling steps; empty is the model's own."""
-    return _number("Steps", value, 1)
+    return number_field("Steps", value)
 
 
 def guidance_field(studio: Studio) -> Any:
     """The guidance scale."""
-    return gr.Number(studio.pipe.config.sampling.guidance_scale, label="Guidance", minimum=0, min_width=90)
+    return gr.Number(studio.pipe.config.sampling.guidance_scale, label="Guidance", min_width=90)
 
 
 def order_field(studio: Studio) -> Any:
@@ -65,5 +65,6 @@ def text_field(label: str, placeholder: str = "", lines: int = 1, value: str = "
     return gr.Textbox(value, label=label, placeholder=placeholder, lines=lines, max_length=given.MOST_CHARACTERS)
 
 
-def _number(label: str, value: int | None, least: int) -> Any:
-    return gr.Number(value, label=label, precision=0, minimum=least, min_width=90, placeholder="the model's own")
+def number_field(label: str, value: int | None) -> Any:
+    """A whole number; ``given.whole`` has its bounds, since Gradio's refuse an empty field, which arrives as 0."""
+    return gr.Number(value, label=label, precision=0, min_width=90, placeholder="the model's own")

@@ -23,7 +23,7 @@ def build(studio: Studio, drawing: Any) -> None:
             question = fields.text_field("Question that they answer", "empty for captions")
             with gr.Accordion("Settings", open=False):
                 per_token = gr.Checkbox(False, label="Per token, for texts of different lengths")
-                samples = gr.Number(SAMPLES, label="Samples, an even number", precision=0, minimum=4, maximum=4096)
+                samples = gr.Number(SAMPLES, label="Samples, an even number", precision=0)
                 seed = fields.seed_field()
             button = gr.Button("Rank", variant="primary", elem_id="rank-run")
         with gr.Column(scale=3, min_width=280):

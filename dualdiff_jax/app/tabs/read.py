@@ -20,9 +20,7 @@ def build(studio: Studio, drawing: Any) -> None:
                 order = fields.order_field(studio)
                 with gr.Row():
                     steps = fields.steps_field(None)
-                    length = gr.Number(
-                        None, label="Tokens", precision=0, minimum=2, min_width=90, placeholder="the model's own"
-                    )
+                    length = fields.number_field("Tokens", None)
                 seed = fields.seed_field()
             button = gr.Button("Read", variant="primary", elem_id="read-run")
         with gr.Column(scale=3, min_width=280):

@@ -230,3 +230,8 @@ def test_the_page_without_gradio_says_what_to_install(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "error: the page needs Gradio" in done.stderr and "pip install -r requirements-app.txt" in done.stderr
+
+
+def test_an_empty_number_is_the_models_own_however_a_browser_sends_it():
+    assert [given.whole("steps", value) for value in (None, 0, 0.0, 3.0)] == [None, None, None, 3]
+    assert given.whole("seed", 0, least=0) == 0
