@@ -9,7 +9,7 @@ from safetensors.numpy import save_file
 
 from dualdiff_jax.convert.lora_file import read_lora
 from dualdiff_jax.convert.lora_keys import lora_rules
-from dualdiff_jax.convert.lora_terms import Term, change, scaled_factors
+from dualdiff_jax.convert.lora_terms import Term, by_layer, change, cut, scaled_factors
 from dualdiff_jax.convert.lora_writer import write_lora
 from dualdiff_jax.convert.state_dict import from_torch, to_torch
 from dualdiff_jax.models.bundle import leaf_specs
@@ -55,6 +55,18 @@ def test_there_and_back_is_bit_for_bit(tmp_path, drawn, first, second, dtype):
     if first == "peft":
         settings = [json.loads((folder / "adapter_config.json").read_text()) for folder in (start, end)]
         assert settings[0] == settings[1]
+
+
+def test_factors_are_cut_into_the_term_that_they_came_from():
+    """Of every layer, that of the patches among them, which is a convolution to others."""
+    terms = draw("diffusers", alpha=2.0)
+    assert any(term.down.ndim == 4 for term in terms)
+    for layer, group in by_layer(terms).items():
+        for term in group:
+            (found,) = cut([term.rule], term.factors(SPECS[layer[0]]), term.alpha, SPECS[layer[0]])
+            np.testing.assert_array_equal(found.down, term.down)
+            np.testing.assert_array_equal(found.up, term.up)
+            assert (found.rule, found.alpha) == (term.rule, term.alpha)
 
 
 @pytest.mark.parametrize("naming", ["diffusers", "peft", "kohya"])
