@@ -21,6 +21,11 @@ SCREENSHOTS = ROOT / "runs" / "app_screenshots"
 SECONDS = 60  # that the server may take to start
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where these tests are not asked for, their files are not read: they import what only they need."""
+    return True if "not app" in config.getoption("markexpr") else None
+
+
 class Server(NamedTuple):
     """A page that is served."""
 

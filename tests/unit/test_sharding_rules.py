@@ -174,7 +174,9 @@ def test_a_table_is_in_force_in_one_thread_and_until_an_error():
 
 
 def test_activations_are_named():
-    with pytest.raises(ValueError, match="activation 'steam' is none of stream, qkv, heads, attention, mlp"):
+    with pytest.raises(
+        ValueError, match="activation 'steam' is none of stream, qkv, parts, heads, attention, mlp, convolution"
+    ):
         constrain(jnp.ones(3), "steam")
     x = jnp.ones((2, 3))
     assert all(constrain(x, kind) is x for kind in ACTIVATIONS)  # without a mesh
