@@ -12,19 +12,8 @@ from dualdiff_jax.app.studio import Studio
 SHOWN = 12  # states of a batch on the way, about
 
 
-def draw(
-    studio: Studio,
-    prompt: Any,
-    negative: Any,
-    height: Any,
-    width: Any,
-    steps: Any,
-    guidance: Any,
-    sampler: Any,
-    seed: Any,
-    count: Any,
-) -> Iterator[Result]:
-    """Draws ``count`` images of ``prompt``. Arguments are what the fields of the tab hold.
+def draw(studio: Studio, prompt: Any, negative: Any, *settings: Any) -> Iterator[Result]:
+    """Draws images of ``prompt``. Arguments are what the fields of the tab hold, ``settings`` as in ``given.drawing``.
 
     Yields:
         The images as they form, and at last the files.
@@ -33,16 +22,8 @@ def draw(
         UserError: a field holds what cannot be drawn.
     """
     prompt, negative = given.text("prompt", prompt), given.text("negative prompt", negative, may_be_empty=True)
-    studio.check_words(prompt, negative)
-    options = {
-        "seed": given.seed(seed),
-        "images_per_prompt": given.whole("images at once", count, most=given.MOST_AT_ONCE) or 1,
-        "height": given.whole("height", height),
-        "width": given.whole("width", width),
-        "steps": given.whole("steps", steps),
-        "guidance_scale": given.number("guidance", guidance),
-        "sampler": sampler or None,
-    }
+    studio.pipe.tokenizer.check_words(prompt, negative)
+    options = given.drawing(*settings)
     call = Call("generate", {"prompts": [prompt], "negative_prompt": negative or None, **options})
     every = max(1, (options["steps"] or studio.pipe.config.sampling.image_steps) // SHOWN)
     images: list[Any] = []

@@ -21,15 +21,13 @@ def edit(
     prompt: Any,
     negative: Any,
     strength: Any,
-    height: Any,
-    width: Any,
-    steps: Any,
-    guidance: Any,
-    sampler: Any,
-    seed: Any,
-    count: Any,
+    *settings: Any,
 ) -> Iterator[Result]:
-    """Changes a picture towards ``prompt``. Arguments are what the fields of the tab hold; ``painted`` is the brush's.
+    """Changes a picture towards ``prompt``. Arguments are what the fields of the tab hold.
+
+    Args:
+        painted: of the brush.
+        settings: as in ``given.drawing``.
 
     Yields:
         The files.
@@ -39,21 +37,17 @@ def edit(
     """
     file, prompt = given.picture(picture), given.text("prompt", prompt)
     negative = given.text("negative prompt", negative, may_be_empty=True)
-    studio.check_words(prompt, negative)
+    studio.pipe.tokenizer.check_words(prompt, negative)
     sources = source(file)
     if part == PAINTED:
         sources[MASK] = receive_mask(painted, sources[PICTURE].size)
-    default = studio.pipe.config.sampling
+    drawing, default = given.drawing(*settings), studio.pipe.config.sampling
     options = {
         "negative_prompt": negative or None,
         "strength": None if strength is None else as_strength(strength),
-        "seed": given.seed(seed),
-        "images_per_prompt": given.whole("images at once", count, most=given.MOST_AT_ONCE) or 1,
-        "height": given.whole("height", height) or default.height,
-        "width": given.whole("width", width) or default.width,
-        "steps": given.whole("steps", steps),
-        "guidance_scale": given.number("guidance", guidance),
-        "sampler": sampler or None,
+        **drawing,
+        "height": drawing["height"] or default.height,
+        "width": drawing["width"] or default.width,
     }
     if part == PAINTED:
         call = Call("inpaint", {"images": [PICTURE], "masks": [MASK], "prompts": [prompt], **options})

@@ -33,7 +33,7 @@ def in_sentences(work: Callable[..., Iterable[tuple]], unchanged: tuple) -> Call
             log.error("%s", error)
             is_memory = "RESOURCE_EXHAUSTED" in str(error)
             yield (alert(OUT_OF_MEMORY if is_memory else UNEXPECTED), *unchanged)
-        except Exception:
+        except Exception:  # a fault of ours: the visitor reads a sentence, the log has the traceback, the page goes on
             log.exception("a call of the page failed")
             yield (alert(UNEXPECTED), *unchanged)
 

@@ -23,7 +23,7 @@ def fill(studio: Studio, picture: Any, text: Any, tokens: Any, order: Any, steps
     """
     file, text = given.picture(picture), given.text("text", text)
     parts = split_blanks(text)
-    studio.check_words(" ".join(parts))
+    studio.pipe.tokenizer.check_words(" ".join(parts))
     options = {
         "tokens_per_blank": given.whole("tokens of a blank", tokens) or 1,
         "order": order or None,

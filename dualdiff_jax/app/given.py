@@ -45,6 +45,21 @@ def whole(name: str, value: Any, *, least: int = 1, most: int = 10_000) -> int |
     return None if value is None or (value == 0 and least > 0) else inputs.whole_number(name, value, 0, least, most)
 
 
+def drawing(
+    height: Any, width: Any, steps: Any, guidance: Any, sampler: Any, seed_field: Any, count: Any
+) -> dict[str, Any]:
+    """The pipeline's arguments from the fields of ``tabs.fields.drawing_fields``; None is the model's own."""
+    return {
+        "seed": seed(seed_field),
+        "images_per_prompt": whole("images at once", count, most=MOST_AT_ONCE) or 1,
+        "height": whole("height", height),
+        "width": whole("width", width),
+        "steps": whole("steps", steps),
+        "guidance_scale": number("guidance", guidance),
+        "sampler": sampler or None,
+    }
+
+
 def seed(value: Any) -> int:
     """A seed; an empty field is 0."""
     return whole("seed", value, least=0, most=MOST_SEED) or 0

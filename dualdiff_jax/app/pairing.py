@@ -30,7 +30,7 @@ def pair(
         UserError: a field holds what cannot be used.
     """
     beginning = given.text("beginning of the text", beginning, may_be_empty=True)
-    studio.check_words(beginning)
+    studio.pipe.tokenizer.check_words(beginning)
     options = {
         "count": given.whole("pairs at once", count, most=given.MOST_AT_ONCE) or 1,
         "prompt": beginning.strip() or None,

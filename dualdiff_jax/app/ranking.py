@@ -26,7 +26,7 @@ def rank(
     """
     file, candidates = given.picture(picture), given.lines("texts", texts)
     question = given.text("question", question, may_be_empty=True).strip()
-    studio.check_words(question, *candidates)
+    studio.pipe.tokenizer.check_words(question, *candidates)
     options = {
         "questions": [question] if question else None,
         "per_token": True if per_token else None,

@@ -34,7 +34,7 @@ def read(
         UserError: a field holds what cannot be used.
     """
     file, question = given.picture(picture), given.text("question", question, may_be_empty=True).strip()
-    studio.check_words(question)
+    studio.pipe.tokenizer.check_words(question)
     pipe, default = studio.pipe, studio.pipe.config.sampling
     options = {
         "order": order or None,

@@ -32,11 +32,6 @@ class Studio(NamedTuple):
         folder.mkdir()
         return folder
 
-    def check_words(self, *texts: str) -> None:
-        """Raises ``UserError`` where the tokenizer cannot spell a word of ``texts``."""
-        for text in texts:
-            self.pipe.tokenizer.check_words(text)
-
 
 def open_studio(
     model: str, loading: Mapping[str, Any], program: str, folder: Path, pipe: DualDiffusionPipeline | None = None

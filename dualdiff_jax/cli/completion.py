@@ -40,8 +40,7 @@ def infill(
     check_settings(**options)
     folder = folder_for(output, ["infills.json"], overwrite) if output else None
     pipeline = load(model, dtype, t5_bits)
-    for text in texts:
-        pipeline.tokenizer.check_words(" ".join(split_blanks(text)))
+    pipeline.tokenizer.check_words(*(" ".join(split_blanks(text)) for text in texts))
     found = pipeline.infill(texts, images, with_fills=True, seed=seed, progress=bar("filling"), **options)
     rows = [
         {"image": image, "text": each.text, "fills": each.fills, "seed": its_seed}
@@ -79,8 +78,7 @@ def score(
     check_settings(**options)
     folder = folder_for(output, ["scores.json"], overwrite) if output else None
     pipeline = load(model, dtype, t5_bits)
-    for text in (*texts, *questions):
-        pipeline.tokenizer.check_words(text)
+    pipeline.tokenizer.check_words(*texts, *questions)
     given = {"questions": questions} if questions else {}
     found = pipeline.score(images, texts, seed=one_seed, progress=bar("scoring"), **given, **options)
     rows = []

@@ -110,8 +110,7 @@ def _draw(
         rows += [row] * count
     folder = folder_for(output, image_names(rows), overwrite)
     pipeline = load(model, dtype, t5_bits)
-    for prompt in prompts:
-        pipeline.tokenizer.check_words(prompt)
+    pipeline.tokenizer.check_words(*prompts)
     if prompts:
         options["prompts"] = list(prompts)
     found = draw(pipeline, seed=seed, progress=bar("generating"), **options)

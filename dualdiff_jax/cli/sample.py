@@ -58,8 +58,7 @@ def generate(
     ]
     folder = folder_for(output, image_names(rows), overwrite)
     pipeline = load(model, dtype, t5_bits)
-    for prompt in prompts:
-        pipeline.tokenizer.check_words(prompt)
+    pipeline.tokenizer.check_words(*prompts)
     images = pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
     write_images(folder, images, rows, as_json, "{image}\t{prompt}")
 

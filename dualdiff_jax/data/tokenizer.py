@@ -198,13 +198,12 @@ class Tokenizer:
         unknown = self._tokenizer.unk_token_id
         return [word for word in text.split() if unknown in self.tokens(word)]
 
-    def check_words(self, text: str) -> None:
-        """Raises ``UserError`` that names the words of ``text`` which the vocabulary cannot spell."""
-        unknown = self.unknown_words(text)
-        if unknown:
-            raise UserError(
-                f"this model's tokenizer does not know {quoted(', '.join(unknown))}; use other words in {quoted(text)}"
-            )
+    def check_words(self, *texts: str) -> None:
+        """Raises ``UserError`` that names the words of the first of ``texts`` which the vocabulary cannot spell."""
+        for text in texts:
+            if unknown := self.unknown_words(text):
+                words = quoted(", ".join(unknown))
+                raise UserError(f"this model's tokenizer does not know {words}; use other words in {quoted(text)}")
 
 
 def _load(folder: Path) -> Any:

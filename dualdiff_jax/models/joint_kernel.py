@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-LANES = 128  # of a register: two heads
+from dualdiff_jax.models.head_pairs import LANES, are_pairs, attend, halves, masked, product
+
 ROWS = 128  # the lengths of the streams are multiples of it
 FAST_MEMORY = 15 << 20  # bytes that a program may use, of a TPU's 16 MiB
 
@@ -30,7 +31,7 @@ def fits(heads: int, head_dim: int, lengths: Sequence[int], itemsize: int) -> bo
     """Whether ``joint_attention`` takes these heads, and streams of these lengths, on one device."""
     are_whole = all(length % ROWS == 0 for length in lengths)
     has_space = _bytes(ROWS, sum(lengths), itemsize) <= FAST_MEMORY
-    return 2 * head_dim == LANES and heads % 2 == 0 and are_whole and has_space
+    return are_pairs(heads, head_dim) and are_whole and has_space
 
 
 def _bytes(rows: int, keys: int, itemsize: int) -> int:
@@ -103,20 +104,11 @@ def _call(
 def _forward_program(image_ref, text_ref, image_out, text_out, *, scale: float) -> None:
     """Two heads of one example: equation (1)."""
     k, v = (jnp.concatenate([image_ref[part], text_ref[part]]) for part in (1, 2))
-    halves = _halves()
-
-    def rows(q: jax.Array) -> jax.Array:
-        outs = []
-        for lanes in halves:
-            scores = scale * _product(_masked(q, lanes), k, (1, 1))
-            weights = jnp.exp(scores - scores.max(axis=1, keepdims=True))
-            outs.append(_product(weights.astype(v.dtype), v, (1, 0)) / weights.sum(axis=1, keepdims=True))
-        return jnp.where(halves[0], *outs)
 
     for ref, out_ref in ((image_ref, image_out), (text_ref, text_out)):
 
         def block(at: Any, ref=ref, out_ref=out_ref) -> None:
-            out_ref[at] = rows(ref[0, at]).astype(out_ref.dtype)
+            out_ref[at] = attend(ref[0, at], k, v, scale).astype(out_ref.dtype)
 
         _each_block(ref.shape[1], k, block)
 
@@ -124,23 +116,22 @@ def _forward_program(image_ref, text_ref, image_out, text_out, *, scale: float) 
 def _backward_program(image_ref, text_ref, d_image, d_text, image_out, text_out, dk_ref, dv_ref, *, scale: float):
     """Two heads of one example: equations (2) and (3). Scores are (keys, queries): sums over keys add registers."""
     k, v = (jnp.concatenate([image_ref[part], text_ref[part]]) for part in (1, 2))
-    halves = _halves()
     dk_ref[...], dv_ref[...] = jnp.zeros_like(dk_ref), jnp.zeros_like(dv_ref)
 
     def rows(q: jax.Array, do: jax.Array) -> jax.Array:
         """Adds to the gradients of keys and values, and returns that of the queries."""
         dq = jnp.zeros(q.shape, jnp.float32)
-        for lanes in halves:
-            q_h, do_h = _masked(q, lanes), _masked(do, lanes)
-            scores = scale * _product(k, q_h, (1, 1))
+        for lanes in halves():
+            q_h, do_h = masked(q, lanes), masked(do, lanes)
+            scores = scale * product(k, q_h, (1, 1))
             weights = jnp.exp(scores - scores.max(axis=0, keepdims=True))
             weights = weights / weights.sum(axis=0, keepdims=True)
-            dv_ref[...] += _product(weights.astype(do.dtype), do_h, (1, 0))
-            d_weights = _product(v, do_h, (1, 1))
+            dv_ref[...] += product(weights.astype(do.dtype), do_h, (1, 0))
+            d_weights = product(v, do_h, (1, 1))
             d_scores = weights * (d_weights - (weights * d_weights).sum(axis=0, keepdims=True))
             d_scores = d_scores.astype(q.dtype)
-            dk_ref[...] += _product(d_scores, q_h, (1, 0))
-            dq += _product(d_scores, _masked(k, lanes), (0, 0))
+            dk_ref[...] += product(d_scores, q_h, (1, 0))
+            dq += product(d_scores, masked(k, lanes), (0, 0))
         return scale * dq
 
     streams = ((image_ref, d_image, image_out), (text_ref, d_text, text_out))
@@ -163,18 +154,3 @@ def _each_block(length: int, keys: jax.Array, run: Callable[[Any], None]) -> Non
     is_enough = _bytes(2 * ROWS, len(keys), keys.dtype.itemsize) <= FAST_MEMORY
     size = math.gcd(length, 2 * ROWS if is_enough else ROWS)
     jax.lax.fori_loop(0, length // size, lambda index, _: run(pl.ds(pl.multiple_of(index * size, size), size)), None)
-
-
-def _halves() -> tuple[jax.Array, jax.Array]:
-    """The lanes of the first head, and those of the second."""
-    is_first = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1) < LANES // 2
-    return is_first, ~is_first
-
-
-def _masked(x: jax.Array, lanes: jax.Array) -> jax.Array:
-    return jnp.where(lanes, x, jnp.zeros_like(x))
-
-
-def _product(x: jax.Array, y: jax.Array, contracted: tuple[int, int]) -> jax.Array:
-    dims = ((contracted[:1], contracted[1:]), ((), ()))
-    return jax.lax.dot_general(x, y, dims, preferred_element_type=jnp.float32)

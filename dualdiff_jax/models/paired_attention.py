@@ -11,18 +11,18 @@ A program holds the keys and values of the whole sequence, so the softmax is tak
 import functools
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-LANES = 128  # of a register: two heads
+from dualdiff_jax.models.head_pairs import LANES, are_pairs, attend
+
 BLOCK_Q = 256  # queries of a program
 MOST_KEYS = 6144  # in fast memory, beside the scores
 
 
 def fits(heads: int, head_dim: int, keys: int) -> bool:
     """Whether ``paired_attention`` takes these sizes, on one device."""
-    return 2 * head_dim == LANES and heads % 2 == 0 and keys <= MOST_KEYS
+    return are_pairs(heads, head_dim) and keys <= MOST_KEYS
 
 
 def paired_attention(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, *, interpret: bool = False) -> jax.Array:
@@ -56,16 +56,4 @@ def paired_attention(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, *, 
 
 def _program(q_ref, k_ref, v_ref, out_ref, *, scale: float) -> None:
     """One block of queries of two heads; equations (1) and (2)."""
-    q, k, v = q_ref[...], k_ref[...], v_ref[...]
-    is_first = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1) < LANES // 2
-    halves = []
-    for lanes in (is_first, ~is_first):
-        own = jnp.where(lanes, q, jnp.zeros_like(q))
-        scores = scale * jax.lax.dot_general(own, k, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-        weights = jnp.exp(scores - scores.max(axis=1, keepdims=True))
-        total = weights.sum(axis=1, keepdims=True)
-        out = jax.lax.dot_general(
-            weights.astype(v.dtype), v, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
-        )
-        halves.append(out / total)
-    out_ref[...] = jnp.where(is_first, *halves).astype(out_ref.dtype)
+    out_ref[...] = attend(q_ref[...], k_ref[...], v_ref[...], scale).astype(out_ref.dtype)

@@ -28,6 +28,7 @@ SHARE_OF_FLOPS, SHARE_OF_BANDWIDTH = 790 / 989, 3.0 / 3.35
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _UNKNOWN_CYCLES = 1 << 60  # what the compiler writes where it has no estimate is beyond
 _FREE = (*VIEWS, "parameter", "constant", "tuple", "after-all", "iota", "partition-id", "replica-id", "opt-barrier")
+_CALLS = ("while", "conditional", "call", "async-start")  # whose kernels are those of the computations that they call
 _MOVES = frozenset(
     (*_FREE, *SLICES, UPDATE, *BACKGROUND, "copy", "transpose", "reshape", "convert", "concatenate", "pad")
     + ("broadcast", "reverse", "fusion", "fusion-start")
@@ -69,9 +70,7 @@ def kernels(program: Program, chip: Chip) -> list[Kernel]:
 
 def seconds_of(program: Program, computation: Computation, instruction: Instruction, chip: Chip) -> float:
     """The least time of one execution of an instruction; 0 for a loop, a conditional, a call and what is no kernel."""
-    if _is_no_kernel(instruction) or instruction.operation in ("while", "conditional", "call", "async-start"):
-        return 0.0
-    if chip.platform == "tpu" and not _is_kernel_of_a_tpu(instruction):
+    if _is_no_kernel(instruction) or instruction.operation in _CALLS or not _is_timed(instruction, chip):
         return 0.0
     return _kernel(program, computation, instruction, chip).seconds
 
@@ -93,10 +92,10 @@ def _of_computation(program: Program, name: str, chip: Chip) -> Iterator[Kernel]
         elif operation == "conditional":
             branches = [list(_of_computation(program, branch, chip)) for branch in branches_of(instruction)]
             yield from max(branches, key=_seconds_of, default=[])
-        elif operation in ("call", "async-start"):
+        elif operation in _CALLS:
             for called in instruction.called:
                 yield from _of_computation(program, called, chip)
-        elif chip.platform != "tpu" or _is_kernel_of_a_tpu(instruction):
+        elif _is_timed(instruction, chip):
             yield _kernel(program, computation, instruction, chip)
 
 
@@ -117,9 +116,10 @@ def _kernel(program: Program, computation: Computation, instruction: Instruction
     return Kernel(instruction.name, kind, place_of(instruction.line), 1, flops, moved, seconds)
 
 
-def _is_kernel_of_a_tpu(instruction: Instruction) -> bool:
-    is_in_background = instruction.operation in BACKGROUND
-    return is_in_background or bool(_cycles(instruction)) or bool(attention_products(instruction))
+def _is_timed(instruction: Instruction, chip: Chip) -> bool:
+    """Whether an instruction is a kernel; a TPU's are those that its compiler gives cycles, attention and copies."""
+    is_known = chip.platform != "tpu" or instruction.operation in BACKGROUND
+    return is_known or bool(_cycles(instruction)) or bool(attention_products(instruction))
 
 
 def _cycles(instruction: Instruction) -> int:

@@ -95,6 +95,7 @@ TESTS = {
         f"{PARITY}/test_bfloat16.py",
     ),
     "models/lora.py": (f"{MODELS}/test_lora.py", f"{TRAINING}/test_trainable.py", f"{RUNS}/test_stages.py"),
+    "models/head_pairs.py": (f"{MODELS}/test_joint_attention.py", f"{MODELS}/test_attention.py"),
     "models/joint_attention.py": (f"{MODELS}/test_joint_attention.py", "tests/house/test_placements.py"),
     "models/joint_kernel.py": (f"{MODELS}/test_joint_attention.py",),
     "models/mmdit.py": WHOLE_MODEL,

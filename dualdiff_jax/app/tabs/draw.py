@@ -15,14 +15,11 @@ def build(studio: Studio, drawing: Any) -> None:
         with gr.Column(scale=2, min_width=280):
             prompt = fields.text_field("Prompt", "what the picture shows", lines=2)
             negative = fields.text_field("Negative prompt", "what guidance leads away from")
-            count = fields.count_field("Pictures at once")
-            with gr.Accordion("Settings", open=False):
-                image = fields.image_fields(studio)
-                seed = fields.seed_field()
+            settings = fields.drawing_fields(studio)
             button = gr.Button("Draw", variant="primary", elem_id="draw-run")
         with gr.Column(scale=3, min_width=280):
             outcome = Outcome.shown("draw", has_images=True)
-    event = outcome.runs(button, studio, draw, [prompt, negative, *image, seed, count], "draw")
+    event = outcome.runs(button, studio, draw, [prompt, negative, *settings], "draw")
     prompt.submit(None, None, None, js="() => document.querySelector('#draw-run').click()")
     event.then(
         lambda files: files[0] if files else None,

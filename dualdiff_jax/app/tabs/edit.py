@@ -23,14 +23,11 @@ def build(studio: Studio, drawing: Any) -> None:
             prompt = fields.text_field("Prompt", "what the result shows", lines=2)
             negative = fields.text_field("Negative prompt", "what guidance leads away from")
             strength = gr.Slider(0.05, 1.0, value=0.6, step=0.05, label="Strength, how much changes")
-            count = fields.count_field("Pictures at once")
-            with gr.Accordion("Settings", open=False):
-                image = fields.image_fields(studio)
-                seed = fields.seed_field()
+            settings = fields.drawing_fields(studio)
             button = gr.Button("Edit", variant="primary", elem_id="edit-run")
         with gr.Column(scale=3, min_width=280):
             outcome = Outcome.shown("edit", has_images=True)
-    given = [picture.file, painted, part, prompt, negative, strength, *image, seed, count]
+    given = [picture.file, painted, part, prompt, negative, strength, *settings]
     outcome.runs(button, studio, edit, given, "edit")
 
     def shown_under_the_brush(file: str | None) -> dict[str, str | None]:

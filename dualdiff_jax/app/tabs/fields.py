@@ -30,14 +30,17 @@ def size_fields(studio: Studio) -> list[Any]:
         return [number_field("Height", default.height), number_field("Width", default.width)]
 
 
-def image_fields(studio: Studio) -> list[Any]:
-    """Height, width, steps, guidance and sampler."""
+def drawing_fields(studio: Studio) -> list[Any]:
+    """How many pictures, and the settings of all of them: the fields that ``given.drawing`` reads."""
     default = studio.pipe.config.sampling
-    size = size_fields(studio)
-    with gr.Row():
-        steps, guidance = steps_field(default.image_steps), guidance_field(studio)
-    sampler = gr.Dropdown(list(IMAGE_SAMPLERS), value=default.image_sampler, label="Sampler")
-    return [*size, steps, guidance, sampler]
+    count = count_field("Pictures at once")
+    with gr.Accordion("Settings", open=False):
+        size = size_fields(studio)
+        with gr.Row():
+            steps, guidance = steps_field(default.image_steps), guidance_field(studio)
+        sampler = gr.Dropdown(list(IMAGE_SAMPLERS), value=default.image_sampler, label="Sampler")
+        seed = seed_field()
+    return [*size, steps, guidance, sampler, seed, count]
 
 
 def steps_field(value: int | None) -> Any:
