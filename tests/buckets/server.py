@@ -1,8 +1,9 @@
 """A bucket on this machine: an emulator of Google Cloud Storage with many threads, conditions and faults.
 
 ``python -m tests.buckets.server`` prints its port and serves the bucket ``bucket`` from memory until its input ends.
-The emulator lacks two things of the service that are added here: it answers several requests at once, and it refuses
-to make an object that exists where the request asks for that (ifGenerationMatch=0).
+The emulator lacks three things of the service that are added here: it answers several requests at once, it refuses to
+make an object that exists where the request asks for that (ifGenerationMatch=0), and it keeps an object's last byte where
+that is a carriage return.
 Tests set faults by ``Bucket.fail``.
 """
 
@@ -132,6 +133,7 @@ def _serve() -> None:
                 if status is None:
                     status = self._failed_condition()
                 if status is None:
+                    self._end_parts_as_mail_does()
                     return emulator.Router(self).handle(method)
             self._refuse(status)
 
@@ -144,6 +146,16 @@ def _serve() -> None:
             if asked.get("ifGenerationMatch", [current])[0] != current:
                 return 412
             return 304 if asked.get("ifGenerationNotMatch") == [current] else None
+
+        def _end_parts_as_mail_does(self) -> None:
+            """gcsfs ends lines by a line feed; the emulator's parser of mail takes a carriage return before it along."""
+            if not (self.headers.get("Content-Type") or "").startswith("multipart/related"):
+                return
+            content = self._body()
+            if not content.partition(b"\n")[0].endswith(b"\r"):
+                content = b"\r\n--".join(content.rsplit(b"\n--", 1))
+            self.rfile = io.BytesIO(content)
+            self.headers.replace_header("Content-Length", str(len(content)))
 
         def _object_name(self, asked: dict[str, list[str]]) -> str:
             if "name" in asked:

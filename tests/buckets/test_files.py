@@ -66,6 +66,12 @@ def test_an_object_behaves_as_a_file(folder):
     file.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("last", [b"\r", b"\n", b"\r\n", b"\n--", b" ", b"\0"])
+def test_no_byte_at_an_objects_ends_is_lost(folder, last):
+    (folder / "file").write_bytes(last + b"middle" + last)
+    assert (folder / "file").read_bytes() == last + b"middle" + last
+
+
 def test_two_versions_of_one_second_have_different_times(folder):
     stamps = set()
     for text in ("one", "two", "six"):

@@ -12,7 +12,7 @@ import pytest
 
 from dualdiff_jax.convert.importer import Import
 from dualdiff_jax.files import as_path
-from dualdiff_jax.weights import read_leaves, stored_leaves
+from dualdiff_jax.stored_arrays import read_leaves, stored_leaves
 from tests import checkpoints
 from tests.end_to_end.command import HANG, ROOT
 from tests.parity.reference import reference_t5

@@ -16,7 +16,8 @@ from dualdiff_jax.convert.importer import Import
 from dualdiff_jax.convert.tensors import open_file
 from dualdiff_jax.convert.torch_file import save_tensor
 from dualdiff_jax.files import as_path, ranges
-from dualdiff_jax.weights import load_config, load_tokenizer, read_leaves, stored_leaves
+from dualdiff_jax.stored_arrays import read_leaves, stored_leaves
+from dualdiff_jax.weights import load_config, load_tokenizer
 from tests import checkpoints
 
 ROOT = Path(__file__).parents[2]
