@@ -2,8 +2,8 @@
 
 ``python -m tests.buckets.server`` prints its port and serves the bucket ``bucket`` from memory until its input ends.
 The emulator lacks three things of the service that are added here: it answers several requests at once, it refuses to
-make an object that exists where the request asks for that (ifGenerationMatch=0), and it keeps an object's last byte where
-that is a carriage return.
+make an object that exists where the request asks for that (ifGenerationMatch=0), and it keeps an object's last byte
+where that is a carriage return.
 Tests set faults by ``Bucket.fail``.
 """
 
@@ -148,7 +148,7 @@ def _serve() -> None:
             return 304 if asked.get("ifGenerationNotMatch") == [current] else None
 
         def _end_parts_as_mail_does(self) -> None:
-            """gcsfs ends lines by a line feed; the emulator's parser of mail takes a carriage return before it along."""
+            """gcsfs ends lines by a line feed; the emulator's parser of mail takes away a carriage return before it."""
             if not (self.headers.get("Content-Type") or "").startswith("multipart/related"):
                 return
             content = self._body()
