@@ -25,7 +25,7 @@ def get_config():
     images = dict(name="images", task="image_generation", root="data/mine", files="metadata.json")
     config.data.sources = [images | SIZE]
     config.objective.text_weight = 0.0
-    config.optimizer.update(learning_rate=1e-5, warmup_steps=500, clip_norm=1.0)
+    config.optimizer.update(learning_rate=1e-5, warmup_steps=500, clip_norm=1.0, ema_warmup=True)
     config.train.update(steps=10_000, global_batch_size=64, trainable=tuple(f"mmdit.{part}" for part in IMAGE_PARTS))
     config.init_from = ""
     return config

@@ -17,7 +17,7 @@ def get_config():
     config.data.sources = [dict(name="photos", task="image_generation", root="photos", files="metadata.json")]
     config.objective.text_weight = 0.0
     config.lora.update(rank=16, merge=False)
-    config.optimizer.update(learning_rate=1e-4, warmup_steps=20, clip_norm=1.0)
+    config.optimizer.update(learning_rate=1e-4, warmup_steps=20, clip_norm=1.0, ema_warmup=True)
     config.train.update(steps=400, global_batch_size=4, trainable=())
     config.init_from = ""
     return config
