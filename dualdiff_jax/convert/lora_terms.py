@@ -14,12 +14,15 @@ from typing import TypeAlias
 import numpy as np
 
 from dualdiff_jax.convert.rule import ALL, Rule
+from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.models.leaves import LeafSpec, kernel_dims, layer_shape, layers_of
 from dualdiff_jax.models.lora import Factors
 
 LeafLayer: TypeAlias = tuple[str, int | None]
 Rules: TypeAlias = Mapping[LeafLayer, Sequence[Rule]]  # how a format cuts the kernels
 Specs: TypeAlias = Mapping[str, LeafSpec]
+
+LARGEST_FACTOR = 1e6  # on what a LoRA adds; with more, kernels of 32 bits lose what they were
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +88,23 @@ def scaled_factors(loras: Iterable[tuple[Sequence[Term], float]], specs: Specs) 
 
     Returns:
         Leaf -> for each layer A and B in fp32, with the factors and alpha / rank in B; None for a layer without terms.
+
+    Raises:
+        UserError: a factor times alpha / rank is out of all proportion.
     """
     parts: dict[LeafLayer, list[Factors]] = {}
     for terms, scale in loras:
         for term in terms:
             a, b = term.factors(specs[term.rule.leaf])
-            ratio = np.float32(scale * term.alpha / term.rank)
-            parts.setdefault(term.leaf_layer, []).append((a.astype(np.float32), ratio * b.astype(np.float32)))
+            ratio = scale * term.alpha / term.rank
+            if abs(ratio) > LARGEST_FACTOR:
+                raise UserError(
+                    f"{quoted(term.rule.key)}: scale {scale:g} x alpha {term.alpha:g} / rank {term.rank} is more than "
+                    f"{LARGEST_FACTOR:g}, out of all proportion; give a smaller scale, or check the file's alpha"
+                )
+            parts.setdefault(term.leaf_layer, []).append(
+                (a.astype(np.float32), np.float32(ratio) * b.astype(np.float32))
+            )
     sums = {key: (np.concatenate(a, axis=1), np.concatenate(b)) for key, (a, b) in _unzipped(parts)}
     leaves = dict.fromkeys(leaf for leaf, _ in parts)
     return {leaf: [sums.get((leaf, layer)) for layer in layers_of(specs[leaf])] for leaf in leaves}

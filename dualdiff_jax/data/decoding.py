@@ -9,6 +9,7 @@ white is follows from the format, never from the numbers of one picture.
 
 import contextlib
 import io
+import logging
 import math
 import os
 import warnings
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dualdiff_jax.data.containers import without_metadata
 from dualdiff_jax.data.records.record import EMPTY, MISSING, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
@@ -41,6 +42,7 @@ TURNS = {
 PHOTOMETRIC, WHITE_IS_ZERO = 0x0106, 0  # a TIFF tag and its value
 BITS, COMPRESSION, PLANES, SAMPLES = 0x0102, 0x0103, 0x011C, 0x0153  # and more of them
 UNCOMPRESSED, SEPARATE, SIGNED = 1, 2, 2
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it logs about a damaged file, it raises too
 # ``max_pixels`` is the bound here, so Pillow's warning at another one is off; so are those about damaged metadata.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -112,8 +114,10 @@ def _faults(name: str) -> Iterator[None]:
     except (Image.DecompressionBombError, MemoryError) as error:
         raise DataError(OVERSIZED, f"{name}: is too large to decode ({reason(error)}); scale it down") from error
     except Exception as error:
+        known = not isinstance(error, UnidentifiedImageError)  # whose message names an object of Python
+        why = reason(error) if known else "it is of no format that is known, or damaged at its beginning"
         cause = TRUNCATED if "truncated" in str(error).lower() else UNREADABLE
-        raise DataError(cause, f"{name}: is not an image that can be read ({reason(error)})") from error
+        raise DataError(cause, f"{name}: is not an image that can be read ({why})") from error
 
 
 def content(source: str | os.PathLike | bytes, name: str) -> bytes:

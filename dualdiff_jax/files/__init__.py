@@ -1,7 +1,7 @@
 """All knowledge of file systems, local or a bucket's. No other room renames, replaces or removes files."""
 
 from dualdiff_jax.files.lock import Lock
-from dualdiff_jax.files.names import as_path, check_holds_arrays, is_bucket, is_url
+from dualdiff_jax.files.names import as_path, check_holds_arrays, is_bucket, is_url, path_fault
 from dualdiff_jax.files.regular import check_regular, open_regular, read_regular
 from dualdiff_jax.files.whole import (
     free_bytes,
@@ -32,6 +32,7 @@ __all__ = [
     "new_file",
     "new_folder",
     "open_regular",
+    "path_fault",
     "read_regular",
     "remove",
     "write_text",

@@ -17,6 +17,7 @@ from dualdiff_jax.files.regular import open_regular
 from dualdiff_jax.files.whole import new_file
 
 PART = 256 << 10  # bytes
+MOST = 1 << 30  # bytes that a file is read with; a run that logs every step for a year writes less
 
 
 class LineLog:
@@ -40,13 +41,13 @@ class LineLog:
 
         Raises:
             OSError: it cannot be read.
-            UserError: a pipe or a folder has the name.
+            UserError: a pipe or a folder has the name, or the file is larger than ``MOST``.
         """
         if self._parts:
             return self._parts.read()
         if not self._file.exists():
             return b""
-        with open_regular(self._file) as opened:
+        with open_regular(self._file, MOST) as opened:
             return opened.read()
 
     def append(self, data: bytes) -> None:

@@ -8,6 +8,7 @@ from typing import cast
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.files.bucket_path import PACKAGES, BucketPath, file_system
 
+LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes; the latter of a file or folder alone
 URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):/{1,2}", re.IGNORECASE)
 
@@ -32,7 +33,8 @@ def as_path(name: str | os.PathLike) -> Path:
         A ``pathlib.Path``, or a ``BucketPath``, which behaves as one. Nothing is asked of the bucket.
 
     Raises:
-        UserError: the scheme is unknown or mistyped, the bucket has no name, or a package or credentials are missing.
+        UserError: the scheme is unknown or mistyped, the bucket has no name, a package or credentials are missing, or
+            no file can have such a name.
     """
     if isinstance(name, BucketPath):
         return cast(Path, name)
@@ -40,24 +42,44 @@ def as_path(name: str | os.PathLike) -> Path:
         text = str(name)
         if text.startswith(tuple(f"{scheme}:/" for scheme in PACKAGES)):  # Path() folds the two slashes
             raise UserError(f"{text}: a bucket's name was made a local path; give the name as text")
+        _local(text)
         return name
     text = os.fspath(name)
     found = SCHEME.match(text)
     if not found:
-        return Path(text)
+        return _local(text)
     scheme = found[1].lower()
     if scheme == "file":
-        return Path("/" + text[found.end() :].lstrip("/"))
+        return _local("/" + text[found.end() :].lstrip("/"))
     if scheme not in PACKAGES or not text.startswith(f"{scheme}://"):
         if scheme in PACKAGES or "://" in text:
             known = ", ".join(f"{scheme}://BUCKET/..." for scheme in PACKAGES)
             raise UserError(f"{quoted(text)}: such an address is not known; name a local path or {known}")
-        return Path(text)
+        return _local(text)
     bucket = text[len(scheme) + 3 :].split("/")[0]
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,221}", bucket):
         raise UserError(f"{quoted(text)}: has no valid bucket's name after {scheme}://; name {scheme}://BUCKET/...")
     file_system(scheme)
     return cast(Path, BucketPath(text))
+
+
+def path_fault(text: str) -> str:
+    """Why no local file can have such a name, by which the system refuses it before it looks; "" if one can."""
+    try:
+        name = os.fsencode(text)
+    except UnicodeEncodeError:
+        return "it is no valid text"
+    if b"\0" in name:
+        return "it has a null byte"
+    is_long = len(name) > LONGEST_PATH or max(map(len, name.split(b"/"))) > LONGEST_NAME
+    return "it is too long" if is_long else ""
+
+
+def _local(text: str) -> Path:
+    fault = path_fault(text)
+    if fault:
+        raise UserError(f"{quoted(text)}: is no path ({fault}); name a file or folder")
+    return Path(text)
 
 
 def check_holds_arrays(path: str | os.PathLike) -> None:

@@ -4,7 +4,7 @@ import os
 import stat
 from typing import BinaryIO, cast
 
-from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.errors import UserError
 from dualdiff_jax.files.bucket_path import BucketPath
 from dualdiff_jax.files.names import as_path, is_bucket
 
@@ -31,13 +31,8 @@ def check_regular(path: str | os.PathLike, most: int | None = None) -> os.stat_r
         OSError: there is no such file, or it may not be looked at.
         UserError: it is a folder, a pipe, a device or a socket, has more than ``most`` bytes, or is no path at all.
     """
-    try:
-        path = as_path(path)
-        status = cast(os.stat_result, path.stat()) if is_bucket(path) else os.stat(path)  # their fields are alike
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{quoted(os.fspath(path))}: is no path ({error}); name a file") from None
+    path = as_path(path)
+    status = cast(os.stat_result, path.stat()) if is_bucket(path) else os.stat(path)  # their fields are alike
     return _check_regular(path, status, most)
 
 

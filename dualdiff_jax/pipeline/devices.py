@@ -4,7 +4,6 @@ import logging
 import math
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from dualdiff_jax.config import MeshConfig, ModelConfig
@@ -23,7 +22,7 @@ def sampling_mesh(config: ModelConfig, dtype: str | None) -> Mesh:
         config: the model's.
         dtype: of the weights; None counts them in float32.
     """
-    size = np.dtype(dtype or "float32").itemsize
+    size = 2 if dtype == "bfloat16" else 4
     needed = size * sum(math.prod(spec.shape) for spec in leaf_specs(config).values())
     limits = [(device.memory_stats() or {}).get("bytes_limit", math.inf) for device in jax.local_devices()]
     return make_mesh(MeshConfig(layout="replicated" if needed <= SHARE * min(limits) else "fsdp"))

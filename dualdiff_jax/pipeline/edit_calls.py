@@ -11,7 +11,7 @@ from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.pipeline.arrays_in import ImageSources
 from dualdiff_jax.pipeline.edit_inputs import as_strength, edited_images, repainted_pixels
 from dualdiff_jax.pipeline.image_calls import ImageCalls, Output
-from dualdiff_jax.pipeline.image_options import ImageOptions
+from dualdiff_jax.pipeline.image_options import image_options
 from dualdiff_jax.pipeline.image_requests import StartImages, image_request
 from dualdiff_jax.pipeline.inputs import NO_GUIDANCE, Texts
 
@@ -53,7 +53,7 @@ class EditCalls(ImageCalls):
             As ``text_to_image``: the ``images_per_prompt`` results of one image follow each other.
         """
         inputs.choice("output", output, get_args(Output))
-        given, strength = ImageOptions(**options), as_strength(strength)
+        given, strength = image_options(options), as_strength(strength)
         pixels, _ = edited_images(self.config, images, given.height, given.width, fit)
         start = StartImages(pixels, strength)
         return self._results(image_request(self, prompts, negative_prompt, given, start), output)
@@ -89,7 +89,7 @@ class EditCalls(ImageCalls):
             As ``image_to_image``.
         """
         inputs.choice("output", output, get_args(Output))
-        given, strength = ImageOptions(**options), as_strength(strength)
+        given, strength = image_options(options), as_strength(strength)
         pixels, sizes = edited_images(self.config, images, given.height, given.width, fit)
         start = StartImages(pixels, strength, repainted_pixels(masks, sizes, pixels.shape[1:3], fit))
         return self._results(image_request(self, prompts, negative_prompt, given, start), output)

@@ -11,7 +11,7 @@ from PIL import Image
 from dualdiff_jax.arrays import Key, Latents, TextEmbeddings
 from dualdiff_jax.data.images import normalize, to_pil
 from dualdiff_jax.pipeline import image_programs, inputs, programs
-from dualdiff_jax.pipeline.image_options import ImageOptions
+from dualdiff_jax.pipeline.image_options import image_options
 from dualdiff_jax.pipeline.image_requests import ImageRequest, image_request
 from dualdiff_jax.pipeline.inputs import Texts
 from dualdiff_jax.pipeline.loaded_model import LoadedModel, to_host
@@ -66,7 +66,7 @@ class ImageCalls(LoadedModel):
             "pil": n images; "numpy": (n, h, w, 3) fp32 in [-1, 1]; "latents": (n, h', w', c) fp32.
         """
         inputs.choice("output", output, get_args(Output))
-        return self._results(image_request(self, prompts, negative_prompt, ImageOptions(**options)), output)
+        return self._results(image_request(self, prompts, negative_prompt, image_options(options)), output)
 
     def generate_images(
         self, prompts: Texts | None = None, negative_prompt: Texts = "", **options: Any
@@ -81,7 +81,7 @@ class ImageCalls(LoadedModel):
         Yields:
             One batch of prompts after the other, in order, on the device.
         """
-        return self._samples(image_request(self, prompts, negative_prompt, ImageOptions(**options)))
+        return self._samples(image_request(self, prompts, negative_prompt, image_options(options)))
 
     def stream_images(
         self,
@@ -108,7 +108,7 @@ class ImageCalls(LoadedModel):
         """
         inputs.choice("output", output, get_args(Output))
         every = inputs.whole_number("every", every, 1)
-        request = image_request(self, prompts, negative_prompt, ImageOptions(**options))
+        request = image_request(self, prompts, negative_prompt, image_options(options))
         return self._streamed(request, every, output)
 
     def _streamed(self, request: ImageRequest, every: int, output: Output) -> Iterator[StreamedImages]:

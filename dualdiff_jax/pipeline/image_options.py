@@ -1,7 +1,7 @@
 """The options that all calls share which draw images, and how they are checked."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,6 +63,12 @@ class ImageOptions:
     negative_prompt_embeddings: TextEmbeddings | np.ndarray | None = None
     latents: Latents | np.ndarray | None = None
     progress: Progress | None = None
+
+
+def image_options(given: Mapping[str, Any]) -> ImageOptions:
+    """The options that a caller names. Raises ``UserError`` where there is no such option."""
+    inputs.check_names(given, [field.name for field in dataclasses.fields(ImageOptions)])
+    return ImageOptions(**given)
 
 
 class ImageSettings(NamedTuple):
@@ -135,10 +141,10 @@ def _interval(value: Any) -> tuple[float, float]:
     hint = "give (low, high), noise levels in [0, 1], the lower one first"
     if not isinstance(value, list | tuple | np.ndarray | jax.Array) or np.shape(value) != (2,):
         raise UserError(f"guidance_interval is {quoted(value)}; {hint}")
-    try:
-        low, high = (float(level) for level in value)
-    except (TypeError, ValueError):
-        raise UserError(f"guidance_interval is {quoted(value)}; {hint}") from None
+    levels = inputs.numbers(value)
+    if levels is None:
+        raise UserError(f"guidance_interval is {quoted(value)}; {hint}")
+    low, high = map(float, levels)
     if not 0.0 <= low <= high <= 1.0:  # false for NaN too
         raise UserError(f"guidance_interval is {quoted(value)}; {hint}")
     return low, high

@@ -5,6 +5,7 @@ the argument, its value, and what to give instead. Nothing is allocated before i
 """
 
 import dataclasses
+import difflib
 import math
 import operator
 import os
@@ -44,6 +45,15 @@ def as_texts(name: str, texts: Texts) -> list[str]:
     if not texts:
         raise UserError(f"{name} is empty; give at least one text")
     return list(texts)
+
+
+def check_names(given: Collection[str], known: Collection[str]) -> None:
+    """Raises ``UserError`` for an argument that a call does not have."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UserError(f"there is no argument {quoted(name)}; {hint}")
 
 
 def check_count(name: str, found: int, count: int) -> None:
@@ -121,6 +131,15 @@ def finite_number(name: str, value: Any) -> float:
     if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not math.isfinite(_as_float(value)):
         raise UserError(f"{name} is {quoted(value)}; give a finite number")
     return float(value)
+
+
+def numbers(values: Any) -> np.ndarray | None:
+    """``values`` in fp64; None where they are no real numbers, such as texts that read like some."""
+    try:
+        found = np.asarray(values)
+        return found.astype(np.float64) if jnp.issubdtype(found.dtype, np.number) else None
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def yes_or_no(name: str, value: bool | None, default: bool = False) -> bool:

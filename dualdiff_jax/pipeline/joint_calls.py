@@ -69,6 +69,8 @@ class JointCalls(LoadedModel):
         size, keys = inputs.image_size(self.config, height, width), inputs.example_keys(seed, count)
         levels = noise_levels(default, size, steps=steps, sigma_shift=sigma_shift, sigmas=None)
         scale = inputs.setting("guidance_scale", guidance_scale, "guidance_scale", default.guidance_scale)
+        if temperature is not None:
+            temperature = inputs.text_option("temperature", temperature)
         options = TextOptions(order="ancestral", steps=len(levels) - 1, temperature=temperature)
         inputs.check_callable("progress", progress)
         token_ids = masked_texts(self.tokenizer, [prefix] * count, count, tokens, anchor_end=True, default=True)

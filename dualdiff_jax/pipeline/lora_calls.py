@@ -61,7 +61,7 @@ class LoraCalls(LoadedModel):
         Raises:
             UserError: no LoRA of that name is loaded.
         """
-        if name is not None and name not in self._loras:
+        if name is not None and not (isinstance(name, str) and name in self._loras):
             loaded = f"loaded are {', '.join(map(quoted, self._loras))}" if self._loras else "none is loaded"
             raise UserError(f"no LoRA is loaded as {quoted(name)}; {loaded}")
         self._change({other: lora for other, lora in self._loras.items() if name not in (None, other)})

@@ -8,7 +8,7 @@ import numpy as np
 
 from dualdiff_jax.config.model import SamplingConfig
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.pipeline.inputs import setting
+from dualdiff_jax.pipeline.inputs import numbers, setting
 from dualdiff_jax.sampling.flow_sampler import sigma_grid
 
 BY_RESOLUTION = "resolution"
@@ -42,10 +42,9 @@ def noise_levels(
         raise UserError("sigmas is given beside steps or sigma_shift, which it replaces; leave these out")
     if not isinstance(sigmas, list | tuple | np.ndarray | jax.Array) or not len(np.shape(sigmas)) == 1:
         raise UserError(f"sigmas is {quoted(sigmas)}; give a list of noise levels that fall from at most 1")
-    try:
-        levels = np.asarray(sigmas, np.float64)
-    except (TypeError, ValueError):
-        raise UserError(f"sigmas is {quoted(sigmas)}; give a list of numbers") from None
+    levels = numbers(sigmas)
+    if levels is None:
+        raise UserError(f"sigmas is {quoted(sigmas)}; give a list of numbers")
     levels = levels if len(levels) and levels[-1] == 0.0 else np.append(levels, 0.0)
     setting("the number of sigmas", len(levels) - 1, "image_steps")
     if not (levels[0] <= 1.0 and np.all(np.diff(levels) < 0.0)):  # false for NaN too

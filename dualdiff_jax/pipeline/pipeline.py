@@ -73,6 +73,12 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
         Raises:
             UserError: the folder is damaged, or is no such model; or the hub does not have it, or cannot be reached.
         """
+        for name, value in {"revision": revision, "token": token}.items():
+            if not isinstance(value, str | None):
+                raise UserError(f"{name} is {quoted(value)}; give a text, or None")
+        cache = inputs.yes_or_no("cache", cache)
+        if dtype is not None:
+            inputs.choice("dtype", dtype, ("float32", "bfloat16"))
         if isinstance(path, str | Path) and is_hub_name(path):
             path = download(str(path), revision, token)
         elif revision is not None:

@@ -64,6 +64,7 @@ class TextCalls(LoadedModel):
             options: those of ``generate_text``.
         """
         images, default = arrays_in.as_images(images), self.config.sampling
+        like_original = inputs.yes_or_no("like_original", like_original)
         tokens = inputs.setting("length", length, "caption_length", default.caption_length)
         passes = text_choices.text_steps(default, options.get("order"), steps, default.caption_steps)
         if prompt is not None and not isinstance(prompt, str):

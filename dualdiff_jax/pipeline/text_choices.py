@@ -39,11 +39,9 @@ def text_options(default: SamplingConfig, order: Any, choices: Mapping[str, Any]
         choices: the other fields of ``TextOptions``, by name.
 
     Raises:
-        UserError: a value is out of range, or two choices do not go together.
-        TypeError: there is no such choice.
+        UserError: there is no such choice, a value is out of range, or two choices do not go together.
     """
-    for name in choices.keys() - FIELDS.keys():
-        raise TypeError(f"there is no argument {name!r}; text samplers have {', '.join(FIELDS)}")
+    inputs.check_names(choices, FIELDS)
     order = text_order(default, order)
     given = {name: inputs.text_option(name, value) for name, value in choices.items() if value is not None}
     defaults: dict[str, Any] = {"threshold": default.text_threshold, "entropy_bound": default.text_entropy_bound}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from dualdiff_jax.errors import UserError
 from dualdiff_jax.files.appended import LineLog
 from tests.full_disk import SMALL, full_disk
 
@@ -17,3 +18,10 @@ def test_a_line_for_which_there_is_half_the_room_is_written_whole_later(tmp_path
         fill(False)
         log.append(lines[2])
     assert log.read() == b"".join(lines)
+
+
+def test_a_file_without_end_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "metrics.jsonl").open("wb") as file:
+        file.truncate(60 << 30)  # all of it a hole
+    with pytest.raises(UserError, match=r"metrics.jsonl: has 64424509440 bytes, more than"):
+        LineLog(tmp_path / "metrics.jsonl").read()

@@ -11,9 +11,8 @@ from typing import Any
 from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.record import ABSENT_KEY, EMPTY, OUTSIDE, WRONG_TYPE, DataError, Record, Turn, is_side
 from dualdiff_jax.errors import QUOTED, quoted
-from dualdiff_jax.files import as_path, is_bucket, is_url
+from dualdiff_jax.files import as_path, is_bucket, is_url, path_fault
 
-LONGEST_PATH, LONGEST_NAME = 4095, 255  # characters of a path, and of a file's name in it; the bounds of Linux
 _ABSENT = object()
 
 
@@ -123,8 +122,7 @@ def image_path(root: str, name: Any, what: str, allow_outside_root: bool) -> Pat
     if not name:
         raise DataError(EMPTY, f"{what} is empty")
     parts = name.split("/")
-    is_long = len(name) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME
-    if is_long or "\0" in name or is_url(name):
+    if is_url(name) or path_fault(name):
         raise DataError(WRONG_TYPE, f"{what} should be the path of a file, found {quoted(name)}")
     folder = as_path(root)
     path = Path(name) if os.path.isabs(name) else folder / name

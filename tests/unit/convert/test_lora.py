@@ -1,5 +1,6 @@
 """LoRAs keep their bits from format to format, and add what their formula says."""
 
+import dataclasses
 import json
 
 import ml_dtypes
@@ -12,6 +13,7 @@ from dualdiff_jax.convert.lora_keys import lora_rules
 from dualdiff_jax.convert.lora_terms import Term, by_layer, change, cut, scaled_factors
 from dualdiff_jax.convert.lora_writer import write_lora
 from dualdiff_jax.convert.state_dict import from_torch, to_torch
+from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import layers_of
 from tests.unit.convert.loras import RANK, assert_equal_files, draw, tensors, write
@@ -196,3 +198,12 @@ def test_names_of_many_programs_are_known(tmp_path, key, down, up, alpha):
     assert (term.rule.leaf, term.rule.layer) == ("mmdit.blocks.image.attention_out.kernel", 0)
     assert term.alpha == (1.5 if alpha else RANK)
     np.testing.assert_array_equal(term.down, a)
+
+
+def test_a_factor_out_of_all_proportion_is_refused():
+    """With it the kernels' own numbers are lost, or become infinite."""
+    terms = draw("diffusers", alpha=1.0)
+    scaled_factors([(terms, 1000.0)], SPECS)
+    for scale, alpha in ((1e7 * RANK, 1.0), (-1e7 * RANK, 1.0), (1.0, 1e300), (1e300, 1e300)):
+        with pytest.raises(UserError, match=r"proj': scale .* x alpha .* / rank 3 is more than 1e\+06"):
+            scaled_factors([([dataclasses.replace(term, alpha=alpha) for term in terms], scale)], SPECS)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -154,3 +155,14 @@ def test_a_picture_of_the_wanted_size_is_not_resampled(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     monkeypatch.setattr(images, "resample", None)
     np.testing.assert_array_equal(read_image(pixels, 5, 7), np.float32(pixels) / np.float32(127.5) - 1)
+
+
+def test_a_fault_speaks_of_the_picture_alone_and_nothing_is_logged_beside_it(caplog):
+    """Pillow's own message names an object of Python, and it logs what it raises."""
+    samples = struct.pack("<HHI", 277, 3, 1)  # of a pixel
+    strange = encoded(Image.new("RGB", (4, 4)), "TIFF").replace(samples + b"\3", samples + b"\x20")
+    for data in (b"no picture", b"\x89PNG\r\n\x1a\n\0", b"GIF8", strange):
+        with pytest.raises(DataError, match="^picture 3: is not an image that can be read") as error:
+            read_image(data, 4, 4, "picture 3")
+        assert " object at " not in str(error.value)
+    assert caplog.records == []

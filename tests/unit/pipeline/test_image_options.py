@@ -226,6 +226,8 @@ def test_what_a_call_cannot_use_is_named_with_what_is_allowed(pipe, options, mes
 
 
 def test_an_unknown_argument_is_refused_by_name(pipe):
-    with pytest.raises(TypeError, match="stepps"):
+    with pytest.raises(UserError, match=r"there is no argument 'stepps'; did you mean steps\?"):
         pipe.text_to_image(PROMPTS, stepps=3)
+    with pytest.raises(UserError, match=r"there is no argument 'eta'; there are images_per_prompt, seed"):
+        pipe.image_to_image(np.zeros((8, 8, 3), np.uint8), PROMPTS[0], eta=3)
     assert len(list(itertools.islice(pipe.stream_images(PROMPTS, steps=2), 1))) == 1

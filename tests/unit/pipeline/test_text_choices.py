@@ -109,8 +109,8 @@ def test_texts_with_blanks_have_no_early_stop(pipe, pictures):
         pipe.infill("a handwritten _", pictures[0], early_stop=True)
 
 
-def test_a_choice_that_does_not_exist_is_an_error_as_for_any_function(pipe, pictures):
-    with pytest.raises(TypeError, match="there is no argument 'temprature'; text samplers have order, steps"):
+def test_a_choice_that_does_not_exist_is_refused_by_name(pipe, pictures):
+    with pytest.raises(UserError, match=r"there is no argument 'temprature'; did you mean temperature\?"):
         pipe.image_to_text(pictures, temprature=0.5)
 
 

@@ -31,6 +31,8 @@ SEEDS = (*(value for value in NO_NUMBERS if not isinstance(value, list)), 0.5, -
 CHOICES = (*STRANGE, 7, "", "left", [], ["pil"])
 IDS = (*STRANGE, None, 7, "ab", [], [[0.5]], [[-1]], [[10**6]], np.zeros((2, 2, 2), int), [[1], [1, 2]])
 FLOATS = (*STRANGE, 7, "ab", [], np.zeros(3), np.zeros((1, SIDE, SIDE, 7)), np.full((1, SIDE, SIDE, 1), NAN))
+PATHS = (*STRANGE, None, 7, "", "a\0b", "no/such/folder", "x" * 256, "x/" * 3000, "\ud83d", [])
+NAMES = (*STRANGE, 7, "", [])
 CALLBACKS = (7, "print", b"", {})
 
 LATENTS = np.zeros((1, SIDE, SIDE, 1), np.float32)
@@ -43,9 +45,38 @@ READING = {
     **{"repetition_penalty": (*REAL, 0.5), "guidance_scale": REAL, "guidance_null": (*CHOICES, "image", "text")},
     **{"exit_margin": REAL, "early_stop": SWITCHES},
 }  # of the order ancestral: threshold, entropy_bound and certainty are for others
-SIGMAS = (*STRANGE, 7, "ab", [], [NAN], [2.0, 1.0], [0.5, 0.7], [0.5, 0.5], [[0.5]], [-0.5], ["a"], [0.5, 0.0, 0.0])
+SIGMAS = (
+    *STRANGE,
+    7,
+    "ab",
+    [],
+    [NAN],
+    [2.0, 1.0],
+    [0.5, 0.7],
+    [0.5, 0.5],
+    [[0.5]],
+    [-0.5],
+    ["a"],
+    ["1"],
+    [0.5, 0.0, 0.0],
+    "10",
+    [10**400],
+)
 STRENGTHS = (*REAL, 0, 0.0, 1.1)
-INTERVALS = (*STRANGE, 7, "ab", [], [0.5], [0.5, 0.2], [-0.1, 0.5], [0.5, 1.1], [NAN, 1.0], ["a", "b"], [[0.1, 0.2]])
+INTERVALS = (
+    *STRANGE,
+    7,
+    "ab",
+    [],
+    [0.5],
+    [0.5, 0.2],
+    [-0.1, 0.5],
+    [0.5, 1.1],
+    [NAN, 1.0],
+    ["a", "b"],
+    ["0.1", "0.2"],
+    [[0.1, 0.2]],
+)
 MASKS = (
     *(value for value in STRANGE if value != b"three"),
     *(7, None, "", [], [None], [7], "no/such/file.png", b"no picture", [PICTURE[..., 0]] * 2, PICTURE),
@@ -86,9 +117,26 @@ CALLS = {
         {"images": PICTURE},
         {
             **{"images": IMAGES, "prompt": (*STRANGE, 7, ["a"]), "length": (*WHOLE, 1, 100_000), "steps": WHOLE},
-            **{"anchor_end": SWITCHES, **READING},
+            **{"anchor_end": SWITCHES, "like_original": SWITCHES, **READING},
         },
     ),
+    "stream_text": (
+        {"images": PICTURE},
+        {"images": IMAGES, "prompts": (*STRANGE, 7, [], [[0.5]]), "every": WHOLE, "length": (*WHOLE, 1), **READING},
+    ),
+    "joint": (
+        {},
+        {
+            **{"count": WHOLE, "prompt": (*STRANGE, 7, ["a"], "three " * 9), "length": (*WHOLE, 1), "seed": SEEDS},
+            **{"height": WHOLE, "width": WHOLE, "steps": WHOLE, "guidance_scale": REAL, "sigma_shift": REAL},
+            **{"temperature": (*REAL, 101.0), "progress": CALLBACKS},
+        },
+    ),
+    "load_lora": (
+        {"path": "no/such/lora"},
+        {"path": PATHS, "scale": (*NO_NUMBERS, None, NAN, INF, -INF, 10**400), "name": NAMES},
+    ),
+    "unload_lora": ({}, {"name": (*NAMES, "never loaded")}),
     "answer": (
         {"images": PICTURE, "questions": "which?"},
         {
@@ -161,7 +209,15 @@ CALLS = {
     ),
     "from_pretrained": (
         {"path": "no/such/folder"},
-        {"path": (*STRANGE, None, 7, "", "a\0b", "no/such/folder"), "mesh": (*STRANGE, 7, "cpu")},
+        {
+            **{
+                "path": PATHS,
+                "mesh": (*STRANGE, 7, "cpu"),
+                "dtype": (*STRANGE, 7, "x", "float16", []),
+                "cache": SWITCHES,
+            },
+            **{"t5_bits": (*STRANGE, 4, "8", []), "revision": (*STRANGE, 7, []), "token": (*STRANGE, 7, [])},
+        },
     ),
 }
 CASES = [
