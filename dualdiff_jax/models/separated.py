@@ -5,8 +5,9 @@ becomes a tuple of three, in which heads lie side by side: (width, heads * head 
 ``Linear.projections`` read both forms.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -59,11 +60,15 @@ def with_t5_in_8_bits(config: ModelConfig, weights: SeparatedWeights) -> Separat
 def _layers(leaf: Any, spec: LeafSpec, is_split: bool) -> tuple[Any, ...]:
     dim = spec.axes.index("projection") if is_split else None
     sharding = _sharding_of_a_part(leaf.sharding, len(spec.shape), dim)
-    separate = partial(_separate, dim=dim)
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        parts = jax.eval_shape(separate, leaf)
+        parts = jax.eval_shape(partial(_separate, dim=dim), leaf)
         return jax.tree.map(lambda part: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding), parts)
-    return jax.jit(separate, out_shardings=sharding)(leaf)
+    return _separation(dim, sharding)(leaf)
+
+
+@functools.cache  # leaves of one shape, such as those of both streams, have one program
+def _separation(dim: int | None, sharding: Any) -> Callable[[Any], tuple[Any, ...]]:
+    return jax.jit(partial(_separate, dim=dim), out_shardings=sharding)
 
 
 def _separate(leaf: jax.Array, dim: int | None) -> tuple[Any, ...]:

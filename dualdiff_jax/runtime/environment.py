@@ -20,8 +20,13 @@ GROW_BY = (-2, 2**28)
 def prepare() -> None:
     """Applies all settings that the user's environment does not set already. Call once, before JAX starts."""
     compiler_flags.set_flags()
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+    cache = {
+        "jax_compilation_cache_dir": str(cache_folder()),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,  # 1 by default; a model starts with dozens of small programs
+    }
+    for name, value in cache.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
     if os.environ.get("JAX_PLATFORMS") == "cpu" and sys.platform == "linux":
         keep_memory()
 

@@ -28,6 +28,8 @@ from dualdiff_jax.runtime import environment
 environment.prepare()
 print(jax.config.jax_compilation_cache_dir)
 """
+SMALL_PROGRAM = CACHE + "jax.jit(lambda x: x + 1)(1.0)"
+SMALLEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
 
 def output_of(program: str, **changes: str | None) -> str:
@@ -41,6 +43,13 @@ def test_programs_are_cached_in_the_users_cache_unless_the_environment_names_a_f
     cache = output_of(CACHE, JAX_COMPILATION_CACHE_DIR=None, XDG_CACHE_HOME=str(tmp_path))
     assert cache == str(tmp_path / "dualdiff_jax")
     assert output_of(CACHE, JAX_COMPILATION_CACHE_DIR="/elsewhere") == "/elsewhere"
+
+
+def test_programs_that_compile_in_no_time_are_cached_too_unless_the_environment_says_how_long(tmp_path):
+    for seconds, is_kept in ((None, True), ("1", False)):
+        folder = tmp_path / f"{seconds}"
+        output_of(SMALL_PROGRAM, JAX_COMPILATION_CACHE_DIR=None, XDG_CACHE_HOME=str(folder), **{SMALLEST: seconds})
+        assert any((folder / "dualdiff_jax").glob("*")) == is_kept
 
 
 def test_a_cpu_run_keeps_the_memory_it_frees():
