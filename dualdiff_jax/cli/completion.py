@@ -6,7 +6,7 @@ Each command raises ``UserError`` for a fault of its arguments, before the model
 from collections.abc import Sequence
 from typing import Any
 
-from dualdiff_jax.cli.sample import folder_for, load, paired, report_rows, seeds_of
+from dualdiff_jax.cli.sample import load, paired, report_rows, results_file, seeds_of
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.blanks import split_blanks
 from dualdiff_jax.pipeline.inputs import Seed, check_seed, check_settings
@@ -38,15 +38,15 @@ def infill(
     _check_given(images, texts, "a photo of a _ on a _")
     images, texts = paired(images, texts)
     check_settings(**options)
-    folder = folder_for(output, ["infills.json"], overwrite) if output else None
-    pipeline = load(model, dtype, t5_bits)
-    pipeline.tokenizer.check_words(*(" ".join(split_blanks(text)) for text in texts))
-    found = pipeline.infill(texts, images, with_fills=True, seed=seed, progress=bar("filling"), **options)
-    rows = [
-        {"image": image, "text": each.text, "fills": each.fills, "seed": its_seed}
-        for image, each, its_seed in zip(images, found, seeds_of(seed, len(images)), strict=True)
-    ]
-    report_rows(rows, folder and folder / "infills.json", as_json, "{image}\t{text}")
+    with results_file(output, "infills.json", overwrite) as file:
+        pipeline = load(model, dtype, t5_bits)
+        pipeline.tokenizer.check_words(*(" ".join(split_blanks(text)) for text in texts))
+        found = pipeline.infill(texts, images, with_fills=True, seed=seed, progress=bar("filling"), **options)
+        rows = [
+            {"image": image, "text": each.text, "fills": each.fills, "seed": its_seed}
+            for image, each, its_seed in zip(images, found, seeds_of(seed, len(images)), strict=True)
+        ]
+        report_rows(rows, file, as_json, "{image}\t{text}")
 
 
 def score(
@@ -76,18 +76,18 @@ def score(
     _check_given(images, texts, "a photo of a dog")
     one_seed = check_seed("seed", seed)
     check_settings(**options)
-    folder = folder_for(output, ["scores.json"], overwrite) if output else None
-    pipeline = load(model, dtype, t5_bits)
-    pipeline.tokenizer.check_words(*texts, *questions)
-    given = {"questions": questions} if questions else {}
-    found = pipeline.score(images, texts, seed=one_seed, progress=bar("scoring"), **given, **options)
-    rows = []
-    for i, image in enumerate(images):
-        for j in found.nats[i].argsort(kind="stable"):
-            numbers = {name: values[i, j].item() for name, values in found._asdict().items()}
-            rows.append({"image": image, "text": texts[j], **numbers, "seed": one_seed})
-    line = "{image}\t{nats:.3f} +- {standard_error:.3f}\t+{behind:.3f} +- {behind_error:.3f}\t{text}"
-    report_rows(rows, folder and folder / "scores.json", as_json, line)
+    with results_file(output, "scores.json", overwrite) as file:
+        pipeline = load(model, dtype, t5_bits)
+        pipeline.tokenizer.check_words(*texts, *questions)
+        given = {"questions": questions} if questions else {}
+        found = pipeline.score(images, texts, seed=one_seed, progress=bar("scoring"), **given, **options)
+        rows = []
+        for i, image in enumerate(images):
+            for j in found.nats[i].argsort(kind="stable"):
+                numbers = {name: values[i, j].item() for name, values in found._asdict().items()}
+                rows.append({"image": image, "text": texts[j], **numbers, "seed": one_seed})
+        line = "{image}\t{nats:.3f} +- {standard_error:.3f}\t+{behind:.3f} +- {behind_error:.3f}\t{text}"
+        report_rows(rows, file, as_json, line)
 
 
 def _check_given(images: Sequence[str], texts: Sequence[str], example: str) -> None:

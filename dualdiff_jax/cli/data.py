@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from dualdiff_jax.arrays import key_of
+from dualdiff_jax.cli.sample import results_folder
 from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.tokenizer import Tokenizer
@@ -13,7 +14,7 @@ from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
 from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import as_path, locked_folder
+from dualdiff_jax.files import as_path, locked_folder, write_text
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, figures, summary, survey
 from dualdiff_jax.models.bundle import init_weights
@@ -39,20 +40,18 @@ def inspect_data(config: RunConfig, output: str, samples: int, *, overwrite: boo
     Raises:
         UserError: a source cannot be read, or the page is there already or cannot be written.
     """
-    file = as_path(output) / PAGE
-    if file.exists() and not overwrite:
-        raise UserError(f"{file}: exists; name another --output, or give --overwrite")
     tokenizer = Tokenizer(config.data.tokenizer)
     surveys = []
-    for source in config.data.sources:
-        surveys.append(survey(source, config.data, tokenizer, samples))
-        if not as_json:
-            print(_table(surveys[-1]) + "\n", flush=True)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(page(surveys, tokenizer), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{file}: may not be written ({error.strerror}); choose another --output") from error
+    with results_folder(output, [PAGE], overwrite) as folder:
+        file = folder / PAGE
+        for source in config.data.sources:
+            surveys.append(survey(source, config.data, tokenizer, samples))
+            if not as_json:
+                print(_table(surveys[-1]) + "\n", flush=True)
+        try:
+            write_text(file, page(surveys, tokenizer))
+        except OSError as error:
+            raise UserError(f"{file}: may not be written ({error.strerror}); choose another --output") from error
     found = {"page": str(file), "sources": [figures(each) for each in surveys]}
     print(json.dumps(found, indent=2) if as_json else file)
 

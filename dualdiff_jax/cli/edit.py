@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dualdiff_jax.cli.sample import check_prompts, folder_for, image_names, load, seeds_of, write_images
+from dualdiff_jax.cli.sample import check_prompts, image_names, load, results_folder, seeds_of, write_images
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.edit_calls import VARIATIONS
 from dualdiff_jax.pipeline.edit_inputs import as_strength
@@ -108,10 +108,10 @@ def _draw(
         if prompts:
             row["prompt"] = prompts[index if len(prompts) > 1 else 0]
         rows += [row] * count
-    folder = folder_for(output, image_names(rows), overwrite)
-    pipeline = load(model, dtype, t5_bits)
-    pipeline.tokenizer.check_words(*prompts)
-    if prompts:
-        options["prompts"] = list(prompts)
-    found = draw(pipeline, seed=seed, progress=bar("generating"), **options)
-    write_images(folder, found, rows, as_json, "{image}\t{source}")
+    with results_folder(output, image_names(rows), overwrite) as folder:
+        pipeline = load(model, dtype, t5_bits)
+        pipeline.tokenizer.check_words(*prompts)
+        if prompts:
+            options["prompts"] = list(prompts)
+        found = draw(pipeline, seed=seed, progress=bar("generating"), **options)
+        write_images(folder, found, rows, as_json, "{image}\t{source}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dualdiff_jax.cli.evaluate import with_batch
-from dualdiff_jax.cli.sample import folder_for, is_first_host, load
+from dualdiff_jax.cli.sample import is_first_host, load, results_folder
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation import record
 from dualdiff_jax.evaluation.fid.score import Fid
@@ -130,23 +130,23 @@ def fid(
         overwrite: whether to replace such files where they exist.
     """
     names = ["fid.json", "fid.images.npz", "fid.reference.npz"]
-    folder = folder_for(output, names, overwrite)
-    asked = Fid(as_path(images), as_path(data), as_path(weights), resize, limit=limit)
-    started = time.perf_counter()
-    found = asked.score(bar("fid") if is_first_host() else None)
-    counts = {"images": found.images.count or None, "reference": found.reference.count or None}
-    written = _score_record("fid", "FID", found.distance, None, started) | {
-        "settings": {"resize": resize, "limit": limit, "weights": asked.weights_hash},
-        "data": {"images": images, "reference": data},
-        "counts": counts,
-    }
-    if is_first_host():
-        for name, statistics in zip(names[1:], (found.images, found.reference), strict=True):
-            write_statistics(folder / name, statistics)
-        record.write_record(folder / names[0], written)
-    shown = " against ".join("statistics" if count is None else f"{count} images" for count in counts.values())
-    _print(f"FID, {shown}, resized as {resize}: {found.distance:.4f}", as_json)
-    _print_json([written], as_json)
+    with results_folder(output, names, overwrite) as folder:
+        asked = Fid(as_path(images), as_path(data), as_path(weights), resize, limit=limit)
+        started = time.perf_counter()
+        found = asked.score(bar("fid") if is_first_host() else None)
+        counts = {"images": found.images.count or None, "reference": found.reference.count or None}
+        written = _score_record("fid", "FID", found.distance, None, started) | {
+            "settings": {"resize": resize, "limit": limit, "weights": asked.weights_hash},
+            "data": {"images": images, "reference": data},
+            "counts": counts,
+        }
+        if is_first_host():
+            for name, statistics in zip(names[1:], (found.images, found.reference), strict=True):
+                write_statistics(folder / name, statistics)
+            record.write_record(folder / names[0], written)
+        shown = " against ".join("statistics" if count is None else f"{count} images" for count in counts.values())
+        _print(f"FID, {shown}, resized as {resize}: {found.distance:.4f}", as_json)
+        _print_json([written], as_json)
 
 
 def clip_score(images: str, weights: str, output: str, *, as_json: bool, overwrite: bool) -> None:
@@ -160,22 +160,22 @@ def clip_score(images: str, weights: str, output: str, *, as_json: bool, overwri
         overwrite: whether to replace such files where they exist.
     """
     names = ["clip-score.json", "clip-score.images.json"]
-    folder = folder_for(output, names, overwrite)
-    if not is_first_host():
-        return
-    asked, started = ClipScore(as_path(images), as_path(weights)), time.perf_counter()
-    scores = asked.scores(bar("clip-score"))
-    values = list(scores.values())
-    written = _score_record("clip-score", "CLIP score", max(mean(values), 0.0), standard_error(values), started) | {
-        "settings": {"clip": weights},
-        "data": {"images": images},
-        "counts": {"images": len(values)},
-    }
-    record.write_record(folder / names[1], scores)
-    record.write_record(folder / names[0], written)
-    error = "" if written["standard_error"] is None else f" +- {written['standard_error']:.3f}"
-    _print(f"CLIP score, {len(values)} images: {written['score']:.3f}{error}", as_json)
-    _print_json([written], as_json)
+    with results_folder(output, names, overwrite) as folder:
+        if not is_first_host():
+            return
+        asked, started = ClipScore(as_path(images), as_path(weights)), time.perf_counter()
+        scores = asked.scores(bar("clip-score"))
+        values = list(scores.values())
+        written = _score_record("clip-score", "CLIP score", max(mean(values), 0.0), standard_error(values), started) | {
+            "settings": {"clip": weights},
+            "data": {"images": images},
+            "counts": {"images": len(values)},
+        }
+        record.write_record(folder / names[1], scores)
+        record.write_record(folder / names[0], written)
+        error = "" if written["standard_error"] is None else f" +- {written['standard_error']:.3f}"
+        _print(f"CLIP score, {len(values)} images: {written['score']:.3f}{error}", as_json)
+        _print_json([written], as_json)
 
 
 def _score_record(task: str, title: str, score: float, error: float | None, started: float) -> record.Record:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dualdiff_jax.cli import arguments, options, text_flags
-from dualdiff_jax.cli.sample import folder_for, image_names, load, seeds_of, write_images
+from dualdiff_jax.cli.sample import image_names, load, results_folder, seeds_of, write_images
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
 from dualdiff_jax.progress import bar
@@ -52,9 +52,9 @@ def joint(
     """
     check_settings(**settings)
     rows: list[dict[str, Any]] = [{"seed": each} for each in seeds_of(seed, count)]
-    folder = folder_for(output, image_names(rows), overwrite)
-    pipeline = load(model, dtype, t5_bits)
-    pipeline.tokenizer.check_words(prompt)
-    pairs = pipeline.joint(count, prompt=prompt, seed=seed, progress=bar("drawing"), **settings)
-    rows = [{"text": pair.text, **row} for pair, row in zip(pairs, rows, strict=True)]
-    write_images(folder, [pair.image for pair in pairs], rows, as_json, "{image}\t{text}")
+    with results_folder(output, image_names(rows), overwrite) as folder:
+        pipeline = load(model, dtype, t5_bits)
+        pipeline.tokenizer.check_words(prompt)
+        pairs = pipeline.joint(count, prompt=prompt, seed=seed, progress=bar("drawing"), **settings)
+        rows = [{"text": pair.text, **row} for pair, row in zip(pairs, rows, strict=True)]
+        write_images(folder, [pair.image for pair in pairs], rows, as_json, "{image}\t{text}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.errors import UserError, reason
-from dualdiff_jax.files import as_path, is_bucket, make_folder, new_file, write_text
+from dualdiff_jax.files import as_path, is_bucket, locked_folder, new_file, write_text
 from dualdiff_jax.files.matching import names_in
 from dualdiff_jax.pipeline.devices import in_words
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
@@ -56,11 +56,11 @@ def generate(
         for prompt, each in zip(prompts, seeds_of(seed, len(prompts)), strict=True)
         for _ in range(options.get("images_per_prompt") or 1)
     ]
-    folder = folder_for(output, image_names(rows), overwrite)
-    pipeline = load(model, dtype, t5_bits)
-    pipeline.tokenizer.check_words(*prompts)
-    images = pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
-    write_images(folder, images, rows, as_json, "{image}\t{prompt}")
+    with results_folder(output, image_names(rows), overwrite) as folder:
+        pipeline = load(model, dtype, t5_bits)
+        pipeline.tokenizer.check_words(*prompts)
+        images = pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
+        write_images(folder, images, rows, as_json, "{image}\t{prompt}")
 
 
 def caption(
@@ -86,12 +86,12 @@ def caption(
     if not images:
         raise UserError("there is no image; give --image=FILE")
     check_settings(**options)
-    folder = folder_for(output, ["captions.json"], overwrite) if output else None
-    pipeline = load(model, dtype, t5_bits)
-    captions = pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
-    seeds = seeds_of(seed, len(images))
-    rows = [{"image": i, "caption": c, "seed": s} for i, c, s in zip(images, captions, seeds, strict=True)]
-    report_rows(rows, folder and folder / "captions.json", as_json, "{image}\t{caption}")
+    with results_file(output, "captions.json", overwrite) as file:
+        pipeline = load(model, dtype, t5_bits)
+        captions = pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
+        seeds = seeds_of(seed, len(images))
+        rows = [{"image": i, "caption": c, "seed": s} for i, c, s in zip(images, captions, seeds, strict=True)]
+        report_rows(rows, file, as_json, "{image}\t{caption}")
 
 
 def answer(
@@ -120,18 +120,18 @@ def answer(
         raise UserError('an image or a question is missing; give --image=FILE and --question="..."')
     images, questions = paired(images, questions)
     check_settings(**options)
-    folder = folder_for(output, ["answers.json"], overwrite) if output else None
-    pipeline = load(model, dtype, t5_bits)
-    for question in questions:
-        if not question.strip():
-            raise UserError("a question is empty; ask something in --question")
-        pipeline.tokenizer.check_words(question)
-    answers = pipeline.answer(images, questions, seed=seed, progress=bar("reading"), **options)
-    rows = [
-        {"image": i, "question": q, "answer": a, "seed": each}
-        for i, q, a, each in zip(images, questions, answers, seeds_of(seed, len(images)), strict=True)
-    ]
-    report_rows(rows, folder and folder / "answers.json", as_json, "{image}\t{question}\t{answer}")
+    with results_file(output, "answers.json", overwrite) as file:
+        pipeline = load(model, dtype, t5_bits)
+        for question in questions:
+            if not question.strip():
+                raise UserError("a question is empty; ask something in --question")
+            pipeline.tokenizer.check_words(question)
+        answers = pipeline.answer(images, questions, seed=seed, progress=bar("reading"), **options)
+        rows = [
+            {"image": i, "question": q, "answer": a, "seed": each}
+            for i, q, a, each in zip(images, questions, answers, seeds_of(seed, len(images)), strict=True)
+        ]
+        report_rows(rows, file, as_json, "{image}\t{question}\t{answer}")
 
 
 def load(model: str, dtype: str | None, t5_bits: int | None) -> DualDiffusionPipeline:
@@ -192,13 +192,37 @@ def write_images(
     report_rows(found, folder / listed, as_json, line)
 
 
-def folder_for(output: str, names: Sequence[str], overwrite: bool) -> Path:
-    """The folder for results, made if necessary, in which no file of ``names`` exists unless it may be replaced."""
+@contextlib.contextmanager
+def results_folder(output: str, names: Sequence[str], overwrite: bool) -> Iterator[Path]:
+    """A context in which this command alone writes results into a folder, which is made if necessary.
+
+    Args:
+        output: the folder.
+        names: the files that will be written.
+        overwrite: whether they may be replaced.
+
+    Yields:
+        The folder.
+
+    Raises:
+        UserError: another command writes there, the folder cannot be written, or one of the files exists.
+    """
     folder = as_path(output)
-    if not overwrite:
-        for name in _existing(folder, names):
-            raise UserError(f"{folder / name}: exists; name another --output, or give --overwrite to replace it")
-    return make_folder(folder, "--output")
+    with locked_folder(folder, "--output"):
+        if not overwrite:
+            for name in _existing(folder, names):
+                raise UserError(f"{folder / name}: exists; name another --output, or give --overwrite to replace it")
+        yield folder
+
+
+@contextlib.contextmanager
+def results_file(output: str | None, name: str, overwrite: bool) -> Iterator[Path | None]:
+    """The same for one file: yields its path, or None where ``output`` is None and the command only prints."""
+    if not output:
+        yield None
+        return
+    with results_folder(output, [name], overwrite) as folder:
+        yield folder / name
 
 
 def _existing(folder: Path, names: Sequence[str]) -> list[str]:

@@ -1,9 +1,13 @@
 """Where the sampling commands write: beside nothing that is there, into no bucket, and before the model is loaded."""
 
+import os
+
 import pytest
 
-from dualdiff_jax.cli import completion, sample
+from dualdiff_jax.cli import completion, edit, sample
+from dualdiff_jax.cli.sample import results_folder
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import lock
 
 OPTIONS = dict(dtype=None, seed=0, as_json=False)
 
@@ -16,6 +20,7 @@ def commands(output, **options):
         "captions.json": lambda: sample.caption("no/model", ["a.png"], output, **given),
         "answers.json": lambda: sample.answer("no/model", ["a.png"], ["which?"], output, **given),
         "infills.json": lambda: completion.infill("no/model", ["a.png"], ["a _"], output, **given),
+        "images.json": lambda: edit.variations("no/model", ["a.png"], output, count=1, strength=None, **given),
         "scores.json": lambda: completion.score("no/model", ["a.png"], ["a three"], [], output, **given),
     }
 
@@ -28,6 +33,16 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path, name):
     with pytest.raises(UserError, match="no/model"):
         commands(str(tmp_path), overwrite=True)[name]()
     assert (tmp_path / name).read_bytes() == b"a stranger's"
+
+
+@pytest.mark.parametrize("name", commands("o"))
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_one_command_at_a_time_writes_into_a_folder(tmp_path, name, overwrite, monkeypatch):
+    monkeypatch.setattr(lock, "GRACE", 0.0)
+    told = f"process {os.getpid()} on .* writes there; wait until it ends, or name"
+    with results_folder(str(tmp_path), ["other.json"], overwrite=False), pytest.raises(UserError, match=told):
+        commands(str(tmp_path), overwrite=overwrite)[name]()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", commands("o"))
