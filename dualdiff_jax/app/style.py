@@ -3,6 +3,7 @@
 CSS = """\
 .pictures img { image-rendering: pixelated; object-fit: contain !important; width: 100%; height: 100%;
   max-height: 320px; }
+.pictures .thumbnail-item { max-height: 320px; }
 .where { color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
 .fault { padding: 0.6rem 0.8rem; border-left: 4px solid #c0392b; background: rgb(192 57 43 / 0.12);
   overflow-wrap: anywhere; }

@@ -18,7 +18,8 @@ from tests.unit.pipeline.shallow import shallow_pipeline
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "runs" / "demo" / "model"
 SCREENSHOTS = ROOT / "runs" / "app_screenshots"
-SECONDS = 60  # that the server may take to start
+CHROMIUM = ["--no-sandbox", "--disable-dev-shm-usage"]  # for root, and where /dev/shm is small: in a container
+HANG = 180  # seconds; ends a wait that nothing ends, on however busy a machine
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -63,7 +64,7 @@ def start(model: Path, folder: Path, **environment: str) -> Server:
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-    while time.monotonic() - started < SECONDS and process.poll() is None:
+    while time.monotonic() - started < HANG and process.poll() is None:
         if found := re.search(r"the page is at (\S+?)/?;", log.read_text()):
             return Server(found[1], model, started, process, log, folder)
         time.sleep(0.05)
@@ -80,7 +81,7 @@ def temporary(folder: Path) -> Path:
 
 def stop(server: Server) -> None:
     server.process.send_signal(signal.SIGTERM)
-    server.process.wait(timeout=30)
+    server.process.wait(timeout=HANG)
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +100,7 @@ def browser():
     assert chromium, "there is no Chromium; apt-get install chromium (as root), or put one on PATH"
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        found = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM)
         yield found
         found.close()
 
@@ -111,7 +112,7 @@ class Visit:
         self.server = server
         self.context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(1000 * HANG)
         self.faults: list[str] = []
         self.page.on("console", lambda line: self.faults.append(line.text) if line.type == "error" else None)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
@@ -137,8 +138,8 @@ class Visit:
     def run(self, name: str) -> None:
         """Presses the button of the tab and waits until the call that made the result is shown."""
         self.page.locator(f"#{name}-run").click()
-        self.page.locator(f"#{name}-command .cm-content", has_text="--mode=").wait_for(timeout=90_000)
-        self.page.locator(f"#{name}-files a").first.wait_for(timeout=90_000)
+        self.page.locator(f"#{name}-command .cm-content", has_text="--mode=").wait_for()
+        self.page.locator(f"#{name}-files a").first.wait_for()
 
     def upload(self, name: str, file) -> None:
         self.page.locator(f"#{name}-upload input[type=file]").set_input_files(file)

@@ -10,7 +10,7 @@ import requests
 from gradio_client import Client, handle_file
 from PIL import Image
 
-from tests.app.conftest import Visit
+from tests.app.conftest import HANG, Visit
 from tests.fuzz.mutations import several
 
 pytestmark = pytest.mark.app
@@ -69,7 +69,6 @@ def test_each_hostile_file_is_a_picture_or_a_sentence(server, visit, tmp_path):
             """before => document.querySelector('#read-upload-fault [role=alert]')
             || (document.querySelector('#read-picture img') || {src: before}).src != before""",
             arg=before,
-            timeout=30_000,
         )
         shown = visit.text("#read-upload-fault").strip()
         if shown:
@@ -88,11 +87,11 @@ def test_each_hostile_file_is_a_picture_or_a_sentence(server, visit, tmp_path):
 def test_markup_in_texts_is_text(visit, markup):
     visit.field("Prompt").fill(f"a handwritten three {markup}")
     visit.page.locator("#draw-run").click()
-    visit.page.locator("#draw-fault [role=alert], #draw-files a").first.wait_for(timeout=60_000)
+    visit.page.locator("#draw-fault [role=alert], #draw-files a").first.wait_for()
     visit.tab("Both")
     visit.field("The texts begin with").fill(markup)
     visit.page.locator("#both-run").click()
-    visit.page.locator("#both-fault [role=alert], #both-files a").first.wait_for(timeout=60_000)
+    visit.page.locator("#both-fault [role=alert], #both-files a").first.wait_for()
     visit.screenshot("markup")
     assert visit.page.locator("#draw-fault script, #draw-fault img, #draw-fault svg, iframe").count() == 0
     assert visit.faults == []
@@ -102,11 +101,11 @@ def test_markup_in_texts_is_text(visit, markup):
 def test_no_file_of_the_server_and_no_address_is_read(server, path):
     given = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}  # by hand: a client uploads its own file
     call = f"{server.address}/gradio_api/call/read_picture"
-    event = requests.post(call, json=given, timeout=30).json()["event_id"]
-    answer = requests.get(f"{call}/{event}", timeout=30).text
+    event = requests.post(call, json=given, timeout=HANG).json()["event_id"]
+    answer = requests.get(f"{call}/{event}", timeout=HANG).text
     assert answer.startswith("event: error") and not any(sign in answer for sign in SIGNS_OF_A_TRACEBACK)
     for route in ("gradio_api/file=", "file=", "gradio_api/file/"):
-        answer = requests.get(f"{server.address}/{route}{path}", timeout=30)
+        answer = requests.get(f"{server.address}/{route}{path}", timeout=HANG)
         assert answer.status_code != 200 or b"root:" not in answer.content
 
 
@@ -139,7 +138,7 @@ def test_ten_visitors_at_once_are_all_served(server):
 
 def test_a_visitor_without_a_page_learns_no_path_of_the_server(browser, server):
     visit = Visit(browser, server)
-    body = visit.page.content() + requests.get(f"{server.address}/config", timeout=30).text
+    body = visit.page.content() + requests.get(f"{server.address}/config", timeout=HANG).text
     assert str(server.folder.parent) not in body.replace(str(server.model), "")
     assert visit.faults == []
     visit.close()

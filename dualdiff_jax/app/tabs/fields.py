@@ -44,7 +44,7 @@ def drawing_fields(studio: Studio) -> list[Any]:
 
 
 def steps_field(value: int | None) -> Any:
-    """Sampling steps; empty is the model's own."""
+    """Sampling steps; None is the model's own."""
     return number_field("Steps", value)
 
 
@@ -69,5 +69,9 @@ def text_field(label: str, placeholder: str = "", lines: int = 1, value: str = "
 
 
 def number_field(label: str, value: int | None) -> Any:
-    """A whole number; ``given.whole`` has its bounds, since Gradio's refuse an empty field, which arrives as 0."""
-    return gr.Number(value, label=label, precision=0, min_width=90, placeholder="the model's own")
+    """A whole number; ``given.whole`` has its bounds, since Gradio's refuse an empty field, which arrives as 0.
+
+    Gradio shows None as 0, so the label says what 0 is.
+    """
+    shown = f"{label} (0: the model's own)" if value is None else label
+    return gr.Number(value or 0, label=shown, precision=0, min_width=90, placeholder="the model's own")
