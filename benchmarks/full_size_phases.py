@@ -123,7 +123,8 @@ def _ours(folder: Path, network: str, run) -> dict:
     from dualdiff_jax.config import MeshConfig
     from dualdiff_jax.models.bundle import bind, leaf_specs, weight_shardings
     from dualdiff_jax.sharding import make_mesh
-    from dualdiff_jax.weights import load_config, restore, stored_leaves
+    from dualdiff_jax.stored_arrays import restore, stored_leaves
+    from dualdiff_jax.weights import load_config
 
     config = dataclasses.replace(load_config(folder / MODEL), compute_dtype="float32")
     shardings, stored = weight_shardings(config, make_mesh(MeshConfig())), stored_leaves(folder / MODEL / "weights")

@@ -9,14 +9,11 @@ The folder gets its name only when it is complete; in a bucket it counts once it
 import contextlib
 import dataclasses
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
@@ -24,19 +21,15 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.published import D_DIT_2B
 from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.data.tokenizer import END_TOKEN, Tokenizer
-from dualdiff_jax.errors import UserError, quoted, reason
+from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.files import as_path, check_holds_arrays, new_folder
 from dualdiff_jax.json_files import checked, field, read_object
 from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS
-from dualdiff_jax.runtime.failed_saves import silence_failed_saves
+from dualdiff_jax.stored_arrays import restore, save_arrays, stored_leaves
 
 FORMAT, VERSION = "dualdiff_jax model", 1
 DESCRIPTION = "model.json"  # is written last
-
-# Memory that Orbax may use for reads in progress: a factor on the largest leaf of the target, which a read can hold
-# in the dtype of the file (float32 for a bfloat16 target), and a margin in GB.
-LARGEST_LEAF_FACTOR, MARGIN_GB = 2, 1
 
 
 def save_model(folder: str | Path, config: ModelConfig, weights: Weights, tokenizer: Tokenizer) -> None:
@@ -53,13 +46,6 @@ def save_model(folder: str | Path, config: ModelConfig, weights: Weights, tokeni
     """
     with new_model_folder(folder, config, tokenizer) as partial:
         save_arrays(partial / "weights", weights)
-
-
-def save_arrays(folder: Path, weights: Weights) -> None:
-    """Writes arrays that ``restore`` reads. ``folder`` must not exist."""
-    silence_failed_saves()
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder.absolute(), weights)
 
 
 @contextlib.contextmanager
@@ -197,7 +183,7 @@ def load_model(folder: str | Path, mesh: Mesh, dtype: str | None = None) -> tupl
 
 
 def check_leaves(folder: Path, config: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Compares the names of the stored arrays with those of the model, without reading the arrays.
+    """Compares the names and shapes of the stored arrays with those of the model, without reading the arrays.
 
     Args:
         folder: a model folder.
@@ -207,12 +193,17 @@ def check_leaves(folder: Path, config: ModelConfig) -> dict[str, jax.ShapeDtypeS
         Leaf name -> stored shape and dtype.
 
     Raises:
-        UserError: an array is missing or has no place in the model, or the folder cannot be read.
+        UserError: an array is missing, has another shape or no place in the model, or the folder cannot be read.
     """
     stored, specs = stored_leaves(folder / "weights"), leaf_specs(config, load_networks(folder))
-    if stored.keys() != specs.keys():
-        faults = [f"{name}: is missing" for name in specs if name not in stored]
-        faults += [f"{name}: has no place in this model" for name in stored if name not in specs]
+    faults = [f"{name}: is missing" for name in specs if name not in stored]
+    faults += [f"{name}: has no place in this model" for name in stored if name not in specs]
+    faults += [
+        f"{name}: has shape {stored[name].shape}, expected {spec.shape}"
+        for name, spec in specs.items()
+        if name in stored and stored[name].shape != spec.shape
+    ]
+    if faults:
         raise UserError(f"{folder / 'weights'}: does not fit model.json:\n  " + "\n  ".join(faults))
     return stored
 
@@ -226,69 +217,3 @@ def with_dtype(config: ModelConfig, dtype: str | None) -> ModelConfig:
     if dtype not in (None, "float32", "bfloat16"):
         raise UserError(f"dtype is {dtype!r}; give 'float32' or 'bfloat16'")
     return config if dtype is None else dataclasses.replace(config, compute_dtype=dtype)
-
-
-def stored_leaves(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Reads the shape and dtype of every array under ``folder``, without the arrays.
-
-    Args:
-        folder: written by ``save_arrays``.
-
-    Returns:
-        Leaf name -> shape and dtype.
-
-    Raises:
-        UserError: the folder is missing or cannot be read.
-    """
-    check_holds_arrays(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: is missing; the model folder is incomplete, copy it anew")
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
-        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in tree.items()}
-    except Exception as error:  # see _restore
-        raise UserError(f"{folder}: cannot be read ({reason(error)}); copy the model folder again") from error
-
-
-def read_leaves(folder: Path, stored: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
-    """Reads some full arrays onto the host.
-
-    Args:
-        folder: written by ``save_arrays``.
-        stored: name of each leaf -> its shape and dtype, from ``stored_leaves``.
-
-    Raises:
-        UserError: an array cannot be read.
-    """
-    item = {name: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape) for name, leaf in stored.items()}
-    return _restore(folder, item, dict.fromkeys(item, ocp.RestoreArgs(restore_type=np.ndarray)))
-
-
-def restore(folder: Path, target: dict[str, jax.ShapeDtypeStruct]) -> Weights:
-    """Reads some arrays onto devices.
-
-    Args:
-        folder: written by ``save_arrays``.
-        target: the arrays to read: leaf name -> shape, the dtype to convert to, and the sharding.
-
-    Returns:
-        One array for each name of ``target``.
-
-    Raises:
-        UserError: an array is missing, has another shape, or cannot be read.
-    """
-    return _restore(folder, target, ocp.checkpoint_utils.construct_restore_args(target))
-
-
-def _restore(folder: Path, item: dict, arguments: dict) -> dict:
-    largest = max(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in item.values())
-    handler = ocp.PyTreeCheckpointHandler(
-        restore_concurrent_gb=math.ceil(LARGEST_LEAF_FACTOR * largest / 1e9) + MARGIN_GB
-    )
-    try:
-        with ocp.Checkpointer(handler) as checkpointer:
-            request = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
-            return checkpointer.restore(folder.absolute(), args=request)
-    except Exception as error:  # Orbax and TensorStore raise many types; each means that the arrays are unreadable
-        raise UserError(f"{folder}: cannot be read ({reason(error)}); copy the model folder again") from error

@@ -20,7 +20,8 @@ from dualdiff_jax.convert.torch_file import save_tensor
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, new_file, new_folder
 from dualdiff_jax.progress import Progress
-from dualdiff_jax.weights import load_config, load_networks, load_tokenizer, read_leaves, stored_leaves
+from dualdiff_jax.stored_arrays import read_leaves
+from dualdiff_jax.weights import check_leaves, load_config, load_networks, load_tokenizer
 
 SHARD_BYTES = 2_000_000_000  # largest file; memory holds one shard until it is written
 GROUP_BYTES = 256 << 20  # of leaves that are read together, unless one is larger
@@ -64,7 +65,7 @@ def export_model(
     missing = [network for network in D_DIT_FORMATS if network not in load_networks(model)]
     if missing:
         raise UserError(f"{model}: holds no {' and no '.join(missing)}; export needs a complete model")
-    stored = stored_leaves(model / "weights")
+    stored = check_leaves(model, config)
     dtypes = {leaf: jnp.dtype(dtype or spec.dtype) for leaf, spec in stored.items()}
     written, total = 0, sum(int(np.prod(spec.shape)) * dtypes[leaf].itemsize for leaf, spec in stored.items())
     check_output(output, INDEX_FILE, total, overwrite)

@@ -2,7 +2,7 @@
 
 Orbax writes the tree (names and version marks) with placeholder arrays. TensorStore, on which Orbax is built, then
 creates each array in place of its placeholder and fills it layer by layer. A chunk is at most one layer, cut along
-the dim that is sharded first (the width), so that a device reads little more than its shard.
+the dim that is sharded first (the width), so that a device reads little more than its shard; it carries its checksum.
 """
 
 import collections
@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
@@ -19,6 +18,7 @@ import tensorstore as ts
 from dualdiff_jax.files import is_bucket, remove
 from dualdiff_jax.files.ranges import CONNECTIONS
 from dualdiff_jax.models.leaves import LeafSpec, is_stacked, layer_shape
+from dualdiff_jax.runtime.checksums import PLAIN
 
 CHUNK_BYTES = 16 << 20  # a larger layer is cut into chunks
 PENDING_BYTES = 128 << 20  # of layers that are copied and not yet stored; a bucket stores each after some time
@@ -35,7 +35,7 @@ class LeafWriter:
 
     def __init__(self, folder: Path, specs: Mapping[str, LeafSpec], dtypes: Mapping[str, np.dtype]):
         folder = folder.absolute()
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False)) as checkpointer:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_ocdbt=False, use_zarr3=True)) as checkpointer:
             checkpointer.save(folder, {leaf: np.zeros(1, np.float32) for leaf in specs})
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(remove, [folder / leaf for leaf in specs]))  # the placeholders
@@ -75,14 +75,16 @@ def _create(folder: Path, spec: LeafSpec, dtype: np.dtype) -> ts.Future[ts.Tenso
     chunk = chunk_shape(spec, dtype)
     return ts.open(
         {
-            "driver": "zarr",
+            "driver": "zarr3",
             "kvstore": _store(folder),
             "metadata": {
                 "shape": spec.shape,
-                "chunks": [1, *chunk] if is_stacked(spec) else chunk,
-                "dtype": "bfloat16" if dtype == ml_dtypes.bfloat16 else np.dtype(dtype).str,
-                "compressor": None,
-                "fill_value": None,
+                "chunk_grid": {
+                    "name": "regular",
+                    "configuration": {"chunk_shape": [1, *chunk] if is_stacked(spec) else chunk},
+                },
+                "data_type": np.dtype(dtype).name,
+                "codecs": PLAIN,
             },
         },
         create=True,

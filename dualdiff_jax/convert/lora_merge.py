@@ -13,15 +13,8 @@ from dualdiff_jax.files import as_path, check_holds_arrays
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import layers_of
 from dualdiff_jax.progress import Progress
-from dualdiff_jax.weights import (
-    DESCRIPTION,
-    check_leaves,
-    load_config,
-    load_networks,
-    load_tokenizer,
-    new_model_folder,
-    read_leaves,
-)
+from dualdiff_jax.stored_arrays import read_leaves
+from dualdiff_jax.weights import DESCRIPTION, check_leaves, load_config, load_networks, load_tokenizer, new_model_folder
 
 
 def merge_lora(

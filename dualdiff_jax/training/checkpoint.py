@@ -24,7 +24,8 @@ from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import free_bytes, move, remove
 from dualdiff_jax.files.probe import probe
 from dualdiff_jax.json_files import read_object
-from dualdiff_jax.runtime.failed_saves import silence_failed_saves
+from dualdiff_jax.runtime.checksums import checked_arrays, fault
+from dualdiff_jax.runtime.failed_transfers import silence_failed_transfers
 from dualdiff_jax.training.half_written import DESCRIPTION, half_written, irregular, is_step
 from dualdiff_jax.training.initial_weights import init_from_fingerprint
 from dualdiff_jax.training.run_item import check_run_item, run_item, versions
@@ -63,7 +64,7 @@ class Checkpoints:
         self._retry_at: int | None = None
         self._tried_at = 0  # the step of the last save
         self._agreement = SaveAgreement()
-        silence_failed_saves()
+        silence_failed_transfers()
         self._clear()
         self._manager = self._open()
 
@@ -92,6 +93,7 @@ class Checkpoints:
         train = self._config.train
         return ocp.CheckpointManager(
             self._folder.absolute(),
+            item_handlers={"state": checked_arrays(), "run": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=train.keep_checkpoints,
                 keep_period=train.keep_every or None,
@@ -142,7 +144,7 @@ class Checkpoints:
                 self._agreement.give_up()
                 return self._put_off(why, step + self._patience)
         run = run_item(step, self._config, data, self._init_from, unlogged_metrics)
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), run=ocp.args.JsonSave(run))
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), run=ocp.args.JsonSave(run))
         try:
             self._manager.save(step, args=items)
         except Exception as error:  # file systems raise many kinds
@@ -219,7 +221,9 @@ class Checkpoints:
             if run is None:
                 continue
             self._check(step, run, data)
-            state = self._read(step, damaged, state=ocp.args.StandardRestore(self._setup.abstract_state))
+            target = self._setup.abstract_state
+            arguments = ocp.checkpoint_utils.construct_restore_args(target)
+            state = self._read(step, damaged, state=ocp.args.PyTreeRestore(target, restore_args=arguments))
             if state is not None:
                 self._set_aside(damaged, step)
                 return state, run["pending"]
@@ -235,7 +239,7 @@ class Checkpoints:
             read = self._manager.restore(step, args=ocp.args.Composite(**item))[next(iter(item))]
             found = check_run_item(read, step) if "run" in item else read
         except Exception as error:  # Orbax and TensorStore raise many kinds, all of which mean unreadable files
-            why = reason(error)
+            why = fault(error)
         if jax.process_count() > 1 and not multihost_utils.process_allgather(np.array(found is not None)).all():
             found = None
         if found is None:

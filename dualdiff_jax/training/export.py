@@ -17,11 +17,12 @@ from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import layers_of
 from dualdiff_jax.models.lora import layer_factors
 from dualdiff_jax.sharding import replicated
+from dualdiff_jax.stored_arrays import save_arrays
 from dualdiff_jax.training.initial_weights import RAW
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.state import TrainState
 from dualdiff_jax.training.trainable import MASK_ROW
-from dualdiff_jax.weights import new_model_folder, save_arrays
+from dualdiff_jax.weights import new_model_folder
 
 
 def export_model(setup: TrainSetup, folder: Path, state: TrainState, frozen: Weights, tokenizer: Tokenizer) -> Path:

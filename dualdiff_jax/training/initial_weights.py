@@ -19,7 +19,8 @@ from dualdiff_jax.files import as_path
 from dualdiff_jax.files.listing import file_sizes
 from dualdiff_jax.models.bundle import init_weights, leaf_specs, weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS
-from dualdiff_jax.weights import load_config, load_model, load_networks, restore, stored_leaves
+from dualdiff_jax.stored_arrays import restore, stored_leaves
+from dualdiff_jax.weights import load_config, load_model, load_networks
 
 RAW = "raw"
 

@@ -1,10 +1,12 @@
 """The ``run`` item of a checkpoint: all that resuming needs besides the state, and its check when it is read.
 
-next_step  records (the fingerprint of the data)  start  pending  config  versions
+next_step  records (the fingerprint of the data)  start  pending  config  versions  crc32 (of all others)
 """
 
 import importlib.metadata
+import json
 import platform
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +31,8 @@ def run_item(step: int, config: RunConfig, data: DataFingerprint, start: str, pe
         pending: metrics of steps that are in no record yet, each a dict of numbers and lists.
     """
     item = {"next_step": step, "records": data, "start": start, "pending": list(pending)}
-    return item | {"config": to_dict(config), "versions": versions()}
+    item |= {"config": to_dict(config), "versions": versions()}
+    return item | {"crc32": _crc32(item)}
 
 
 def check_run_item(item: Any, step: int) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def check_run_item(item: Any, step: int) -> dict[str, Any]:
         ``item``.
 
     Raises:
-        UserError: it is not what ``run_item`` makes for ``step``.
+        UserError: it is not what ``run_item`` makes for ``step``, or was changed since.
     """
     item = checked(item, dict, NAME)
     found = field(item, "next_step", int, NAME)
@@ -57,7 +60,14 @@ def check_run_item(item: Any, step: int) -> dict[str, Any]:
         for name, value in checked(metrics, dict, f"{NAME}: pending[{index}]").items():
             _check_figure(value, f"{NAME}: pending[{index}].{name}")
     resolve(item["config"], what=f"config in {NAME}")
+    if item.get("crc32", _crc32(item)) != _crc32(item):  # earlier versions stored none
+        raise UserError(f"{NAME} was changed since it was written")
     return item
+
+
+def _crc32(item: dict[str, Any]) -> int:
+    fields = {key: value for key, value in item.items() if key != "crc32"}
+    return zlib.crc32(json.dumps(fields, sort_keys=True).encode())
 
 
 def _check_fingerprint(value: Any, name: str) -> None:

@@ -21,8 +21,9 @@ from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.images import read_pixels
 from dualdiff_jax.data.records.record import DataError
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.stored_arrays import save_arrays, stored_leaves
 from dualdiff_jax.training.telemetry.sinks import JsonLines
-from dualdiff_jax.weights import load_config, save_arrays, save_model, stored_leaves
+from dualdiff_jax.weights import load_config, save_model
 from tests.fuzz import mutations
 from tests.fuzz.mutations import Mutator
 from tests.unit import tiny

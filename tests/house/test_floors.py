@@ -25,6 +25,7 @@ FLOORS = {
     "dualdiff_jax.data.records": 2,
     "dualdiff_jax.objectives": 2,
     "dualdiff_jax.sharding": 2,
+    "dualdiff_jax.stored_arrays": 2,
     "dualdiff_jax.inspection": 3,
     "dualdiff_jax.models": 3,
     "dualdiff_jax.sampling": 3,

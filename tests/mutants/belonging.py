@@ -172,6 +172,7 @@ TESTS = {
     "training/checkpoint.py": (
         f"{TRAINING}/test_checkpoint_hosts.py",
         f"{TRAINING}/test_checkpoint.py",
+        f"{TRAINING}/test_flipped_bits.py",
         f"{RUNS}/test_faults.py",
         f"{RUNS}/test_resume.py",
     ),
@@ -190,6 +191,8 @@ TESTS = {
     "sharding/mesh.py": SHARDING,
     "sharding/placement.py": SHARDING,
     "sharding/rules.py": SHARDING,
+    "runtime/checksums.py": (f"{UNIT}/test_stored_arrays.py", f"{TRAINING}/test_flipped_bits.py"),
+    "stored_arrays.py": (f"{UNIT}/test_stored_arrays.py", f"{UNIT}/test_model_folder.py", f"{CONVERT}/test_writing.py"),
     "weights.py": (
         f"{UNIT}/test_model_folder.py",
         f"{UNIT}/pipeline/test_pipeline.py",

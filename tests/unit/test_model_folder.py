@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from demo.data import write_tokenizer
+from dualdiff_jax import stored_arrays
 from dualdiff_jax import weights as module
 from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.config.published import D_DIT_2B
@@ -19,16 +20,14 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import weight_shardings
 from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.stored_arrays import read_leaves, save_arrays, stored_leaves
 from dualdiff_jax.weights import (
     is_model_folder,
     load_config,
     load_model,
     load_networks,
     new_model_folder,
-    read_leaves,
-    save_arrays,
     save_model,
-    stored_leaves,
     with_dtype,
 )
 from tests.unit.tiny import CONFIG as TINY
@@ -196,6 +195,15 @@ def test_every_missing_and_every_additional_leaf_is_named(config, tokenizer, tmp
     ]
 
 
+def test_an_array_of_another_shape_is_named(config, tokenizer, tmp_path):
+    leaves = random_weights(config)
+    name, (rows, width) = "t5.embedding", leaves["t5.embedding"].shape
+    save_model(tmp_path / "model", config, leaves | {name: leaves[name][1:]}, tokenizer)
+    fault = rf"does not fit model.json:\n  {name}: has shape \({rows - 1}, {width}\), expected \({rows}, {width}\)$"
+    with pytest.raises(UserError, match=fault):
+        load_model(tmp_path / "model", MESH)
+
+
 def test_a_tokenizer_of_another_size_is_refused(config, tokenizer, tmp_path):
     sizes = to_dict(config)
     sizes["mmdit"]["vocab_size"] -= 1
@@ -240,7 +248,7 @@ def test_a_read_may_hold_twice_its_largest_array_and_a_gigabyte(tmp_path, monkey
         asked.append(restore_concurrent_gb)
         raise RuntimeError
 
-    monkeypatch.setattr(module.ocp, "PyTreeCheckpointHandler", note)
+    monkeypatch.setattr(stored_arrays.ocp, "PyTreeCheckpointHandler", note)
     item = {
         "large": jax.ShapeDtypeStruct((count // 2, 2), jnp.float32)
         if count > 1
@@ -248,5 +256,5 @@ def test_a_read_may_hold_twice_its_largest_array_and_a_gigabyte(tmp_path, monkey
         "small": jax.ShapeDtypeStruct((1,), jnp.int8),
     }
     with pytest.raises(RuntimeError):
-        module._restore(tmp_path, item, {})
+        stored_arrays._restore(tmp_path, item, {})
     assert asked == [gigabytes]

@@ -15,7 +15,8 @@ from dualdiff_jax.convert.lora_file import read_lora
 from dualdiff_jax.convert.lora_writer import write_lora
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.weights import read_leaves, save_model, stored_leaves
+from dualdiff_jax.stored_arrays import read_leaves, stored_leaves
+from dualdiff_jax.weights import save_model
 from tests.unit.convert.loras import RANK, assert_equal_files, draw, write
 from tests.unit.pipeline.test_pipeline import config as sized
 from tests.unit.tiny import CONFIG, random_weights

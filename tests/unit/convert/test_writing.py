@@ -19,7 +19,8 @@ from dualdiff_jax.convert.importer import Import
 from dualdiff_jax.convert.leaf_writer import CHUNK_BYTES, LeafWriter, chunk_shape
 from dualdiff_jax.models.leaves import LeafSpec
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.weights import load_model, restore, stored_leaves
+from dualdiff_jax.stored_arrays import restore, stored_leaves
+from dualdiff_jax.weights import load_model
 from tests import checkpoints
 from tests.parity.reference import reference_t5
 

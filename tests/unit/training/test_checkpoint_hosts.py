@@ -84,7 +84,7 @@ def test_orbax_saves_in_the_background_and_waits_at_our_barrier_where_hosts_are_
     setup, tmp_path, monkeypatch, count
 ):
     found = {}
-    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", lambda folder, options: found.update(options=options))
+    monkeypatch.setattr(checkpoint.ocp, "CheckpointManager", lambda folder, **given: found.update(given))
     as_host(monkeypatch, 0, count)
     checkpoints = Checkpoints(tmp_path, setup)
     options: ocp.CheckpointManagerOptions = found["options"]

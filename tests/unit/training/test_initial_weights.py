@@ -15,8 +15,9 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.sharding import make_mesh
+from dualdiff_jax.stored_arrays import save_arrays
 from dualdiff_jax.training.initial_weights import check_init_from, init_from_fingerprint, initial_weights
-from dualdiff_jax.weights import save_arrays, save_model
+from dualdiff_jax.weights import save_model
 from tests.small_run import small_run
 
 MESH = make_mesh(MeshConfig(), jax.devices()[:1])
