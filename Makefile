@@ -22,6 +22,8 @@
 # make app      serves the web page with the demo's model, which it trains first if there is none (docs/app.md)
 # make check-app  drives the web page with Chromium (apt-get install chromium); Gradio and Playwright come from PyPI into
 #   .venv-app; minutes
+# make check-notebooks  runs the notebooks, with the demo's model or a small one; Jupyter and matplotlib come from PyPI into
+#   .venv-notebooks; minutes
 # make docs     builds the documentation site into runs/site; a link that leads nowhere fails
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # make clean    removes the environments and the caches
@@ -33,7 +35,7 @@ BIN = $(VENV)/bin
 START := $(shell date +%s)
 
 .PHONY: setup docs demo easy-vqa test test-slow lint mutants fuzz check-targets check-original check-scorers check-fid check-lora \
-  check-lmms-eval check-full-size app check-app clean
+  check-lmms-eval check-full-size app check-app check-notebooks clean
 
 setup: $(VENV)/.run
 
@@ -148,6 +150,12 @@ check-app: $(VENV)-app/.run
 	$(VENV)-app/bin/python -m pip install --quiet pytest playwright requests "scikit-learn>=1.5,<2"
 	$(VENV)-app/bin/python -m pytest -q -m app tests/app $(ARGS)
 
+check-notebooks: export JAX_PLATFORMS = cpu
+check-notebooks: $(VENV)/.python
+	test -d $(VENV)-notebooks || $(PYTHON) -m venv $(VENV)-notebooks
+	$(VENV)-notebooks/bin/python -m pip install --quiet -r requirements-notebooks.txt
+	$(VENV)-notebooks/bin/python -m pytest -q -m notebooks tests/notebooks $(ARGS)
+
 fuzz: $(VENV)/.test
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.fuzz $(ARGS)
 
@@ -162,4 +170,4 @@ lint: $(VENV)/.test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VENV)-targets $(VENV)-original $(VENV)-scorers $(VENV)-lora $(VENV)-lmms-eval $(VENV)-app .cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-targets $(VENV)-original $(VENV)-scorers $(VENV)-lora $(VENV)-lmms-eval $(VENV)-app $(VENV)-notebooks .cache .pytest_cache .ruff_cache

@@ -1,12 +1,15 @@
 """A hook of MkDocs: pages and figures that lie outside docs/ become part of the site, and links to them follow.
 
-A link to any other file of the repository shows its text alone, since the site does not hold the code.
+A link to any other file of the repository shows its text alone, since the site does not hold the code. A notebook has
+outputs where make check-notebooks has run it as it is now.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[2]
@@ -17,16 +20,41 @@ PAGES = {  # file of the repository -> page of the site
     "benchmarks/README.md": "benchmarks.md",
 }
 FIGURES = "benchmarks/results"
+NOTEBOOKS, EXECUTED, PREPARED = "notebooks", ROOT / "runs" / "notebooks", ROOT / ".cache" / "site"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+PAGE_LINK = re.compile(r"\]\(\.\./docs/([\w/]+)\.md")  # in a notebook
 
 
+@event_priority(50)  # before the plugin that makes pages of notebooks
 def on_files(files: Any, config: Any) -> Any:
-    """Adds the pages and the figures."""
+    """Adds the pages, the figures and the notebooks."""
     for source, page in PAGES.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / source)))
     for figure in sorted((ROOT / FIGURES).rglob("*.json")):
         files.append(File.generated(config, str(figure.relative_to(ROOT)), abs_src_path=str(figure)))
+    for notebook in sorted((ROOT / NOTEBOOKS).glob("*.ipynb")):
+        prepare(notebook)
+        files.append(File(f"{NOTEBOOKS}/{notebook.name}", str(PREPARED), config.site_dir, config.use_directory_urls))
     return files
+
+
+def prepare(notebook: Path) -> None:
+    """Writes the notebook as the site shows it: executed where that is known, with links to the site's pages."""
+    content, executed = json.loads(notebook.read_text(encoding="utf-8")), EXECUTED / notebook.name
+    if executed.is_file():
+        found = json.loads(executed.read_text(encoding="utf-8"))
+        content = found if sources(found) == sources(content) else content
+    for cell in content["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = PAGE_LINK.sub(r"](../\1.html", "".join(cell["source"]))
+    copy = PREPARED / NOTEBOOKS / notebook.name
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_text(json.dumps(content), encoding="utf-8")
+
+
+def sources(notebook: dict[str, Any]) -> list[str]:
+    """What stands in the cells."""
+    return ["".join(cell["source"]) for cell in notebook["cells"]]
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
@@ -44,7 +72,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             return found[0]  # MkDocs reports it
         name = file.relative_to(ROOT).as_posix()
         target = PAGES.get(name) or name.removeprefix("docs/")
-        if not name.startswith("docs/") and name not in PAGES and not (name.startswith(FIGURES) and file.is_file()):
+        is_shown = name in PAGES or name.startswith(("docs/", FIGURES)) or file.suffix == ".ipynb"
+        if not is_shown:
             return text
         if file.is_dir():
             return text
