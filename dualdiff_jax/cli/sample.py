@@ -5,7 +5,6 @@ Each command raises ``UserError`` for a fault of its arguments, before the model
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.errors import UserError, reason
-from dualdiff_jax.files import as_path, is_bucket, locked_folder, new_file, write_text
+from dualdiff_jax.files import as_path, is_bucket, is_there, locked_folder, new_file, write_text
 from dualdiff_jax.files.matching import names_in
 from dualdiff_jax.pipeline.devices import in_words
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
@@ -228,7 +227,7 @@ def results_file(output: str | None, name: str, overwrite: bool) -> Iterator[Pat
 def _existing(folder: Path, names: Sequence[str]) -> list[str]:
     """The ``names`` that ``folder`` has already."""
     if not is_bucket(folder):
-        return [name for name in names if os.path.lexists(folder / name)]
+        return [name for name in names if is_there(folder / name)]
     try:
         found = names_in(folder)
     except OSError as error:

@@ -15,7 +15,7 @@ from dualdiff_jax.convert.scaled import CleanTensors
 from dualdiff_jax.convert.sizes import read_sizes
 from dualdiff_jax.convert.tensors import FileTensors, Tensors, open_file, open_folder, open_sharded
 from dualdiff_jax.errors import QUOTED, UserError, quoted
-from dualdiff_jax.files import as_path
+from dualdiff_jax.files import as_path, is_there
 from dualdiff_jax.json_files import checked, read_object
 from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.weights import is_model_folder
@@ -166,7 +166,7 @@ def open_checkpoint(path: str | Path) -> TorchCheckpoint:
         tensors = open_sharded(path)
     else:
         tensors = FileTensors(path, [open_file(path)])
-    tokenizer = path if (path / "tokenizer.json").is_file() else None
+    tokenizer = path if is_there(path / "tokenizer.json") else None
     return TorchCheckpoint(path, _find_components(tensors, _read_json(path / "config.json")), tokenizer, {})
 
 
@@ -186,7 +186,7 @@ def _open_pipeline(path: Path) -> TorchCheckpoint:
     tokenizers = [path / name for name in ("tokenizer_3", "tokenizer")]
     if "tokenizer_3" in index:
         tokenizers = tokenizers[:1]
-    tokenizer = next((folder for folder in tokenizers if (folder / "tokenizer.json").is_file()), None)
+    tokenizer = next((folder for folder in tokenizers if is_there(folder / "tokenizer.json")), None)
     row = path / MASK_FILE
     scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
     return TorchCheckpoint(
@@ -194,7 +194,7 @@ def _open_pipeline(path: Path) -> TorchCheckpoint:
         components,
         tokenizer,
         scheduler,
-        row if row.exists() else None,
+        row if is_there(row) else None,
         pads_by_tokenizer=class_name == D_DIT_PIPELINE,
         settings=_read_json(path / SETTINGS_FILE),
     )
@@ -213,7 +213,7 @@ def _is_listed(index: Json, name: str, path: Path) -> bool:
 
 def _read_json(file: Path) -> Json:
     """The object in ``file``; empty where there is no such file."""
-    return read_object(file) if file.exists() else {}
+    return read_object(file) if is_there(file) else {}
 
 
 def _find_components(tensors: Tensors, config: Json) -> dict[str, Component]:

@@ -51,6 +51,10 @@ def list_pictures(folder: Path, caption: str | None, progress: Progress | None =
     names = sorted(name for name in file_sizes(folder) if not any(part.startswith(".") for part in Path(name).parts))
     pictures = [name for name in names if _ending(name) in IMAGE_ENDINGS]
     left_out = [f"{name}: is {_ending(name).upper()}; export it as JPEG" for name in names if _is_foreign(name)]
+    left_out += [
+        f"{quoted(name)}: its name is no valid text; rename it" for name in pictures if mend_text(name) != name
+    ]
+    pictures = [name for name in pictures if mend_text(name) == name]
     captions = {name: _caption(folder, name, caption) for name in pictures}
     _check(folder, [name for name in pictures if captions[name] is None])
     records = []

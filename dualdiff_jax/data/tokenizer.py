@@ -21,7 +21,7 @@ import tokenizers
 
 from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.errors import UserError, quoted, reason
-from dualdiff_jax.files import as_path
+from dualdiff_jax.files import as_path, is_there
 from dualdiff_jax.files.mirror import Mirror, local_copy
 from dualdiff_jax.json_files import read_object
 from dualdiff_jax.runtime.tokenizer_class import t5_tokenizer_class
@@ -209,7 +209,7 @@ class Tokenizer:
 def _load(folder: Path) -> Any:
     """The library's tokenizer. Raises ``UserError`` where a file is damaged."""
     for file in (folder / "tokenizer.json", folder / "tokenizer_config.json"):
-        if file.exists():
+        if is_there(file):
             read_object(file, LARGEST_FILE)
     try:
         with local_copy(folder, LARGEST_FILE) as local:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from dualdiff_jax.data.fingerprint import blocks_of, file_digest, file_digests
 from dualdiff_jax.data.records.index import IndexCache
-from dualdiff_jax.data.records.manifest import MANIFEST, Manifest
+from dualdiff_jax.data.records.manifest import MANIFEST, MOST, Manifest, fingerprints_in, inputs_in
 from dualdiff_jax.data.records.record import Source
 from dualdiff_jax.encoding.chunks import FileChunk
 from dualdiff_jax.encoding.frozen_encoder import Fingerprints, different
@@ -31,6 +31,7 @@ from dualdiff_jax.encoding.inputs import (
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, new_file, remove
 from dualdiff_jax.files.matching import names_in
+from dualdiff_jax.json_files import read_object
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ def prepare_folder(encoded: EncodedSource, fingerprints: Fingerprints, cache: In
         _remove_changed(encoded, present, manifest["inputs"])
         if json.loads(json.dumps(manifest)) != present:
             with new_file(encoded.folder / MANIFEST, owner=str(host)) as partial:
-                partial.write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{encoded.folder}: is not writable ({error.strerror}); choose another --output") from error
 
@@ -128,13 +129,13 @@ def _present(encoded: EncodedSource, fingerprints: Fingerprints) -> dict[str, An
         return {}
     expected = json.loads(json.dumps(encoded.description))
     try:
-        present = json.loads(file.read_text(encoding="utf-8"))
+        present = read_object(file, MOST)
         found = {name: present[name] for name in expected}
         is_same = _without_roots(found) == _without_roots(expected)
-        is_same = is_same and not different(present["fingerprints"], fingerprints)
+        is_same = is_same and not different(fingerprints_in(present, str(file)), fingerprints)
         read = dict(present) | {"files": list(map(str, present["files"]))}
         if "inputs" in present:
-            read["inputs"] = {path: [int(s), int(t), str(d)] for path, (s, t, d) in present["inputs"].items()}
+            read["inputs"] = {path: list(stamp) for path, stamp in inputs_in(present, str(file)).items()}
     except (ValueError, KeyError, AttributeError, TypeError):
         is_same, read = False, {}
     if not is_same:

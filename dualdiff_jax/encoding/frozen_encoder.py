@@ -140,7 +140,7 @@ def _figures(weights: Weights, mask_token_id: int, sharding: NamedSharding) -> d
 
 def different(one: Fingerprints, other: Fingerprints) -> list[str]:
     """The names of the networks in ``one`` whose fingerprints in ``other`` are not the same."""
-    return [network for network in one if not _is_same(one[network], other[network])]
+    return [network for network in one if not _is_same(one[network], other.get(network, {}))]
 
 
 def _is_same(one: Mapping[str, Sequence[float]], other: Mapping[str, Sequence[float]]) -> bool:

@@ -17,8 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from dualdiff_jax.data.decoding import content
+from dualdiff_jax.data.records.manifest import MOST
 from dualdiff_jax.data.records.record import MISSING, DataError, Record, Source
 from dualdiff_jax.files import as_path, new_file
+from dualdiff_jax.json_files import read_object
 
 THREADS = 16
 ENDING = ".inputs.json"
@@ -138,13 +140,13 @@ def note_file(file: Path) -> Path:
 def write_inputs(file: Path, inputs: Inputs, owner: str) -> None:
     """Writes the note of ``file``. Raises ``OSError``."""
     with new_file(note_file(file), owner) as partial:
-        partial.write_text(json.dumps(inputs._asdict(), ensure_ascii=False), encoding="utf-8")
+        partial.write_text(json.dumps(inputs._asdict()), encoding="utf-8")
 
 
 def read_inputs(file: Path) -> Inputs | None:
     """The note of ``file``; None if there is none that can be read."""
     try:
-        fields = json.loads(note_file(file).read_text(encoding="utf-8"))
+        fields = read_object(note_file(file), MOST)
         images = {path: stamp and ImageStamp(*stamp) for path, stamp in fields["images"].items()}
         return Inputs(str(fields["indexes"]), str(fields["records"]), images)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

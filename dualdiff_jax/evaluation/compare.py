@@ -15,10 +15,10 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.evaluation.metrics.metric import mean, standard_error
 from dualdiff_jax.evaluation.predictions import Prediction, Predictions
-from dualdiff_jax.evaluation.record import Record, read_record
+from dualdiff_jax.evaluation.record import Record, at, read_record
 from dualdiff_jax.evaluation.tasks.registry import TASKS
 
 
@@ -79,7 +79,7 @@ def compare(first: Path, second: Path) -> list[Difference]:
 
 def _difference(name: str, first: Path, second: Path, before: Record, now: Record) -> Difference | None:
     """None where no question that both have answered has a score."""
-    if before["split"] != now["split"] or before["data"]["fingerprint"] != now["data"]["fingerprint"]:
+    if any(at(before, part) != at(now, part) for part in ("split", "data.fingerprint")):
         raise UserError(f"{first} and {second}: {name} was evaluated on other data; evaluate both on the same split")
     answers = [Predictions(folder / f"{name}.predictions.jsonl").read() for folder in (first, second)]
     pairs = [(answers[0][key], answers[1][key]) for key in answers[0] if key in answers[1]]
@@ -95,7 +95,7 @@ def _difference(name: str, first: Path, second: Path, before: Record, now: Recor
     return Difference(
         name,
         now.get("unit") or TASKS[name].unit,
-        (before["score"], now["score"]),
+        (before.get("score"), now.get("score")),
         len(scored),
         mean(differences),
         standard_error(differences),
@@ -103,7 +103,7 @@ def _difference(name: str, first: Path, second: Path, before: Record, now: Recor
         sum(each < 0 for each in differences),
         {kind: (mean(each), standard_error(each), len(each)) for kind, each in sorted(by_type.items())},
         tuple(
-            f"{key}: {before['settings'].get(key)!r} -> {now['settings'].get(key)!r}"
+            f"{key}: {quoted(before['settings'].get(key))} -> {quoted(now['settings'].get(key))}"
             for key in settings
             if before["settings"].get(key) != now["settings"].get(key)
         ),

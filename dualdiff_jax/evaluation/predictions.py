@@ -112,5 +112,7 @@ def _parsed(line: bytes, file: Path) -> Prediction | None:
         return None
     if not isinstance(prediction, Mapping):
         return None
+    score = prediction.get("score", "")
     is_whole = all(isinstance(prediction.get(name), kind) for name, kind in FIELDS.items())
+    is_whole = is_whole and (score is None or isinstance(score, int | float))
     return dict(prediction) if is_whole else None

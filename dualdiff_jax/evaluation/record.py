@@ -12,13 +12,15 @@ from typing import Any
 import jax
 
 import dualdiff_jax
-from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.files import write_text
-from dualdiff_jax.json_files import read_object
+from dualdiff_jax.json_files import field, read_object
 
 PACKAGES = ("dualdiff-jax", "jax", "jaxlib", "numpy", "pillow", "transformers", "pycocoevalcap")
 # What has to be the same for predictions to go on; a dot leads into a section.
 FIXED = ("task", "split", "settings", "model.fingerprint", "data.fingerprint")
+NEEDED = {"task": str, "settings": dict, "data": dict}
+OPTIONAL = {"split": str, "score": float, "unit": str}  # null where there is none
 
 Record = dict[str, Any]
 
@@ -61,8 +63,14 @@ def read_record(file: Path) -> Record | None:
     if not file.exists():
         return None
     record = read_object(file)
-    if not isinstance(record.get("task"), str):
-        raise UserError(f"{file}: is no record of an evaluation; choose another --output")
+    try:
+        for name, kind in NEEDED.items():
+            field(record, name, kind, str(file))
+        for name, kind in OPTIONAL.items():
+            if record.get(name) is not None:
+                field(record, name, kind, str(file))
+    except UserError as error:
+        raise UserError(f"{error}; it is no record of an evaluation, choose another folder") from error
     return record
 
 
@@ -78,10 +86,11 @@ def write_record(file: Path, record: Mapping[str, Any]) -> None:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """``field: before -> now`` for each of ``FIXED`` that differs between two records."""
-    return [line for name in FIXED for line in _changes(name, _at(before, name), _at(now, name))]
+    return [line for name in FIXED for line in _changes(name, at(before, name), at(now, name))]
 
 
-def _at(record: Any, name: str) -> Any:
+def at(record: Any, name: str) -> Any:
+    """What is under ``name`` in a record, where a dot leads into a section; None where there is nothing."""
     for part in name.split("."):
         record = record.get(part) if isinstance(record, Mapping) else None
     return record
@@ -92,4 +101,4 @@ def _changes(name: str, before: Any, now: Any) -> Iterator[str]:
         for key in dict.fromkeys((*before, *now)):
             yield from _changes(f"{name}.{key}", before.get(key), now.get(key))
     elif before != now:
-        yield f"{name}: {before!r} -> {now!r}"
+        yield f"{name}: {quoted(before)} -> {quoted(now)}"

@@ -64,9 +64,13 @@ def as_path(name: str | os.PathLike) -> Path:
 
 
 def path_fault(text: str) -> str:
-    """Why no local file can have such a name, by which the system refuses it before it looks; "" if one can."""
+    """Why ``text`` can name no local file; "" if it can.
+
+    The system refuses some names before it looks. Names that are no UTF-8 it has, but the libraries that read and write
+    tokenizers, arrays and records refuse those, and no report could hold them.
+    """
     try:
-        name = os.fsencode(text)
+        name = text.encode()
     except UnicodeEncodeError:
         return "it is no valid text"
     if b"\0" in name:

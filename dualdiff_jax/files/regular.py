@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 from typing import BinaryIO, cast
 
 from dualdiff_jax.errors import UserError
@@ -15,6 +16,11 @@ SPECIAL = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+
+def is_there(path: Path) -> bool:
+    """Whether something has this name, also a link that leads nowhere, which stands for a file that was not copied."""
+    return path.exists() if is_bucket(path) else os.path.lexists(path)
 
 
 def check_regular(path: str | os.PathLike, most: int | None = None) -> os.stat_result:

@@ -13,16 +13,17 @@ encoded.json
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.files import as_path
 from dualdiff_jax.files.matching import names_in
+from dualdiff_jax.json_files import checked, field, read_object
 
 MANIFEST = "encoded.json"
+MOST = 1 << 28  # bytes of it: a line of a hundred bytes for each of millions of files
 TEXT_ONLY = "text-"  # prefix of files whose records have no image
 
 # What a source stores for its images.
@@ -58,18 +59,64 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     try:
         if not (folder / MANIFEST).is_file():
             return None
-        fields = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        given = {name: fields[name] for name in ("files", "text_length", "tokenizer", "made_by", "fingerprints")}
-        inputs = {path: (int(s), int(t), str(digest)) for path, (s, t, digest) in fields.get("inputs", {}).items()}
-        manifest = Manifest(folder=folder, task=fields["source"]["task"], inputs=inputs, **given)
+        manifest = _manifest(folder)
         missing = set(manifest.files) - names_in(folder)  # one listing, not one stat a file
     except OSError as error:
         raise UserError(f"{folder / MANIFEST}: cannot be read ({error.strerror}); check its permissions") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / MANIFEST}: is damaged ({error!r}); encode the data again") from error
+    except UserError as error:
+        raise UserError(f"{error}; the manifest is damaged, encode the data again") from error
     if missing:
         raise UserError(
             f"{folder}: encoding is not finished, {len(missing)} of {len(manifest.files)} files are missing; "
             "run the same --mode=encode-data again"
         )
     return manifest
+
+
+def _manifest(folder: Path) -> Manifest:
+    name = str(folder / MANIFEST)
+    content = read_object(folder / MANIFEST, MOST)
+    source, made_by = field(content, "source", dict, name), field(content, "made_by", dict, name)
+    return Manifest(
+        folder=folder,
+        files=[checked(file, str, f"{name}: files") for file in field(content, "files", list, name)],
+        task=field(source, "task", str, f"{name}: source"),
+        text_length=field(content, "text_length", int, name),
+        tokenizer=field(content, "tokenizer", str, name),
+        made_by={
+            key: value
+            for key, value in made_by.items()
+            if key == "model" or checked(value, dict, f"{name}: made_by: {key}")
+        },
+        fingerprints=fingerprints_in(content, name),
+        inputs=inputs_in(content, name),
+    )
+
+
+def fingerprints_in(content: Mapping[str, Any], name: str) -> dict[str, dict[str, list[float]]]:
+    """The ``fingerprints`` of a manifest, checked. Raises ``UserError``."""
+    found = field(content, "fingerprints", dict, name)
+    name = f"{name}: fingerprints"
+    return {
+        network: {
+            leaf: [checked(number, float, name) for number in _of_length(2, numbers, name)]
+            for leaf, numbers in checked(leaves, dict, name).items()
+        }
+        for network, leaves in found.items()
+    }
+
+
+def inputs_in(content: Mapping[str, Any], name: str) -> dict[str, tuple[int, int, str]]:
+    """The ``inputs`` of a manifest, checked; {} for one of an earlier version. Raises ``UserError``."""
+    found, name = checked(content.get("inputs", {}), dict, f"{name}: inputs"), f"{name}: inputs"
+    stamps = {}
+    for path, stamp in found.items():
+        size, time, digest = _of_length(3, stamp, name)
+        stamps[path] = (checked(size, int, name), checked(time, int, name), checked(digest, str, name))
+    return stamps
+
+
+def _of_length(length: int, value: Any, name: str) -> list[Any]:
+    if len(checked(value, list, name)) != length:
+        raise UserError(f"{name}: found {quoted(value)}, expected a list of {length}")
+    return value

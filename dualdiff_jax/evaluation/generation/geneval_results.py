@@ -16,8 +16,10 @@ from typing import Any
 
 from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.evaluation.metrics.metric import mean, standard_error
+from dualdiff_jax.files import read_regular
 from dualdiff_jax.json_files import checked, field, parse_json
 
+MOST = 1 << 28  # bytes of the file
 PARTS = 3  # of an image's name: 00000/samples/0000.png
 
 
@@ -57,7 +59,7 @@ def geneval_figures(file: Path, images: Sequence[str]) -> dict[str, Any]:
 def _rows(file: Path) -> list[tuple[str, str, bool]]:
     """(tag, name of the image, whether it is correct) of each line."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular(file, MOST).decode("utf-8", "replace").splitlines()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({reason(error)})") from error
     found = []

@@ -11,12 +11,13 @@ from dualdiff_jax.data.records.unicode import mend_text
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.evaluation import record
 from dualdiff_jax.evaluation.generation.prompts import Prompt
-from dualdiff_jax.files import new_file, remove, write_text
+from dualdiff_jax.files import new_file, read_regular, remove, write_text
 from dualdiff_jax.files.listing import file_sizes
 from dualdiff_jax.json_files import checked, parse_json
 
 WRITERS = 8  # threads that compress images
 METADATA = "metadata.jsonl"
+MOST = 1 << 30  # bytes of a list of images
 
 
 def results_file(images: Path) -> Path:
@@ -132,7 +133,7 @@ def read_listing(images: Path) -> dict[str, str]:
         raise UserError(f"{file}: is missing; it says what the images of {images} were drawn of")
     found = {}
     with _faults(file, "read"):
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = read_regular(file, MOST).decode("utf-8", "replace").splitlines()
     for number, line in enumerate(lines, 1):
         row = checked(parse_json(line, f"{file}: line {number}"), dict, f"{file}: line {number}")
         found[checked(row.get("image"), str, f"{file}: line {number}: image")] = checked(

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import is_bucket, write_text
+from dualdiff_jax.files import is_bucket, read_regular, write_text
 from dualdiff_jax.files.appended import LineLog
 from dualdiff_jax.files.mirror import Mirror
 from dualdiff_jax.json_files import parse_json
@@ -27,6 +27,7 @@ from dualdiff_jax.progress import is_silent
 log = logging.getLogger(__name__)
 
 COPY_EVERY = 60.0  # seconds between two copies of TensorBoard's files to a bucket
+MOST_NAME = 4096  # bytes of the file with the name of a run
 FIGURES = 20_000  # about 1 MB of them in a file that is copied
 
 Record = Mapping[str, Any]
@@ -179,7 +180,7 @@ class WeightsAndBiases:
 
 def _identity(file: Path) -> str:
     """The name under which Weights & Biases knows the run, kept in ``file``; a damaged one is replaced."""
-    text = file.read_text(encoding="utf-8", errors="replace").strip() if file.exists() else ""
+    text = read_regular(file, MOST_NAME).decode("utf-8", "replace").strip() if file.exists() else ""
     if not re.fullmatch(r"[\w-]{1,64}", text, re.ASCII):
         if text:
             log.warning("%s: holds no name of a run; the metrics go to a new run of Weights & Biases", file)

@@ -61,3 +61,18 @@ def test_a_small_file_that_is_damaged(folder, tmp_path, name, content, message):
     found = refusal(tmp_path, folder)
     assert message in found and str(folder) in found
     assert found.isascii() and len(found) < 1000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json", "sampling_settings.json"),
+        *("tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "mask_token_emb.00-of-01.pth"),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_no_absent_file(folder, tmp_path, name):
+    """A copy of links without what they lead to: without the file, the import would go on with other settings."""
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(tmp_path / "gone")
+    found = refusal(tmp_path, folder)
+    assert name in found or Path(name).name in found and str(folder) in found

@@ -77,9 +77,28 @@ def test_a_damaged_and_an_unfinished_folder_are_refused(tmp_path, tokenizer):
     write(tmp_path, tokenizer, files=["a.array_record", "b.array_record"])
     with pytest.raises(UserError, match="encoding is not finished, 1 of 2 files are missing"):
         read_manifest(tmp_path)
-    for text in ("{", "[]", '{"files": []}'):
+    for text in ("{", "[]", '{"files": []}', "[" * 5000, '{"files": 1e400}'):
         (tmp_path / MANIFEST).write_text(text)
-        with pytest.raises(UserError, match="encoded.json: is damaged"):
+        with pytest.raises(UserError, match="encoded.json: .*; the manifest is damaged, encode the data again"):
+            read_manifest(tmp_path)
+
+
+WRONG = {
+    **{"files": [3, "a", [3], {}], "source": [3, {}, {"task": 3}], "text_length": ["12", None, 1.5]},
+    **{"tokenizer": [3, {}], "made_by": [3, [], {"t5": 3}]},
+    "fingerprints": [3, [], {"t5": 3}, {"t5": {"a": [1.0]}}, {"t5": {"a": ["b", 1]}}],
+    "inputs": [3, [], {"a": 3}, {"a": [1, 2]}, {"a": [1, 2, 3]}, {"a": [1.5, 2, "x"]}, {"a": [1, 2, "x", 4]}],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_manifest_of_wrong_types_is_refused_with_the_place(tmp_path, tokenizer, name):
+    write(tmp_path, tokenizer)
+    right = json.loads((tmp_path / MANIFEST).read_text())
+    assert read_manifest(tmp_path) is not None
+    for value in WRONG[name]:
+        (tmp_path / MANIFEST).write_text(json.dumps(right | {name: value}))
+        with pytest.raises(UserError, match=f"encoded.json: .*{name}.*; the manifest is damaged"):
             read_manifest(tmp_path)
 
 

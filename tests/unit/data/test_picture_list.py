@@ -1,5 +1,7 @@
 """The list of a folder of pictures: captions beside them, what is left out, and what is refused."""
 
+import os
+
 import pytest
 from PIL import Image
 
@@ -67,3 +69,11 @@ def test_a_list_that_is_there_is_not_replaced_unasked(folder, capsys):
     with pytest.raises(UserError, match="give it once"):
         list_images(str(folder), ["a", "b"], overwrite=True, as_json=True)
     assert '"pictures": 2' in capsys.readouterr().out
+
+
+def test_a_picture_whose_name_is_no_text_is_left_out(tmp_path):
+    for name in (b"whole.png", b"caf\xe9.png"):
+        Image.new("RGB", (4, 4)).save(os.fsdecode(os.fsencode(tmp_path) + b"/" + name), "PNG")
+    found = list_pictures(tmp_path, "a photo")
+    assert [record["image_path"] for record in found.records] == ["whole.png"]
+    assert found.left_out == [r"'caf\udce9.png': its name is no valid text; rename it"]
