@@ -1,7 +1,7 @@
 """A folder of arrays by name, sharded; written and read by Orbax.
 
-A model folder has one or two (``weights.py``). Each chunk carries its checksum (``runtime/checksums.py``), so that a read
-of bits that have changed is an error.
+A model folder has one or two (``weights.py``). Each chunk carries its checksum (``runtime/checksums.py``), so that a
+read of bits that have changed is an error.
 """
 
 import contextlib
