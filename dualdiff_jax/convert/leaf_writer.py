@@ -77,6 +77,7 @@ def _create(folder: Path, spec: LeafSpec, dtype: np.dtype) -> ts.Future[ts.Tenso
         {
             "driver": "zarr3",
             "kvstore": _store(folder),
+            "store_data_equal_to_fill_value": True,  # a reader takes a chunk of zeros that is missing for lost
             "metadata": {
                 "shape": spec.shape,
                 "chunk_grid": {

@@ -24,6 +24,7 @@ def some_weights() -> Weights:
     rng = np.random.default_rng(0)
     shapes = {"a.blocks.kernel": (3, 16, 40), "a.bias": (7,), "b.embedding": (50, 16), "b.scale": (1,)}
     weights: Weights = {name: jnp.asarray(rng.standard_normal(shape, np.float32)) for name, shape in shapes.items()}
+    weights["b.zeros"] = jnp.zeros((3, 5, 4))  # fresh leaves have layers of zeros
     return weights | {"b.half": weights["a.blocks.kernel"].astype(jnp.bfloat16)}
 
 
