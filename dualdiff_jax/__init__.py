@@ -3,9 +3,12 @@
 from typing import TYPE_CHECKING, Any
 
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.runtime import readers
 
 if TYPE_CHECKING:
     from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
+
+readers.end_with_run()  # first of all: what follows takes seconds to import
 
 __all__ = ["DualDiffusionPipeline", "UserError"]
 

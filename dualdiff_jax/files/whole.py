@@ -132,7 +132,8 @@ def new_folder(folder: str | Path, mark: str) -> Iterator[Path]:
         The folder to write into.
 
     Raises:
-        UserError: another process writes it, the disk is full, or ``folder`` is not writable.
+        UserError: another process writes it, or has written it since this call began; the disk is full, or ``folder``
+            is not writable.
     """
     folder = as_path(folder).absolute()
     if is_bucket(folder) and len(folder.parts) == 3:
@@ -141,8 +142,12 @@ def new_folder(folder: str | Path, mark: str) -> Iterator[Path]:
     try:
         if jax.process_index() == 0:
             folder.parent.mkdir(parents=True, exist_ok=True)
-        with beside(folder) as lock, complete(folder, mark, lock) as partial:
-            yield partial
+        was_there = (folder / mark).exists()
+        with beside(folder) as lock:
+            if (folder / mark).exists() and not was_there and jax.process_index() == 0:
+                raise UserError(f"{folder}: another process has written it meanwhile; choose another folder")
+            with complete(folder, mark, lock) as partial:
+                yield partial
     except UserError:
         raise
     except Exception as error:

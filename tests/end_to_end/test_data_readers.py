@@ -68,6 +68,16 @@ def test_readers_end_with_their_parent_that_is_killed(tmp_path):
         kill_and_wait(run)
 
 
+def test_readers_that_still_import_end_with_their_parent_that_is_killed(tmp_path):
+    """Until their imports are done, none of our code runs that Grain would call."""
+    write_data(tmp_path)
+    words = [sys.executable, "-m", "tests.end_to_end.importing_run", str(tmp_path), str(WORKERS)]
+    with subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        assert [run.stdout.readline() for _ in range(WORKERS)] == ["importing\n"] * WORKERS
+        kill_and_wait(run)
+
+
 @pytest.mark.slow
 def test_readers_end_with_the_training_that_is_killed_twenty_times(tmp_path):
     """At any moment from the start of the readers on: while they import, while steps are compiled, and in training."""

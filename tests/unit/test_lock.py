@@ -1,5 +1,6 @@
 """One owner at a time: the second process gets a sentence, and the lock of an owner that is gone costs nobody time."""
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from dualdiff_jax.cli import data
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import lock as module
-from dualdiff_jax.files import new_folder
+from dualdiff_jax.files import new_folder, whole
 from dualdiff_jax.files.lock import Lock
 from dualdiff_jax.files.lock_file import LocalLockFile
 from dualdiff_jax.files.owner import this_process
@@ -164,6 +165,22 @@ def test_a_second_writer_of_a_folder_leaves_the_half_of_the_first_alone(tmp_path
             pass
         assert (partial / "half").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_another_writer_finished_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    """Both found nothing there; the second waited for the first's lock."""
+
+    @contextlib.contextmanager
+    def after_another(folder):
+        folder.mkdir()
+        (folder / "model.json").write_text("the first's")
+        yield None
+
+    monkeypatch.setattr(whole, "beside", after_another)
+    told = "model: another process has written it meanwhile; choose another folder"
+    with pytest.raises(UserError, match=told), new_folder(tmp_path / "model", "model.json"):
+        pytest.fail("nothing is written")
+    assert (tmp_path / "model" / "model.json").read_text() == "the first's"
 
 
 def test_two_encodings_do_not_write_one_folder(tmp_path, monkeypatch):
