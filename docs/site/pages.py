@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File
 
@@ -23,6 +24,7 @@ FIGURES = "benchmarks/results"
 NOTEBOOKS, EXECUTED, PREPARED = "notebooks", ROOT / "runs" / "notebooks", ROOT / ".cache" / "site"
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 PAGE_LINK = re.compile(r"\]\(\.\./docs/([\w/]+)\.md")  # in a notebook
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$", re.DOTALL)
 
 
 @event_priority(50)  # before the plugin that makes pages of notebooks
@@ -39,17 +41,24 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def prepare(notebook: Path) -> None:
-    """Writes the notebook as the site shows it: executed where that is known, with links to the site's pages."""
+    """Writes the notebook as the site shows it: with outputs, links to pages, and formulas as MathML."""
     content, executed = json.loads(notebook.read_text(encoding="utf-8")), EXECUTED / notebook.name
     if executed.is_file():
         found = json.loads(executed.read_text(encoding="utf-8"))
         content = found if sources(found) == sources(content) else content
     for cell in content["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = PAGE_LINK.sub(r"](../\1.html", "".join(cell["source"]))
+            text = PAGE_LINK.sub(r"](../\1.html", "".join(cell["source"]))
+            cell["source"] = FORMULA.sub(mathml, text)
     copy = PREPARED / NOTEBOOKS / notebook.name
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.write_text(json.dumps(content), encoding="utf-8")
+
+
+def mathml(formula: re.Match[str]) -> str:
+    """A formula as MathML, for which a page needs no script of another host."""
+    block, inline = formula.groups()
+    return convert(block or inline, display="block" if block else "inline")
 
 
 def sources(notebook: dict[str, Any]) -> list[str]:

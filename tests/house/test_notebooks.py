@@ -1,6 +1,7 @@
 """The notebooks as they are stored: one title, one header, no outputs, and nothing named that is not there."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from tests.house.test_docs_links import flags, lost_flags, lost_links, lost_name
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BLOCK = re.compile(r"\$\$.+?\$\$", re.DOTALL)  # a formula of its own
 RUNTIMES = ('"jax[tpu]"', '"jax[cuda12]"')  # what the header installs on Colab
 
 
@@ -31,6 +33,9 @@ def faults(notebook: dict) -> Iterator[str]:
     titles = [line for cell in cells(notebook, "markdown") for line in source(cell).splitlines() if line[:2] == "# "]
     if len(titles) != 1 or not source(notebook["cells"][0]).startswith("# "):
         yield f"has the titles {titles}, not one at its beginning"
+    for line in "\n".join(BLOCK.sub("", source(cell)) for cell in cells(notebook, "markdown")).splitlines():
+        if line.count("$") % 2:
+            yield f"a formula does not end on its line: {line}"
     for cell in cells(notebook, "code"):
         if cell["outputs"] or cell["execution_count"] is not None:
             yield f"cell {cell['id']} has outputs"
@@ -58,13 +63,15 @@ def test_all_notebooks_begin_alike():
 
 def test_each_fault_is_found():
     notebook = json.loads(NOTEBOOKS[0].read_text(encoding="utf-8"))
-    notebook["cells"][0]["source"] = ["No title"]
+    notebook["cells"][0]["source"] = ["No title $t\n= 1$"]
     code = cells(notebook, "code")
     code[0]["source"], code[1]["outputs"], code[2]["execution_count"] = ["pass"], [{}], 1
     code[-1]["source"] = ["pass"]
     found = list(faults(notebook))
     assert [fault.split()[-2:] for fault in found] == [
         ["its", "beginning"],
+        ["title", "$t"],
+        ["=", "1$"],
         ["has", "outputs"],
         ["has", "outputs"],
         ["install", RUNTIMES[0]],
