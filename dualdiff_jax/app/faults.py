@@ -1,5 +1,6 @@
 """What a visitor reads where something fails: one sentence; the terminal has the rest."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,19 +24,21 @@ def in_sentences(work: Callable[..., Iterable[tuple]], unchanged: tuple) -> Call
         unchanged: what leaves each of these outputs as it is.
     """
 
+    numbers = itertools.count()
+
     def run(*fields: Any) -> Iterator[tuple]:
         try:
             for outputs in work(*fields):
                 yield ("", *outputs)
         except UserError as error:
-            yield (alert(_sentence(error)), *unchanged)
+            yield (alert(_sentence(error), next(numbers)), *unchanged)
         except jax.errors.JaxRuntimeError as error:
             log.error("%s", error)
             is_memory = "RESOURCE_EXHAUSTED" in str(error)
-            yield (alert(OUT_OF_MEMORY if is_memory else UNEXPECTED), *unchanged)
+            yield (alert(OUT_OF_MEMORY if is_memory else UNEXPECTED, next(numbers)), *unchanged)
         except Exception:  # a fault of ours: the visitor reads a sentence, the log has the traceback, the page goes on
             log.exception("a call of the page failed")
-            yield (alert(UNEXPECTED), *unchanged)
+            yield (alert(UNEXPECTED, next(numbers)), *unchanged)
 
     return run
 

@@ -19,9 +19,9 @@ def element(tag: str, text: object, kind: str = "", **attributes: object) -> str
     return f"<{tag}{written}>{escaped(text)}</{tag}>"
 
 
-def alert(sentence: str) -> str:
-    """A fault, as one sentence."""
-    return element("p", sentence, "fault", role="alert") if sentence else ""
+def alert(sentence: str, number: int) -> str:
+    """A fault, as one sentence. Its number differs from the last fault's, so that a browser announces both."""
+    return element("p", sentence, "fault", role="alert", **{"data-number": number})
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -62,7 +62,8 @@ class Picture(NamedTuple):
             yield found, found, None
 
         outputs, unchanged = [fault, file, shown, upload], (gr.skip(), gr.skip(), None)
-        options: dict[str, Any] = {"concurrency_limit": 4, "show_progress": "hidden"}
+        # "multiple": Gradio drops a file that is chosen while the one before is still on its way.
+        options: dict[str, Any] = {"concurrency_limit": 4, "show_progress": "hidden", "trigger_mode": "multiple"}
         upload.upload(in_sentences(received, unchanged), upload, outputs, api_name=f"{name}_picture", **options)
         take.click(in_sentences(taken, unchanged), drawing, outputs, api_visibility="private", **options)
         return cls(file, shown)

@@ -217,9 +217,9 @@ def test_a_fault_is_a_sentence_and_the_log_has_the_rest(caplog):
     run = faults.in_sentences(work, ("same",))
     assert list(run(UserError("the <b> is wrong; mend it"))) == [
         ("", 1),
-        ('<p class="fault" role="alert">The &lt;b&gt; is wrong; mend it.</p>', "same"),
+        ('<p class="fault" role="alert" data-number="0">The &lt;b&gt; is wrong; mend it.</p>', "same"),
     ]
-    assert list(run(KeyError("secret")))[1] == (markup.alert(faults.UNEXPECTED), "same")
+    assert list(run(KeyError("secret")))[1] == (markup.alert(faults.UNEXPECTED, 1), "same")
     assert "secret" in caplog.text
 
 
