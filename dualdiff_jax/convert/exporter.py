@@ -25,6 +25,7 @@ from dualdiff_jax.weights import check_leaves, load_config, load_networks, load_
 
 SHARD_BYTES = 2_000_000_000  # largest file; memory holds one shard until it is written
 GROUP_BYTES = 256 << 20  # of leaves that are read together, unless one is larger
+FOR_TORCH = {"format": "pt"}  # metadata of a file
 FILES = {  # network -> folder in the pipeline, stem of its files
     "mmdit": ("transformer", "diffusion_pytorch_model"),
     "t5": ("text_encoder", "model"),
@@ -168,12 +169,15 @@ def _shard_names(stem: str, sizes: Mapping[str, int], limit: int) -> dict[str, s
     return {key: f"{stem}-{which:05d}-of-{number:05d}.safetensors" for key, which in numbers.items()}
 
 
-def save_tensors(tensors: dict[str, np.ndarray], file: Path) -> None:
-    """Writes a safetensors file that PyTorch's loaders accept, with the permissions of any new file.
+def save_tensors(tensors: dict[str, np.ndarray], file: Path, metadata: dict[str, str] = FOR_TORCH) -> None:
+    """Writes a safetensors file with the permissions of any new file; the library alone would give it fewer.
 
-    The library alone would give it fewer permissions.
+    Args:
+        tensors: by key.
+        file: where.
+        metadata: of the file; PyTorch's loaders of models demand the default.
     """
-    save_file(tensors, file, metadata={"format": "pt"})
+    save_file(tensors, file, metadata)
     mask = os.umask(0)
     os.umask(mask)
     file.chmod(0o666 & ~mask)

@@ -20,6 +20,7 @@ from dualdiff_jax.convert.lora_alpha import PEFT_CONFIG, PEFT_FILE
 from dualdiff_jax.convert.lora_keys import lora_rules
 from dualdiff_jax.convert.lora_terms import Term, renamed
 from dualdiff_jax.convert.output import check_output
+from dualdiff_jax.convert.tensor_file import CHECKSUMS, checksum
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, new_file, new_folder
 from dualdiff_jax.models.bundle import leaf_specs
@@ -71,7 +72,7 @@ def _write_diffusers(file: Path, terms: Sequence[Term]) -> None:
 def _write_peft(folder: Path, terms: Sequence[Term]) -> None:
     with new_folder(folder, PEFT_CONFIG) as partial:
         names = [(f"base_model.model.{term.rule.key}", term) for term in terms]
-        save_tensors({key: tensor for named in names for key, tensor in _pair(*named)}, partial / PEFT_FILE)
+        _save_checked(partial / PEFT_FILE, {key: tensor for named in names for key, tensor in _pair(*named)})
         (partial / PEFT_CONFIG).write_text(json.dumps(_settings(terms), indent=2) + "\n", encoding="utf-8")
 
 
@@ -127,7 +128,12 @@ def _settings(terms: Sequence[Term]) -> dict[str, Any]:
 def _save(file: Path, tensors: dict[str, np.ndarray]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with new_file(file) as partial:
-        save_tensors(tensors, partial)
+        _save_checked(partial, tensors)
+
+
+def _save_checked(file: Path, tensors: dict[str, np.ndarray]) -> None:
+    """With the checksums alone: the library writes several metadata in any order, and a file's bytes would vary."""
+    save_tensors(tensors, file, {CHECKSUMS: json.dumps({key: checksum(tensor) for key, tensor in tensors.items()})})
 
 
 @contextlib.contextmanager

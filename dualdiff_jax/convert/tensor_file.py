@@ -1,6 +1,7 @@
 """A file of named tensors, read one tensor at a time.
 
-Tensors are read by offset and not mapped, so that memory holds only the tensor in use.
+Tensors are read by offset and not mapped, so that memory holds only the tensor in use. LoRAs that this program writes
+hold a CRC-32 of each tensor in their metadata, which is compared when the tensor is read.
 """
 
 import dataclasses
@@ -8,6 +9,7 @@ import math
 import os
 import struct
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from safetensors import SafetensorError, safe_open
 from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.files import is_bucket
 from dualdiff_jax.files.ranges import open_random, read_part
-from dualdiff_jax.json_files import LARGEST, parse_json
+from dualdiff_jax.json_files import LARGEST, checked, parse_json
+
+CHECKSUMS = "dualdiff_jax.crc32"  # in a file's metadata: key of each tensor -> its checksum, as JSON
 
 DTYPES = {
     "F64": np.float64,
@@ -44,6 +48,15 @@ class TensorInfo:
     @property
     def bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+
+def checksum(tensor: np.ndarray) -> str:
+    """Dtype, shape and CRC-32 of a tensor, as ``CHECKSUMS`` holds them."""
+    return f"{_kind(tensor)}{zlib.crc32(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data):08x}"
+
+
+def _kind(tensor: np.ndarray) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)} "
 
 
 class TensorFile(Mapping[str, TensorInfo]):
@@ -90,6 +103,8 @@ class SafetensorsFile(TensorFile):
             ) from error
         header = parse_json(text, str(path))
         self.metadata: dict[str, str] = header.get("__metadata__", {})
+        where = f"{path}: {CHECKSUMS}"
+        self._checksums = checked(parse_json(self.metadata.get(CHECKSUMS, "{}"), where), dict, where)
         self._start = 8 + length
         self._offsets = {name: header[name]["data_offsets"] for name in names}
         unknown = sorted({header[name]["dtype"] for name in names} - DTYPES.keys())
@@ -104,7 +119,18 @@ class SafetensorsFile(TensorFile):
         data = read_part(self.path, self._start + begin, end - begin)
         if len(data) != end - begin:
             raise UserError(f"{self.path}: {quoted(key)} is cut off; the file has changed, import it again")
-        return data.view(info.dtype).reshape(info.shape)
+        tensor = data.view(info.dtype).reshape(info.shape)
+        self._check(key, tensor)
+        return tensor
+
+    def _check(self, key: str, tensor: np.ndarray) -> None:
+        """Raises ``UserError`` where a tensor has the dtype and shape that were written, and other bits."""
+        written = str(self._checksums.get(key, ""))
+        if written.startswith(_kind(tensor)) and written != checksum(tensor):
+            raise UserError(
+                f"{self.path}: {quoted(key)} was changed since it was written; copy the file again, or, where a "
+                f"program changed it on purpose, take {CHECKSUMS} out of the metadata"
+            )
 
 
 def _checked_names(path: Path, size: int, head: bytes) -> list[str]:

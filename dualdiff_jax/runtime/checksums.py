@@ -54,7 +54,7 @@ def fault(error: BaseException) -> str:
     """
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).split(DETAILS)[0]
+    text = str(error).split(DETAILS)[0].encode(errors="replace").decode()  # damaged JSON may have half a character
     if match := CHUNK.search(text):
         return f"{match[1]} was changed since it was written"
     if INDEX in text:

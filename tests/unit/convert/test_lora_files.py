@@ -11,13 +11,16 @@ from safetensors.numpy import save_file
 
 from convert.__main__ import main
 from demo.data import write_tokenizer
+from dualdiff_jax.convert.lora_alpha import PEFT_CONFIG
 from dualdiff_jax.convert.lora_file import read_lora
-from dualdiff_jax.convert.lora_writer import write_lora
+from dualdiff_jax.convert.lora_writer import FORMATS, write_lora
+from dualdiff_jax.convert.tensor_file import CHECKSUMS, SafetensorsFile
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.stored_arrays import read_leaves, stored_leaves
 from dualdiff_jax.weights import save_model
-from tests.unit.convert.loras import RANK, assert_equal_files, draw, write
+from tests.flipped_bits import flipped_bits
+from tests.unit.convert.loras import RANK, assert_equal_files, draw, tensors, write
 from tests.unit.pipeline.test_pipeline import config as sized
 from tests.unit.tiny import CONFIG, random_weights
 
@@ -49,6 +52,31 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, change, told):
     with pytest.raises(UserError, match=re.escape(told)) as caught:
         read_lora(tmp_path / "lora.safetensors", CONFIG)
     assert str(tmp_path / "lora.safetensors") in str(caught.value)
+
+
+@pytest.mark.parametrize("naming", FORMATS)
+def test_a_flipped_bit_changes_no_term_unnoticed(tmp_path, naming):
+    output = tmp_path / "lora" / ("peft" if naming == "peft" else "lora.safetensors")
+    write(output, draw("kohya" if naming == "kohya" else "diffusers")[:1], naming)
+    (expected,), refused = read_lora(output, CONFIG), []
+    for file in flipped_bits(tmp_path / "lora", 60, seed=0):
+        try:
+            (found,) = read_lora(output, CONFIG)
+            assert found.rule == expected.rule and found.alpha == expected.alpha or file.name == PEFT_CONFIG
+            assert np.array_equal(found.down, expected.down) and np.array_equal(found.up, expected.up), file
+        except UserError as error:
+            refused.append(str(error))
+    assert sum("was changed since it was written; copy the file again" in message for message in refused) > 5
+
+
+def test_a_tensor_that_another_program_has_rounded_is_read(tmp_path):
+    write_lora(tmp_path / "lora.safetensors", draw()[:1], CONFIG)
+    halves = {name: tensor.astype(np.float16) for name, tensor in tensors(tmp_path / "lora.safetensors").items()}
+    metadata = SafetensorsFile(tmp_path / "lora.safetensors").metadata
+    assert CHECKSUMS in metadata
+    save_file(halves, tmp_path / "half.safetensors", metadata=metadata)
+    (term,) = read_lora(tmp_path / "half.safetensors", CONFIG)
+    assert term.down.dtype == np.float16
 
 
 def test_all_faults_of_a_file_are_in_one_report(tmp_path):
