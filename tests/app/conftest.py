@@ -32,7 +32,7 @@ class Server(NamedTuple):
 
     address: str
     model: Path
-    started: float  # on the monotonic clock
+    seconds: float  # from its start until it could be asked
     process: subprocess.Popen
     log: Path
     folder: Path  # where it was started; nothing may appear in it
@@ -66,7 +66,7 @@ def start(model: Path, folder: Path, **environment: str) -> Server:
         )
     while time.monotonic() - started < HANG and process.poll() is None:
         if found := re.search(r"the page is at (\S+?)/?;", log.read_text()):
-            return Server(found[1], model, started, process, log, folder)
+            return Server(found[1], model, time.monotonic() - started, process, log, folder)
         time.sleep(0.05)
     process.kill()
     raise AssertionError(f"the page did not start:\n{log.read_text()}")
