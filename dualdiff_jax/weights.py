@@ -120,6 +120,8 @@ def _description(folder: Path) -> dict[str, Any]:
     try:
         # older folders hold all networks and pad with </s>, and say neither
         description = {"networks": list(NETWORKS), "pad_token": END_TOKEN} | read_object(file)
+        if description.get("format", FORMAT) != FORMAT:
+            raise UserError(f"{file}: format: found {quoted(description['format'])}, expected {FORMAT!r}")
         version = field(description, "version", int, str(file))
         if version == VERSION:
             field(description, "config", dict, str(file))

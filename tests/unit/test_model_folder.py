@@ -144,6 +144,8 @@ def test_an_older_folder_that_names_no_networks_has_all(folder):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"format": "another"}, "format: found .another., expected .dualdiff_jax model."),
+        ({"format": 3}, "format: found 3, expected"),
         ({"version": 2}, "has format version 2, this program reads 1"),
         ({"version": None}, "model.json: lacks 'version'.*; copy the model folder again"),
         ({"config": 3}, "config: found 3, expected an object"),
