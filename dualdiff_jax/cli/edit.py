@@ -13,7 +13,8 @@ from dualdiff_jax.cli.sample import check_prompts, image_names, load, results_fo
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.edit_calls import VARIATIONS
 from dualdiff_jax.pipeline.edit_inputs import as_strength
-from dualdiff_jax.pipeline.inputs import Seed, check_settings
+from dualdiff_jax.pipeline.image_requests import MOST_IMAGES
+from dualdiff_jax.pipeline.inputs import Seed, check_settings, whole_number
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
 
@@ -68,7 +69,7 @@ def variations(model: str, images: Sequence[str], output: str, *, count: int | N
         count: of images for each image; None for ``VARIATIONS``.
         options: as in ``edit``, and those of ``DualDiffusionPipeline.variations``.
     """
-    count = VARIATIONS if count is None else count
+    count = whole_number("count", count, VARIATIONS, most=MOST_IMAGES)
 
     def draw(pipe: DualDiffusionPipeline, **given: Any) -> list[Image.Image] | np.ndarray:
         return pipe.variations(images, count=count, **given)
@@ -101,7 +102,7 @@ def _draw(
     if strength is not None:
         options["strength"] = as_strength(strength)
     pairs = max(len(images), len(prompts))
-    count: int = repeats or options.get("images_per_prompt") or 1
+    count = repeats or whole_number("images_per_prompt", options.get("images_per_prompt"), 1, most=MOST_IMAGES)
     rows: list[dict[str, Any]] = []
     for index, each in enumerate(seeds_of(seed, pairs)):
         row: dict[str, Any] = {"source": images[index if len(images) > 1 else 0], "seed": each}

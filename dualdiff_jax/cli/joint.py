@@ -5,7 +5,8 @@ from typing import Any
 from dualdiff_jax.cli import arguments, options, text_flags
 from dualdiff_jax.cli.sample import image_names, load, results_folder, seeds_of, write_images
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.pipeline.inputs import Seed, check_settings
+from dualdiff_jax.pipeline.inputs import Seed, check_settings, whole_number
+from dualdiff_jax.pipeline.joint_calls import MOST_PAIRS
 from dualdiff_jax.progress import bar
 
 
@@ -51,6 +52,7 @@ def joint(
         settings: those of ``DualDiffusionPipeline.joint``.
     """
     check_settings(**settings)
+    count = whole_number("count", count, 1, most=MOST_PAIRS)
     rows: list[dict[str, Any]] = [{"seed": each} for each in seeds_of(seed, count)]
     with results_folder(output, image_names(rows), overwrite) as folder:
         pipeline = load(model, dtype, t5_bits)

@@ -18,7 +18,8 @@ from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import as_path, is_bucket, is_there, locked_folder, new_file, write_text
 from dualdiff_jax.files.matching import names_in
 from dualdiff_jax.pipeline.devices import in_words
-from dualdiff_jax.pipeline.inputs import Seed, check_settings
+from dualdiff_jax.pipeline.image_requests import MOST_IMAGES
+from dualdiff_jax.pipeline.inputs import Seed, check_settings, whole_number
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
 
@@ -50,10 +51,11 @@ def generate(
     """
     check_prompts(prompts)
     check_settings(**options)
+    repeats = whole_number("images_per_prompt", options.get("images_per_prompt"), 1, most=MOST_IMAGES)
     rows = [
         {"prompt": prompt, "seed": each}
         for prompt, each in zip(prompts, seeds_of(seed, len(prompts)), strict=True)
-        for _ in range(options.get("images_per_prompt") or 1)
+        for _ in range(repeats)
     ]
     with results_folder(output, image_names(rows), overwrite) as folder:
         pipeline = load(model, dtype, t5_bits)

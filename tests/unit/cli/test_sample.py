@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from dualdiff_jax.cli import completion, edit, sample
+from dualdiff_jax.cli import completion, edit, joint, sample
 from dualdiff_jax.cli.sample import results_folder
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import lock
@@ -76,3 +76,15 @@ def test_a_full_disk_is_a_sentence(tmp_path):
         sample._writing(tmp_path / "x.png"),
     ):
         raise OSError(28, "No space left on device")
+
+
+def test_a_number_of_images_out_of_proportion_is_refused_before_a_list_of_them_is_made(tmp_path):
+    given = OPTIONS | dict(overwrite=False)
+    drawn = dict(count=10**12, strength=None)
+    for name, call in {
+        "images_per_prompt": lambda: sample.generate("m", ["a"], str(tmp_path), images_per_prompt=10**12, **given),
+        "count": lambda: edit.variations("m", ["a.png"], str(tmp_path), **drawn, **given),
+        "count is": lambda: joint.joint("m", str(tmp_path), "", 10**12, **given),
+    }.items():
+        with pytest.raises(UserError, match=f"{name}.*1000000000000; give a whole number from 1 to 1048576"):
+            call()
