@@ -28,6 +28,7 @@ from typing import Any
 
 NAME = "bucket"
 CONTROL = "/control"
+LONGEST = 60.0  # seconds that a read waits for others
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
 
@@ -56,13 +57,18 @@ class Bucket:
 
         Args:
             faults: ``unavailable`` and ``reset``, shares of requests that get 503 or no answer; ``delay`` in seconds of
-                every request; ``refused`` and ``exceeded``, whether writes get 403 or a quota's 429.
+                every request; ``refused`` and ``exceeded``, whether writes get 403 or a quota's 429; ``together``, the
+                number of reads that must have arrived before any of them is answered.
         """
         self._control(faults)
 
     def requests(self) -> dict[str, int]:
         """How many requests there were, by method and kind of address."""
-        return self._control(None)
+        return self._control(None)["requests"]
+
+    def were_together(self) -> bool:
+        """Whether as many reads as ``fail(together=...)`` asks for were there at once."""
+        return self._control(None)["together"]
 
     def _control(self, content: Any) -> Any:
         data = None if content is None else json.dumps(content).encode()
@@ -92,7 +98,25 @@ class _Faults:
     def __init__(self):
         self.settings: dict[str, Any] = {}
         self.requests: collections.Counter[str] = collections.Counter()
+        self.together, self._lock = threading.Event(), threading.Lock()
         self._random = random.Random(0)
+        self._held = 0
+
+    def set(self, settings: dict[str, Any]) -> None:
+        """Replaces the faults."""
+        self.together = threading.Event()
+        self._held = 0
+        self.settings = settings
+
+    def wait_for_others(self) -> None:
+        """Holds a read until the others have arrived; none is held for ever."""
+        with self._lock:
+            self._held += 1
+            if self._held >= self.settings["together"]:
+                self.together.set()
+        self.together.wait(LONGEST)
+        with self._lock:
+            self._held -= 1
 
     def answer(self, method: str) -> int | None:
         """The status of a request that fails, 0 for one without an answer, None for one that works."""
@@ -126,6 +150,8 @@ def _serve() -> None:
             kinds = {"data": "alt=media" in query, "upload": "/upload/" in place, "list": place.endswith("/o")}
             kind = next((kind for kind, is_it in kinds.items() if is_it), "metadata")
             faults.requests[f"{method} {kind}"] += 1
+            if kind == "data" and "together" in faults.settings:
+                faults.wait_for_others()
             status = faults.answer(method)
             if status == 0:
                 return self.connection.close()
@@ -186,8 +212,8 @@ def _serve() -> None:
 
         def _control(self, method: str) -> None:
             if method == "POST":
-                faults.settings = json.loads(self._body())
-            self._send(200, dict(faults.requests))
+                faults.set(json.loads(self._body()))
+            self._send(200, {"requests": dict(faults.requests), "together": faults.together.is_set()})
 
         def _send(self, status: int, content: Any) -> None:
             data = json.dumps(content).encode()
