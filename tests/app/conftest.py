@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "runs" / "demo" / "model"
 SCREENSHOTS = ROOT / "runs" / "app_screenshots"
 CHROMIUM = ["--no-sandbox", "--disable-dev-shm-usage"]  # for root, and where /dev/shm is small: in a container
-HANG = 180  # seconds; ends a wait that nothing ends, on however busy a machine
+HANG = 300  # seconds; ends a wait that nothing ends, on however busy a machine
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -93,16 +93,22 @@ def server(model, tmp_path_factory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def browser():
+def playwright():
     from playwright.sync_api import sync_playwright
 
+    with sync_playwright() as found:
+        yield found
+
+
+@pytest.fixture
+def browser(playwright):
+    """Of one test, so that none waits for what another left behind."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert chromium, "there is no Chromium; apt-get install chromium (as root), or put one on PATH"
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM)
-        yield found
-        found.close()
+    found = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM, timeout=1000 * HANG)
+    yield found
+    found.close()
 
 
 class Visit:
