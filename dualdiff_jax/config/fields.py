@@ -29,6 +29,7 @@ class ConfigError(UserError):
         return f"{self.what} has {count}:\n" + "\n".join(f"  {fault}" for fault in self.faults)
 
 
+MOST_TOKENS = 8192  # of a text
 LARGEST = {int: 2**31 - 1, float: 1e9}  # magnitude of a number that has no bound of its own; counters have 32 bits
 
 Takes = Callable[[Any], tuple[str, float]]  # a value -> (what takes memory, how many bytes)
@@ -55,7 +56,10 @@ def bounded(
 def token_count(default: Any = dataclasses.MISSING) -> Any:
     """A field: tokens of a text. Beyond the bound T5's attention over one text takes more than a device has."""
     return bounded(
-        default=default, low=2, high=8192, takes=lambda tokens: ("T5-XXL's attention over one text", 4 * 64 * tokens**2)
+        default=default,
+        low=2,
+        high=MOST_TOKENS,
+        takes=lambda tokens: ("T5-XXL's attention over one text", 4 * 64 * tokens**2),
     )
 
 

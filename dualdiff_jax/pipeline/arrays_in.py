@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.config.fields import MOST_TOKENS
 from dualdiff_jax.data.images import ImageSource
 from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS
@@ -101,6 +102,7 @@ def token_array(name: str, value: Any, vocab_size: int, ndim: int, *, may_be_emp
         return array.astype(np.int32)
     if array.dtype.kind not in "iu" or array.ndim != ndim or not array.size:
         raise UserError(f"{name} is an array {array.shape} of {array.dtype}; {hint}")
+    _check_length(name, array.shape[-1])
     if array.min() < 0 or array.max() >= vocab_size:
         raise UserError(f"{name} holds {array.min()} to {array.max()}; {hint}")
     return array.astype(np.int32)
@@ -112,7 +114,7 @@ def float_array(name: str, value: Any, shape: tuple[int | str, ...]) -> jax.Arra
     Args:
         name: of the argument.
         value: an array of any library; the numbers of one of jax, which stay on their device, are not looked at.
-        shape: its dims: a number, or a letter for any size of at least 1.
+        shape: its dims: a number, or a letter for any size of at least 1; "l" are the tokens of a text.
     """
     text = f"({', '.join(map(str, shape))})"
     array = value if isinstance(value, jax.Array) else host_array(name, value, f"give an array {text} of floats")
@@ -122,9 +124,18 @@ def float_array(name: str, value: Any, shape: tuple[int | str, ...]) -> jax.Arra
     is_float = jnp.issubdtype(array.dtype, np.floating)
     if not fits or not is_float:
         raise UserError(f"{name} is an array {array.shape} of {array.dtype}; give {text} of floats")
+    for size, dim in zip(array.shape, shape, strict=True):
+        if dim == "l":
+            _check_length(name, size)
     if not isinstance(array, jax.Array) and not np.isfinite(array.astype(np.float32)).all():
         raise UserError(f"{name} holds a number that is not finite; give finite ones")
     return jnp.asarray(array)
+
+
+def _check_length(name: str, tokens: int) -> None:
+    """Raises ``UserError`` for a text of more tokens than any model's attention has memory for."""
+    if tokens > MOST_TOKENS:
+        raise UserError(f"{name} has {tokens} tokens in a text; give at most {MOST_TOKENS}")
 
 
 def check_same_count(**arrays: jax.Array | np.ndarray | None) -> None:

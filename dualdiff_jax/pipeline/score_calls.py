@@ -21,6 +21,7 @@ from dualdiff_jax.pipeline.loaded_model import LoadedModel, to_host
 from dualdiff_jax.progress import Progress, report
 
 SAMPLES = 32
+MOST_SAMPLES = 1 << 16
 
 
 class Scores(NamedTuple):
@@ -72,7 +73,7 @@ class ScoreCalls(LoadedModel):
         sources = arrays_in.as_images(images)
         candidates = _candidates(texts, len(sources))
         asked = _questions(questions, len(sources))
-        count = inputs.whole_number("samples", samples, SAMPLES, 4)
+        count = inputs.whole_number("samples", samples, SAMPLES, 4, MOST_SAMPLES)
         if count % 2:
             raise UserError(f"samples is {count}; give an even number, for two draws of each part of the clock")
         seed, is_normalised = inputs.check_seed("seed", seed), inputs.yes_or_no("per_token", per_token)

@@ -17,6 +17,7 @@ NAN, INF = float("nan"), float("inf")
 STRANGE = (b"three", object(), {"a": 1}, {1, 2}, (x for x in "ab"), 3 + 4j)
 NO_NUMBERS = (*STRANGE, "7", "", [7], np.zeros(2), True)
 WHOLE = (*NO_NUMBERS, 0, -1, 2.5, NAN, INF, 2**31, 2**64, 10**400)
+LONG = 10**7  # tokens: a table of their distances alone would take 728 TiB
 REAL = (*NO_NUMBERS, -1.0, NAN, INF, -INF, 2.0**64, 10**400)
 TEXTS = (*STRANGE, 7, None, [], [7], ["a", None], [["a"]], np.zeros(2))
 PICTURE = np.zeros((SIDE, SIDE, 3), np.uint8)
@@ -29,7 +30,19 @@ IMAGES = (
 )
 SEEDS = (*(value for value in NO_NUMBERS if not isinstance(value, list)), 0.5, -1, 2**64, NAN, None, [], [-1], [1, 2])
 CHOICES = (*STRANGE, 7, "", "left", [], ["pil"])
-IDS = (*STRANGE, None, 7, "ab", [], [[0.5]], [[-1]], [[10**6]], np.zeros((2, 2, 2), int), [[1], [1, 2]])
+IDS = (
+    *STRANGE,
+    None,
+    7,
+    "ab",
+    [],
+    [[0.5]],
+    [[-1]],
+    [[10**6]],
+    np.zeros((2, 2, 2), int),
+    [[1], [1, 2]],
+    np.ones((1, LONG), np.int8),
+)
 FLOATS = (*STRANGE, 7, "ab", [], np.zeros(3), np.zeros((1, SIDE, SIDE, 7)), np.full((1, SIDE, SIDE, 1), NAN))
 PATHS = (*STRANGE, None, 7, "", "a\0b", "no/such/folder", "x" * 256, "x/" * 3000, "\ud83d", [])
 NAMES = (*STRANGE, 7, "", [])
@@ -37,6 +50,7 @@ CALLBACKS = (7, "print", b"", {})
 
 LATENTS = np.zeros((1, SIDE, SIDE, 1), np.float32)
 EMBEDDINGS = np.zeros((1, 6, 8), np.float32)
+MANY = np.broadcast_to(np.float16(0.0), (1, 10**5, 8))
 SWITCHES = (*STRANGE, 0, 1, "yes", "", [True], np.bool_(True))
 READING = {
     **{"height": WHOLE, "width": WHOLE, "order": CHOICES, "fit": CHOICES, "progress": CALLBACKS, "seed": SEEDS},
@@ -91,7 +105,7 @@ CALLS = {
         {
             **{"prompts": TEXTS, "negative_prompt": (*TEXTS, ["a", "b"]), "images_per_prompt": WHOLE, "seed": SEEDS},
             **{"height": WHOLE, "width": WHOLE, "steps": WHOLE, "guidance_scale": REAL, "sigma_shift": REAL},
-            **{"sigmas": SIGMAS, "max_sequence_length": (*WHOLE, 1, 100_000), "prompt_embeddings": FLOATS},
+            **{"sigmas": SIGMAS, "max_sequence_length": (*WHOLE, 1, 100_000), "prompt_embeddings": (*FLOATS, MANY)},
             **{"negative_prompt_embeddings": FLOATS, "latents": FLOATS, "output": CHOICES, "progress": CALLBACKS},
             **{"sampler": (*CHOICES, "ddim"), "guidance_rule": (*CHOICES, "apg"), "guidance_interval": INTERVALS},
             **{"zero_init_steps": (*WHOLE, 1)},
@@ -171,7 +185,12 @@ CALLS = {
                 "texts": (*(t for t in TEXTS if not isinstance(t, list) or t != [["a"]]), [[]], [["a"], ["b"]], [[7]]),
                 "questions": (*(t for t in TEXTS if t is not None), ["a", "b"]),
             },
-            **{"samples": (*WHOLE, 1, 2, 5), "seed": (*SEEDS[:-1], [1]), "per_token": SWITCHES, "anchor_end": SWITCHES},
+            **{
+                "samples": (*WHOLE, 1, 2, 5, 2**30),
+                "seed": (*SEEDS[:-1], [1]),
+                "per_token": SWITCHES,
+                "anchor_end": SWITCHES,
+            },
             **{"length": (*WHOLE, 1), "height": WHOLE, "width": WHOLE, "fit": CHOICES, "progress": CALLBACKS},
         },
     ),
@@ -196,6 +215,7 @@ CALLS = {
                 np.full(1, -1.0),
             ),
             "text_embeddings": (
+                MANY,
                 *FLOATS,
                 None,
                 np.zeros((1, 6, 9)),
