@@ -22,6 +22,7 @@ from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.int8 import Int8Kernel, in_8_bits
 from dualdiff_jax.models.leaves import LeafSpec, is_kernel, is_stacked, kernel_dims, network_of
 
+_in_8_bits = jax.jit(in_8_bits, static_argnums=1)
 SPLIT = (".qkv.kernel", ".qkv.bias")  # ends of the names of joint projections
 
 
@@ -48,13 +49,25 @@ def with_t5_in_8_bits(config: ModelConfig, weights: SeparatedWeights) -> Separat
 
     Args:
         config: The model's.
-        weights: Separated. T5's kernels are taken out of it one by one.
+        weights: Separated, arrays or abstract ones. T5's kernels are taken out of it one by one.
     """
     for name, spec in leaf_specs(config, ("t5",)).items():
         if name in weights and is_kernel(name) and is_stacked(spec):
-            contracted = len(kernel_dims(spec).inputs)
-            weights[name] = jax.tree.map(jax.jit(partial(in_8_bits, contracted=contracted)), weights.pop(name))
+            rounded = partial(_rounded, contracted=len(kernel_dims(spec).inputs))
+            weights[name] = jax.tree.map(rounded, weights.pop(name))
     return weights
+
+
+def _rounded(kernel: Any, contracted: int) -> Any:
+    if not isinstance(kernel, jax.ShapeDtypeStruct):
+        return _in_8_bits(kernel, contracted)
+    parts: Any = jax.eval_shape(partial(in_8_bits, contracted=contracted), kernel)
+    shardings: Any = kernel.sharding, _without_leading_dims(kernel.sharding, contracted)
+    return jax.tree.map(
+        lambda part, sharding: jax.ShapeDtypeStruct(part.shape, part.dtype, sharding=sharding),
+        parts,
+        Int8Kernel(*shardings),
+    )
 
 
 def _layers(leaf: Any, spec: LeafSpec, is_split: bool) -> tuple[Any, ...]:
@@ -88,6 +101,12 @@ def _sharding_of_a_part(sharding: Any, ndim: int, dim: int | None) -> Any:
     entries = (*sharding.spec, *[None] * (ndim - len(sharding.spec)))
     kept = entries[1:] if dim is None else (*entries[1:dim], entries[dim + 1])
     return NamedSharding(sharding.mesh, PartitionSpec(*kept))
+
+
+def _without_leading_dims(sharding: Any, count: int) -> Any:
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[count:]))
 
 
 def stacked_weights(config: ModelConfig, weights: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,6 +71,7 @@ EXAMPLE_FLOPS: Mapping[str, Callable[[RunConfig], Flops]] = {
     "train": _train,
     "text_to_image": _text_to_image,
     "image_to_text": _image_to_text,
+    "image_to_text_t5_8_bits": _image_to_text,
 }
 
 

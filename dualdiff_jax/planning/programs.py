@@ -4,6 +4,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,7 @@ from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.batch import Batch
 from dualdiff_jax.models.attention import choose_kernel
 from dualdiff_jax.models.bundle import leaf_specs, rules_of, weight_shardings
-from dualdiff_jax.models.separated import separated_weights
+from dualdiff_jax.models.separated import separated_weights, with_t5_in_8_bits
 from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.pipeline import image_programs, text_programs
 from dualdiff_jax.pipeline import programs as pipeline_programs
@@ -195,7 +196,7 @@ def _text_to_image(config: RunConfig, mesh: Mesh) -> LoweredProgram:
     return LoweredProgram(lowered, {"parameters": weights, "batch": batch}, count)
 
 
-def _image_to_text(config: RunConfig, mesh: Mesh) -> LoweredProgram:
+def _image_to_text(config: RunConfig, mesh: Mesh, t5_bits: int | None = None) -> LoweredProgram:
     model, sampling, count = config.model, config.model.sampling, _sampling_batch(config, mesh)
     rows = batch_sharding(mesh)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
@@ -204,6 +205,8 @@ def _image_to_text(config: RunConfig, mesh: Mesh) -> LoweredProgram:
         "token_ids": Abstract((count, sampling.answer_length), jnp.int32, sharding=rows),
     }
     weights = separated_weights(model, _weights(model, mesh))
+    if t5_bits:
+        weights = with_t5_in_8_bits(model, weights)
     options = text_options(sampling, None, {"steps": text_steps(sampling, None, None, sampling.answer_steps)})
     replicated = NamedSharding(mesh, PartitionSpec())
     lowered = text_programs.generate_text.lower(
@@ -223,4 +226,5 @@ PROGRAMS: Mapping[str, Callable[[RunConfig, Mesh], LoweredProgram]] = {
     "train": _train,
     "text_to_image": _text_to_image,
     "image_to_text": _image_to_text,
+    "image_to_text_t5_8_bits": partial(_image_to_text, t5_bits=8),
 }

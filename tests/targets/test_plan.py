@@ -50,7 +50,7 @@ def test_a_refusal_of_a_tpu_compiler_is_reported_with_its_bytes(topology, monkey
 
 
 @pytest.mark.parametrize("topology", ["h100:1", "v5e:2x2"])
-@pytest.mark.parametrize("program", ["text_to_image", "image_to_text"])
+@pytest.mark.parametrize("program", ["text_to_image", "image_to_text", "image_to_text_t5_8_bits"])
 def test_samplers_are_planned(topology, program):
     found = report.plan(tiny(), topology, program)
     assert found["memory"]["fits"] and found["flops"]["total"] > 0

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dualdiff_jax.models.bundle import bind
+from dualdiff_jax.config import MeshConfig
+from dualdiff_jax.models.bundle import bind, weight_shardings
 from dualdiff_jax.models.int8 import LARGEST, Int8Kernel, in_8_bits
 from dualdiff_jax.models.separated import separated_weights, with_t5_in_8_bits
+from dualdiff_jax.sharding import make_mesh
 from tests.unit.tiny import CONFIG, random_weights
 
 SHAPES = [((5, 3), 1), ((2, 4, 3), 2), ((5, 2, 3), 1)]
@@ -60,3 +62,17 @@ def test_a_t5_in_8_bits_is_the_t5_with_rounded_kernels_and_no_other_leaf_changes
     embeddings = bind(CONFIG, found).encode_text(token_ids)
     np.testing.assert_allclose(embeddings, bind(CONFIG, rounded).encode_text(token_ids), rtol=1e-4, atol=1e-5)
     assert not np.allclose(embeddings, bind(CONFIG, weights).encode_text(token_ids), rtol=1e-4, atol=1e-5)
+
+
+def test_abstract_weights_become_those_of_real_ones_and_keep_the_sharding_of_each_dim():
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    shardings = weight_shardings(CONFIG, mesh)
+    weights = {name: jax.device_put(leaf, shardings[name]) for name, leaf in random_weights().items()}
+    abstract = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding) for name, leaf in weights.items()
+    }
+    real, planned = (with_t5_in_8_bits(CONFIG, separated_weights(CONFIG, dict(given))) for given in (weights, abstract))
+    for ours, theirs in zip(jax.tree.leaves(planned), jax.tree.leaves(real), strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    kernel, expected = planned["t5.blocks.mlp_out.kernel"][0], abstract["t5.blocks.mlp_out.kernel"].sharding.spec
+    assert kernel.values.sharding.spec == expected[1:] and kernel.scale.sharding.spec == expected[2:]

@@ -57,7 +57,7 @@ def unused_bytes(config, program: str) -> int:
     """Bytes of the weights that a sampler leaves out: a head, and what the last block computes for it alone."""
     if program == "train":
         return 0
-    stream, head = {"text_to_image": ("text", "text_out"), "image_to_text": ("image", "image_")}[program]
+    stream, head = ("text", "text_out") if program == "text_to_image" else ("image", "image_")
     after_attention = [f"mmdit.blocks.{stream}.{part}." for part in ("attention_out", "mlp_in", "mlp_out")]
     total = 0
     for name, spec in leaf_specs(config.model).items():
