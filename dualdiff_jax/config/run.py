@@ -255,13 +255,22 @@ class RunConfig:
                 f"train.global_batch_size {self.train.global_batch_size}: the images of one step would take "
                 f"{in_units(batch)} in float32, and they may take {in_units(MOST_BATCH)}"
             )
+        yield from self._side_faults()
+
+    def _side_faults(self) -> Iterator[str]:
         step = self.model.mmdit.patch_size * self.model.autoencoder.downscale
+        most = step * self.model.mmdit.position_grid
+        sides = {"model.sampling": {self.model.sampling.height, self.model.sampling.width}}
         for source in (*self.data.sources, *self.validation.sources):
-            for side in sorted({side for size in source.sizes() for side in size if side % step}):
+            sides[f"source {source.name!r}"] = {side for size in source.sizes() for side in size}
+        for what, side in ((what, side) for what, found in sides.items() for side in sorted(found)):
+            if side % step:
                 yield (
-                    f"source {source.name!r}: side {side} is not a multiple of {step}, the pixels of a token's side: "
+                    f"{what}: side {side} is not a multiple of {step}, the pixels of a token's side: "
                     "model.mmdit.patch_size times the pixels of a latent's side"
                 )
+            elif side > most:
+                yield f"{what}: side {side} is above {most}, the pixels that model.mmdit.position_grid has places for"
 
 
 def empty_config() -> Any:

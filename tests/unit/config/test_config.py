@@ -177,6 +177,16 @@ def test_sides_that_patches_do_not_divide_are_found():
     for source in config["data"]["sources"]:
         source["buckets"] = [[8, 9]]
     assert "'digits': side 9 is not a multiple of 2, the pixels of a token's side" in faults(config)
+    for source in config["data"]["sources"]:
+        source["height"] = 2 * config["model"]["mmdit"]["position_grid"] + 2
+    assert "'digits': side 34 is above 32, the pixels that model.mmdit.position_grid has places for" in faults(config)
+
+
+@pytest.mark.parametrize(("height", "told"), [(7, "is not a multiple of 2"), (34, "is above 32")])
+def test_what_a_model_cannot_draw_is_no_default_of_its_sampling(height, told):
+    config = demo.get_config().to_dict()
+    config["model"]["sampling"]["height"] = height
+    assert f"model.sampling: side {height} {told}" in faults(config)
 
 
 def test_a_section_that_is_no_section_is_refused():

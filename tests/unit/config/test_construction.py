@@ -161,6 +161,7 @@ CONTRADICTIONS = [
     (
         RUN,
         {
+            "model": dataclasses.replace(RUN.model, mmdit=dataclasses.replace(RUN.model.mmdit, position_grid=512)),
             "train": dataclasses.replace(RUN.train, global_batch_size=2**20, microbatches=1),
             "data": dataclasses.replace(
                 RUN.data,

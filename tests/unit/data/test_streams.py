@@ -31,6 +31,7 @@ def root(tmp_path_factory):
 def mixture(root, *, seed=0, batch=BATCH, host=0, hosts=1, sources=None, **data) -> Mixture:
     config = small_config(root)
     config.data.update(data)
+    config.model.mmdit.position_grid = 32
     if sources is not None:
         config.data.sources = sources
     resolved = resolve(config)
