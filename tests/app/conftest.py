@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "runs" / "demo" / "model"
 SCREENSHOTS = ROOT / "runs" / "app_screenshots"
 CHROMIUM = ["--no-sandbox", "--disable-dev-shm-usage"]  # for root, and where /dev/shm is small: in a container
+TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 HANG = 300  # seconds; ends a wait that nothing ends, on however busy a machine
 
 
@@ -140,6 +141,12 @@ class Visit:
 
     def field(self, label: str):
         return self.page.get_by_label(label, exact=True).locator("visible=true")
+
+    def open_settings(self) -> None:
+        """Opens the tab's settings and waits until they are drawn: a field takes its first value after it is made."""
+        self.page.get_by_role("button", name="Settings").locator("visible=true").click()
+        self.field("Seed").or_(self.field("Steps")).first.wait_for()
+        self.page.evaluate(TWO_FRAMES)
 
     def run(self, name: str) -> None:
         """Presses the button of the tab and waits until the call that made the result is shown."""

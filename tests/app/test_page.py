@@ -91,7 +91,7 @@ def test_several_pictures_at_once_form_and_have_the_settings_of_the_fields(visit
     visit.page.get_by_label("number input for Pictures at once").locator("visible=true").fill("3")
     visit.field("Prompt").fill(PROMPT)
     visit.field("Negative prompt").fill("a handwritten six")
-    visit.page.get_by_role("button", name="Settings").locator("visible=true").click()
+    visit.open_settings()
     visit.field("Steps").fill(STEPS)
     visit.field("Seed").fill("17")
     visit.page.evaluate(WATCH)
@@ -112,7 +112,7 @@ def test_a_picture_is_read_token_by_token(visit, digit, tmp_path, question):
     visit.upload("read", digit)
     visit.page.locator("#read-picture img").wait_for()
     visit.field("Question").fill(question)
-    visit.page.get_by_role("button", name="Settings").locator("visible=true").click()
+    visit.open_settings()
     for name in ("Steps", "Tokens"):
         field = visit.field(f"{name} (0: the model's own)")
         assert field.input_value() == "0"
@@ -235,7 +235,7 @@ def test_a_bad_upload_is_a_sentence(visit, tmp_path):
 )
 def test_a_fault_is_a_sentence_in_the_page(visit, field, value, sentence):
     visit.field("Prompt").fill(PROMPT)
-    visit.page.get_by_role("button", name="Settings").locator("visible=true").click()
+    visit.open_settings()
     visit.field(field).fill(value)
     visit.page.locator("#draw-run").click()
     visit.page.locator("#draw-fault [role=alert]").wait_for()
@@ -247,7 +247,7 @@ def test_two_visitors_at_once_see_their_own_pictures(browser, server, tmp_path):
     visits = [Visit(browser, server), Visit(browser, server)]
     for number, visit in enumerate(visits):
         visit.field("Prompt").fill(PROMPT)
-        visit.page.get_by_role("button", name="Settings").locator("visible=true").click()
+        visit.open_settings()
         visit.field("Seed").fill(str(100 + number))
     for visit in visits:
         visit.page.locator("#draw-run").click()
