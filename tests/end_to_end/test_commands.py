@@ -160,7 +160,7 @@ def test_a_faulty_command_ends_with_1_and_one_error_before_anything_is_written(t
         (lambda model: shutil.rmtree(model / "tokenizer"), "there is no tokenizer.json"),
         (lambda model: rewrite(model, version=2), "has format version 2, this program reads 1"),
         (lambda model: rewrite(model, width=17), "width 17 is not a multiple of heads 2"),
-        (lambda model: rewrite(model, width=32), "cannot be read"),
+        (lambda model: rewrite(model, width=32), "weights: does not fit model.json"),
         (lambda model: truncate(model / "weights"), "cannot be read"),
     ],
 )
