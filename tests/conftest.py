@@ -7,7 +7,9 @@ of these files come late, so that no worker waits for the lock.
 """
 
 import fcntl
+import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "jax"))
 os.environ["XLA_FLAGS"] = f"{compiler.FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+MOST_MAPPINGS = 16_000  # of a process's memory; Linux allows 65,530, and then the compiler crashes
 
 PROCESSES = (
     "multidevice/test_hosts.py",
@@ -58,3 +62,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     with (CACHE / "processes.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
         return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Forgets compiled programs, which take several mappings each, between two files when there are many."""
+    yield
+    is_last = nextitem is None or nextitem.path != item.path
+    if is_last and "jax" in sys.modules and _mappings() > MOST_MAPPINGS:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
+
+
+def _mappings() -> int:
+    maps = Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
