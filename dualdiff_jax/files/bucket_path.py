@@ -1,7 +1,7 @@
 """Objects of a bucket behind the interface of ``pathlib.Path``: the same code reads and writes both.
 
 Google's buckets go through gcsfs and Amazon's through s3fs, which retry requests that a server refuses for a moment;
-whole objects and ranges of Google's through TensorStore (``bucket_reads``).
+what is read of Google's goes another way first (``bucket_reads``).
 A bucket has no folders: a name is a folder while an object lies below it, and making one does nothing.
 """
 
@@ -135,6 +135,11 @@ class BucketPath(gpath.PosixGPath):
 
     def read_up_to(self, most: int) -> bytes:
         """The first ``most`` bytes, or fewer if the object has fewer; one request."""
+        if self._uri_scheme == "gs":
+            bucket, _, name = _plain(self).partition("/")
+            found = bucket_reads.read_up_to(self._fs, bucket, name, most)
+            if found is not None:
+                return found
         return self._read_part(0, most)
 
     def _read_part(self, start: int, length: int) -> bytes:

@@ -270,6 +270,9 @@ def test_a_range_is_one_request_and_what_tensorstore_cannot_read_is_asked_of_gcs
     assert sum(bucket.requests().values()) == before + 2
     beyond = (path.read_range(250, 20), path.read_range(256, 1), path.read_range(0, 0))
     assert beyond == (content[250:], b"", b"")
+    assert (path.read_up_to(300), path.read_up_to(7), path.read_up_to(256)) == (content, content[:7], content)
+    assert sum(bucket.requests().values()) == before + 9  # four of them for ranges beyond the end
+    monkeypatch.setattr(bucket_reads, "read_up_to", lambda *arguments: None)
     asked = []
     monkeypatch.setattr(bucket_reads, "read", lambda *arguments: asked.append(arguments))
     assert (path.read_range(10, 20), path.read_bytes(), path.read_up_to(300)) == (content[10:30], content, content)
