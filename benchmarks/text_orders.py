@@ -33,7 +33,7 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"order": "confidence", "steps": 4},
     *({"order": "threshold", "threshold": bound} for bound in (0.5, 0.7, 0.9, 0.95)),
     *({"order": "entropy_bound", "entropy_bound": bound} for bound in (0.1, 0.3, 0.7)),
-    {"order": "confidence", "steps": 12, "exit_margin": 4.0},
+    {"order": "confidence", "steps": 12, "exit_margin": 8.0},
     {"order": "ancestral", "steps": ANCESTRAL_STEPS},
     {"order": "ancestral", "steps": ANCESTRAL_STEPS, "anchor_end": False},
     {"order": "ancestral", "steps": ANCESTRAL_STEPS, "remask": 0.05, "early_stop": False},
