@@ -34,7 +34,7 @@ class Vocabulary:
     """Stands in for a tokenizer: the ids of a text are drawn from a seed made of its bytes; the mask is the last id."""
 
     def __init__(self, size: int):
-        self.vocab_size, self.mask_token_id = size, size - 1
+        self.vocab_size, self.mask_token_id, self.end_token_id = size, size - 1, END_TOKEN
 
     def caption_ids(self, text: str, length: int) -> np.ndarray:
         ids = np.random.default_rng(list(text.encode())).integers(3, self.mask_token_id, length, dtype=np.int32)
