@@ -32,7 +32,9 @@ def digit(tmp_path_factory) -> Path:
     return file
 
 
-def made_again(visit: Visit, name: str, folder: Path, expected: dict[str, bytes], shown: str | float | None = None) -> None:
+def made_again(
+    visit: Visit, name: str, folder: Path, expected: dict[str, bytes], shown: str | float | None = None
+) -> None:
     """Runs the command and the script that the files of a result hold; both give the same pictures, or print ``shown``.
 
     ``expected`` are the pixels of the result's pictures by name.
@@ -58,14 +60,15 @@ def made_again(visit: Visit, name: str, folder: Path, expected: dict[str, bytes]
     for each, pixels in expected.items():
         assert pixels_of(folder / "out" / each) == pixels, f"the command draws another {each}"
 
+        (folder / each).rename(folder / f"again_{each}")
+        assert pixels_of(folder / f"again_{each}") == pixels, f"the script draws another {each}"
+
 
 def is_in(printed: str, shown: str | float) -> bool:
     """Whether a text was printed, or a number that the page rounds to two decimals."""
     if isinstance(shown, str):
         return shown in printed
     return any(abs(float(number) - shown) < 0.0051 for number in re.findall(r"-?\d+\.\d+", printed))
-        (folder / each).rename(folder / f"again_{each}")
-        assert pixels_of(folder / f"again_{each}") == pixels, f"the script draws another {each}"
 
 
 def pixels_of(file: Path) -> bytes:
