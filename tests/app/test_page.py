@@ -59,7 +59,6 @@ def made_again(
         assert shown is None or is_in(printed, shown)
     for each, pixels in expected.items():
         assert pixels_of(folder / "out" / each) == pixels, f"the command draws another {each}"
-
         (folder / each).rename(folder / f"again_{each}")
         assert pixels_of(folder / f"again_{each}") == pixels, f"the script draws another {each}"
 
