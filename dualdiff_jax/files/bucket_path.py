@@ -1,7 +1,7 @@
 """Objects of a bucket behind the interface of ``pathlib.Path``: the same code reads and writes both.
 
 Google's buckets go through gcsfs and Amazon's through s3fs, which retry requests that a server refuses for a moment;
-what is read of Google's goes another way first (``bucket_reads``).
+reads of Google's try faster ways first (``bucket_reads``).
 A bucket has no folders: a name is a folder while an object lies below it, and making one does nothing.
 """
 
@@ -135,12 +135,8 @@ class BucketPath(gpath.PosixGPath):
 
     def read_up_to(self, most: int) -> bytes:
         """The first ``most`` bytes, or fewer if the object has fewer; one request."""
-        if self._uri_scheme == "gs":
-            bucket, _, name = _plain(self).partition("/")
-            found = bucket_reads.read_up_to(self._fs, bucket, name, most)
-            if found is not None:
-                return found
-        return self._read_part(0, most)
+        found = bucket_reads.read_up_to(self._fs, *self._place, most) if self._uri_scheme == "gs" else None
+        return self._read_part(0, most) if found is None else found
 
     def _read_part(self, start: int, length: int) -> bytes:
         try:
@@ -209,10 +205,13 @@ class BucketPath(gpath.PosixGPath):
             self._fs.put_file(str(file), str(self))
 
     def _read_fast(self, part: slice | None = None) -> bytes | None:
-        if self._uri_scheme != "gs":
-            return None
+        return bucket_reads.read(*self._place, part) if self._uri_scheme == "gs" else None
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        """The bucket's name, and the object's name in it."""
         bucket, _, name = _plain(self).partition("/")
-        return bucket_reads.read(bucket, name, part)
+        return bucket, name
 
     @property
     def _fs(self) -> Any:

@@ -1,8 +1,8 @@
 """Objects of Google's buckets, read in a part of the processor time that gcsfs takes for a request.
 
-TensorStore reads whole objects and ranges, in a third of it. It cannot read as much as there is up to a bound; urllib3
-can, in two thirds. All ask once. Where one of them fails, gcsfs is asked in its place: it knows more kinds of
-credentials, it tries again, and callers know its errors.
+TensorStore reads whole objects and ranges, in a third of that time. urllib3 reads at most so many bytes of an object of
+unknown size, which TensorStore cannot, in two thirds of it. Each sends one request. Where it fails, the caller asks
+gcsfs, which knows more kinds of credentials and tries again, and whose errors callers know.
 """
 
 import functools
@@ -52,7 +52,7 @@ def read_up_to(gcsfs: Any, bucket: str, name: str, most: int) -> bytes | None:
             if answer.length_remaining:
                 answer.close()
             answer.release_conn()
-    except Exception:  # whatever it is, gcsfs meets it too and names it
+    except Exception:  # of urllib3, google.auth or gcsfs, which share no class; gcsfs asks again and names the fault
         return None
 
 

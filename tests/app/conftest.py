@@ -103,7 +103,7 @@ def playwright():
 
 @pytest.fixture
 def browser(playwright):
-    """Of one test, so that none waits for what another left behind."""
+    """A browser for one test alone: pages that other tests left open cannot slow it down."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert chromium, "there is no Chromium; apt-get install chromium (as root), or put one on PATH"
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)

@@ -109,7 +109,7 @@ class _Faults:
         self.settings = settings
 
     def wait_for_others(self) -> None:
-        """Holds a read until the others have arrived; none is held for ever."""
+        """Holds a read until as many have arrived as ``together`` says, but at most ``LONGEST`` seconds."""
         with self._lock:
             self._held += 1
             if self._held >= self.settings["together"]:
