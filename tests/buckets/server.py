@@ -1,9 +1,9 @@
 """A bucket on this machine: an emulator of Google Cloud Storage with many threads, conditions and faults.
 
 ``python -m tests.buckets.server`` prints its port and serves the bucket ``bucket`` from memory until its input ends.
-The emulator lacks three things of the service that are added here: it answers several requests at once, it refuses to
-make an object that exists where the request asks for that (ifGenerationMatch=0), and it keeps an object's last byte
-where that is a carriage return.
+The emulator lacks four things of the service that are added here: it answers several requests at once, it keeps a
+connection for the next request, it refuses to make an object that exists where the request asks for that
+(ifGenerationMatch=0), and it keeps an object's last byte where that is a carriage return.
 Tests set faults by ``Bucket.fail``.
 """
 
@@ -141,9 +141,22 @@ def _serve() -> None:
     faults, storage, alone = _Faults(), Storage(use_memory_fs=True), threading.Lock()
 
     class Handler(emulator.RequestHandler):
-        protocol_version = "HTTP/1.0"
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else an answer's content waits until its headers are acknowledged
 
         def handle_one_method(self, method: str) -> None:
+            """Answers from a copy of the body, so that the next request begins where this one ends."""
+            connection = self.rfile
+            if "Content-Length" in self.headers:
+                self.rfile = io.BytesIO(connection.read(int(self.headers["Content-Length"])))
+            else:
+                self.close_connection = self.close_connection or "Transfer-Encoding" in self.headers
+            try:
+                self._answer(method)
+            finally:
+                self.rfile = connection
+
+        def _answer(self, method: str) -> None:
             if self.path == CONTROL:
                 return self._control(method)
             place, _, query = self.path.partition("?")
@@ -154,6 +167,7 @@ def _serve() -> None:
                 faults.wait_for_others()
             status = faults.answer(method)
             if status == 0:
+                self.close_connection = True
                 return self.connection.close()
             with alone:
                 if status is None:
