@@ -56,7 +56,8 @@ class Training:
         self._state = self._frozen = None  # frees the memory of the old state first
         model, trainable = self._config.model, self._setup.trainable
         weights = random_weights(model, self._mesh, model.compute_dtype, kept=trainable.specs)
-        params, self._frozen = trainable.split(weights, self._mesh, jax.random.key(0))
+        params, frozen = trainable.split(weights, self._mesh, jax.random.key(0))
+        self._frozen = trainable.separate(frozen)
         self._state = self._setup.init_state(params)
 
 

@@ -47,6 +47,7 @@ def measure(root: Path, pairs: int) -> dict[str, float]:
     batches = [data.batch(number) for number in range(8)]
     setup = TrainSetup(config, mesh)
     params, frozen = setup.init_params()
+    frozen = setup.trainable.separate(frozen)
     state = setup.init_state(params)
     null = tokenizer.null_ids(config.data.text_length)
     objective = Objective(config.objective, null_token_ids=null, mask_token_id=tokenizer.mask_token_id)

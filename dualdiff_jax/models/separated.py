@@ -31,15 +31,17 @@ def separated_weights(config: ModelConfig, weights: dict[str, Any]) -> Separated
 
     Args:
         config: The model's.
-        weights: Arrays by leaf name, or abstract arrays. The leaves are taken out one by one, so that there are never
-            two copies of all.
+        weights: Arrays by leaf name, or abstract arrays; stacks that are separated already stay so. The leaves are
+            taken out one by one, so that there are never two copies of all.
 
     Returns:
         Leaf name -> an array; of a stack a tuple of its layers. A dim that stays keeps its sharding.
     """
     networks = tuple({network_of(name) for name in weights})
     return {
-        name: _layers(weights.pop(name), spec, name.endswith(SPLIT)) if is_stacked(spec) else weights.pop(name)
+        name: _layers(weights.pop(name), spec, name.endswith(SPLIT))
+        if is_stacked(spec) and not isinstance(weights[name], tuple)
+        else weights.pop(name)
         for name, spec in leaf_specs(config, networks).items()
     }
 

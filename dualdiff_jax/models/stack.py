@@ -1,12 +1,11 @@
 """A stack of equal blocks: one set of parameters with a leading ``layers`` dim, one compiled body.
 
-Two ways to run it in training: ``scan_blocks``, and ``rematerialised``, whose backward pass computes some activations
-again. Inference runs the last block on its own (``all_but_last`` and ``layer``), so that it computes what is asked for
-and no more. It may also hold every layer's parameters apart (``models/separated.py``): then no loop is left, and no
-layer's weights are copied out of a stack before they are used, as XLA does for GPUs.
+Training runs deep stacks without a loop (``models/unrolled.py``), under a policy of ``models/remat.py``; all else runs
+``scan_blocks``. Inference runs the last block on its own (``all_but_last`` and ``layer``), so that it computes what
+is asked for and no more. It may also hold every layer's parameters apart (``models/separated.py``): then no loop is
+left, and no layer's weights are copied out of a stack before they are used, as XLA does for GPUs.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,31 +13,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dualdiff_jax.models.attention import SAVED
-from dualdiff_jax.models.linear import PRODUCT
-from dualdiff_jax.models.norms import STATISTICS
-
 Carry = TypeVar("Carry")
 Result = TypeVar("Result")
 Block = Any  # a module of the stack: pyright cannot know which
 Apply = Callable[[Block, Carry], Carry]
 RunBlocks = Callable[[nnx.Module, Apply, Any], Any]
 
-SHALLOW = 4  # up to this depth the loop is unrolled: it would save no compile time, and saving activations costs copies
-
-_policies = jax.checkpoint_policies
-# Name -> what of a block's forward pass is kept for its backward pass.
-REMAT: dict[str, Callable[[], Callable[..., Any]]] = {
-    "full": lambda: _policies.nothing_saveable,
-    "save_attention": lambda: _policies.save_only_these_names(SAVED),
-    "dots": lambda: _policies.save_only_these_names(PRODUCT, SAVED, STATISTICS),
-    "offload": lambda: _policies.save_and_offload_only_these_names(
-        names_which_can_be_saved=[],
-        names_which_can_be_offloaded=[SAVED],
-        offload_src="device",
-        offload_dst="pinned_host",
-    ),
-}
+SHALLOW = 4  # layers, up to which a loop is unrolled: it would save no compile time
 
 
 def stacked(build: Callable[[nnx.Rngs], nnx.Module], depth: int, rngs: nnx.Rngs) -> nnx.Module:
@@ -80,31 +61,18 @@ def scan_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable =
     def body(carry: Carry, layer: nnx.State) -> tuple[Carry, None]:
         return apply(nnx.merge(graph, layer), carry), None
 
-    return jax.lax.scan(wrap(body), carry, layers, unroll=depth_of(blocks) <= SHALLOW)[0]
-
-
-def rematerialised(policy: str) -> RunBlocks:
-    """``scan_blocks`` under a remat policy.
-
-    Args:
-        policy: A name in ``REMAT``, or ``none``, which keeps every activation.
-
-    Raises:
-        ValueError: The policy is unknown.
-    """
-    if policy == "none":
-        return scan_blocks
-    if policy not in REMAT:
-        raise ValueError(f"remat policy {policy!r} is none of none, {', '.join(REMAT)}")
-    return functools.partial(
-        scan_blocks, wrap=functools.partial(jax.checkpoint, policy=REMAT[policy](), prevent_cse=False)
-    )
+    return jax.lax.scan(wrap(body), carry, layers, unroll=is_shallow(blocks))[0]
 
 
 def depth_of(blocks: nnx.Module) -> int:
     """The number of layers of a stack, whose parameters are stacked or separated."""
     leaf = jax.tree.leaves(nnx.state(blocks), is_leaf=_is_separated)[0]
     return len(leaf) if _is_separated(leaf) else leaf.shape[0]
+
+
+def is_shallow(blocks: nnx.Module) -> bool:
+    """Whether a loop over the blocks would not pay."""
+    return depth_of(blocks) <= SHALLOW
 
 
 def layer(blocks: nnx.Module, index: jax.Array | int) -> Block:
@@ -136,7 +104,7 @@ def all_but_last(
     def body(index: jax.Array | int, carry: Carry) -> Carry:
         return run(_layer_of(layers, index), jax.tree.map(lambda leaf: leaf[index], per_layer), carry)
 
-    if not _has_separated(blocks) and depth > SHALLOW:
+    if not _has_separated(blocks) and not is_shallow(blocks):
         return jax.lax.fori_loop(first, depth - 1, body, carry)
     for index in range(first, depth - 1):
         carry = body(index, carry)

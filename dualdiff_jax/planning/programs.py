@@ -121,6 +121,7 @@ def _train(config: RunConfig, mesh: Mesh) -> LoweredProgram:
 
     state, batch = setup.abstract_state, Batch(**{stream: examples() for stream in config.objective.streams})
     frozen = {name: leaf for name, leaf in _weights(config.model, mesh).items() if name not in setup.trainable.specs}
+    frozen = setup.trainable.separate(frozen)
     objective = Objective(
         config.objective,
         null_token_ids=np.full(length, END_TOKEN_ID, np.int32),

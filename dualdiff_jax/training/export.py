@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dualdiff_jax.arrays import Weights
+from dualdiff_jax.arrays import SeparatedWeights
 from dualdiff_jax.convert.lora_file import DIFFUSERS_FILE
 from dualdiff_jax.convert.lora_keys import lora_rules
 from dualdiff_jax.convert.lora_terms import Term, cut
@@ -16,6 +16,7 @@ from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import layers_of
 from dualdiff_jax.models.lora import layer_factors
+from dualdiff_jax.models.separated import stacked_weights
 from dualdiff_jax.sharding import replicated
 from dualdiff_jax.stored_arrays import save_arrays
 from dualdiff_jax.training.initial_weights import RAW
@@ -25,7 +26,9 @@ from dualdiff_jax.training.trainable import MASK_ROW
 from dualdiff_jax.weights import new_model_folder
 
 
-def export_model(setup: TrainSetup, folder: Path, state: TrainState, frozen: Weights, tokenizer: Tokenizer) -> Path:
+def export_model(
+    setup: TrainSetup, folder: Path, state: TrainState, frozen: SeparatedWeights, tokenizer: Tokenizer
+) -> Path:
     """Writes a model folder.
 
     Args:
@@ -44,7 +47,9 @@ def export_model(setup: TrainSetup, folder: Path, state: TrainState, frozen: Wei
     full_weights = jax.jit(setup.trainable.assemble)
     try:
         with new_model_folder(folder, setup.config.model, tokenizer) as partial:
-            save_arrays(partial / "weights", full_weights(state.ema_params, frozen))
+            weights = full_weights(state.ema_params, frozen)
+            save_arrays(partial / "weights", stacked_weights(setup.config.model, weights))
+            del weights
             raw = full_weights(state.params, frozen)
             save_arrays(partial / RAW, {name: raw[name] for name in setup.trainable.changed_leaves})
     except UserError:

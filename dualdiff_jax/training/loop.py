@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from dualdiff_jax.arrays import Weights
+from dualdiff_jax.arrays import SeparatedWeights, Weights
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.data.fingerprint import DataFingerprint, differences
 from dualdiff_jax.data.mixture import Mixture
@@ -45,7 +45,7 @@ from dualdiff_jax.training.workdir import prepare_workdir
 log = logging.getLogger(__name__)
 
 # (step, EMA weights of the whole model) -> figures for validation.jsonl, if any
-Hook = Callable[[int, Weights], Mapping[str, float] | None]
+Hook = Callable[[int, SeparatedWeights], Mapping[str, float] | None]
 
 
 def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tuple[int, Hook]] = ()) -> Path | None:
@@ -112,6 +112,7 @@ def _train(
             mask_token_id=tokenizer.mask_token_id,
             null_text_embeddings=null_text_embeddings(config, mesh, frozen, tokenizer),
         )
+        frozen = setup.trainable.separate(frozen)
         loop = _Loop(setup, objective, workdir, lock, data, int(state.step), unlogged_metrics)
         state = loop.run(state, frozen, checkpoints, interruption, stall, hooks)
         step = int(state.step)
@@ -247,7 +248,7 @@ class _Loop:
     def run(
         self,
         state: TrainState,
-        frozen: Weights,
+        frozen: SeparatedWeights,
         checkpoints: Checkpoints,
         interruption: Interruption,
         stall: StallWatchdog,
@@ -281,7 +282,7 @@ class _Loop:
         telemetry.close()
         return state
 
-    def _call(self, hooks: Sequence[tuple[int, Hook]], step: int, full_weights: Callable[[], Weights]) -> None:
+    def _call(self, hooks: Sequence[tuple[int, Hook]], step: int, full_weights: Callable[[], SeparatedWeights]) -> None:
         for every, hook in hooks:
             if step % every == 0 or step == self._config.train.steps:
                 try:

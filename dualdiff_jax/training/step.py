@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dualdiff_jax.arrays import Key, Weights, key_of
+from dualdiff_jax.arrays import Key, SeparatedWeights, Weights, key_of
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.models.stack import rematerialised
+from dualdiff_jax.models.remat import rematerialised
 from dualdiff_jax.objectives.joint import Corrupted, Objective
 from dualdiff_jax.sharding import batch_sharding, replicated, with_mesh
 from dualdiff_jax.training.optimizer import ema_decay
@@ -25,7 +25,7 @@ from dualdiff_jax.training.state import TrainState
 from dualdiff_jax.training.trainable import part_of
 
 Metrics = dict[str, jax.Array]
-Step = Callable[[TrainState, Weights, Any], tuple[TrainState, Metrics]]
+Step = Callable[[TrainState, SeparatedWeights, Any], tuple[TrainState, Metrics]]
 
 TRAINING_STREAM = 1  # apart from key(seed), which initialises the weights
 
@@ -49,7 +49,7 @@ def make_step(setup: TrainSetup, objective: Objective) -> Step:
     """
     config, trainable = setup.config, setup.trainable
 
-    def step(state: TrainState, frozen: Weights, batch: Any) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, frozen: SeparatedWeights, batch: Any) -> tuple[TrainState, Metrics]:
         autoencoder = bind(config.model, trainable.assemble(state.params, frozen)).autoencoder
         corrupted = objective.corrupt_batch(step_key(config.seed, state.step), batch, autoencoder.encode)
         gradients, metrics = _gradients(setup, objective, state.params, frozen, corrupted)
@@ -85,7 +85,7 @@ def make_step(setup: TrainSetup, objective: Objective) -> Step:
 
 
 def _gradients(
-    setup: TrainSetup, objective: Objective, params: Weights, frozen: Weights, corrupted: Corrupted
+    setup: TrainSetup, objective: Objective, params: Weights, frozen: SeparatedWeights, corrupted: Corrupted
 ) -> tuple[Weights, Metrics]:
     """Equation (3)."""
     config = setup.config

@@ -11,17 +11,19 @@ of a step, and fills the model folder at the end. Frozen leaves are kept in the 
 
 import fnmatch
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
-from dualdiff_jax.arrays import Key, Weights
+from dualdiff_jax.arrays import Key, SeparatedWeights, Weights
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs, split_trainable
-from dualdiff_jax.models.leaves import LeafSpec, is_kernel
+from dualdiff_jax.models.leaves import LeafSpec, is_kernel, network_of
 from dualdiff_jax.models.lora import factor_specs, init_factors, merged
+from dualdiff_jax.models.separated import separated_weights
 from dualdiff_jax.sharding import leaf_sharding
 
 EMBEDDING = "t5.embedding"
@@ -101,16 +103,39 @@ class Trainable:
             frozen[name] = value.astype(dtype) if specs[name].trainable else value
         return params, frozen
 
-    def assemble(self, params: Weights, frozen: Weights) -> Weights:
-        """The model's weights. Equations (1) to (3)."""
+    def separate(self, frozen: dict[str, Any]) -> SeparatedWeights:
+        """Frozen weights as steps read them: T5 layer by layer, so that no layer is copied out of a stack.
+
+        T5 stays as it is where one of its leaves is trained whole.
+
+        Args:
+            frozen: arrays or abstract ones. T5's leaves are taken out one by one.
+        """
+        if any(network_of(name) == "t5" for name in self.specs if name in self._model_specs):
+            return dict(frozen)
+        t5 = {name: frozen.pop(name) for name in list(frozen) if network_of(name) == "t5"}
+        return frozen | separated_weights(self._config.model, t5)
+
+    def assemble(self, params: Weights, frozen: SeparatedWeights) -> SeparatedWeights:
+        """The model's weights. Equations (1) to (3).
+
+        Args:
+            params: what is trained.
+            frozen: all else, stacked or ``separate``'s.
+        """
         weights = frozen | {name: value for name, value in params.items() if name in self._model_specs}
         if MASK_ROW in params:
-            embedding = frozen[EMBEDDING]
+            embedding = _whole(frozen[EMBEDDING])
             row = params[MASK_ROW].astype(embedding.dtype)
             weights[EMBEDDING] = embedding.at[mask_row(self._config.model)].set(row)
         for name in self.lora_targets:
-            weights[name] = merged(name, frozen[name], self._model_specs[name], params, self._config.lora)
+            weights[name] = merged(name, _whole(frozen[name]), self._model_specs[name], params, self._config.lora)
         return weights
+
+
+def _whole(leaf: jax.Array | tuple[jax.Array, ...]) -> jax.Array:
+    assert not isinstance(leaf, tuple)  # neither T5's embedding nor a stack of the MMDiT is separated
+    return leaf
 
 
 def _specs(config: RunConfig, model: Mapping[str, LeafSpec], lora_targets: list[str]) -> dict[str, LeafSpec]:

@@ -7,7 +7,7 @@ import pytest
 
 from dualdiff_jax.models import attention as module
 from dualdiff_jax.models.attention import attention
-from dualdiff_jax.models.stack import REMAT
+from dualdiff_jax.models.remat import REMAT
 
 
 def test_cudnn_gets_the_same_attention_to_compute(monkeypatch):

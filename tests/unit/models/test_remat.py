@@ -7,10 +7,11 @@ import pytest
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from dualdiff_jax.models import stack
+from dualdiff_jax.models import remat, stack
 from dualdiff_jax.models.attention import SAVED
-from dualdiff_jax.models.linear import Linear
-from dualdiff_jax.models.stack import REMAT, RunBlocks, rematerialised, scan_blocks, stacked
+from dualdiff_jax.models.linear import PRODUCT, Linear
+from dualdiff_jax.models.remat import REMAT, rematerialised
+from dualdiff_jax.models.stack import RunBlocks, scan_blocks, stacked
 
 WIDTH = 3
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, WIDTH)), jnp.float32)
@@ -24,8 +25,10 @@ def gradient(run: RunBlocks):
     return jax.grad(lambda weights: run(nnx.merge(GRAPH, weights), block, X).sum())
 
 
-@pytest.mark.parametrize("policy", ["full", "save_attention", "dots"])
-def test_a_policy_changes_no_gradient(policy):
+@pytest.mark.parametrize("shallow", [0, 2])
+@pytest.mark.parametrize("policy", ["none", "full", "save_attention", "dots"])
+def test_a_policy_changes_no_gradient(policy, shallow, monkeypatch):
+    monkeypatch.setattr(stack, "SHALLOW", shallow)  # of two blocks, so these run without a loop, or in none
     found, expected = gradient(rematerialised(policy))(WEIGHTS), gradient(scan_blocks)(WEIGHTS)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
@@ -37,19 +40,19 @@ def kept(policy: str) -> set[str]:
         for equation in jax.make_jaxpr(lambda x: checkpoint_name(x, "a name"))(X).eqns
         if equation.primitive.name == "name"
     )
-    return {name for name in (SAVED, stack.PRODUCT, "another") if REMAT[policy]()(name_p, name=name) is True}
+    return {name for name in (SAVED, PRODUCT, "another") if REMAT[policy]()(name_p, name=name) is True}
 
 
 def test_each_policy_keeps_what_its_name_says():
     assert kept("full") == set()
     assert kept("save_attention") == {SAVED}
-    assert kept("dots") == {SAVED, stack.PRODUCT}
+    assert kept("dots") == {SAVED, PRODUCT}
 
 
 def test_offload_moves_attention_to_the_hosts_pinned_memory_and_keeps_nothing_else(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        stack._policies, "save_and_offload_only_these_names", lambda **options: asked.append(options) or "a policy"
+        remat._policies, "save_and_offload_only_these_names", lambda **options: asked.append(options) or "a policy"
     )
     assert REMAT["offload"]() == "a policy"
     assert asked == [
@@ -60,3 +63,8 @@ def test_offload_moves_attention_to_the_hosts_pinned_memory_and_keeps_nothing_el
             "offload_dst": "pinned_host",
         }
     ]
+
+
+def test_an_unknown_policy_is_an_error():
+    with pytest.raises(ValueError, match="remat policy 'dot' is none of none, full, save_attention, dots, offload"):
+        rematerialised("dot")

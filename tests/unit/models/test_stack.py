@@ -8,7 +8,7 @@ from flax import nnx
 
 from dualdiff_jax.models import stack
 from dualdiff_jax.models.linear import Linear
-from dualdiff_jax.models.stack import SHALLOW, rematerialised, scan_blocks, stacked
+from dualdiff_jax.models.stack import SHALLOW, scan_blocks, stacked
 
 WIDTH = 3
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, WIDTH)), jnp.float32)
@@ -72,9 +72,3 @@ def test_the_carry_may_be_two_streams():
     np.testing.assert_array_equal(text, 2 * X)
     expected = X + sum(2 * X @ kernel + bias for kernel, bias in zip(blocks.kernel[...], blocks.bias[...], strict=True))
     np.testing.assert_allclose(image, expected, rtol=1e-5)
-
-
-def test_an_unknown_remat_policy_is_an_error():
-    assert rematerialised("none") is scan_blocks
-    with pytest.raises(ValueError, match="remat policy 'dot' is none of none, full, save_attention, dots, offload"):
-        rematerialised("dot")

@@ -10,8 +10,9 @@ import pytest
 
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.bundle import leaf_specs
+from dualdiff_jax.models.bundle import bind, leaf_specs
 from dualdiff_jax.models.leaves import kernel_dims
+from dualdiff_jax.models.separated import stacked_weights
 from dualdiff_jax.training import setup
 from dualdiff_jax.training.optimizer import is_decayed
 from dualdiff_jax.training.trainable import (
@@ -82,6 +83,22 @@ def test_params_and_frozen_weights_are_the_model(root, trainable):
     assert params.keys() == Trainable(config).specs.keys()
     for name, spec in Trainable(config).specs.items():
         assert (params[name].shape, params[name].dtype) == (spec.shape, spec.dtype)
+
+
+@pytest.mark.parametrize("trainable, is_apart", [(("mmdit.*", MASK_ROW), True), (("mmdit.*", "t5.norm.scale"), False)])
+def test_a_step_reads_a_t5_that_stays_as_it_is_layer_by_layer(root, trainable, is_apart):
+    config = settings(root, train={"trainable": trainable})
+    weights, params, frozen = parts(config)
+    of = Trainable(config)
+    frozen = of.separate(frozen)
+    kernel = frozen["t5.blocks.q.kernel"]
+    assert isinstance(kernel, tuple) == is_apart and not isinstance(frozen["t5.embedding"], tuple)
+    tokens = jnp.arange(6).reshape(2, 3)
+    run = jax.jit(lambda weights: bind(config.model, weights).encode_text(tokens))
+    np.testing.assert_allclose(run(of.assemble(params, frozen)), run(weights), rtol=1e-5, atol=1e-6)
+    found = stacked_weights(config.model, of.assemble(params, frozen))
+    for name, value in weights.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 def test_a_pattern_chooses_the_text_stream_alone(root):
