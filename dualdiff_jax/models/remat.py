@@ -5,12 +5,11 @@ from functools import partial
 from typing import Any
 
 import jax
-from flax import nnx
 
 from dualdiff_jax.models.attention import SAVED
 from dualdiff_jax.models.linear import PRODUCT
 from dualdiff_jax.models.norms import STATISTICS
-from dualdiff_jax.models.stack import Apply, Carry, RunBlocks, is_shallow, scan_blocks
+from dualdiff_jax.models.stack import RunBlocks, scan_blocks
 from dualdiff_jax.models.unrolled import unrolled_blocks
 
 _policies = jax.checkpoint_policies
@@ -28,22 +27,20 @@ REMAT: dict[str, Callable[[], Callable[..., Any]]] = {
 }
 
 
-def rematerialised(policy: str) -> RunBlocks:
+def rematerialised(policy: str, *, unrolled: bool = False) -> RunBlocks:
     """How training runs a stack of blocks under a remat policy.
 
     Args:
         policy: A name in ``REMAT``, or ``none``, which keeps every activation.
+        unrolled: Whether there is no loop over the blocks (``models/unrolled.py``).
 
     Raises:
         ValueError: The policy is unknown.
     """
+    run = unrolled_blocks if unrolled else scan_blocks
     if policy == "none":
-        return _run
+        return run
     if policy not in REMAT:
         raise ValueError(f"remat policy {policy!r} is none of none, {', '.join(REMAT)}")
-    # Both computations of a block stand in one program, and XLA would take them for one and keep its results.
-    return partial(_run, wrap=partial(jax.checkpoint, policy=REMAT[policy](), prevent_cse=True))
-
-
-def _run(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable = lambda body: body) -> Carry:
-    return (scan_blocks if is_shallow(blocks) else unrolled_blocks)(blocks, apply, carry, wrap)
+    # Without a loop, one program holds both computations of a block: XLA would take them for one, and keep its results.
+    return partial(run, wrap=partial(jax.checkpoint, policy=REMAT[policy](), prevent_cse=unrolled))

@@ -1,7 +1,7 @@
 """A stack of equal blocks: one set of parameters with a leading ``layers`` dim, one compiled body.
 
-Training runs deep stacks without a loop (``models/unrolled.py``), under a policy of ``models/remat.py``; all else runs
-``scan_blocks``. Inference runs the last block on its own (``all_but_last`` and ``layer``), so that it computes what
+Training runs it by ``scan_blocks`` or by ``unrolled_blocks`` (``models/unrolled.py``), under a policy of
+``models/remat.py``. Inference runs the last block on its own (``all_but_last`` and ``layer``), so that it computes what
 is asked for and no more. It may also hold every layer's parameters apart (``models/separated.py``): then no loop is
 left, and no layer's weights are copied out of a stack before they are used, as XLA does for GPUs.
 """
@@ -61,18 +61,13 @@ def scan_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable =
     def body(carry: Carry, layer: nnx.State) -> tuple[Carry, None]:
         return apply(nnx.merge(graph, layer), carry), None
 
-    return jax.lax.scan(wrap(body), carry, layers, unroll=is_shallow(blocks))[0]
+    return jax.lax.scan(wrap(body), carry, layers, unroll=depth_of(blocks) <= SHALLOW)[0]
 
 
 def depth_of(blocks: nnx.Module) -> int:
     """The number of layers of a stack, whose parameters are stacked or separated."""
     leaf = jax.tree.leaves(nnx.state(blocks), is_leaf=_is_separated)[0]
     return len(leaf) if _is_separated(leaf) else leaf.shape[0]
-
-
-def is_shallow(blocks: nnx.Module) -> bool:
-    """Whether a loop over the blocks would not pay."""
-    return depth_of(blocks) <= SHALLOW
 
 
 def layer(blocks: nnx.Module, index: jax.Array | int) -> Block:
@@ -104,7 +99,7 @@ def all_but_last(
     def body(index: jax.Array | int, carry: Carry) -> Carry:
         return run(_layer_of(layers, index), jax.tree.map(lambda leaf: leaf[index], per_layer), carry)
 
-    if not _has_separated(blocks) and not is_shallow(blocks):
+    if not _has_separated(blocks) and depth > SHALLOW:
         return jax.lax.fori_loop(first, depth - 1, body, carry)
     for index in range(first, depth - 1):
         carry = body(index, carry)

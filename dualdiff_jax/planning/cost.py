@@ -51,6 +51,14 @@ def _train(config: RunConfig) -> Flops:
     }
 
 
+def _train_encoded(config: RunConfig) -> Flops:
+    """Captions' embeddings and latents are stored; T5 reads the masked texts."""
+    _, t5 = _networks(
+        config.model, planned_source(config).height, planned_source(config).width, config.data.text_length
+    )
+    return _train(config) | {"t5": t5 if "text" in config.objective.streams else 0.0, "autoencoder": 0.0}
+
+
 def _text_to_image(config: RunConfig) -> Flops:
     sampling = config.model.sampling
     mmdit, t5 = _networks(config.model, sampling.height, sampling.width, sampling.text_length)
@@ -69,6 +77,7 @@ def _image_to_text(config: RunConfig) -> Flops:
 # Program -> the operations of one example, by part.
 EXAMPLE_FLOPS: Mapping[str, Callable[[RunConfig], Flops]] = {
     "train": _train,
+    "train_encoded": _train_encoded,
     "text_to_image": _text_to_image,
     "image_to_text": _image_to_text,
     "image_to_text_t5_8_bits": _image_to_text,

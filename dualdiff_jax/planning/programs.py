@@ -106,26 +106,33 @@ def bytes_of(tree: Any) -> int:
     return sum(int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for shape, dtype in shards)
 
 
-def _train(config: RunConfig, mesh: Mesh) -> LoweredProgram:
+def _train(config: RunConfig, mesh: Mesh, is_encoded: bool = False) -> LoweredProgram:
     check_batch(mesh, config.train.global_batch_size // config.train.microbatches, "the microbatch")
     setup, source = TrainSetup(config, mesh), planned_source(config)
     length, size = config.data.text_length, config.train.global_batch_size
     rows = batch_sharding(mesh)
 
-    def examples() -> Any:  # abstract arrays in place of the arrays of an ``Example``
-        return {
-            "image": Abstract((size, source.height, source.width, 3), jnp.float32, sharding=rows),
-            "token_ids": Abstract((size, length), jnp.int32, sharding=rows),
-            "is_answer": Abstract((size, length), jnp.bool_, sharding=rows),
-        }
+    def examples(stream: str) -> Any:  # abstract arrays in place of the arrays of an ``Example``
+        found = {"token_ids": ((length,), jnp.int32), "is_answer": ((length,), jnp.bool_)}
+        if is_encoded:
+            coder = config.model.autoencoder
+            latents = (source.height // coder.downscale, source.width // coder.downscale, coder.channels)
+            found |= {"latent_mean": (latents, jnp.bfloat16)}
+            found |= {} if coder.kind == "identity" else {"latent_log_variance": (latents, jnp.bfloat16)}
+            found |= {"text_embeddings": (text, jnp.bfloat16)} if stream == "image" else {}
+        else:
+            found |= {"image": ((source.height, source.width, 3), jnp.float32)}
+        return {name: Abstract((size, *shape), dtype, sharding=rows) for name, (shape, dtype) in found.items()}
 
-    state, batch = setup.abstract_state, Batch(**{stream: examples() for stream in config.objective.streams})
+    text = (length, config.model.t5.width)
+    state, batch = setup.abstract_state, Batch(**{stream: examples(stream) for stream in config.objective.streams})
     frozen = {name: leaf for name, leaf in _weights(config.model, mesh).items() if name not in setup.trainable.specs}
     frozen = setup.trainable.separate(frozen)
     objective = Objective(
         config.objective,
         null_token_ids=np.full(length, END_TOKEN_ID, np.int32),
         mask_token_id=config.model.mmdit.vocab_size - 1,
+        null_text_embeddings=np.zeros(text, jnp.bfloat16) if is_encoded else None,
     )
     step = make_step(setup, objective)
     arguments = {
@@ -225,6 +232,7 @@ def _image_to_text(config: RunConfig, mesh: Mesh, t5_bits: int | None = None) ->
 # The programs that can be planned, by the names of ``--of``. Each is lowered with the mesh in force.
 PROGRAMS: Mapping[str, Callable[[RunConfig, Mesh], LoweredProgram]] = {
     "train": _train,
+    "train_encoded": partial(_train, is_encoded=True),  # from stored latents and captions' embeddings
     "text_to_image": _text_to_image,
     "image_to_text": _image_to_text,
     "image_to_text_t5_8_bits": partial(_image_to_text, t5_bits=8),

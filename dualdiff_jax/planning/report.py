@@ -54,6 +54,7 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
     printed = None if text is None else parse(text, compiled.passes)
     node_of = nodes_of(list(compiled.mesh.devices.flat))
     sent = {} if printed is None else collectives(printed, node_of)
+    is_training = program.startswith("train")
     moved = memory["arguments"] + memory["results"] + 2 * memory["temporaries"]
     return {
         "topology": topology,
@@ -64,8 +65,8 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
         "of": program,
         "batch": compiled.examples,
         "batch_per_device": compiled.examples / count,
-        "microbatches": config.train.microbatches if program == "train" else 1,
-        "remat": config.train.remat if program == "train" else "none",
+        "microbatches": config.train.microbatches if is_training else 1,
+        "remat": config.train.remat if is_training else "none",
         "memory": memory,
         "largest_batch_at_least": _largest(compiled.examples, memory, compiled.batch_parts),
         "flops": flops | {"total": sum(flops.values())},

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights, key_of
 from dualdiff_jax.config import RunConfig
+from dualdiff_jax.models.unrolled import unroll_pays
 from dualdiff_jax.sharding import replicated
 from dualdiff_jax.training.initial_weights import initial_weights
 from dualdiff_jax.training.optimizer import learning_rate, make_optimizer
@@ -25,6 +26,7 @@ class TrainSetup:
         mesh: all devices.
         trainable: what is trained of the model.
         optimizer: over ``trainable.specs``.
+        unrolled: whether the MMDiT's blocks run without a loop.
         schedule: update -> learning rate.
 
     Raises:
@@ -36,6 +38,9 @@ class TrainSetup:
         self.trainable = Trainable(config)
         self.optimizer: optax.GradientTransformation = make_optimizer(
             config.optimizer, config.train.steps, self.trainable.specs
+        )
+        self.unrolled = config.train.blocks == "unrolled" or (
+            config.train.blocks == "auto" and unroll_pays(mesh.devices.flat[0])
         )
         self.schedule = learning_rate(config.optimizer, config.train.steps)
 

@@ -89,10 +89,11 @@ def _gradients(
 ) -> tuple[Weights, Metrics]:
     """Equation (3)."""
     config = setup.config
+    run_blocks = rematerialised(config.train.remat, unrolled=setup.unrolled)
 
     def loss(params: Weights, part: Corrupted) -> tuple[jax.Array, Metrics]:
         weights = setup.trainable.assemble(params, frozen)
-        return objective.loss(bind(config.model, weights, rematerialised(config.train.remat)), part)
+        return objective.loss(bind(config.model, weights, run_blocks), part)
 
     gradient = jax.grad(loss, has_aux=True)
     parts = config.train.microbatches

@@ -50,6 +50,8 @@ CASES: dict[str, Case] = {
         for policy in ("full", "dots", "save_attention", "offload")
     },
     "blocks in a loop": (1, {}, {"loop": True}),
+    "blocks unrolled": (1, {}, {"train": {"blocks": "unrolled"}}),
+    "blocks unrolled, fsdp, remat dots": (MANY, {}, {"train": {"blocks": "unrolled", "remat": "dots"}}),
     "blocks in a loop, fsdp, remat dots": (MANY, {}, {"loop": True, "train": {"remat": "dots"}}),
 }
 

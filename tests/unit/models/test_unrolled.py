@@ -1,6 +1,7 @@
 """Laws of blocks that run without a loop: values and gradients of the loop, and what the program has in it."""
 
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from flax import nnx
 from dualdiff_jax.models.linear import Linear
 from dualdiff_jax.models.remat import rematerialised
 from dualdiff_jax.models.stack import SHALLOW, scan_blocks, stacked
-from dualdiff_jax.models.unrolled import unrolled_blocks
+from dualdiff_jax.models.unrolled import unroll_pays, unrolled_blocks
 
 WIDTH, DEPTH = 3, SHALLOW + 2
 X = jnp.asarray(np.random.default_rng(0).standard_normal((2, WIDTH)), jnp.float32)
@@ -44,12 +45,28 @@ def test_gradients_through_a_function_of_the_weights_are_those_of_the_loop(polic
             lambda factor: sum(total(run, jax.tree.map(lambda w: factor * w, WEIGHTS), x) for x in (X, 2 * X))
         )
 
-    np.testing.assert_allclose(found(rematerialised(policy))(0.7), found(scan_blocks)(0.7), rtol=1e-5)
+    run = rematerialised(policy, unrolled=True)
+    np.testing.assert_allclose(found(run)(0.7), found(scan_blocks)(0.7), rtol=1e-5)
 
 
 def test_no_loop_is_left_and_no_gradient_is_as_large_as_the_stack_until_all_are_put_together():
-    gradient = jax.grad(lambda weights: total(rematerialised("full"), weights))
+    gradient = jax.grad(lambda weights: total(rematerialised("full", unrolled=True), weights))
     text = jax.jit(gradient).lower(WEIGHTS).as_text()
     assert "stablehlo.while" not in text
     stack_sums = re.findall(rf"stablehlo\.add.*tensor<{DEPTH}x{WIDTH}x{WIDTH}xf32>", text)
     assert not stack_sums and len(re.findall(rf"concatenate.*-> tensor<{DEPTH}x{WIDTH}x{WIDTH}xf32>", text)) == 1
+
+
+@pytest.mark.parametrize(
+    "platform, kind, pays",
+    [
+        ("gpu", "NVIDIA H100 80GB HBM3", True),
+        ("cuda", "a new card", True),
+        ("tpu", "TPU v5p", True),
+        ("tpu", "TPU v5 lite", False),
+        ("tpu", "TPU v9", False),
+        ("cpu", "cpu", False),
+    ],
+)
+def test_auto_goes_by_what_plans_read(platform, kind, pays):
+    assert unroll_pays(types.SimpleNamespace(platform=platform, device_kind=kind)) == pays

@@ -37,6 +37,12 @@ def test_the_published_model_at_512_pixels():
     assert flops["autoencoder"] == pytest.approx(2 * 1.118, rel=1e-3)
 
 
+def test_stored_latents_and_captions_leave_t5_the_masked_texts():
+    whole, encoded = (program_flops(CONFIG, name, 2) for name in ("train", "train_encoded"))
+    changed = {part: value / whole[part] for part, value in encoded.items() if value != whole[part]}
+    assert changed == {"t5": 0.5, "autoencoder": 0.0}
+
+
 @pytest.mark.parametrize("policy, share", [("none", 0), ("dots", 0), ("full", 1)])
 def test_rematerialisation_counts_the_forward_pass_again(policy, share):
     config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, remat=policy))
@@ -45,7 +51,9 @@ def test_rematerialisation_counts_the_forward_pass_again(policy, share):
 
 
 def test_an_unknown_program_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="'text_to_video' is none of train, text_to_image, image_to_text"):
+    with pytest.raises(
+        ValueError, match="'text_to_video' is none of train, train_encoded, text_to_image, image_to_text"
+    ):
         program_flops(CONFIG, "text_to_video", 1)
 
 
