@@ -1,12 +1,14 @@
-"""This implementation next to the same model in eager PyTorch, on one CPU, in one run.
+"""This implementation next to the same model in PyTorch, eager and compiled, on one CPU, in one run.
 
-    python -m benchmarks.cpu [--output=benchmarks/results/cpu.json] [--sizes=demo,small] [--threads=N] [--allow_busy]
+    python -m benchmarks.cpu [--output=benchmarks/results/cpu.json] [--sizes=demo,small] [--peers=eager,compiled]
+        [--threads=N] [--allow_busy]
 
 Training step, text to image and image to text, with the same random fp32 weights and the same number of threads
 on both sides. Before anything is timed, both must give the same velocity, logits, loss and gradient. Samples
-alternate, and the ratio torch/jax is taken pair by pair. It takes about five minutes on two cores that are otherwise
-idle. Samples during which other processes worked are discarded: eager torch waits for all its threads after each
-operation, so another process slows it far more than us. ``--allow_busy`` keeps them, which the record shows; then only
+alternate, and the ratio torch/jax is taken pair by pair. PyTorch runs eagerly, then with its blocks compiled
+(``torch.compile``, which needs a C++ compiler). It takes about ten minutes on two cores that are otherwise idle.
+Samples during which other processes worked are discarded: torch waits for all its threads after each operation, so
+another process slows it far more than us. ``--allow_busy`` keeps them, which the record shows; then only
 ``--threads=1`` and the ratio of processor time mean anything. Torch and diffusers: requirements-test.txt.
 """
 
@@ -17,7 +19,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the compiler's own chatter
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,6 +59,7 @@ def small_size() -> Size:
     return Size(resolve(config), train_image=(32, 32), sample_batches=(1, 2), budget_s=12.0)
 
 
+PEERS = ("eager", "compiled")
 SIZES = {"demo": demo_size, "small": small_size}
 Sides = tuple[record.Side, record.Side]
 
@@ -88,8 +91,8 @@ def _nothing(_: Any) -> None:
     """Drops a result: on the CPU, it is computed when the call returns."""
 
 
-def measure(name: str, *, allow_busy: bool) -> Iterator[dict[str, Any]]:
-    """Yields the differences of both sides, then each figure."""
+def measure(name: str, peers: Sequence[str], *, allow_busy: bool) -> Iterator[dict[str, Any]]:
+    """Yields the differences of both sides, then each figure, beside each of ``peers``."""
     from benchmarks import torch_peer
 
     size = SIZES[name]()
@@ -104,21 +107,28 @@ def measure(name: str, *, allow_busy: bool) -> Iterator[dict[str, Any]]:
     if beyond := agreement.beyond_bound(found):
         sys.exit(f"error: the two sides differ: {', '.join(beyond)}; the bound is {agreement.BOUND:.0e}")
     yield {"size": name, "differences": found}
-    for figure, count, (ours, theirs) in figures(size, pipeline, peer):
-        measured = record.interleave(ours, theirs, budget_s=size.budget_s, allow_busy=allow_busy)
-        yield {"size": name, "figure": figure, "batch": count} | measured
+    for mode in peers:
+        if mode == "compiled":
+            peer.compile("inductor")
+        for figure, count, (ours, theirs) in figures(size, pipeline, peer):
+            measured = record.interleave(ours, theirs, budget_s=size.budget_s, allow_busy=allow_busy)
+            yield {"size": name, "figure": figure, "peer": mode, "batch": count} | measured
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="benchmarks/results/cpu.json", help="JSON file to write")
     parser.add_argument("--sizes", default=",".join(SIZES), help="which models, comma-separated")
+    parser.add_argument("--peers", default=",".join(PEERS), help="how PyTorch runs, comma-separated")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="cores for both sides")
     parser.add_argument("--allow_busy", action="store_true", help="keep samples taken while other processes worked")
     options = parser.parse_args()
     sizes = options.sizes.split(",")
     if unknown := [name for name in sizes if name not in SIZES]:
         parser.error(f"--sizes: {', '.join(unknown)} is unknown; give some of {', '.join(SIZES)}")
+    peers = sorted(options.peers.split(","), key=lambda peer: peer != "eager")  # what is compiled stays compiled
+    if unknown := [peer for peer in peers if peer not in PEERS]:
+        parser.error(f"--peers: {', '.join(unknown)} is unknown; give some of {', '.join(PEERS)}")
     available = sorted(os.sched_getaffinity(0))
     if not 1 <= options.threads <= len(available):
         parser.error(f"--threads={options.threads}: give 1 to {len(available)}")
@@ -132,7 +142,7 @@ def main() -> None:
     result = record.circumstances(options.threads, PACKAGES) | {"agreement": {}, "figures": []}
     try:
         for name in sizes:
-            for found in measure(name, allow_busy=options.allow_busy):
+            for found in measure(name, peers, allow_busy=options.allow_busy):
                 _add(result, found)
     except record.BusyMachineError as error:
         sys.exit(f"error: {error}; stop that work and try again, or keep such samples with --allow_busy")

@@ -167,7 +167,7 @@ def write(record: dict[str, Any], file: str | Path) -> None:
 
 def table(figures: Sequence[dict[str, Any]]) -> str:
     """One line a figure: medians in milliseconds, the ratio with its range, the ratio of processor time, compiling."""
-    head = ("size", "figure", "batch", "jax ms", "torch ms", "torch/jax", "range", "CPU time", "compile s")
+    head = ("size", "figure", "peer", "batch", "jax ms", "torch ms", "torch/jax", "range", "CPU time", "compile s")
     rows = [head]
     for figure in figures:
         ratio = figure["torch_over_jax"]
@@ -175,6 +175,7 @@ def table(figures: Sequence[dict[str, Any]]) -> str:
             (
                 figure["size"],
                 figure["figure"],
+                figure.get("peer", ""),
                 str(figure["batch"]),
                 f"{1e3 * figure['jax']['median_s']:.1f}",
                 f"{1e3 * figure['torch']['median_s']:.1f}",
