@@ -25,7 +25,9 @@ def test_gelu_and_its_gradient_are_those_of_float64_to_the_rounding_of_the_dtype
     x = jnp.asarray(X, dtype)
     value, slope = gelu_and_slope(np.float64(x))
     np.testing.assert_allclose(np.float64(gelu(x)), value, rtol=tolerance, atol=1e-6)
-    np.testing.assert_allclose(np.float64(jax.vmap(jax.grad(gelu))(x)), slope, rtol=tolerance, atol=1e-6)
+    gradient = jax.vmap(jax.grad(gelu))(x)
+    np.testing.assert_allclose(np.float64(gradient), slope, rtol=tolerance, atol=1e-6)
+    assert gradient.dtype == x.dtype
 
 
 def test_the_gradient_of_gelu_keeps_no_array_but_its_argument():

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualdiff_jax.models import paired_attention
 from dualdiff_jax.models.attention import attention, choose_kernel, joined, splash_blocks
+from dualdiff_jax.models.head_pairs import LANES
+from dualdiff_jax.models.joint_kernel import FAST_MEMORY
 
 
 def draw(seed: int, *shape: int) -> jnp.ndarray:
@@ -146,9 +149,23 @@ def test_heads_side_by_side_are_the_same_attention(kernel, heads, head_dim, quer
     np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def test_only_pairs_of_heads_that_fill_a_register_go_to_the_paired_kernel(monkeypatch):
-    from dualdiff_jax.models import paired_attention
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_equal_values_come_out_of_heads_side_by_side_however_large_the_scores(kernel):
+    """Scores of hundreds, whose exponentials fp32 does not hold."""
+    q, k = (draw(seed, 2, 7, LANES) for seed in range(2))
+    same = jnp.broadcast_to(draw(2, 2, 1, LANES), q.shape)
+    found = attention(q, k, same, scale=100.0, kernel=kernel, heads=2)
+    np.testing.assert_allclose(found.reshape(same.shape), same, rtol=1e-6)
 
+
+def test_the_paired_kernel_takes_as_many_keys_as_fast_memory_holds():
+    """Of each key its bf16 numbers and its value's twice, since the next ones are fetched meanwhile; of each score one
+    in fp32 and its weight in bf16."""
+    most = FAST_MEMORY // (2 * 2 * 2 * LANES + (4 + 2) * paired_attention.BLOCK_Q)
+    assert paired_attention.fits(2, 64, most) and not paired_attention.fits(2, 64, most + 1)
+
+
+def test_only_pairs_of_heads_that_fill_a_register_go_to_the_paired_kernel(monkeypatch):
     taken, run = [], paired_attention.paired_attention
     monkeypatch.setattr(
         paired_attention, "paired_attention", lambda *args, **options: taken.append(1) or run(*args, **options)

@@ -36,6 +36,15 @@ def test_the_product_is_that_with_the_rounded_kernel(shape, contracted):
     assert kernel.product(x.astype(jnp.bfloat16), contracted).dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_product_is_one_of_arrays_in_the_inputs_dtype(dtype):
+    """A CPU's numbers are the same where the kernel stays int8, so the program tells."""
+    kernel = in_8_bits(jnp.ones((5, 3)), 1)
+    program = jax.make_jaxpr(lambda x: kernel.product(x, 1))(jnp.ones((2, 5), dtype))
+    [product] = [equation for equation in program.eqns if equation.primitive.name == "dot_general"]
+    assert [str(operand.aval.dtype) for operand in product.invars] == [dtype, dtype]
+
+
 def test_an_output_of_zeros_stays_zero():
     found = in_8_bits(jnp.zeros((3, 2)), 1)
     np.testing.assert_array_equal(found.product(jnp.ones((1, 3)), 1), jnp.zeros((1, 2)))
