@@ -1,5 +1,8 @@
 """Updates of the optimizers beside those of optax on their own."""
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.config.run import OptimizerConfig
 from dualdiff_jax.models.leaves import LeafSpec
-from dualdiff_jax.training.optimizer import make_optimizer
+from dualdiff_jax.training.optimizer import learning_rate, make_optimizer
 
 RATE, DECAY = 0.01, 0.3
 SPECS = {
@@ -37,22 +40,33 @@ def test_adafactor_is_optaxs_with_a_decay_that_the_rate_scales(decayed):
         params = optax.apply_updates(params, update)
 
 
-def test_muon_is_optaxs_with_q_k_and_v_as_matrices_of_their_own():
-    """Momentum is ``beta1``. Of a joint kernel, each part is updated as if it were a kernel alone."""
+@pytest.mark.parametrize("layers", [(), (2,)])
+def test_muon_is_optaxs_with_layers_and_q_k_and_v_as_matrices_of_their_own(layers):
+    """Momentum is ``beta1``. Each part of a joint kernel, in each layer, is updated as if it were a kernel alone."""
     given = dict(name="muon", learning_rate=RATE, weight_decay=0.0, warmup_steps=0, schedule="constant")
     config = resolve(given | {"clip_norm": 0.0, "beta1": 0.6}, OptimizerConfig)
-    shape, axes = (6, 3, 2, 2), ("width", "projection", "heads", "head_dim")
+    shape = (*layers, 6, 3, 2, 2)
+    axes = (*["layers"] * len(layers), "width", "projection", "heads", "head_dim")
     ours = make_optimizer(config, 10, {"mmdit.qkv.kernel": LeafSpec(shape, jnp.dtype("float32"), axes, False)})
     theirs = optax.contrib.muon(RATE, beta=0.6)
     gradients = jax.random.normal(jax.random.key(0), (3, *shape))
     params = jnp.zeros(shape)
     state = ours.init({"mmdit.qkv.kernel": params})
-    others = [theirs.init(params[:, part].reshape(6, 4)) for part in range(3)]
+
+    def matrices(kernel: jax.Array) -> list[jax.Array]:
+        return [matrix for layer in kernel.reshape(-1, 6, 3, 4) for matrix in layer.swapaxes(0, 1)]
+
+    others = [theirs.init(matrix) for matrix in matrices(params)]
     for gradient in gradients:
         update, state = ours.update({"mmdit.qkv.kernel": gradient}, state, {"mmdit.qkv.kernel": params})
-        for part in range(3):
-            matrix = gradient[:, part].reshape(6, 4)
-            expected, others[part] = theirs.update(matrix, others[part], params[:, part].reshape(6, 4))
-            np.testing.assert_allclose(
-                update["mmdit.qkv.kernel"][:, part].reshape(6, 4), expected, rtol=1e-4, atol=1e-6
-            )
+        found, given = matrices(update["mmdit.qkv.kernel"]), zip(matrices(gradient), matrices(params), strict=True)
+        for number, (matrix, old) in enumerate(given):
+            expected, others[number] = theirs.update(matrix, others[number], old)
+            np.testing.assert_allclose(found[number], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_optimizer_or_a_schedule_that_is_unknown_is_an_error():
+    with pytest.raises(ValueError, match=r"optimizer is 'sgd'; give one of \['adamw', 'adafactor', 'lion', 'muon'\]"):
+        make_optimizer(cast(Any, SimpleNamespace(name="sgd")), 10, SPECS)
+    with pytest.raises(ValueError, match=r"schedule is 'linear'; give one of \['constant', 'cosine'\]"):
+        learning_rate(cast(Any, SimpleNamespace(schedule="linear")), 10)
