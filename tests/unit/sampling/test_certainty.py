@@ -196,6 +196,18 @@ def test_an_entropy_bound_reveals_as_many_as_it_allows(bound):
     assert [set(np.flatnonzero(revealed_in == k)) for k in range(revealed_in.max() + 1)] == expected
 
 
+def test_an_entropy_bound_may_be_met_exactly():
+    """Positions without entropy and the surest other one: without its largest term the sum of theirs is 0."""
+    is_certain = jnp.arange(len(PEAKS)) % 2 == 0
+
+    def certain(token_ids: jax.Array) -> jax.Array:
+        return jnp.where(is_certain[:, None], HUGE * jnp.eye(VOCABULARY)[0], peaked(token_ids))
+
+    [revealed_in] = sample(masks(1), certain, order="entropy_bound", entropy_bound=0.0).revealed_in
+    surest = np.where(is_certain, 0.0, PEAKS).argmax()
+    np.testing.assert_array_equal(revealed_in == 0, is_certain | (np.arange(len(PEAKS)) == surest))
+
+
 @pytest.mark.parametrize("order", [{"steps": 6}, {"order": "threshold", "threshold": 0.6}])
 def test_a_block_is_complete_before_the_next_begins(order):
     given = masks(2, 8)

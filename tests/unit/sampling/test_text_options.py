@@ -2,6 +2,7 @@
 
 import pytest
 
+from dualdiff_jax.config.fields import MOST_TOKENS
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.sampling.text_options import FIELDS, OWN_OPTIONS, TextOptions
 from dualdiff_jax.sampling.text_samplers import TEXT_SAMPLERS
@@ -52,6 +53,7 @@ def test_an_option_that_an_order_does_not_know_is_named_with_those_that_do(order
         ({"top_p": 0.0}, "top_p: 0.0 is below"),
         ({"repetition_penalty": 0.5}, "repetition_penalty: 0.5 is below 1.0"),
         ({"block_length": 0}, "block_length: 0 is below 1"),
+        ({"block_length": MOST_TOKENS + 1}, f"block_length: {MOST_TOKENS + 1} is above {MOST_TOKENS}"),
         ({"remask": 2.0}, "remask: 2.0 is above 1.0"),
         (
             {"temperature": 0.0, "top_p": 0.5},
