@@ -80,6 +80,14 @@ def test_what_was_saved_comes_back_on_its_shardings(written, config, tokenizer):
         assert value.dtype == expected[name].dtype and value.sharding == shardings[name], name
 
 
+def test_a_place_that_can_hold_no_arrays_is_refused_before_anything_is_written(config, tokenizer):
+    with (
+        pytest.raises(UserError, match="s3://bucket/model: Orbax writes and reads arrays on disks and in gs://"),
+        new_model_folder("s3://bucket/model", config, tokenizer),
+    ):
+        pytest.fail("a folder was made")
+
+
 def test_the_description_is_format_version_networks_and_config(written, config):
     description = json.loads((written / "model.json").read_text(encoding="utf-8"))
     assert description["format"] == "dualdiff_jax model" and description["version"] == 1

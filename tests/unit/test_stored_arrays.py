@@ -13,6 +13,7 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.convert.leaf_writer import LeafWriter
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.leaves import LeafSpec
+from dualdiff_jax.runtime.checksums import fault
 from dualdiff_jax.stored_arrays import read_leaves, restore, save_arrays, stored_leaves
 from tests.flipped_bits import flipped_bits
 
@@ -78,6 +79,10 @@ def test_a_change_is_found_in_whatever_dtype_the_array_is_read(tmp_path, dtype):
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"weights: cannot be read \(kernel was changed since it was written\); copy"):
         read_leaves(folder, stored_leaves(folder)) if dtype is None else read(folder, dtype)
+
+
+def test_a_fault_with_half_a_character_can_be_shown():
+    assert fault(ValueError('no "\ud83d" in zarr.json')) == 'no "?" in zarr.json'
 
 
 @pytest.mark.parametrize("use_ocdbt", [True, False])

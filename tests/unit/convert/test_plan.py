@@ -13,7 +13,7 @@ from dualdiff_jax.convert.plan import SHOWN, Plan, format_rules, refuse_faults
 from dualdiff_jax.convert.rule import Entry
 from dualdiff_jax.convert.state_dict import ArrayTensors
 from dualdiff_jax.convert.torch_checkpoint import Component
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import QUOTED, UserError, quoted
 from tests.unit.tiny import CONFIG
 
 SD3 = {one.name: one for one in FORMATS if one.network == "mmdit" and one is not MMDIT}
@@ -113,6 +113,14 @@ def test_faults_are_counted_and_a_near_name_is_offered():
     assert "have 3 faults" in message
     assert "text_proj_out.bais: found an unknown name; expected text_proj_out.bias?" in message
     assert "something.else: found an unknown name, which is expected nowhere" in message
+
+
+@pytest.mark.parametrize("key", ["x" * QUOTED, "x" * (QUOTED + 1), "two\nlines"])
+def test_an_unknown_name_is_shown_as_it_is_unless_it_is_long_or_has_several_lines(key):
+    shown = key if key == "x" * QUOTED else quoted(key)
+    with pytest.raises(UserError) as error:
+        plan(MMDIT, random_tensors(MMDIT) | {key: np.zeros(3, np.float32)})
+    assert f": {shown}: found an unknown name, which is expected nowhere" in str(error.value)
 
 
 def test_each_key_with_non_finite_numbers_is_logged(caplog):

@@ -13,7 +13,7 @@ import pytest
 from dualdiff_jax.config import SourceConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data import fingerprint as module
-from dualdiff_jax.data.fingerprint import WHOLE, differences, file_digest, source_fingerprint
+from dualdiff_jax.data.fingerprint import WHOLE, blocks_of, differences, file_digest, source_fingerprint
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.mixture import Mixture
 from dualdiff_jax.data.records import index
@@ -124,6 +124,13 @@ def test_a_large_file_is_read_in_blocks_and_a_list_as_a_whole(tmp_path, monkeypa
     assert file_digest(file, 0, cache) == size_alone
     file.write_bytes(content + b"1")
     assert file_digest(file, 0, cache) != size_alone
+
+
+@pytest.mark.parametrize("kind, count", [("array_record", 1), ("tar", 2), ("parquet", 2)])
+def test_the_files_of_a_source_share_the_blocks_of_stored_fingerprints(tmp_path, kind, count):
+    """Runs keep their fingerprint, so another number would tell them that their data have changed."""
+    files = fingerprint(tmp_path, write(tmp_path, kind))["photos"]["files"]
+    assert [blocks_of(digest) for digest in files.values()] == [1024 // count] * count
 
 
 def test_the_digest_of_a_large_list_is_kept_until_the_list_changes(tmp_path, monkeypatch):
