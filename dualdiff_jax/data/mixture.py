@@ -29,7 +29,7 @@ from dualdiff_jax.data.examples import ExampleMaker
 from dualdiff_jax.data.fingerprint import DataFingerprint, source_fingerprint
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.images import normalize
-from dualdiff_jax.data.reader_watchdog import ReadingNotes, end_with_parent, with_watchdog
+from dualdiff_jax.data.reader_watchdog import ReadingNotes, with_watchdog
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.manifest import LATENTS_AND_TEXT
 from dualdiff_jax.data.records.record import Source
@@ -140,7 +140,7 @@ class Mixture:
             if not flags.FLAGS.is_parsed():  # Grain's worker processes want to read them
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=self._config.workers)
-            steps = steps.mp_prefetch(options, worker_init_fn=end_with_parent)
+            steps = steps.mp_prefetch(options)  # runtime/readers.py ends the processes with the run
         for rows in with_watchdog(iter(steps), self._notes, self._config.patience):
             yield self._count(rows)
 

@@ -1,10 +1,9 @@
-"""Ends a run whose data readers die or hang, and names the records that they were reading; ends readers with the run.
+"""Ends a run whose data readers die or hang, and names the records that they were reading.
 
 Each thread of each reading process keeps one small file with the record that it is reading.
 """
 
 import io
-import multiprocessing
 import os
 import queue
 import tempfile
@@ -22,28 +21,6 @@ T = TypeVar("T")
 
 WIDTH = 512  # bytes of a note
 POLL = 0.5  # seconds between two checks of whether the consumer has stopped
-
-
-def end_with_parent(index: int = 0, count: int = 1) -> None:
-    """Lets this worker process end within a second of its parent, also when the parent is killed.
-
-    Args:
-        index: of the worker; Grain passes it.
-        count: of the workers; Grain passes it.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    started_by = os.getppid()
-
-    def watch() -> None:
-        # A process that the parent forked may keep the parent's pipe open; a fork server outlives the parent.
-        while parent.is_alive() and os.getppid() == started_by:
-            parent.join(POLL)
-        os._exit(1)  # the reading threads may be blocked
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
 class ReadingNotes:
