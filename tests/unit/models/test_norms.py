@@ -70,7 +70,7 @@ def test_group_norm_by_its_equation(size):
 
 @pytest.mark.parametrize("size", [1, 5, 20])
 def test_group_norm_loses_no_digits_where_the_mean_is_a_thousand_deviations_from_zero(size):
-    """Those that fp32 has of the mean. A mean of squares less the square of the mean would leave one of the variance."""
+    """Those that fp32 has of the mean. A mean of squares less the squared mean would leave one of the variance."""
     x = np.float32(1000.0 + draw(0, 2, size, size, 8))
     found = GroupNorm(8, groups=2)(jnp.asarray(x))
     expected = normalised(np.float64(x).reshape(2, size, size, 2, 4), (1, 2, 4)).reshape(x.shape)
