@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 POLICIES = ("none", "dots", "save_attention", "full")  # from the fastest to the one that needs least memory
 CONFIRMATIONS = 4  # plans that a search compiles after the first two, at most
+UNEVEN = 0.97  # a larger batch may need less memory than a smaller one, by a few percent
 Report = dict[str, Any]
 
 
@@ -116,8 +117,8 @@ def _largest_that_fits(config: RunConfig, topology: str, policy: str, parts: int
 def _guess(totals: dict[int, int], available: int) -> int:
     """The batch to try next, or one of ``totals`` if the largest that fits is known.
 
-    It lies on the line through the largest batch that fits and the smallest that does not, and between the two. If all
-    batches so far fit, it lies on the line through the two largest.
+    It lies on the line through the largest batch that fits and the smallest that does not, and between the two; a
+    little lower, where two did not fit. If all batches so far fit, it lies on the line through the two largest.
 
     Args:
         totals: batch -> bytes of one device.
@@ -129,7 +130,8 @@ def _guess(totals: dict[int, int], available: int) -> int:
     low, others = fitting[-1], [n for n in totals if n not in fitting]
     other = min(others) if others else fitting[-2]
     slope = (totals[other] - totals[low]) / (other - low)
-    guess = low + int((available - totals[low]) / slope) if slope > 0 else 2 * low
+    step = (available - totals[low]) / slope if slope > 0 else low
+    guess = low + int(step * (UNEVEN if len(others) > 1 else 1.0))
     guess = max(guess, low + 1)
     return min(guess, max(other - 1, low)) if others else guess
 

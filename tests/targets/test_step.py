@@ -26,7 +26,7 @@ def large(arrays: list[Result]) -> list[Result]:
 
 
 def test_on_gpus_attention_is_cudnns_fused_one_forward_and_backward():
-    calls = [result.line for result in found(GPU, "custom-call")]
+    calls = [result.line for result in found(GPU, "custom-call") if "t5" not in result.line]  # T5's takes a bias
     targets = {name for call in calls for name in re.findall(r'custom_call_target="__cudnn\$(\w+)"', call)}
     assert targets == {"fmhaSoftmax", "fmhaSoftmaxBackward"}
     forward, backward = (len([call for call in calls if f'"__cudnn${name}"' in call]) for name in sorted(targets))
@@ -109,8 +109,11 @@ def test_the_state_is_updated_in_place(target):
 
 @pytest.mark.parametrize("target", [("h100:8", 16), ("v5e:4x4", 16)], ids=lambda target: target[0])
 def test_offloaded_attention_lies_in_the_hosts_memory(target):
-    """S(5) in a layout is the host's memory. On TPUs each stream has an array of its own."""
+    """S(5) in a layout is the host's memory. On GPUs each block has its own array, on TPUs each stream a stack."""
     arrays = results(*target, remat="offload", width=256)
-    offloaded = {array.shape for array in arrays if "S(5)" in array.layout}
-    lengths = {length for shape in offloaded if shape[0] == DEPTH for length in (256, 1024, 1280) if length in shape}
+    offloaded = [array.shape for array in arrays if "S(5)" in array.layout]
+    is_stacked = target[0] != "h100:8"
+    shapes = {shape for shape in offloaded if shape[0] == DEPTH or not is_stacked}
+    lengths = {length for shape in shapes for length in (256, 1024, 1280) if length in shape}
     assert lengths in ({1280}, {1024, 256}), offloaded
+    assert is_stacked or sum(len(shape) == 4 for shape in offloaded) >= DEPTH

@@ -37,13 +37,15 @@ def test_every_program_is_compiled_and_its_memory_adds_up(here, config, program)
     named = {name: size for name, size in memory.items() if name in NAMED}
     assert memory["total"] == memory["arguments"] + memory["results"] + memory["temporaries"]
     used = sum(named.values()) - unused_bytes(config, program)
-    assert used == pytest.approx(memory["arguments"], rel=0.02)
+    assert 0.98 * (memory["arguments"] - constant_bytes(config, program)) <= used <= 1.02 * memory["arguments"]
     assert memory["fits"] and found["largest_batch_at_least"] > found["batch"]
     assert found["collectives"] == {}
     assert found["flops"]["total"] == pytest.approx(sum(v for k, v in found["flops"].items() if k != "total"))
     compiled = found["as_compiled"]
     share = compiled["operations"] / found["flops"]["total"]
-    assert (0.9 if program == "train" else 0.65) < share < 1.1  # samplers leave out what only the other output needs
+    assert (
+        (0.9 if program.startswith("train") else 0.65) < share < 1.1
+    )  # samplers leave out what only the other output needs
     assert compiled["bytes"] > 0
     assert sum(kind["kernels"] for kind in compiled["kinds"].values()) == compiled["kernels"] > 0
     assert 0 < compiled["mfu"] < 1
@@ -53,9 +55,14 @@ def test_every_program_is_compiled_and_its_memory_adds_up(here, config, program)
     assert f"MFU at most {100 * compiled['mfu']:.1f} %" in page and compiled["places"][0]["place"] in page
 
 
+def constant_bytes(config, program: str) -> int:
+    """Those of the empty caption's embeddings, a constant of the program that some versions of JAX make an argument."""
+    return 2 * config.data.text_length * config.model.t5.width if program == "train_encoded" else 0
+
+
 def unused_bytes(config, program: str) -> int:
     """Bytes of the weights that a sampler leaves out: a head, and what the last block computes for it alone."""
-    if program == "train":
+    if program.startswith("train"):
         return 0
     stream, head = ("text", "text_out") if program == "text_to_image" else ("image", "image_")
     after_attention = [f"mmdit.blocks.{stream}.{part}." for part in ("attention_out", "mlp_in", "mlp_out")]
@@ -73,7 +80,7 @@ NAMED = ("parameters", "averages", "optimizer", "frozen", "batch")
 
 
 def test_an_unknown_program_is_refused_with_the_choices(here, config):
-    with pytest.raises(ValueError, match="'text_to_video' is none of train, text_to_image, image_to_text"):
+    with pytest.raises(ValueError, match="'text_to_video' is none of train, train_encoded, text_to_image"):
         report.plan(config, "here", "text_to_video")
 
 
@@ -197,3 +204,10 @@ def test_the_error_about_a_missing_compiler_names_its_package(name, advice, monk
     monkeypatch.setattr(topology.topologies, "get_topology_desc", absent)
     with pytest.raises(UserError, match=advice):
         open_topology(name)
+
+
+def test_where_two_batches_did_not_fit_the_next_guess_lies_below_the_line():
+    """Else each of a compiler's uneven figures just above the memory costs one more plan."""
+    totals = {1: 10, 101: 1110, 91: 1010}
+    assert report._guess({1: 10, 101: 1110}, 1000) == 91
+    assert report._guess(totals, 1000) == 1 + int(report.UNEVEN * 89.1) < 90
