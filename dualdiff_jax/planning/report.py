@@ -23,8 +23,7 @@ from dualdiff_jax.sharding import batch_parts, make_mesh, nodes_of, rules_in_for
 log = logging.getLogger(__name__)
 
 POLICIES = ("none", "dots", "save_attention", "full")  # from the fastest to the one that needs least memory
-CONFIRMATIONS = 4  # plans that a search compiles after the first two, at most
-UNEVEN = 0.97  # a larger batch may need less memory than a smaller one, by a few percent
+CONFIRMATIONS = 6  # plans that a search compiles after the first two, at most
 Report = dict[str, Any]
 
 
@@ -117,8 +116,8 @@ def _largest_that_fits(config: RunConfig, topology: str, policy: str, parts: int
 def _guess(totals: dict[int, int], available: int) -> int:
     """The batch to try next, or one of ``totals`` if the largest that fits is known.
 
-    It lies on the line through the largest batch that fits and the smallest that does not, and between the two; a
-    little lower, where two did not fit. If all batches so far fit, it lies on the line through the two largest.
+    It lies on the line through the largest batch that fits and the smallest that does not, and between the two;
+    halfway, where two did not fit. If all batches so far fit, it lies on the line through the two largest.
 
     Args:
         totals: batch -> bytes of one device.
@@ -130,8 +129,9 @@ def _guess(totals: dict[int, int], available: int) -> int:
     low, others = fitting[-1], [n for n in totals if n not in fitting]
     other = min(others) if others else fitting[-2]
     slope = (totals[other] - totals[low]) / (other - low)
-    step = (available - totals[low]) / slope if slope > 0 else low
-    guess = low + int(step * (UNEVEN if len(others) > 1 else 1.0))
+    guess = low + int((available - totals[low]) / slope) if slope > 0 else 2 * low
+    if len(others) > 1:  # the line has misled: a larger batch may need less memory than a smaller one
+        guess = (low + other) // 2
     guess = max(guess, low + 1)
     return min(guess, max(other - 1, low)) if others else guess
 

@@ -26,11 +26,11 @@ def large(arrays: list[Result]) -> list[Result]:
 
 
 def test_on_gpus_attention_is_cudnns_fused_one_forward_and_backward():
-    calls = [result.line for result in found(GPU, "custom-call") if "t5" not in result.line]  # T5's takes a bias
+    calls = {result.line for result in found(GPU, "custom-call") if "t5" not in result.line}  # T5's takes a bias
     targets = {name for call in calls for name in re.findall(r'custom_call_target="__cudnn\$(\w+)"', call)}
     assert targets == {"fmhaSoftmax", "fmhaSoftmaxBackward"}
     forward, backward = (len([call for call in calls if f'"__cudnn${name}"' in call]) for name in sorted(targets))
-    assert forward == backward, "remat runs the forward kernel again"
+    assert forward == backward == DEPTH, "remat runs the forward kernel again"
     scores = [array for array in results(*GPU) if array.shape[-2:] == (1280, 1280)]
     assert not scores
 

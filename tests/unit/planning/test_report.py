@@ -206,8 +206,8 @@ def test_the_error_about_a_missing_compiler_names_its_package(name, advice, monk
         open_topology(name)
 
 
-def test_where_two_batches_did_not_fit_the_next_guess_lies_below_the_line():
-    """Else each of a compiler's uneven figures just above the memory costs one more plan."""
-    totals = {1: 10, 101: 1110, 91: 1010}
+def test_where_two_batches_did_not_fit_the_next_guess_is_halfway():
+    """A compiler's figures do not grow evenly; each just above the memory would cost one more plan."""
     assert report._guess({1: 10, 101: 1110}, 1000) == 91
-    assert report._guess(totals, 1000) == 1 + int(report.UNEVEN * 89.1) < 90
+    assert report._guess({1: 10, 101: 1110, 91: 1010}, 1000) == 46
+    assert report._guess({1: 10, 101: 1110, 91: 1010, 46: 700}, 1000) == 68
