@@ -79,9 +79,7 @@ class TrainConfig:
     global_batch_size: int = bounded(default=256, low=1, high=2**20)  # examples of each stream, per step
     microbatches: int = bounded(default=1, low=1)  # parts of a step's batch, whose gradients are summed
     remat: Literal["none", "full", "dots", "save_attention", "offload"] = "none"  # what is recomputed
-    blocks: Literal["auto", "loop", "unrolled"] = (
-        "auto"  # how the MMDiT's run; auto is what the chip's compiler does best
-    )
+    blocks: Literal["auto", "loop", "unrolled"] = "auto"  # how the MMDiT's blocks run; auto goes by the chip
     trainable: tuple[str, ...] = ("mmdit.*",)  # patterns of leaf names, or t5.embedding[mask]; the rest is frozen
     log_every: int = bounded(default=50, low=1)
     save_every: int = bounded(default=1000, low=1)

@@ -53,10 +53,8 @@ def _train(config: RunConfig) -> Flops:
 
 def _train_encoded(config: RunConfig) -> Flops:
     """Captions' embeddings and latents are stored; T5 reads the masked texts."""
-    _, t5 = _networks(
-        config.model, planned_source(config).height, planned_source(config).width, config.data.text_length
-    )
-    return _train(config) | {"t5": t5 if "text" in config.objective.streams else 0.0, "autoencoder": 0.0}
+    flops, streams = _train(config), config.objective.streams
+    return flops | {"t5": flops["t5"] / len(streams) if "text" in streams else 0.0, "autoencoder": 0.0}
 
 
 def _text_to_image(config: RunConfig) -> Flops:

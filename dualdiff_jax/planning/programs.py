@@ -110,21 +110,21 @@ def _train(config: RunConfig, mesh: Mesh, is_encoded: bool = False) -> LoweredPr
     check_batch(mesh, config.train.global_batch_size // config.train.microbatches, "the microbatch")
     setup, source = TrainSetup(config, mesh), planned_source(config)
     length, size = config.data.text_length, config.train.global_batch_size
-    rows = batch_sharding(mesh)
+    rows, text, coder = batch_sharding(mesh), (length, config.model.t5.width), config.model.autoencoder
+    latents = (source.height // coder.downscale, source.width // coder.downscale, coder.channels)
 
     def examples(stream: str) -> Any:  # abstract arrays in place of the arrays of an ``Example``
         found = {"token_ids": ((length,), jnp.int32), "is_answer": ((length,), jnp.bool_)}
         if is_encoded:
-            coder = config.model.autoencoder
-            latents = (source.height // coder.downscale, source.width // coder.downscale, coder.channels)
-            found |= {"latent_mean": (latents, jnp.bfloat16)}
-            found |= {} if coder.kind == "identity" else {"latent_log_variance": (latents, jnp.bfloat16)}
-            found |= {"text_embeddings": (text, jnp.bfloat16)} if stream == "image" else {}
+            found["latent_mean"] = (latents, jnp.bfloat16)
+            if coder.kind != "identity":
+                found["latent_log_variance"] = (latents, jnp.bfloat16)
+            if stream == "image":
+                found["text_embeddings"] = (text, jnp.bfloat16)
         else:
-            found |= {"image": ((source.height, source.width, 3), jnp.float32)}
+            found["image"] = ((source.height, source.width, 3), jnp.float32)
         return {name: Abstract((size, *shape), dtype, sharding=rows) for name, (shape, dtype) in found.items()}
 
-    text = (length, config.model.t5.width)
     state, batch = setup.abstract_state, Batch(**{stream: examples(stream) for stream in config.objective.streams})
     frozen = {name: leaf for name, leaf in _weights(config.model, mesh).items() if name not in setup.trainable.specs}
     frozen = setup.trainable.separate(frozen)

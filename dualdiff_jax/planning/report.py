@@ -129,9 +129,10 @@ def _guess(totals: dict[int, int], available: int) -> int:
     low, others = fitting[-1], [n for n in totals if n not in fitting]
     other = min(others) if others else fitting[-2]
     slope = (totals[other] - totals[low]) / (other - low)
-    guess = low + int((available - totals[low]) / slope) if slope > 0 else 2 * low
     if len(others) > 1:  # the line has misled: a larger batch may need less memory than a smaller one
         guess = (low + other) // 2
+    else:
+        guess = low + int((available - totals[low]) / slope) if slope > 0 else 2 * low
     guess = max(guess, low + 1)
     return min(guess, max(other - 1, low)) if others else guess
 

@@ -220,7 +220,6 @@ def _serve() -> None:
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
         def _refuse(self, status: int) -> None:
-            self._body()
             message = {403: "Forbidden: no permission", 429: "Quota exceeded"}.get(status, "fault")
             self._send(status, {"error": {"code": status, "message": message}})
 

@@ -19,11 +19,11 @@ from dualdiff_jax.models.joint_attention import joint_attention
 from dualdiff_jax.sharding import constrain, make_mesh
 
 HEADS, HEAD_DIM, BATCH, LENGTHS = 4, 64, 4, (256, 128)
-LAYOUTS = {
-    "one device": {"layout": "replicated"},
-    "fsdp": {"fsdp": 4, "data": 1, "tensor": 1, "context": 1, "layout": "sizes"},
-    "fsdp and tensor": {"fsdp": 2, "data": 2, "tensor": 2, "context": 1, "layout": "sizes"},
-    "context": {"fsdp": 4, "data": 1, "tensor": 1, "context": 2, "layout": "sizes"},
+LAYOUTS = {  # name -> (devices, fields of the mesh)
+    "one device": (1, {}),
+    "fsdp": (4, {}),
+    "fsdp and tensor": (8, {"layout": "sizes", "data": 2, "fsdp": 2, "tensor": 2}),
+    "context": (8, {"context": 2}),
 }
 
 
@@ -38,15 +38,12 @@ def main(folder: Path) -> None:
         outs = joint_attention(*given, scale=0.125, kernel="splash_interpreted", heads=HEADS)
         return sum(jnp.vdot(weight, out) for weight, out in zip(weights, outs, strict=True)), outs
 
-    for name, sizes in LAYOUTS.items():
+    for name, (count, fields) in LAYOUTS.items():
         calls = []
         joint_kernel.joint_attention = lambda *args, calls=calls, **more: (
             calls.append(args[0].shape) or run(*args, **more)
         )
-        count = (
-            1 if name == "one device" else int(np.prod([sizes[axis] for axis in ("data", "fsdp", "tensor", "context")]))
-        )
-        with jax.set_mesh(make_mesh(MeshConfig(**sizes), jax.devices()[:count])):
+        with jax.set_mesh(make_mesh(MeshConfig(**fields), jax.devices()[:count])):
             (_, outs), gradients = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(*streams)
         np.savez(folder / f"{name}.npz", *outs, *gradients)
         taken[name] = sorted(set(calls))

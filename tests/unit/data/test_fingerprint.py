@@ -128,7 +128,7 @@ def test_a_large_file_is_read_in_blocks_and_a_list_as_a_whole(tmp_path, monkeypa
 
 @pytest.mark.parametrize("kind, count", [("array_record", 1), ("tar", 2), ("parquet", 2)])
 def test_the_files_of_a_source_share_the_blocks_of_stored_fingerprints(tmp_path, kind, count):
-    """Runs keep their fingerprint, so another number would tell them that their data have changed."""
+    """A run stores its fingerprint. With another number of blocks, it would find its data changed."""
     files = fingerprint(tmp_path, write(tmp_path, kind))["photos"]["files"]
     assert [blocks_of(digest) for digest in files.values()] == [1024 // count] * count
 

@@ -159,8 +159,8 @@ def test_equal_values_come_out_of_heads_side_by_side_however_large_the_scores(ke
 
 
 def test_the_paired_kernel_takes_as_many_keys_as_fast_memory_holds():
-    """Of each key its bf16 numbers and its value's twice, since the next ones are fetched meanwhile; of each score one
-    in fp32 and its weight in bf16."""
+    """A program holds keys and values in bf16, two blocks of each: it fetches the next while it computes. For each of
+    its queries and each key it holds the score in fp32 and the softmax weight in bf16."""
     most = FAST_MEMORY // (2 * 2 * 2 * LANES + (4 + 2) * paired_attention.BLOCK_Q)
     assert paired_attention.fits(2, 64, most) and not paired_attention.fits(2, 64, most + 1)
 

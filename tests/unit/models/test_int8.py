@@ -38,7 +38,7 @@ def test_the_product_is_that_with_the_rounded_kernel(shape, contracted):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_product_is_one_of_arrays_in_the_inputs_dtype(dtype):
-    """A CPU's numbers are the same where the kernel stays int8, so the program tells."""
+    """A CPU computes the same numbers from an int8 kernel, so the test reads the traced program."""
     kernel = in_8_bits(jnp.ones((5, 3)), 1)
     program = jax.make_jaxpr(lambda x: kernel.product(x, 1))(jnp.ones((2, 5), dtype))
     [product] = [equation for equation in program.eqns if equation.primitive.name == "dot_general"]
