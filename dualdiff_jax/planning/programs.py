@@ -114,7 +114,8 @@ def _train(config: RunConfig, mesh: Mesh, is_encoded: bool = False) -> LoweredPr
     latents = (source.height // coder.downscale, source.width // coder.downscale, coder.channels)
 
     def examples(stream: str) -> Any:  # abstract arrays in place of the arrays of an ``Example``
-        found = {"token_ids": ((length,), jnp.int32), "is_answer": ((length,), jnp.bool_)}
+        found: dict[str, tuple[tuple[int, ...], Any]] = {"token_ids": ((length,), jnp.int32)}
+        found["is_answer"] = ((length,), jnp.bool_)
         if is_encoded:
             found["latent_mean"] = (latents, jnp.bfloat16)
             if coder.kind != "identity":
