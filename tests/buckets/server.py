@@ -23,7 +23,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from functools import partial
-from http import server
+from http import HTTPStatus, server
 from typing import Any
 
 NAME = "bucket"
@@ -220,6 +220,9 @@ def _serve() -> None:
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
         def _refuse(self, status: int) -> None:
+            if status == HTTPStatus.NOT_MODIFIED:  # has no content: the next answer would begin with it
+                self.send_response(status)
+                return self.end_headers()
             message = {403: "Forbidden: no permission", 429: "Quota exceeded"}.get(status, "fault")
             self._send(status, {"error": {"code": status, "message": message}})
 
