@@ -1,10 +1,12 @@
 """The files of a bucket: the interface of a path, whole or not at all, locks, and errors in sentences."""
 
 import os
+import socketserver
 import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -278,6 +280,41 @@ def test_a_range_is_one_request_and_what_tensorstore_cannot_read_is_asked_of_gcs
     assert (path.read_range(10, 20), path.read_bytes(), path.read_up_to(300)) == (content[10:30], content, content)
     name = f"{folder.name}/{path.name}"
     assert asked == [("bucket", name, slice(10, 30)), ("bucket", name, None)]
+
+
+@pytest.mark.parametrize("most", (7, 10, 11, 300))
+@pytest.mark.parametrize("kind", ("whole", "cut", "chunks", "refused"))
+def test_what_a_server_cuts_short_is_asked_of_gcsfs_and_the_next_answer_is_its_own(kind, most):
+    head = {
+        "whole": b"200 OK\r\nContent-Length: 10",
+        "cut": b"200 OK\r\nContent-Length: 20",
+        "chunks": b"200 OK\r\nTransfer-Encoding: chunked",
+        "refused": b"503 Busy\r\nContent-Length: 10",
+    }[kind]
+    content = b"a\r\n0123456789\r\n0\r\n\r\n" if kind == "chunks" else b"0123456789"
+    answers = [b"HTTP/1.1 %s\r\n\r\n%s" % (head, content), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext"]
+
+    class Server(socketserver.StreamRequestHandler):
+        def handle(self):
+            while answers and self.rfile.readline():
+                while self.rfile.readline().strip():
+                    pass
+                self.wfile.write(answers.pop(0))
+                if kind == "cut":
+                    return
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            credentials = types.SimpleNamespace(apply=lambda headers: None)
+            gcsfs = types.SimpleNamespace(base=f"http://127.0.0.1:{server.server_address[1]}/", credentials=credentials)
+            found = bucket_reads.read_up_to(gcsfs, "bucket", "x", most)
+            is_whole = most <= 10 if kind == "cut" else kind != "refused"
+            assert found == (b"0123456789"[:most] if is_whole else None)
+            assert bucket_reads.read_up_to(gcsfs, "bucket", "x", 300) == b"next"
+        finally:
+            bucket_reads.forget()
+            server.shutdown()
 
 
 def test_an_object_that_was_replaced_is_read_anew(folder):
