@@ -27,6 +27,7 @@ from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.runtime import environment
 
 LIKELY = -7.0  # nats
+MANY_STEPS = 2048
 ROWS: tuple[dict[str, Any], ...] = (
     {"order": "confidence", "steps": 12, "early_stop": False},
     {"order": "confidence", "steps": 12},
@@ -38,6 +39,12 @@ ROWS: tuple[dict[str, Any], ...] = (
     {"order": "ancestral", "steps": ANCESTRAL_STEPS, "anchor_end": False},
     {"order": "ancestral", "steps": ANCESTRAL_STEPS, "remask": 0.05, "early_stop": False},
     {"order": "ancestral", "steps": ANCESTRAL_STEPS, "temperature": 0.7},
+    {"order": "ancestral", "steps": MANY_STEPS},  # so that no two tokens are drawn at once
+    *(
+        {"order": "ancestral", "steps": ANCESTRAL_STEPS, "length": length, "anchor_end": anchor_end}
+        for length in (8, 7, 6, 5)
+        for anchor_end in (True, False)
+    ),
 )
 
 

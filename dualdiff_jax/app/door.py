@@ -21,7 +21,7 @@ def _gradio() -> Any:
     except ImportError as error:
         raise UserError(
             f"the page needs Gradio, which cannot be imported ({reason(error)}); pip install -r requirements-app.txt, "
-            "or pip install 'dualdiff-jax[app]'"
+            "or, without a clone, pip install 'gradio>=6.31,<7'"
         ) from error
     return gradio
 

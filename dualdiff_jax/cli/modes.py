@@ -21,6 +21,6 @@ MODES = {  # mode -> what it does, an example
     "list-images": ("writes metadata.json for a folder of pictures", '--images=photos --text="a photo of my dog"'),
     "inspect-data": ("figures of the data, and a page with what the model sees", "--config=configs/demo.py"),
     "encode-data": ("stores what the frozen networks make of the data", "--config=configs/demo.py --output=encoded"),
-    "check": ("looks at all that a run needs before it costs", "--config=configs/demo.py --workdir=runs/mine"),
+    "check": ("looks at all that a run needs before it costs anything", "--config=configs/demo.py --workdir=runs/mine"),
     "compare": ("paired differences of two evaluations", "scores/a scores/b"),
 }

@@ -62,8 +62,8 @@ def decode(
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,)):
             raise UserError(f"an image array must be uint8 of (h, w, 3) or (h, w), found {source.dtype} {source.shape}")
-        _check_size(source.shape[1], source.shape[0], "the array", max_pixels=None)
-        source, name = Image.fromarray(source), "the array"
+        _check_size(source.shape[1], source.shape[0], name, max_pixels=None)
+        source = Image.fromarray(source)
     if isinstance(source, Image.Image):
         with _faults(name):
             _check_size(*source.size, name, max_pixels=None)

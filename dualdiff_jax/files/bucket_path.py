@@ -25,7 +25,7 @@ from dualdiff_jax.files import bucket_reads
 from dualdiff_jax.files.bucket_errors import as_os_errors
 from dualdiff_jax.files.bucket_stream import TranslatedStream
 
-PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}  # scheme -> package, extra that installs it
+PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # scheme -> package that knows it
 
 
 class ObjectStatus(NamedTuple):
@@ -225,15 +225,13 @@ def file_system(scheme: str) -> Any:
     Raises:
         UserError: its package is not installed, or there are no credentials.
     """
-    package, extra = PACKAGES[scheme]
+    package = PACKAGES[scheme]
     os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # read when gcsfs is imported; else it asks
     # over another API what kind of bucket it is, for a minute where that API does not answer
     try:
         importlib.import_module(package)
     except ImportError:
-        raise UserError(
-            f'{scheme}:// needs the package {package}; pip install "dualdiff-jax[{extra}]", or pip install {package}'
-        ) from None
+        raise UserError(f"{scheme}:// needs the package {package}; pip install {package}") from None
     import fsspec
 
     logging.getLogger(package).setLevel(logging.CRITICAL)  # it logs what it raises, with the traceback

@@ -44,7 +44,7 @@ def as_path(name: str | os.PathLike) -> Path:
             raise UserError(f"{text}: a bucket's name was made a local path; give the name as text")
         _local(text)
         return name
-    text = os.fspath(name)
+    text = os.fsdecode(name)  # a name of bytes, such as an entry of os.scandir(b"."), is the same file
     found = SCHEME.match(text)
     if not found:
         return _local(text)

@@ -132,14 +132,15 @@ def new_folder(folder: str | Path, mark: str) -> Iterator[Path]:
         The folder to write into.
 
     Raises:
-        UserError: another process writes it, or has written it since this call began; the disk is full, or ``folder``
-            is not writable.
+        UserError: ``folder`` is a file, or holds other files than such a folder; another process writes it, or has
+            written it since this call began; the disk is full, or ``folder`` is not writable.
     """
     folder = as_path(folder).absolute()
     if is_bucket(folder) and len(folder.parts) == 3:
         raise UserError(f"{folder}: is a whole bucket, which would be emptied; name a folder in it")
     complete = _marked_at_the_end if is_bucket(folder) else _renamed_at_the_end
     try:
+        _check_replaceable(folder, mark)
         if jax.process_index() == 0:
             folder.parent.mkdir(parents=True, exist_ok=True)
         was_there = (folder / mark).exists()
@@ -160,6 +161,14 @@ def new_folder(folder: str | Path, mark: str) -> Iterator[Path]:
         if number == errno.EIO and not isinstance(error, OSError):
             raise UserError(f"{folder}: cannot be written ({reason(error)}); try again") from error
         raise
+
+
+def _check_replaceable(folder: Path, mark: str) -> None:
+    """Raises ``UserError`` unless ``folder`` is not there, is empty, or is one that ``new_folder`` has written."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name a folder")
+    if folder.is_dir() and not (folder / mark).exists() and any(folder.iterdir()) and not is_unfinished(folder, mark):
+        raise UserError(f"{folder}: holds other files, which would be removed; name another folder")
 
 
 @contextlib.contextmanager

@@ -138,12 +138,18 @@ def _check_length(name: str, tokens: int) -> None:
         raise UserError(f"{name} has {tokens} tokens in a text; give at most {MOST_TOKENS}")
 
 
-def check_same_count(**arrays: jax.Array | np.ndarray | None) -> None:
-    """Raises ``UserError`` unless all ``arrays`` have as many rows; one row stands for any number, None for none."""
+def as_many_rows(**arrays: jax.Array | None) -> tuple[jax.Array | None, ...]:
+    """``arrays`` with as many rows each: one row stands for any number, and None stays None.
+
+    Raises:
+        UserError: they are of different numbers of rows.
+    """
     counts = {name: len(array) for name, array in arrays.items() if array is not None and len(array) != 1}
     if len(set(counts.values())) > 1:
         found = ", ".join(f"{count} in {name}" for name, count in counts.items())
         raise UserError(f"the arrays are of different numbers of examples: {found}; give as many of each")
+    count = max(counts.values(), default=1)
+    return tuple(None if each is None else jnp.broadcast_to(each, (count, *each.shape[1:])) for each in arrays.values())
 
 
 def as_key(name: str, value: Any) -> jax.Array | None:

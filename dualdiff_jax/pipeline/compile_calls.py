@@ -1,16 +1,18 @@
 """Compiles the pipeline's programs before they are needed."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.pipeline.image_calls import ImageCalls
 from dualdiff_jax.pipeline.text_calls import TextCalls
 
 GREY = 128
+INPUTS = ("prompts", "images", "questions")
 
 
 class CompileCalls(ImageCalls, TextCalls):
@@ -39,12 +41,16 @@ class CompileCalls(ImageCalls, TextCalls):
 
         Returns:
             The seconds that each call took, by its name.
+
+        Raises:
+            UserError: a count is no whole number, or options are no dict, none of the call's, or those of no call.
         """
         counts = {"images": images, "captions": captions, "answers": answers}
         for name, count in counts.items():
             inputs.whole_number(name, count, 0, least=0)
         grey = np.full((*inputs.image_size(self.config, None, None), 3), GREY, np.uint8)
-        drawing, reading = image_options or {}, text_options or {}
+        drawing = _options("image_options", image_options, {"images": images})
+        reading = _options("text_options", text_options, {"captions": captions, "answers": answers})
         calls: dict[str, Callable[[], Any]] = {
             "images": lambda: self.text_to_image([""] * images, **drawing),
             "captions": lambda: self.image_to_text([grey] * captions, **reading),
@@ -56,3 +62,16 @@ class CompileCalls(ImageCalls, TextCalls):
             calls[name]()
             seconds[name] = time.monotonic() - started
         return seconds
+
+
+def _options(name: str, given: Any, counts: dict[str, int]) -> dict[str, Any]:
+    """The options of calls, whose inputs ``compile`` makes itself."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise UserError(f"{name} is {quoted(given)}; give a dict of options by name")
+    if mine := [key for key in given if key in INPUTS]:
+        raise UserError(f"{name} has {', '.join(mine)}, which compile makes itself; leave it out")
+    if given and not any(counts.values()):
+        raise UserError(f"{name} is for {' or '.join(counts)}, of which none are compiled; give how many")
+    return dict(given)

@@ -94,6 +94,8 @@ def _mask_pixels(name: str, mask: Any) -> np.ndarray:
     array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
     if array.ndim != 2 or not array.size or (array.dtype.kind not in "bf" and array.dtype != np.uint8):
         raise UserError(f"{name} is an array {array.shape} of {array.dtype}; {MASK}")
+    if array.dtype == np.uint8 and array.max() == 1:
+        raise UserError(f"{name} is an array of uint8 that holds no number above 1; {MASK}")
     if array.dtype.kind == "f" and not ((array >= 0.0) & (array <= 1.0)).all():  # NaN is neither
         raise UserError(f"{name} holds floats outside [0, 1]; {MASK}")
     grey = array if array.dtype == np.uint8 else np.round(array.astype(np.float32) * 255).astype(np.uint8)
@@ -102,7 +104,7 @@ def _mask_pixels(name: str, mask: Any) -> np.ndarray:
 
 def as_strength(strength: Any) -> float:
     """A number in (0, 1]."""
-    is_number = isinstance(strength, int | float | np.number) and not isinstance(strength, bool)
+    is_number = isinstance(strength, inputs.REAL) and not isinstance(strength, bool)
     if not is_number or not 0.0 < strength <= 1.0:  # false for NaN too
         raise UserError(f"strength is {quoted(strength)}; give a number above 0 and up to 1")
     return float(strength)

@@ -116,6 +116,8 @@ class ImageCalls(LoadedModel):
         for rows, last, latents, estimates in self._drawn(request, every):
             shown = latents if last == steps else estimates[-1]
             yield StreamedImages(self._finished(request, rows, shown, output), rows, last, steps)
+            if last == steps:
+                report(request.progress, rows.stop, len(request.keys))
 
     def _results(self, request: ImageRequest, output: Output) -> list[Image.Image] | np.ndarray:
         """All images of a call, in the form ``output``."""

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from dualdiff_jax.arrays import Latents, TextEmbeddings
@@ -139,10 +138,8 @@ def _choice(name: str, value: str | None, default: str, choices: Any) -> str:
 
 def _interval(value: Any) -> tuple[float, float]:
     hint = "give (low, high), noise levels in [0, 1], the lower one first"
-    if not isinstance(value, list | tuple | np.ndarray | jax.Array) or np.shape(value) != (2,):
-        raise UserError(f"guidance_interval is {quoted(value)}; {hint}")
     levels = inputs.numbers(value)
-    if levels is None:
+    if levels is None or levels.shape != (2,):
         raise UserError(f"guidance_interval is {quoted(value)}; {hint}")
     low, high = map(float, levels)
     if not 0.0 <= low <= high <= 1.0:  # false for NaN too

@@ -53,11 +53,13 @@ class InfillCalls(TextCalls):
             images: one for all texts, or one for each.
             tokens_per_blank: of every blank, or one number for each of a text's blanks.
             with_fills: whether to return what the blanks hold too.
-            options: those of ``complete_text``.
+            options: those of ``complete_text``, but ``rules``.
 
         Returns:
             A text for each pair, with all that was written as it was; an ``Infilling`` with ``with_fills``.
         """
+        if "rules" in options:
+            raise UserError("infill makes rules itself, from what is written; leave rules out, or call complete_text")
         sources, texts = arrays_in.as_images(images), inputs.as_texts("texts", texts)
         if 1 not in (len(sources), len(texts)) and len(sources) != len(texts):
             raise UserError(f"{len(sources)} images, but texts has {len(texts)} entries; give one, or as many")

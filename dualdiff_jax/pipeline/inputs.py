@@ -28,6 +28,7 @@ from dualdiff_jax.sampling import text_options
 
 Texts: TypeAlias = str | Sequence[str]
 Seed: TypeAlias = int | Sequence[int]
+REAL = int | float | np.integer | np.floating
 
 _FIELDS = {field.name: field for field in dataclasses.fields(SamplingConfig)}
 NO_GUIDANCE = 1.0  # scales up to it are none, as in the original
@@ -89,7 +90,7 @@ def _checked(name: str, given: Any, hint: Any, bounds: Mapping[str, Any]) -> Any
     kinds = (hint, *get_args(hint))  # the type itself, or one of those that it joins
     if int in kinds and _is_whole(given):
         given = operator.index(given)
-    if float in kinds and isinstance(given, int | float | np.number) and not isinstance(given, bool):
+    if float in kinds and isinstance(given, REAL) and not isinstance(given, bool):
         given = _as_float(given)
     for fault in value_faults(name, hint, given, bounds):
         raise UserError(fault)
@@ -128,7 +129,7 @@ def whole_number(name: str, value: Any, default: int, least: int = 1, most: int 
 
 def finite_number(name: str, value: Any) -> float:
     """A number that is neither infinite nor NaN."""
-    if not isinstance(value, int | float | np.number) or isinstance(value, bool) or not math.isfinite(_as_float(value)):
+    if not isinstance(value, REAL) or isinstance(value, bool) or not math.isfinite(_as_float(value)):
         raise UserError(f"{name} is {quoted(value)}; give a finite number")
     return float(value)
 
@@ -137,7 +138,8 @@ def numbers(values: Any) -> np.ndarray | None:
     """``values`` in fp64; None where they are no real numbers, such as texts that read like some."""
     try:
         found = np.asarray(values)
-        return found.astype(np.float64) if jnp.issubdtype(found.dtype, np.number) else None
+        is_real = jnp.issubdtype(found.dtype, np.number) and not jnp.issubdtype(found.dtype, np.complexfloating)
+        return found.astype(np.float64) if is_real else None
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -220,7 +222,7 @@ def example_keys(seed: Seed, count: int, repeats: int = 1) -> Key:
         (count * repeats,).
     """
     fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    if not isinstance(seed, list | tuple | np.ndarray):
+    if not (isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim == 1)):
         return fold_in(key_of(check_seed("seed", seed)), np.arange(count * repeats))
     if len(seed) != count:
         raise UserError(f"seed has {len(seed)} entries for {count} inputs; give one, or one for each input")

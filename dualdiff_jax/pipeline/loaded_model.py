@@ -80,19 +80,19 @@ class LoadedModel:
         text = arrays_in.float_array("text_embeddings", text_embeddings, ("b", "l", self.config.t5.width))
         if latents is not None:
             latents = arrays_in.latent_array("latents", latents, self.config)
-        arrays_in.check_same_count(latents=latents, timestep=timestep, text_embeddings=text)
-        return self.run(programs.denoise, latents, timestep, text)
+        rows = arrays_in.as_many_rows(latents=latents, timestep=timestep, text_embeddings=text)
+        return self.run(programs.denoise, *rows)
 
     def subs_log_probs(self, latents: Latents | None, token_ids: TokenIds | np.ndarray) -> jax.Array:
         """(b, l, v) fp32: the distribution that a masked token is drawn from; a visible token has probability 1.
 
         SUBS (arXiv 2406.07524, section 3.2.1). latents (b, h, w, c) without noise, or None; token_ids (b, l).
         """
-        token_ids = arrays_in.token_array("token_ids", token_ids, self.tokenizer.vocab_size, 2)
+        token_ids = jnp.asarray(arrays_in.token_array("token_ids", token_ids, self.tokenizer.vocab_size, 2))
         if latents is not None:
             latents = arrays_in.latent_array("latents", latents, self.config)
-        arrays_in.check_same_count(latents=latents, token_ids=token_ids)
-        return self.run(programs.subs_log_probs, latents, token_ids, self.tokenizer.mask_token_id)
+        rows = arrays_in.as_many_rows(latents=latents, token_ids=token_ids)
+        return self.run(programs.subs_log_probs, *rows, self.tokenizer.mask_token_id)
 
     def run(self, program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a program with this model's config and weights, with its mesh in force."""

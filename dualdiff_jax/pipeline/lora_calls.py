@@ -44,7 +44,8 @@ class LoraCalls(LoadedModel):
             UserError: there is no such file, it is no LoRA of this model, or a LoRA of that name is loaded.
         """
         path, scale = inputs.as_path("path", path), inputs.finite_number("scale", scale)
-        name = path.absolute().stem if name is None else name
+        if name is None:
+            name = path.absolute().name if path.is_dir() else path.absolute().stem
         if not isinstance(name, str) or not name:
             raise UserError(f"name is {quoted(name)}; give a text that is not empty")
         if name in self._loras:

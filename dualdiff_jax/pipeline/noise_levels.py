@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import jax
 import numpy as np
 
 from dualdiff_jax.config.model import SamplingConfig
@@ -40,16 +39,15 @@ def noise_levels(
         return sigma_grid(setting("steps", steps, "image_steps", default.image_steps), shift)
     if steps is not None or sigma_shift is not None:
         raise UserError("sigmas is given beside steps or sigma_shift, which it replaces; leave these out")
-    if not isinstance(sigmas, list | tuple | np.ndarray | jax.Array) or not len(np.shape(sigmas)) == 1:
+    given = numbers(sigmas)
+    if given is None or given.ndim != 1:
         raise UserError(f"sigmas is {quoted(sigmas)}; give a list of noise levels that fall from at most 1")
-    levels = numbers(sigmas)
-    if levels is None:
-        raise UserError(f"sigmas is {quoted(sigmas)}; give a list of numbers")
-    levels = levels if len(levels) and levels[-1] == 0.0 else np.append(levels, 0.0)
+    levels = given.astype(np.float32)  # in which they are used, and in which they have to fall
+    levels = levels if len(levels) and levels[-1] == 0.0 else np.append(levels, np.float32(0.0))
     setting("the number of sigmas", len(levels) - 1, "image_steps")
     if not (levels[0] <= 1.0 and np.all(np.diff(levels) < 0.0)):  # false for NaN too
-        raise UserError(f"sigmas is {quoted(sigmas)}; give noise levels in (0, 1] that fall")
-    return levels.astype(np.float32)
+        raise UserError(f"sigmas is {quoted(sigmas)}; give noise levels in (0, 1] that fall, also as 32-bit floats")
+    return levels
 
 
 def _shift(default: SamplingConfig, size: tuple[int, int], sigma_shift: float | str | None) -> float:
@@ -72,4 +70,4 @@ def truncated(levels: np.ndarray, strength: float) -> np.ndarray:
         (m + 1,) with 1 <= m <= n.
     """
     steps = len(levels) - 1
-    return levels[int(max(steps - min(steps * strength, steps), 0)) :]
+    return levels[min(int(steps - steps * strength), steps - 1) :]

@@ -9,6 +9,7 @@ import jax
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.hub import upload
 from dualdiff_jax.models.separated import stacked_weights
+from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.pipeline.loaded_model import LoadedModel
 from dualdiff_jax.weights import save_model
 
@@ -20,12 +21,14 @@ class ShareCalls(LoadedModel):
         """Writes a model folder, which ``from_pretrained`` reads; every process calls this.
 
         Args:
-            folder: the path to write. A folder that exists is replaced once the new one is complete.
+            folder: the path to write. A model folder that exists is replaced once the new one is complete.
 
         Raises:
-            UserError: T5 is in 8 bits, the disk is full, or this process may not write there.
+            UserError: ``folder`` holds other files, T5 is in 8 bits, the disk is full, or this process may not write
+                there.
         """
-        save_model(folder, self.config, stacked_weights(self.config, self.weights), self.tokenizer)
+        path, weights = inputs.as_path("folder", folder), stacked_weights(self.config, self.weights)
+        save_model(path, self.config, weights, self.tokenizer)
 
     def push_to_hub(
         self,

@@ -5,9 +5,10 @@ clocks follow the program's order:
 (1)  a kernel              computed += seconds of the kernel
 (2)  a collective starts   sent = max(sent, computed) + seconds of the collective
 (3)  its end is awaited    alone += max(0, its sent - computed);  computed = max(computed, its sent)
-A collective without a start of its own is awaited where it stands. One whose pieces a TPU sends during fusions starts
-before the first of them and is awaited after the last. A collective takes its bytes at the data sheet's rate of the
-links that they pass, so what is alone is a lower bound: starts, congestion and waiting for other devices come on top.
+A collective without a start of its own is awaited where it stands. One that a TPU sends during a fusion starts before
+it and is awaited after it; where it is sent in pieces, before the first fusion and after the last. A collective takes
+its bytes at the data sheet's rate of the links that they pass, so what is alone is a lower bound: starts, congestion
+and waiting for other devices come on top.
 """
 
 from collections import defaultdict
@@ -118,11 +119,14 @@ class _Clocks:
         return alone.computed
 
     def _pieces(self, instruction: Instruction) -> dict[str, Instruction]:
-        """Channel -> collective of which a fusion sends a piece while it computes."""
+        """Collectives that a fusion sends while it computes, whole or a piece of them, by what their pieces share."""
         if instruction.operation != "fusion" or not instruction.called:
             return {}
         found = (inner for _, inner in inside(self.program, instruction) if kind_of_collective(inner))
-        return {channel_of(inner): inner for inner in found if IN_PIECES in inner.line}
+        return {
+            channel_of(inner) if IN_PIECES in inner.line else f"{instruction.name}/{inner.name}": inner
+            for inner in found
+        }
 
     def _start(self, collective: Instruction, times: int) -> tuple[str, float]:
         kind = kind_of_collective(collective) or ""

@@ -18,6 +18,7 @@ from dualdiff_jax.readiness.folders import disk_finding, folder_findings
 from dualdiff_jax.readiness.machine import device_memory, free_host_memory, machine_findings
 from dualdiff_jax.readiness.records import data_findings
 from dualdiff_jax.sharding import make_mesh, rules_in_force
+from dualdiff_jax.training.initial_weights import random_and_frozen
 from dualdiff_jax.training.loop import checks
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.weights import check_leaves, load_config
@@ -72,6 +73,9 @@ def _training(config: RunConfig, workdir: str, tokenizer: Tokenizer | None) -> I
         if config.init_from and "init_from" not in faults:
             yield attempt("weights of init_from", lambda: _stored(as_path(config.init_from)))
         for setup in setups:
+            if random := random_and_frozen(config, setup.trainable.changed_leaves):
+                found = f"{' and '.join(random)}: random weights that this run does not train"
+                yield Finding("frozen weights", found, "warning", "give --config.init_from=MODEL_DIR")
             yield from _memory(setup, workdir, on_mesh=mesh)
 
 

@@ -132,7 +132,7 @@ def _multistep(
     clean = latents - sigma * velocity
     past, here, ahead = (jnp.log1p(-level) - jnp.log(level) for level in (earlier_sigma, sigma, next_sigma))
     is_finite = jnp.isfinite(past) & jnp.isfinite(ahead)  # ``past`` is not before the first step and after sigma = 1
-    weight = jnp.where(is_finite, (ahead - here) / (2.0 * (here - past)), 0.0)
+    weight = jnp.where(is_finite & (here > past), (ahead - here) / (2.0 * (here - past)), 0.0)
     correction = (1.0 - next_sigma / sigma) * weight * (clean - earlier)
     return SamplerState(latents + (next_sigma - sigma) * velocity + correction, (clean, sigma)), clean
 

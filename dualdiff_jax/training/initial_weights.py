@@ -5,7 +5,7 @@ MODEL_DIR/raw/       the trained leaves as the last update left them
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -18,7 +18,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path
 from dualdiff_jax.files.listing import file_sizes
 from dualdiff_jax.models.bundle import init_weights, leaf_specs, weight_shardings
-from dualdiff_jax.models.leaves import NETWORKS
+from dualdiff_jax.models.leaves import NETWORKS, network_of
 from dualdiff_jax.stored_arrays import restore, stored_leaves
 from dualdiff_jax.weights import load_config, load_model, load_networks
 
@@ -39,6 +39,20 @@ def initial_weights(config: RunConfig, mesh: Mesh) -> Weights:
         names = _raw_names(folder)
         weights |= restore(folder / RAW, {name: specs[name].abstract(shardings[name]) for name in names})
     return weights
+
+
+def random_and_frozen(config: RunConfig, changed_leaves: Iterable[str]) -> list[str]:
+    """Networks that stay as the seed makes them: the run trains nothing of them, and starts from no model folder.
+
+    Args:
+        config: the run's.
+        changed_leaves: names of the leaves that it trains.
+    """
+    if config.init_from:
+        return []
+    trained = {network_of(name) for name in changed_leaves}
+    has_leaves = {network_of(name) for name in leaf_specs(config.model)}
+    return [network for network in NETWORKS if network in has_leaves - trained]
 
 
 def check_init_from(config: RunConfig, tokenizer: Tokenizer) -> None:

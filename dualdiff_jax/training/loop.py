@@ -30,7 +30,7 @@ from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.encoded_data import check_encoded_data, null_text_embeddings, warn_of_changed_data
 from dualdiff_jax.training.export import export_lora, export_model
 from dualdiff_jax.training.flops import step_flops
-from dualdiff_jax.training.initial_weights import check_init_from
+from dualdiff_jax.training.initial_weights import check_init_from, random_and_frozen
 from dualdiff_jax.training.interruption import Interruption
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.skipped_steps import SkippedSteps
@@ -214,6 +214,8 @@ def _restore_or_initialise(
     """(state, frozen weights, metrics in no record yet), of the newest checkpoint or before the first update."""
     params, frozen = setup.init_params()
     if not checkpoints.steps():
+        if random := " and ".join(random_and_frozen(setup.config, setup.trainable.changed_leaves)):
+            log.warning("%s: random weights that this run does not train; give --config.init_from=MODEL_DIR", random)
         return setup.init_state(params), frozen, []
     del params  # its memory is the restored state's
     state, unlogged_metrics = checkpoints.restore(data)

@@ -90,8 +90,9 @@ class Trainable:
         dtype = jnp.dtype(self._config.model.compute_dtype)
 
         def init_added(embedding: jax.Array) -> Weights:
-            row = {MASK_ROW: embedding[mask_row(self._config.model)]} if MASK_ROW in added else {}
-            return row | init_factors({name: spec for name, spec in added.items() if name != MASK_ROW}, rng)
+            row = embedding[mask_row(self._config.model)]
+            rows = {name: row.astype(spec.dtype) for name, spec in added.items() if name == MASK_ROW}
+            return rows | init_factors({name: spec for name, spec in added.items() if name != MASK_ROW}, rng)
 
         if added:
             shardings = self.shardings(mesh)

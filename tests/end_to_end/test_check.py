@@ -44,6 +44,13 @@ def test_a_run_that_can_begin_is_checked_and_nothing_stays(folder):
     assert tree(folder) == before
 
 
+def test_a_frozen_network_with_random_weights_is_a_warning(folder):
+    assert "frozen weights" not in rows_of(check(folder, "--format=json"))
+    row = rows_of(check(folder, "--format=json", "--config.train.trainable=('mmdit.*',)"))["frozen weights"]
+    assert (row["status"], row["advice"]) == ("warning", "give --config.init_from=MODEL_DIR")
+    assert row["found"] == "t5: random weights that this run does not train"
+
+
 def test_all_faults_are_listed_at_once(folder):
     (folder / "data" / "questions.json").unlink()
     (folder / "file").touch()

@@ -106,7 +106,7 @@ def test_without_permission_the_old_file_stays(tmp_path, monkeypatch):
 
 
 def write_folder(folder: Path, text: str) -> None:
-    with new_folder(folder, "mark") as partial:
+    with new_folder(folder, "file") as partial:
         assert not names(partial) and partial.name.startswith(".") and partial.parent == folder.parent
         (partial / "file").write_text(text)
 
@@ -118,11 +118,23 @@ def test_a_folder_is_replaced_and_nothing_else_is_left(tmp_path):
         assert names(tmp_path / "deep") == ["folder"]
 
 
+def test_a_folder_of_other_files_is_not_replaced(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="mine: holds other files"), new_folder(tmp_path / "mine", "file"):
+        pass
+    with pytest.raises(UserError, match="is a file"), new_folder(tmp_path / "mine" / "thesis.txt", "file"):
+        pass
+    assert names(tmp_path) == ["mine"] and (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    write_folder(tmp_path / "empty", "new")
+
+
 def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_removes_its_remains(tmp_path):
     write_folder(tmp_path / "folder", "old")
     killed(
         """
-with files.new_folder(folder / "folder", "mark") as partial:
+with files.new_folder(folder / "folder", "file") as partial:
     (partial / "half").write_text("")
     os._exit(9)
 """,
@@ -143,19 +155,19 @@ def rename_and_die(*arguments):
     rename(*arguments)
     os._exit(9)
 os.rename = rename_and_die
-with files.new_folder(folder / "folder", "mark") as partial:
+with files.new_folder(folder / "folder", "file") as partial:
     pass
 """,
         tmp_path,
     )
     assert "folder" not in names(tmp_path)
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "folder", "mark"):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "folder", "file"):
         raise RuntimeError
     assert (tmp_path / "folder" / "file").read_text() == "old" and names(tmp_path) == ["folder"]
 
 
 def fail_with(folder: Path, error: Exception) -> str:
-    with pytest.raises(UserError) as raised, new_folder(folder, "mark"):
+    with pytest.raises(UserError) as raised, new_folder(folder, "file"):
         raise error
     return str(raised.value)
 
@@ -187,7 +199,7 @@ def test_missing_permission_is_reported_and_leaves_the_old_folder(tmp_path):
 def test_other_errors_of_a_writer_are_its_own(tmp_path):
     mine = UserError("of the caller")
     for error in (mine, ValueError("any"), OSError(errno.EIO, "broken disk")):
-        with pytest.raises(type(error)) as raised, new_folder(tmp_path / "folder", "mark"):
+        with pytest.raises(type(error)) as raised, new_folder(tmp_path / "folder", "file"):
             raise error
         assert raised.value is error and names(tmp_path) == []
 

@@ -118,5 +118,5 @@ def _load(module: str) -> Any:
         return importlib.import_module(f"pycocoevalcap.{module}")
     except ImportError as error:
         raise UserError(
-            f"caption scores need pycocoevalcap ({reason(error)}); install it: pip install 'dualdiff-jax[captions]'"
+            f"caption scores need pycocoevalcap ({reason(error)}); install it: pip install pycocoevalcap"
         ) from None

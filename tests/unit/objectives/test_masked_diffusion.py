@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.polynomial.legendre import leggauss
 
+from dualdiff_jax.objectives import masked_diffusion as module
 from dualdiff_jax.objectives.masked_diffusion import (
     keep_probability,
     mask_rate,
@@ -15,6 +16,7 @@ from dualdiff_jax.objectives.masked_diffusion import (
     masked_log_probs,
     masked_nelbo,
     subs_log_probs,
+    token_log_probs,
 )
 from dualdiff_jax.objectives.time_sampling import T_MIN, sample_t
 
@@ -87,6 +89,20 @@ def test_mask_token_has_probability_0_and_the_rest_sums_to_1():
     np.testing.assert_allclose(probs.sum(axis=-1), 1.0, rtol=1e-6)
     expected = jax.nn.log_softmax(logits[..., REAL_TOKENS], axis=-1)
     np.testing.assert_allclose(log_probs[..., REAL_TOKENS], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", (1, 4, 5, 8, 11))
+def test_a_long_text_has_the_log_probabilities_of_its_pieces(monkeypatch, length):
+    rng = np.random.default_rng(length)
+    logits = jnp.asarray(rng.standard_normal((2, length, 6)), jnp.float32)
+    token_ids = jnp.asarray(rng.integers(0, 5, (2, length)))
+    whole = jax.value_and_grad(lambda logits: token_log_probs(logits, token_ids, 5).sum())
+    expected = token_log_probs(logits, token_ids, 5), *whole(logits)
+    monkeypatch.setattr(module, "PIECE", 4)
+    found = token_log_probs(logits, token_ids, 5), *whole(logits)
+    np.testing.assert_array_equal(found[0], expected[0])
+    for ours, theirs in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
 
 
 def test_visible_tokens_are_carried_over_and_masked_ones_predicted():

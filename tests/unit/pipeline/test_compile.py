@@ -31,3 +31,21 @@ def test_a_call_of_the_same_size_compiles_nothing_afterwards(pipe):  # noqa: F81
 def test_a_count_that_is_none_is_named(pipe):  # noqa: F811
     with pytest.raises(UserError, match="captions is -1; give a whole number from 0"):
         pipe.compile(captions=-1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"images": 1, "image_options": [1]}, r"image_options is \[1\]; give a dict of options by name"),
+        ({"captions": 1, "text_options": "steps"}, "text_options is 'steps'; give a dict"),
+        ({"images": 1, "image_options": {1: 1}}, r"image_options is \{1: 1\}; give a dict"),
+        ({"images": 1, "image_options": {"prompts": "a"}}, "image_options has prompts, which compile makes itself"),
+        ({"answers": 1, "text_options": {"questions": "a"}}, "text_options has questions, which compile makes itself"),
+        ({"captions": 1, "image_options": {"steps": 1}}, "image_options is for images, of which none are compiled"),
+        ({"text_options": {"steps": 1}}, "text_options is for captions or answers, of which none are compiled"),
+        ({"images": 1, "image_options": {"stepz": 1}}, "steps"),
+    ],
+)
+def test_options_of_no_call_are_named(pipe, given, message):  # noqa: F811
+    with pytest.raises(UserError, match=message):
+        pipe.compile(**given)

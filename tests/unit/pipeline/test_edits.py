@@ -145,6 +145,11 @@ def test_variations_are_several_of_each_image_without_a_prompt(pipe):
     assert len(pipe.variations(IMAGE)) == 4
 
 
+def test_a_strength_of_less_than_a_step_is_one_step(pipe):
+    few, one = (pipe.image_to_image(IMAGE, PROMPTS[0], steps=4, strength=s, output="latents") for s in (1e-20, 0.25))
+    np.testing.assert_array_equal(few, one)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -166,6 +171,11 @@ def test_variations_are_several_of_each_image_without_a_prompt(pipe):
         (lambda p: p.inpaint(IMAGE, [MASK, MASK], PROMPTS[0]), "masks has 2 entries for 1 images"),
         (lambda p: p.inpaint(IMAGE, MASK.astype(int), PROMPTS[0]), r"masks is an array \(6, 4\) of int64; give"),
         (lambda p: p.inpaint(IMAGE, MASK * 2.0, PROMPTS[0]), "masks holds floats outside"),
+        (
+            lambda p: p.inpaint(IMAGE, MASK.astype(np.uint8), PROMPTS[0]),
+            "masks is an array of uint8 that holds no number",
+        ),
+        (lambda p: p.image_to_image(IMAGE, PROMPTS[0], strength=np.complex64(1)), "strength is "),
         (lambda p: p.inpaint(IMAGE, None, PROMPTS[0]), "masks is None; give an image, white where it is repainted"),
         (lambda p: p.variations(IMAGE, prompts="a"), "prompts is not for variations, which have no prompt"),
         (lambda p: p.variations(IMAGE, count=0), "count is 0; give a whole number from 1"),

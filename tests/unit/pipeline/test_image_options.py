@@ -16,7 +16,7 @@ from dualdiff_jax.config.fields import ConfigError
 from dualdiff_jax.pipeline import image_programs, programs
 from dualdiff_jax.pipeline.image_options import ImageOptions, image_settings
 from dualdiff_jax.pipeline.noise_levels import noise_levels, truncated
-from dualdiff_jax.sampling.flow_sampler import IMAGE_SAMPLERS, sigma_grid
+from dualdiff_jax.sampling.flow_sampler import IMAGE_SAMPLERS, follow, sigma_grid
 from tests.unit.pipeline.shallow import shallow_pipeline
 from tests.unit.pipeline.test_pipeline import PROMPTS, SIDE, config
 
@@ -31,6 +31,11 @@ def settings(default=SAMPLING, strength=1.0, **options):
 @pytest.fixture(scope="module")
 def pipe(tmp_path_factory) -> DualDiffusionPipeline:
     return shallow_pipeline(tmp_path_factory.mktemp("tokenizer"))
+
+
+def sample(field, noise, levels):
+    sampler = IMAGE_SAMPLERS["dpm++2m"]
+    return follow(sampler, field, sampler.start(noise), levels)
 
 
 @pytest.fixture
@@ -105,6 +110,33 @@ def test_zero_init_begins_later_with_the_same_noise(pipe, calls):
     for estimate in np.asarray(sample.estimates)[:2]:
         np.testing.assert_array_equal(estimate, noise)
     assert sample.estimates.shape == (3, *noise.shape)
+
+
+@pytest.mark.parametrize("sigmas", ([0.5, 0.5 - 1e-10], [0.5, 1e-46, 0.0], [0.5, 0.5], [[0.5], [0.3, 0.1]], [0.5j]))
+def test_levels_have_to_fall_as_they_are_used(pipe, sigmas):
+    with pytest.raises(UserError, match="sigmas is "):
+        latents(pipe, sigmas=sigmas, sampler="dpm++2m")
+
+
+def test_equal_levels_of_a_long_grid_do_no_harm():
+    levels = np.array([0.9, 0.5, 0.5, 0.2, 0.0], np.float32)
+    state, estimates = sample(lambda x, k: 0.5 * x, np.ones((1, 2, 2, 1), np.float32), levels)
+    assert np.isfinite(state.latents).all() and np.isfinite(estimates).all()
+    assert np.any(np.diff(sigma_grid(10000, 1000.0)) == 0.0)
+
+
+@pytest.mark.parametrize("interval", ([[0.1, 0.2], [0.3]], [0.1], np.array([0j, 0.5]), "01"))
+def test_an_interval_is_two_numbers(pipe, interval):
+    with pytest.raises(UserError, match="guidance_interval is .*; give"):
+        latents(pipe, guidance_interval=interval)
+
+
+def test_a_stream_tells_its_progress(pipe):
+    found = []
+    list(pipe.stream_images(PROMPTS, steps=2, progress=lambda done, total: found.append((done, total))))
+    expected = []
+    latents(pipe, steps=2, progress=lambda done, total: expected.append((done, total)))
+    assert found == expected and found[-1] == (len(PROMPTS), len(PROMPTS))
 
 
 def test_without_guidance_no_rule_changes_anything(pipe):

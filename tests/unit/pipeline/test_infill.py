@@ -129,6 +129,7 @@ def test_one_image_or_one_text_serves_all(pipe, pictures):  # noqa: F811
         ({"texts": ["a _", "_"]}, "3 images, but texts has 2 entries; give one, or as many"),
         ({"tokens_per_blank": [0]}, r"tokens_per_blank\[0\] is 0"),
         ({"tokens_per_blank": []}, r"tokens_per_blank is \[\]; give a number"),
+        ({"rules": None}, "infill makes rules itself, from what is written; leave rules out"),
     ],
 )
 def test_what_cannot_be_filled_is_a_sentence(pipe, pictures, given, message):  # noqa: F811

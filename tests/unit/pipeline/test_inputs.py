@@ -65,6 +65,10 @@ def test_numbers_that_fit_come_back_and_none_is_the_default():
         ),
         (lambda: inputs.image_size(CONFIG, 4, 3), "height x width is 4 x 3 pixels"),
         (lambda: inputs.image_size(CONFIG, 4, -2), "width is -2; give a whole number from 1 to"),
+        (lambda: inputs.example_keys(np.array(3), 1), "seed is array(3); give a whole number from 0 to"),
+        (lambda: inputs.example_keys(np.zeros((1, 1), int), 1), "seed is array([[0]]); give a whole number from 0 to"),
+        (lambda: inputs.finite_number("scale", np.complex64(2 + 3j)), "; give a finite number"),
+        (lambda: inputs.setting("guidance_scale", np.complex128(2j), "guidance_scale"), "guidance_scale: expected float"),
     ],
 )
 def test_what_cannot_be_used_is_named(call, message):
@@ -89,6 +93,11 @@ def test_an_examples_key_depends_on_the_seed_and_its_index_alone():
 
     assert keys(7, 3, 2) == keys(7, 3, 8) == keys(9, 3, 4)[:7]
     assert len(set(keys(7, 3, 2) + keys(7, 4, 2))) == 14
+
+
+@pytest.mark.parametrize("values", ([[1.0], [0.5, 0.3]], ["1"], [1 + 0j], np.array([1j]), [None], None, object()))
+def test_what_are_no_real_numbers_are_none(values):
+    assert inputs.numbers(values) is None
 
 
 def test_every_order_that_a_config_may_name_has_a_sampler():

@@ -1,5 +1,7 @@
 """LoRAs on a loaded model: added, several at once, taken away to the bit."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -52,6 +54,17 @@ def assert_same(found, expected, **tolerance) -> None:
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, err_msg=name, **({"rtol": 0, "atol": 0} | tolerance))
+
+
+def test_a_lora_is_named_after_its_folder_or_its_file(folder, tmp_path):
+    pipe = pipeline(folder)
+    for name in ("style.v1", "style.v2"):
+        (tmp_path / name).mkdir()
+        shutil.copy(folder / "some.safetensors", tmp_path / name / "pytorch_lora_weights.safetensors")
+        assert pipe.load_lora(tmp_path / name) == name
+    assert pipe.load_lora(folder / "some.safetensors") == "some"
+    pipe.unload_lora("style.v1")
+    assert list(pipe.loras) == ["style.v2", "some"]
 
 
 @pytest.mark.parametrize("is_separated", [True, False])

@@ -1,6 +1,8 @@
 """The pipeline's options, on a model with random weights."""
 
 import dataclasses
+import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +113,49 @@ def test_like_original_keeps_the_prompt_its_end_and_all_tokens(pipe, pictures):
         assert text == pipe.tokenizer.decode_all(row) and text.startswith(prompt) and "</s>" not in text
     ours = pipe.image_to_text(pictures, prompt=prompt, length=9)
     assert not any(text.startswith(prompt) for text in ours)
+
+
+def test_one_row_stands_for_any_number_of_rows(pipe, pictures):
+    rng = np.random.default_rng(0)
+    full = {
+        "latents": rng.standard_normal((3, SIDE, SIDE, 1), np.float32),
+        "timestep": np.array([3.0, 400.0, 900.0], np.float32),
+        "text_embeddings": np.asarray(pipe.encode_text(np.arange(18).reshape(3, 6))),
+    }
+    for alone in itertools.chain(*(itertools.combinations(full, count) for count in range(1, 4))):
+        rows = {name: array[:1] if name in alone else array for name, array in full.items()}
+        count = 1 if len(alone) == 3 else 3
+        repeated = {name: np.repeat(array, count, axis=0) if len(array) == 1 else array for name, array in rows.items()}
+        found, expected = pipe.denoise(**rows), pipe.denoise(**repeated)
+        np.testing.assert_array_equal(found.velocity, expected.velocity)
+        np.testing.assert_array_equal(found.logits, expected.logits)
+    found = pipe.denoise(None, full["timestep"], full["text_embeddings"][:1])
+    assert found.logits.shape[0] == 3
+    token_ids = np.full((3, 6), pipe.tokenizer.mask_token_id)
+    found, expected = (pipe.subs_log_probs(full["latents"][:1].repeat(n, axis=0), token_ids) for n in (1, 3))
+    np.testing.assert_array_equal(found, expected)
+    with pytest.raises(UserError, match="different numbers of examples: 3 in latents, 2 in token_ids"):
+        pipe.subs_log_probs(full["latents"], token_ids[:2])
+
+
+def test_a_folder_of_other_files_is_not_replaced(pipe, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path / "work")
+    for folder in (".", tmp_path / "work", "../work/"):
+        with pytest.raises(UserError, match="work: holds other files, which would be removed; name another folder"):
+            pipe.save_pretrained(folder)
+    for folder, message in (
+        ("", "folder is ''; give"),
+        (7, "folder is 7; give"),
+        ("thesis.txt", "is a file; name a fo"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipe.save_pretrained(folder)
+    assert [file.read_text() for file in tmp_path.rglob("*") if file.is_file()] == ["mine"]
+    for _ in range(2):
+        pipe.save_pretrained("model")
+    assert sorted(os.listdir()) == ["model", "thesis.txt"]
 
 
 def test_subs_log_probs_are_a_distribution_at_masks_and_certain_elsewhere(pipe, pictures):

@@ -43,6 +43,11 @@ TEXT = """HloModule step, num_partitions=2
   ROOT %x = f32[4] negate(%p)
 }
 
+%whole (p: f32[4]) -> f32[4] {
+  %g = f32[1250]{0} collective-permute(%p), channel_id=7, source_target_pairs={{0,1},{1,0}}
+  ROOT %x = f32[4] negate(%p)
+}
+
 %condition (p: f32[4]) -> pred[] {
   %n = s32[] constant(4)
 }
@@ -100,6 +105,15 @@ def test_pieces_that_fusions_send_while_they_compute_are_one_collective():
     assert found(kernel(2, "piece"), kernel(1), kernel(1, "piece").replace("%k1", "%k")) == {
         PERMUTE: {"seconds": 5, "alone": 1}
     }
+
+
+@pytest.mark.parametrize("cycles, alone", [(2, 3), (6, 0)])
+def test_a_collective_inside_a_fusion_is_sent_while_the_fusion_computes(cycles, alone):
+    assert found(kernel(1), kernel(cycles, "whole"), kernel(9)) == {PERMUTE: {"seconds": 5, "alone": alone}}
+
+
+def test_each_fusion_sends_the_whole_collective_inside_it():
+    assert found(kernel(2, "whole"), kernel(3, "whole")) == {PERMUTE: {"seconds": 10, "alone": 5}}
 
 
 def test_other_nodes_are_reached_at_the_rate_of_the_slow_network():

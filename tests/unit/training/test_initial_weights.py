@@ -16,7 +16,13 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.stored_arrays import save_arrays
-from dualdiff_jax.training.initial_weights import check_init_from, init_from_fingerprint, initial_weights
+from dualdiff_jax.training.initial_weights import (
+    check_init_from,
+    init_from_fingerprint,
+    initial_weights,
+    random_and_frozen,
+)
+from dualdiff_jax.training.trainable import Trainable
 from dualdiff_jax.weights import save_model
 from tests.small_run import small_run
 
@@ -118,3 +124,21 @@ def test_the_fingerprint_follows_names_and_sizes(run, tmp_path):
     longer = init_from_fingerprint(copy)
     (tmp_path / "model" / "model.json").rename(tmp_path / "model" / "other.json")
     assert len({before, longer, init_from_fingerprint(copy)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("trainable", "kind", "expected"),
+    [
+        (("mmdit.*",), "identity", ["t5"]),
+        (("mmdit.*", "t5.*"), "identity", []),
+        (("t5.embedding[mask]",), "identity", ["mmdit"]),
+        (("mmdit.*",), "kl", ["t5", "autoencoder"]),
+    ],
+)
+def test_networks_that_stay_random_are_known(run, trainable, kind, expected):
+    config = changed(run[0], "init_from", "")
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, trainable=trainable))
+    autoencoder = dataclasses.replace(config.model.autoencoder, kind=kind, level_widths=(32,))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, autoencoder=autoencoder))
+    assert random_and_frozen(config, Trainable(config).changed_leaves) == expected
+    assert random_and_frozen(dataclasses.replace(config, init_from="m"), Trainable(config).changed_leaves) == []

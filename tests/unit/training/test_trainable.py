@@ -137,6 +137,16 @@ def test_the_row_has_the_gradient_that_it_has_inside_the_whole_embedding(root, a
     assert np.abs(mu[MASK_ROW]).max() > 0
 
 
+def test_params_have_the_dtype_of_their_specs_whatever_the_folder_holds(root):
+    config = settings(root, train={"trainable": (MASK_ROW, "mmdit.blocks.text.*")})
+    weights = {name: value.astype(jnp.bfloat16) for name, value in random_weights(config.model).items()}
+    trainable = Trainable(config)
+    params, _ = trainable.split(weights, one_device(), jax.random.key(0))
+    assert {name: value.dtype for name, value in params.items()} == {
+        name: spec.dtype for name, spec in trainable.specs.items()
+    }
+
+
 def test_frozen_leaves_have_the_dtype_of_the_computation(root):
     config = settings(root, train={"trainable": (MASK_ROW, "mmdit.blocks.text.*")})
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, compute_dtype="bfloat16"))
