@@ -68,7 +68,7 @@ def test_numbers_that_fit_come_back_and_none_is_the_default():
         (lambda: inputs.example_keys(np.array(3), 1), "seed is array(3); give a whole number from 0 to"),
         (lambda: inputs.example_keys(np.zeros((1, 1), int), 1), "seed is array([[0]]); give a whole number from 0 to"),
         (lambda: inputs.finite_number("scale", np.complex64(2 + 3j)), "; give a finite number"),
-        (lambda: inputs.setting("guidance_scale", np.complex128(2j), "guidance_scale"), "guidance_scale: expected float"),
+        (lambda: inputs.setting("scale", np.complex128(2j), "guidance_scale"), "scale: expected float, found"),
     ],
 )
 def test_what_cannot_be_used_is_named(call, message):
