@@ -9,7 +9,6 @@ from dualdiff_jax.arrays import TokenIds
 
 def guided_logits(null: jax.Array, conditional: jax.Array, guidance_scale: jax.Array | float) -> jax.Array:
     """(b, l, v) each -> (b, l, v) fp32; a ``guidance_scale`` of 1 gives ``conditional``."""
-    null = null.astype(jnp.float32)
     return null + guidance_scale * (conditional.astype(jnp.float32) - null)
 
 

@@ -74,7 +74,7 @@ TESTS = {
         f"{PARITY}/test_bfloat16.py",
     ),
     "models/autoencoder.py": (f"{MODELS}/test_autoencoder.py", f"{PARITY}/test_autoencoder.py"),
-    "models/blocks.py": LAYERS,
+    "models/blocks.py": (*LAYERS, f"{MODELS}/test_passes.py"),
     "models/bundle.py": (
         f"{MODELS}/test_bundle.py",
         *WHOLE_MODEL,
