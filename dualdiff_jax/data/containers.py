@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 PNG, JPEG, RIFF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"RIFF"
 JFIF, EXIF, ADOBE = 0xE0, 0xE1, 0xEE  # application segments of a JPEG; Adobe's names the colour transform
-WEBP_PIXELS = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
-WEBP_METADATA = 0x20 | 0x08 | 0x04  # flags of VP8X: ICC, EXIF, XMP
+WEBP_KEPT = (b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF", b"EXIF")
+WEBP_LEFT_OUT = 0x20 | 0x04  # flags of VP8X: ICC, XMP
 # Tags of a TIFF that decide its pixels or its orientation: sizes, layout, compression, colours.
 TIFF_PIXELS = {*range(254, 260), 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 297, 317, 320, *range(322, 326)} | {
     *(332, 338, 339, 340, 341, 347),
@@ -81,14 +81,14 @@ def _bare_jpeg(data: bytes) -> bytes:
 
 
 def _bare_webp(data: bytes) -> bytes:
-    """With the chunks of the pixels alone, and a header that announces no others."""
+    """With the chunks of the pixels and EXIF, and a header that announces no others."""
     kept, at = [], 12
     while at + 8 <= len(data):
         kind, (length,) = data[at : at + 4], struct.unpack_from("<I", data, at + 4)
         end = at + 8 + length + length % 2
         if kind == b"VP8X":
-            kept.append(data[at : at + 8] + bytes([data[at + 8] & ~WEBP_METADATA]) + data[at + 9 : end])
-        elif kind in WEBP_PIXELS:
+            kept.append(data[at : at + 8] + bytes([data[at + 8] & ~WEBP_LEFT_OUT]) + data[at + 9 : end])
+        elif kind in WEBP_KEPT:
             kept.append(data[at:end])
         at = end
     content = b"WEBP" + b"".join(kept)

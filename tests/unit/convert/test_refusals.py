@@ -216,8 +216,12 @@ def test_an_output_that_exists(folder, tmp_path):
     (output / "mine.txt").write_text("precious")
     message = refusal(tmp_path, folder / "vae")
     assert "--overwrite" in message and (output / "mine.txt").read_text() == "precious"
+    message = refusal(tmp_path, folder / "vae", "--overwrite")
+    assert "holds other files, which would be removed" in message and (output / "mine.txt").read_text() == "precious"
+    (output / "mine.txt").unlink()
     main(["import", str(folder / "vae"), f"--output={output}", "--overwrite"])
-    assert (output / "model.json").is_file() and not (output / "mine.txt").exists()
+    main(["import", str(folder / "vae"), f"--output={output}", "--overwrite"])
+    assert (output / "model.json").is_file()
 
 
 def test_an_export_over_what_exists(folder, tmp_path):

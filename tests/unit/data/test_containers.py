@@ -109,6 +109,7 @@ def test_without_metadata_the_picture_is_the_same(form, options):
         assert found.format == form and whole.size == found.size
         assert not metadata(found.info) and (metadata(whole.info) or form == "PNG")
         np.testing.assert_array_equal(np.asarray(found.convert("RGB")), np.asarray(whole.convert("RGB")))
+    assert open_image(bare).size == open_image(data).size == (NOISE.shape[0], NOISE.shape[1])  # turned
 
 
 @pytest.mark.parametrize("count", [1, 2])
