@@ -54,6 +54,8 @@ def test_uniform_weighting_is_the_mean_squared_velocity_error():
 def test_weights_by_name():
     np.testing.assert_array_equal(loss_weight(SIGMA, "uniform"), np.ones(3))
     np.testing.assert_allclose(loss_weight(SIGMA, "sigma_squared"), np.square(SIGMA), rtol=1e-6)
+    with pytest.raises(ValueError, match="weighting is 'sigma'; give one of .*uniform.*sigma_squared"):
+        loss_weight(SIGMA, "sigma")
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "sigma_squared"])
