@@ -13,9 +13,10 @@ from safetensors.numpy import save_file
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.checkpoint_formats import D_DIT_FORMATS
 from dualdiff_jax.convert.diffusers_folder import INDEX_FILE, MASK_FILE, write_configs, write_index
-from dualdiff_jax.convert.output import check_output
+from dualdiff_jax.convert.output import check_apart, check_output
 from dualdiff_jax.convert.plan import format_rules
 from dualdiff_jax.convert.rule import Rule
+from dualdiff_jax.convert.tensors import some
 from dualdiff_jax.convert.torch_file import save_tensor
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, new_file, new_folder
@@ -56,20 +57,19 @@ def export_model(
         ``output``.
 
     Raises:
-        UserError: ``output`` exists (without ``overwrite``) or finds too little room, or the model folder is damaged,
-            lacks a network or has an autoencoder or a block that diffusers lacks.
+        UserError: ``output`` exists (without ``overwrite``), finds too little room or holds ``model``, or the model
+            folder is damaged, lacks a network, has an autoencoder or a block that diffusers lacks, or numbers that
+            ``dtype`` cannot hold.
     """
     model, output = as_path(model), as_path(output)
+    check_apart(output, [model])
     config, tokenizer = load_config(model), load_tokenizer(model)
-    if config.autoencoder.kind != "kl" or config.mmdit.mlp_ratio != 4:
-        raise UserError(f"{model}: has an autoencoder or blocks that diffusers lacks; only SD3's kind can be exported")
-    missing = [network for network in D_DIT_FORMATS if network not in load_networks(model)]
-    if missing:
-        raise UserError(f"{model}: holds no {' and no '.join(missing)}; export needs a complete model")
+    _check_exportable(model, config)
     stored = check_leaves(model, config)
     dtypes = {leaf: jnp.dtype(dtype or spec.dtype) for leaf, spec in stored.items()}
     written, total = 0, sum(int(np.prod(spec.shape)) * dtypes[leaf].itemsize for leaf, spec in stored.items())
     check_output(output, INDEX_FILE, total, overwrite)
+    _check_range(model, config, stored, dtype)
     with new_folder(output, INDEX_FILE) as folder:
         write_configs(folder, config)
         tokenizer.save(folder / "tokenizer")
@@ -87,6 +87,32 @@ def export_model(
             shards.close()
         write_index(folder)
     return output
+
+
+def _check_exportable(model: Path, config: ModelConfig) -> None:
+    """Raises ``UserError`` unless the model has all networks, of the kinds that diffusers has."""
+    if config.autoencoder.kind != "kl" or config.mmdit.mlp_ratio != 4:
+        raise UserError(f"{model}: has an autoencoder or blocks that diffusers lacks; only SD3's kind can be exported")
+    missing = [network for network in D_DIT_FORMATS if network not in load_networks(model)]
+    if missing:
+        raise UserError(f"{model}: holds no {' and no '.join(missing)}; export needs a complete model")
+
+
+def _check_range(model: Path, config: ModelConfig, stored: dict, dtype: str | None) -> None:
+    """Raises ``UserError`` where ``dtype`` makes a finite number infinite; reads the model if its range is smaller."""
+    if dtype is None or all(jnp.finfo(dtype).maxexp >= jnp.finfo(spec.dtype).maxexp for spec in stored.values()):
+        return
+    if large := [key for network in FILES for key in _too_large(model / "weights", config, network, stored, dtype)]:
+        raise UserError(f"{model}: has numbers too large for --dtype={dtype} in {some(large)}; choose another --dtype")
+
+
+def _too_large(folder: Path, config: ModelConfig, network: str, stored: dict, dtype: str) -> Iterator[str]:
+    for rule, array in _arrays(folder, config, network, stored):
+        tensor = rule.extract(array)
+        with np.errstate(over="ignore"):
+            cast = tensor.astype(jnp.dtype(dtype))
+        if (np.isinf(cast) & np.isfinite(tensor)).any():
+            yield rule.key
 
 
 def _sizes(config: ModelConfig, network: str, dtypes: Mapping[str, np.dtype]) -> dict[str, int]:

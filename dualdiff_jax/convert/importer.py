@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.leaf_writer import LeafWriter
-from dualdiff_jax.convert.output import check_output
+from dualdiff_jax.convert.output import check_apart, check_output
 from dualdiff_jax.convert.plan import Plan
 from dualdiff_jax.convert.rule import stack_layers
 from dualdiff_jax.convert.tensors import open_file, some
@@ -78,6 +79,7 @@ class Import:
         components: Sequence[str] | None = None,
     ):
         checkpoint = open_checkpoint(path)
+        _check_used(components, t5=t5, autoencoder=autoencoder)
         if t5 is not None:
             checkpoint = checkpoint.with_component(open_checkpoint(t5), "t5", "--t5")
         if autoencoder is not None:
@@ -121,7 +123,13 @@ class Import:
                 f"{quoted(name) if name else 'a tensor'} {shape}" for name, shape in list(shapes.items())[:3]
             )
             raise UserError(f"{file}: holds {found or 'nothing'}; expected one vector of T5's width, {width}")
-        return tensors.read(next(iter(shapes))).reshape(width)
+        ((key, info),) = tensors.items()
+        if not jnp.issubdtype(info.dtype, jnp.floating):
+            raise UserError(f"{file}: holds a vector of dtype {info.dtype}; expected floating point numbers")
+        row = tensors.read(key).reshape(width)
+        if not np.isfinite(row.astype(np.float32)).all():
+            log.warning("%s: holds numbers that are not finite; the file may be damaged", file)
+        return row
 
     @property
     def bytes(self) -> int:
@@ -147,14 +155,22 @@ class Import:
             ``output``.
 
         Raises:
-            UserError: ``output`` exists, cannot be written or finds too little room, or a tensor cannot be read.
+            UserError: ``output`` exists, cannot be written, finds too little room or holds a file that the import
+                reads, or a tensor cannot be read.
         """
         output = as_path(output)
         check_holds_arrays(output)
+        check_apart(output, self._sources())
         check_output(output, DESCRIPTION, self.bytes, overwrite)
         with new_model_folder(output, self.config, self.tokenizer, self.networks) as folder:
             self._write_weights(folder / "weights", progress)
         return output
+
+    def _sources(self) -> list[Path]:
+        """The files and folders that ``write`` reads."""
+        tensors = [component.tensors for component in self.plan.components.values()]
+        files = dict.fromkeys(found.file_of(key) for found in tensors for key in found)
+        return [self.checkpoint.path, *files, *([self.mask_embedding] if self.mask_embedding else [])]
 
     def _write_weights(self, folder: Path, progress: Progress | None) -> None:
         written, total = 0, self.bytes
@@ -209,6 +225,13 @@ def open_pipeline(
 
 def _shard(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _check_used(components: Sequence[str] | None, **given: str | Path | None) -> None:
+    """Raises ``UserError`` where a file is given for a network that ``components`` leaves out."""
+    for network, file in given.items():
+        if file is not None and components is not None and network not in components:
+            raise UserError(f"{file}: --components leaves {network} out; add it there, or leave --{network} out")
 
 
 def _selected_networks(checkpoint: TorchCheckpoint, components: Sequence[str] | None) -> tuple[str, ...]:

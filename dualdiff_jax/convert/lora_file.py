@@ -63,11 +63,15 @@ def read_lora(path: Path, config: ModelConfig) -> list[Term]:
         )
     settings = peft_settings(file)
     chosen: dict[str, Rule] = {}
+    name_of: dict[str, str] = {}  # region of a kernel -> the file's name for it
     for name, keys in modules.items():
         rule, found = _fit(name, keys, file, config)
         faults += found
         if rule is not None:
             chosen[name] = rule
+            first = name_of.setdefault(f"{rule.leaf} {rule.layer} {rule.index}", name)
+            if first != name:
+                faults.append(f"{_shown(name)}: found a second pair beside {_shown(first)}; keep one pair for a layer")
     refuse_faults(f"{path} has", faults)
     if left_out:
         named = some([_shown(name) for name in left_out])
@@ -95,19 +99,21 @@ def _file_of(path: Path) -> Path:
 def _modules(file: SafetensorsFile) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Name of each layer -> its keys in the file, by ``down``, ``up`` and ``alpha``; and faults."""
     modules: dict[str, dict[str, str]] = {}
-    unknown: list[str] = []
+    faults: dict[str, str] = {}  # by key
     for key in file:
         for pattern, kind in OTHER_KINDS:
             if pattern.search(key):
                 raise UserError(f"{file.path}: has {_shown(key)}, so it is a {kind}; only plain LoRAs can be read")
         for role, pattern in (("down", DOWN), ("up", UP), ("alpha", ALPHA)):
             if match := pattern.fullmatch(key):
-                modules.setdefault(match[1], {})[role] = key
+                first = modules.setdefault(match[1], {}).setdefault(role, key)
+                if first != key:
+                    pairs = f"found a second {role} matrix beside {_shown(first)}"
+                    faults[key] = f"{_shown(key)}: {pairs}; keep one adapter in the file"
                 break
         else:
-            unknown.append(key)
-    faults = [f"{_shown(key)}: found an unknown name, which is no part of a LoRA" for key in unknown]
-    return modules, [fault for key, fault in zip(unknown, faults, strict=True) if not has_no_leaf(key)]
+            faults[key] = f"{_shown(key)}: found an unknown name, which is no part of a LoRA"
+    return modules, [fault for key, fault in faults.items() if not has_no_leaf(key)]
 
 
 def _fit(

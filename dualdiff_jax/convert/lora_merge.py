@@ -8,7 +8,7 @@ import numpy as np
 
 from dualdiff_jax.convert.leaf_writer import LeafWriter
 from dualdiff_jax.convert.lora_terms import Term, change, scaled_factors
-from dualdiff_jax.convert.output import check_output
+from dualdiff_jax.convert.output import check_apart, check_output
 from dualdiff_jax.files import as_path, check_holds_arrays
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import layers_of
@@ -38,10 +38,12 @@ def merge_lora(
         ``output``.
 
     Raises:
-        UserError: ``output`` exists (without ``overwrite``) or cannot be written, or ``model`` is damaged.
+        UserError: ``output`` exists (without ``overwrite``), cannot be written or holds ``model``, or ``model`` is
+            damaged. On a disk ``output`` may be ``model`` itself.
     """
     model, output = as_path(model), as_path(output)
     check_holds_arrays(output)
+    check_apart(output, [model], may_equal=True)
     config, networks = load_config(model), load_networks(model)
     stored, specs = check_leaves(model, config), leaf_specs(config, networks)
     dtypes = {leaf: np.dtype(stored[leaf].dtype) for leaf in specs}

@@ -90,17 +90,18 @@ def scaled_factors(loras: Iterable[tuple[Sequence[Term], float]], specs: Specs) 
         Leaf -> for each layer A and B in fp32, with the factors and alpha / rank in B; None for a layer without terms.
 
     Raises:
-        UserError: a factor times alpha / rank is out of all proportion.
+        UserError: a factor times alpha / rank is no number, or out of all proportion.
     """
     parts: dict[LeafLayer, list[Factors]] = {}
     for terms, scale in loras:
         for term in terms:
             a, b = term.factors(specs[term.rule.leaf])
             ratio = scale * term.alpha / term.rank
-            if abs(ratio) > LARGEST_FACTOR:
+            if not abs(ratio) <= LARGEST_FACTOR:  # true of NaN too
+                found = "no number" if math.isnan(ratio) else f"more than {LARGEST_FACTOR:g}, out of all proportion"
                 raise UserError(
-                    f"{quoted(term.rule.key)}: scale {scale:g} x alpha {term.alpha:g} / rank {term.rank} is more than "
-                    f"{LARGEST_FACTOR:g}, out of all proportion; give a smaller scale, or check the file's alpha"
+                    f"{quoted(term.rule.key)}: scale {scale:g} x alpha {term.alpha:g} / rank {term.rank} is {found}; "
+                    "give a smaller scale, or check the file's alpha"
                 )
             parts.setdefault(term.leaf_layer, []).append(
                 (a.astype(np.float32), np.float32(ratio) * b.astype(np.float32))
@@ -149,6 +150,8 @@ def renamed(terms: Iterable[Term], rules: Rules, specs: Specs) -> tuple[list[Ter
 
 def _joined(terms: Sequence[Term], spec: LeafSpec) -> tuple[Factors, float]:
     """A, B and alpha of the sum of some terms of one layer."""
+    downs, ups = (_alike(arrays) for arrays in zip(*((term.down, term.up) for term in terms), strict=True))
+    terms = [dataclasses.replace(term, down=a, up=b) for term, a, b in zip(terms, downs, ups, strict=True)]
     pairs, first = [term.factors(spec) for term in terms], terms[0]
     if all(term.alpha == first.alpha and np.array_equal(term.down, first.down) for term in terms):
         return (pairs[0][0], np.sum([b for _, b in pairs], axis=0, dtype=pairs[0][1].dtype)), first.alpha
@@ -159,6 +162,11 @@ def _joined(terms: Sequence[Term], spec: LeafSpec) -> tuple[Factors, float]:
         return (a, np.concatenate([b for _, b in pairs])), ratios[0] * rank
     scaled = [np.float32(ratio) * b.astype(np.float32) for ratio, (_, b) in zip(ratios, pairs, strict=True)]
     return (a, np.concatenate(scaled)), float(rank)
+
+
+def _alike(arrays: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """The arrays as they are if they have one dtype, else in fp32: numpy joins no two kinds of 8 or 16 bits."""
+    return arrays if len({array.dtype for array in arrays}) == 1 else [array.astype(np.float32) for array in arrays]
 
 
 def cut(rules: Iterable[Rule], factors: Factors, alpha: float, spec: LeafSpec) -> list[Term]:

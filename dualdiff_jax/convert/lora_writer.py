@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.exporter import save_tensors
@@ -21,7 +22,7 @@ from dualdiff_jax.convert.lora_keys import lora_rules
 from dualdiff_jax.convert.lora_terms import Term, renamed
 from dualdiff_jax.convert.output import check_output
 from dualdiff_jax.convert.tensor_file import CHECKSUMS, checksum
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import as_path, new_file, new_folder
 from dualdiff_jax.models.bundle import leaf_specs
 
@@ -80,9 +81,16 @@ def _write_kohya(file: Path, terms: Sequence[Term]) -> None:
     tensors = {}
     for term in terms:
         name = f"lora_unet_{term.rule.key.replace('.', '_')}"
-        tensors[f"{name}.alpha"] = np.asarray(term.alpha, term.down.dtype)
+        tensors[f"{name}.alpha"] = _alpha(term)
         tensors |= {f"{name}.lora_down.weight": term.down, f"{name}.lora_up.weight": term.up}
     _save(file, tensors)
+
+
+def _alpha(term: Term) -> np.ndarray:
+    """In the dtype of the matrices if that holds alpha exactly, else in fp32."""
+    with np.errstate(all="ignore"):
+        alpha = np.asarray(term.alpha, term.down.dtype)
+    return alpha if float(alpha) == term.alpha else np.asarray(term.alpha, np.float32)
 
 
 # Format -> how it is written.
@@ -141,7 +149,6 @@ def _faults(output: Path) -> Iterator[None]:
     """A disk that cannot be written is a message."""
     try:
         yield
-    except OSError as error:
-        raise UserError(
-            f"{output}: cannot be written ({error.strerror}); make room, or choose another place"
-        ) from error
+    except (OSError, SafetensorError) as error:
+        cause = error.strerror if isinstance(error, OSError) else reason(error)
+        raise UserError(f"{output}: cannot be written ({cause}); make room, or choose another place") from error

@@ -41,12 +41,14 @@ class Component:
         tensors: of a file or a set of shards, which may hold other networks too.
         prefix: starts each of the network's keys in ``tensors``.
         config: of ``config.json`` beside the tensors; empty where there is none.
+        others: prefixes of the other networks in ``tensors``, whether they are imported or not.
     """
 
     format: CheckpointFormat
     tensors: Tensors
     prefix: str
     config: Json
+    others: tuple[str, ...] = ()
 
     @property
     def keys(self) -> dict[str, str]:
@@ -236,15 +238,17 @@ def _find_components(tensors: Tensors, config: Json) -> dict[str, Component]:
                 f"{tensors.path}: holds two of {network}: under {components[network].prefix!r} and {prefix!r}; "
                 "keep one of them in the file"
             )
-        components[network] = Component(checkpoint_format, tensors, prefix, config)
+        components[network] = Component(
+            checkpoint_format, tensors, prefix, config, tuple(other for other in formats if other != prefix)
+        )
     return components
 
 
 def unclaimed_keys(checkpoint: TorchCheckpoint) -> Iterator[tuple[Path, str]]:
-    """(file, key) of every key that starts with no component's prefix and matches none of ``IGNORED_KEYS``."""
-    components = checkpoint.components.values()
-    for tensors in {id(component.tensors): component.tensors for component in components}.values():
-        prefixes = tuple(component.prefix for component in components if component.tensors is tensors)
+    """(file, key) of every key that belongs to no network of its file and matches none of ``IGNORED_KEYS``."""
+    for component in {id(component.tensors): component for component in checkpoint.components.values()}.values():
+        tensors = component.tensors
         for key in tensors:
-            if not key.startswith(prefixes) and not any(re.fullmatch(pattern, key) for pattern in IGNORED_KEYS):
+            is_known = key.startswith((component.prefix, *component.others))
+            if not is_known and not any(re.fullmatch(pattern, key) for pattern in IGNORED_KEYS):
                 yield tensors.file_of(key), key

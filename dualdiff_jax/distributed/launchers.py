@@ -18,7 +18,7 @@ from typing import NamedTuple
 # the process with a C++ stack trace. This module needs the answer first, to report failures in a sentence.
 from jax._src.clusters import ClusterEnv
 
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, quoted
 
 FLAGS = "--coordinator=HOST:PORT --num_processes=N --process_id=K"
 SLURM_STEP = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -92,14 +92,15 @@ def find_launcher(environ: Mapping[str, str]) -> Launcher | None:
         The launcher, or None if it started a single process.
 
     Raises:
-        UserError: JAX needs a package to ask this launcher, and the package is not installed.
+        UserError: JAX needs a package to ask this launcher, and the package is not installed; or a variable that
+            counts processes is no number.
     """
-    if int(environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+    if _number(environ, "OMPI_COMM_WORLD_SIZE") > 1:
         is_old = "OMPI_MCA_orte_hnp_uri" in environ
         if not is_old:
             _need("mpi4py", "Open MPI 5 started this process")
         return Launcher("Open MPI", "ompi" if is_old else "mpi4py", environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1")
-    if all(name in environ for name in SLURM_STEP) and int(environ["SLURM_NTASKS"]) > 1:
+    if all(name in environ for name in SLURM_STEP) and _number(environ, "SLURM_NTASKS") > 1:
         tasks = re.findall(r"(\d+)(?:\(x\d+\))?", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # as in 8(x3),4
         return Launcher("SLURM", "slurm", has_machine=set(tasks) == {"1"})
     if "tpu" in environ.get("JAX_PLATFORMS", "tpu") and (launcher := _find_tpu(environ)):
@@ -112,12 +113,25 @@ def find_launcher(environ: Mapping[str, str]) -> Launcher | None:
 
 def _find_tpu(environ: Mapping[str, str]) -> Launcher | None:
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES") or ""
-    if "," in hosts or "TPU_PROCESS_ADDRESSES_PATH" in environ or int(environ.get("MEGASCALE_NUM_SLICES", 1)) > 1:
+    has_hosts = "," in hosts or "TPU_PROCESS_ADDRESSES_PATH" in environ
+    if has_hosts or _number(environ, "MEGASCALE_NUM_SLICES") > 1:
         return Launcher("GKE", "gketpu")
     # Importing jax sets the first variable on a machine with TPU chips, and the second on a machine without.
     if "TPU_ML_PLATFORM" in environ and "TPU_SKIP_MDS_QUERY" not in environ and not hosts:
         return Launcher("the TPU VM", "gcetpu")
     return None
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    """The number in a variable; 1 where it is not set."""
+    text = environ.get(name, "1")
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UserError(
+            f"{name}: found {quoted(text)}, expected a number; unset the variable, or give {FLAGS}, or "
+            "--num_processes=1 if it runs alone"
+        ) from error
 
 
 def _need(package: str, why: str) -> None:

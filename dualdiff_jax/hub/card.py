@@ -89,14 +89,18 @@ def _scores(folder: Path) -> str:
     rows, settings = [], {}
     for file in sorted(folder.glob("*.json")):
         result = read_object(file)
-        if "score" in result and "task" in result:
+        if _is_number(result.get("score")) and "task" in result:
             error = result.get("standard_error")
-            given = "" if error is None else f" ± {error:.4g}"
+            given = f" ± {error:.4g}" if _is_number(error) else ""
             rows.append((str(result["task"]), f"{result['score']:.6g}{given}", str(result.get("count", ""))))
             settings[str(result["task"])] = result.get("settings")
     if not rows:
         raise UserError(f"{folder}: has no results of --mode=evaluate; name its --output")
     return "## Scores\n\n" + _table(("task", "score", "questions"), rows) + "\n" + _details("Settings", settings)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

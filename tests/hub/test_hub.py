@@ -16,6 +16,7 @@ from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.convert.exporter import export_model
 from dualdiff_jax.convert.importer import Import
 from dualdiff_jax.hub import download, is_hub_name, upload
+from dualdiff_jax.hub.card import model_card
 from dualdiff_jax.weights import load_config
 from tests import checkpoints
 from tests.hub.server import Hub, serving
@@ -79,6 +80,17 @@ def test_a_model_that_was_pushed_comes_back_bit_equal_with_a_card(hub, model, tm
     assert again.config == pipe.config
     jax.tree.map(np.testing.assert_array_equal, again.weights, pipe.weights)
     assert again.tokenizer.fingerprint() == pipe.tokenizer.fingerprint()
+
+
+def test_a_result_without_a_score_is_left_out(model, tmp_path):
+    for task, score in (("coco30k", None), ("mme", True), ("vqav2", 0.5)):
+        result = {"task": task, "score": score, "standard_error": "unknown", "count": 7, "settings": {}}
+        (tmp_path / f"{task}.json").write_text(json.dumps(result))
+    card = model_card(model, NAME, "mit", scores=tmp_path)
+    assert "| vqav2 | 0.5 | 7 |" in card and "coco30k" not in card and "mme" not in card
+    (tmp_path / "vqav2.json").unlink()
+    with pytest.raises(UserError, match="has no results"):
+        model_card(model, NAME, "mit", scores=tmp_path)
 
 
 def test_what_is_saved_is_what_was_loaded(model, tmp_path):

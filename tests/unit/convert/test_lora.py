@@ -13,6 +13,7 @@ from dualdiff_jax.convert.lora_keys import lora_rules
 from dualdiff_jax.convert.lora_terms import Term, by_layer, change, cut, scaled_factors
 from dualdiff_jax.convert.lora_writer import write_lora
 from dualdiff_jax.convert.state_dict import from_torch, to_torch
+from dualdiff_jax.convert.tensor_file import SafetensorsFile
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import layers_of
@@ -207,3 +208,43 @@ def test_a_factor_out_of_all_proportion_is_refused():
     for scale, alpha in ((1e7 * RANK, 1.0), (-1e7 * RANK, 1.0), (1.0, 1e300), (1e300, 1e300)):
         with pytest.raises(UserError, match=r"proj': scale .* x alpha .* / rank 3 is more than 1e\+06"):
             scaled_factors([([dataclasses.replace(term, alpha=alpha) for term in terms], scale)], SPECS)
+
+
+def test_an_alpha_that_is_no_number_is_refused():
+    terms = [dataclasses.replace(term, alpha=float("nan")) for term in draw()]
+    with pytest.raises(UserError, match="scale 1 x alpha nan / rank 3 is no number; .* check the file's alpha"):
+        scaled_factors([(terms, 1.0)], SPECS)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "alpha", "expected"),
+    [
+        (ml_dtypes.bfloat16, 2.0, ml_dtypes.bfloat16),
+        (ml_dtypes.bfloat16, 257.0, np.float32),
+        (ml_dtypes.float8_e4m3fn, 500.0, np.float32),
+        (np.float16, 70000.0, np.float32),
+    ],
+)
+def test_alpha_keeps_its_value_in_a_file_of_narrow_numbers(tmp_path, dtype, alpha, expected):
+    term = next(term for term in draw("kohya", alpha=alpha) if term.down.ndim == 2)
+    term = dataclasses.replace(term, down=term.down.astype(dtype), up=term.up.astype(dtype))
+    file = write(tmp_path / "k.safetensors", [term], "kohya")
+    (found,) = read_lora(file, CONFIG)
+    assert (found.alpha, found.down.dtype) == (alpha, dtype)
+    (name,) = (name for name in SafetensorsFile(file) if name.endswith(".alpha"))
+    assert SafetensorsFile(file)[name].dtype == expected
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_parts_in_different_dtypes_are_joined_in_fp32(tmp_path, shared):
+    by_key, dtypes = {term.rule.key: term for term in draw()}, (ml_dtypes.bfloat16, np.float16, ml_dtypes.float8_e4m3fn)
+    down = np.ones((RANK, 16), np.float32)
+    terms = [
+        Term(by_key[key].rule, (down if shared else by_key[key].down).astype(dtype), by_key[key].up.astype(dtype), 2.0)
+        for key, dtype in zip(QKV, dtypes, strict=True)
+    ]
+    (joined,) = read_lora(write(tmp_path / "k.safetensors", terms, "kohya"), CONFIG)
+    assert joined.down.dtype == joined.up.dtype == np.float32
+    assert joined.rank == (RANK if shared else 3 * RANK)
+    leaf = "mmdit.blocks.image.qkv.kernel"
+    np.testing.assert_allclose(changes([joined])[leaf], changes(terms)[leaf], rtol=1e-5, atol=1e-6)

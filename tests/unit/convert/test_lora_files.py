@@ -20,6 +20,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.stored_arrays import read_leaves, stored_leaves
 from dualdiff_jax.weights import save_model
 from tests.flipped_bits import flipped_bits
+from tests.full_disk import full_disk
 from tests.unit.convert.loras import RANK, assert_equal_files, draw, tensors, write
 from tests.unit.pipeline.test_pipeline import config as sized
 from tests.unit.tiny import CONFIG, random_weights
@@ -43,6 +44,13 @@ GOOD = {f"{Q}.lora_A.weight": DOWN, f"{Q}.lora_B.weight": UP}
         ({"transformer.transformer_blocks.7.attn.to_q.lora_A.weight": DOWN}, "an unknown name, this model has no"),
         ({"transformer.norm1.bias": UP}, "norm1.bias: found an unknown name, which is no part of a LoRA"),
         ({f"{Q}.lora_magnitude_vector": UP}, "so it is a DoRA; only plain LoRAs can be read"),
+        ({f"{Q}.lora_A.style.weight": DOWN}, "found a second down matrix beside"),
+        ({f"{Q}.lora.up.weight": UP}, "found a second up matrix beside"),
+        ({f"{Q}.lora_down.weight": DOWN}, "keep one adapter in the file"),
+        (
+            {name.removeprefix("transformer."): tensor for name, tensor in GOOD.items()},
+            "found a second pair beside",
+        ),
         ({f"{Q}.hada_w1_a": UP}, "so it is a LyCORIS; only plain LoRAs can be read"),
     ],
 )  # fmt: skip
@@ -161,6 +169,15 @@ def test_nothing_is_overwritten_and_nothing_empty_is_written(tmp_path):
     with pytest.raises(UserError, match="nothing would be in it"):
         write_lora(tmp_path / "other.safetensors", head, CONFIG, only_sd3=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lora.safetensors"]
+
+
+@pytest.mark.parametrize("naming", FORMATS)
+def test_a_disk_that_fills_up_is_one_sentence(tmp_path, naming):
+    output = tmp_path / ("peft" if naming == "peft" else "lora.safetensors")
+    with full_disk() as fill, pytest.raises(UserError, match=rf"^{output}: .*; make room, or choose another [^\n]*$"):
+        fill(True)
+        write_lora(output, draw(), CONFIG, naming)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture(scope="module")

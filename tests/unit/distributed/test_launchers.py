@@ -16,6 +16,7 @@ from tests.multidevice.hosts import free_port
 ROOT = Path(__file__).parents[3]
 OMPI = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_RANK": "0"}
 SLURM = {"SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "127.0.0.1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+SLURM_TASK = SLURM | {"SLURM_PROCID": "0"}
 POD = {"KUBERNETES_SERVICE_HOST": "127.0.0.1"}
 
 JOIN = """
@@ -142,6 +143,15 @@ def test_without_a_launcher_of_several_processes_there_is_none(environ):
 def test_each_launcher_is_recognized(environ, name, method):
     launcher = find_launcher(environ)
     assert (launcher.name, launcher.method) == (name, method)
+
+
+@pytest.mark.parametrize("value", ["", "two", "1.5"])
+@pytest.mark.parametrize(
+    ("name", "others"), [("OMPI_COMM_WORLD_SIZE", {}), ("SLURM_NTASKS", SLURM_TASK), ("MEGASCALE_NUM_SLICES", {})]
+)
+def test_a_variable_that_is_no_number_is_named(name, others, value):
+    with pytest.raises(UserError, match=f"^{name}: found '{value}', expected a number; unset the variable, or give --"):
+        find_launcher(others | {name: value})
 
 
 def test_a_missing_package_is_reported():
