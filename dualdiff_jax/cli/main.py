@@ -3,6 +3,7 @@
 ``python main.py`` in a checkout and ``dualdiff`` after ``pip install`` are the same program.
 """
 
+import io
 import logging
 import os
 import sys
@@ -42,6 +43,9 @@ from dualdiff_jax.runtime import environment
 
 def run() -> None:
     """Parses the command line and runs its mode; after an error the process exits with 1."""
+    for stream in (sys.stdout, sys.stderr):  # what the terminal's encoding does not have is escaped, not lost
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     for name in ("mode", "debug", "quiet", *arguments.USED_BY):  # --help lists the flags of the script in argv[0]
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from dualdiff_jax.data.picture_list import METADATA, list_pictures
 from dualdiff_jax.errors import UserError, reason
-from dualdiff_jax.files import as_path, write_text
+from dualdiff_jax.files import as_path, is_writable, write_text
 from dualdiff_jax.progress import bar
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ def list_images(images: str, captions: Sequence[str], *, overwrite: bool, as_jso
         raise UserError("--text is the one caption of all pictures that have none; give it once, and not empty")
     if file.exists() and not overwrite:
         raise UserError(f"{file}: exists; give --overwrite to replace it")
+    if folder.is_dir() and not is_writable(folder):
+        raise UserError(f"{folder}: cannot be written, and the list is kept there; make the folder writable")
     found = list_pictures(folder, captions[0] if captions else None, bar("reading"))
     for fault in found.left_out:
         log.warning("left out: %s", fault)

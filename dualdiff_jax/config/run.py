@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
+
 from dualdiff_jax.config.data import DataConfig, SourceConfig, repeated_names
 from dualdiff_jax.config.fields import bounded, field_types, frozen, in_units, is_section
 from dualdiff_jax.config.model import ModelConfig
@@ -10,6 +12,7 @@ from dualdiff_jax.config.model import ModelConfig
 MOST_DEVICES = 2**20
 MOST_SEED = 2**64 - 1
 MOST_BATCH = 2**40  # bytes of the images of one step, in float32, on all hosts together
+LARGEST_BETA = 1 - 2**-20  # 1 divides by zero in the first update, and numbers nearer to 1 are 1 in float32
 MESH_AXES = ("data", "fsdp", "tensor", "context")
 TASKS = {"image": "image_generation", "text": "captioning or instruction"}  # of a stream's sources
 
@@ -48,13 +51,17 @@ class OptimizerConfig:
     warmup_steps: int = bounded(default=2000, low=0)
     weight_decay: float = bounded(default=1e-2, low=0.0, high=1e3)
     decayed: Literal["kernels", "all"] = "kernels"  # what it acts on; all has biases, norms and the null image too
-    beta1: float = bounded(default=0.9, low=0.0, high=1.0)
-    beta2: float = bounded(default=0.999, low=0.0, high=1.0)
+    beta1: float = bounded(default=0.9, low=0.0, high=LARGEST_BETA)
+    beta2: float = bounded(default=0.999, low=0.0, high=LARGEST_BETA)
     gradient_scale: float = bounded(default=1.0, low=1e-6, high=1e6)  # a factor on the gradient, before the clip
     clip_norm: float = bounded(default=2.0, low=0.0)  # 0 turns clipping off
     ema_decay: float = bounded(default=0.9995, low=0.0, high=1.0)
     ema_start: int = bounded(default=0, low=0)  # updates before this one leave the average equal to the params
     ema_warmup: bool = False  # update n averages with min(ema_decay, (1 + n) / (10 + n))
+
+    def contradictions(self) -> Iterator[str]:
+        if self.ema_decay < 1.0 and np.float32(self.ema_decay) == 1.0:
+            yield f"ema_decay is {self.ema_decay!r}, 1 in float32: the average never moves; give at most 1 - 1e-7"
 
 
 @frozen

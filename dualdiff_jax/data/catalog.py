@@ -9,6 +9,7 @@ images. It is kept like an index.
 """
 
 import concurrent.futures
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -53,7 +54,7 @@ def divide(config: SourceConfig, source: Source, cache: IndexCache) -> Division:
         return {(config.height, config.width): range(len(source))}
     kept, shapes = np.ones(len(source), bool), np.zeros(len(source), np.uint16)
     if needs_catalog:
-        kind = f"catalog-{'-'.join(config.caption_keys)}"
+        kind = f"catalog-{_fields_read(config)}"
         rows = cache.array(source.files(), kind, lambda: catalog(source), is_small=len(source) < TASK)
         for start in range(0, len(source), CHUNK):  # intermediate arrays take many times the memory of the result
             part = slice(start, start + CHUNK)
@@ -123,6 +124,17 @@ def catalog(source: Source) -> np.ndarray:
             if done and done % 256 == 0:
                 log.warning("read the sizes of %d of %d records", done * TASK, len(source))
     return rows
+
+
+def _fields_read(config: SourceConfig) -> str:
+    """A digest of what of a config decides the rows: which files are read as what, and which of their fields."""
+    roots = [
+        (root.root, root.image_key, root.caption_keys, root.question_key, root.answer_key)
+        for root in (config, *config.roots)
+    ]
+    weights = tuple(map(bool, config.caption_weights))
+    read = (config.format, config.task, config.split, bool(config.question), weights, roots)
+    return hashlib.sha256(repr(read).encode()).hexdigest()[:16]
 
 
 def _row(source: Source, index: int) -> tuple[int, int, int, int]:

@@ -1,8 +1,8 @@
 """From a record to the arrays of one training example."""
 
 import bisect
+import hashlib
 import itertools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class ExampleMaker:
         self._has_text_embeddings = has_text_embeddings
         self._suffix = question_suffix(config)
         self._weights = dict(zip(config.caption_keys, config.caption_weights, strict=True))
-        self._cache: dict[str, np.ndarray] = {}
+        self._cache: dict[str | bytes, np.ndarray] = {}
         self._kept = kept
 
     def __call__(self, number: int, rng: np.random.Generator) -> tuple[Example, Origin]:
@@ -159,14 +159,13 @@ class ExampleMaker:
             return self._encoded(record, caption_name)
         if record.image is None:
             raise DataError(ABSENT_KEY, f"{record.record_id} has no image")
-        key = str(record.image) if isinstance(record.image, os.PathLike) else record.record_id  # many ask about one
-        image = self._cache.get(key)
+        image = self._cache.get(_image_key(record.image)) if self._data.cache_images else None
         if image is None:
             fit, most = self._config.fit, self._data.max_pixels
             source, name = self._image(record.image, record.record_id)
             image = read_pixels(source, *self._shape, name=name, fit=fit, max_pixels=most)
             if len(self._cache) < self._data.cache_images:
-                self._cache[key] = image
+                self._cache[_image_key(record.image)] = image
         return {"image": image}
 
     def _image(self, image: bytes | Path, record_id: str) -> tuple[bytes | Path, str]:
@@ -188,3 +187,8 @@ class ExampleMaker:
                 )
             arrays["text_embeddings"] = record.arrays[name]
         return arrays
+
+
+def _image_key(image: bytes | Path) -> str | bytes:
+    """What two records with one image have in common: many questions ask about one, and two shards may share ids."""
+    return hashlib.sha256(image).digest() if isinstance(image, bytes) else str(image)

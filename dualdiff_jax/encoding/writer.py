@@ -34,8 +34,10 @@ from dualdiff_jax.encoding.chunks import FileChunk, file_chunks
 from dualdiff_jax.encoding.folder import EncodedSource, prepare_folder
 from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
 from dualdiff_jax.encoding.inputs import InputNotes, ReadRecord, RecordNote, read_record, write_inputs
+from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, new_file
 from dualdiff_jax.files.matching import names_in
+from dualdiff_jax.files.names import path_fault
 from dualdiff_jax.progress import Progress
 
 
@@ -71,12 +73,12 @@ def encode_sources(
         UserError: a folder holds the data of another config, model or earlier version or is not writable, a source is
             not usable, or more than ``data.max_bad_share`` of it is bad.
     """
-    cache, folders, sources, chunks = IndexCache.of(config), {}, {}, []
+    cache, folders, sources, chunks = IndexCache.of(config), _folders(config, as_path(output)), {}, []
     common = {"text_length": config.text_length, "tokenizer": tokenizer.fingerprint(), "made_by": made_by}
     fingerprints = encoder.fingerprints(tokenizer.mask_token_id)
     with first_host_first("sources"):
         for source in config.sources:
-            folder = folders[source.name] = as_path(output) / source.name
+            folder = folders[source.name]
             sources[source.name] = open_source(source, cache)
             new = list(file_chunks(source, divide(source, sources[source.name], cache), folder))
             encoded = EncodedSource(folder, sources[source.name], new, common | {"source": to_dict(source)})
@@ -175,3 +177,11 @@ def _with_arrays(
     for row, arrays in enumerate(encoder.images([image for _, image in images])):
         arrays |= {name: value for (owner, name), value in embeddings.items() if owner == row}
         yield dataclasses.replace(images[row][0], image=None, size=chunk.shape, arrays=arrays)
+
+
+def _folders(config: DataConfig, output: Path) -> dict[str, Path]:
+    """Source name -> its folder. Raises ``UserError`` for a name that no folder in ``output`` can have."""
+    for source in config.sources:
+        if source.name in ("", ".", "..") or "/" in source.name or path_fault(source.name):
+            raise UserError(f"source {source.name!r}: its name becomes a folder's; give a name without / that is one")
+    return {source.name: output / source.name for source in config.sources}

@@ -27,7 +27,7 @@ REMAT: dict[str, Callable[[], Callable[..., Any]]] = {
 }
 
 
-def rematerialised(policy: str, *, unrolled: bool = False) -> RunBlocks:
+def rematerialised(policy: str, *, unrolled: bool) -> RunBlocks:
     """How training runs a stack of blocks under a remat policy.
 
     Args:

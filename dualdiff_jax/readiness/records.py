@@ -56,6 +56,8 @@ def _source(what: str, source: SourceConfig, config: RunConfig, tokenizer: Token
     looked = survey(source, config.data, tokenizer, EXAMPLES)
     seconds = time.perf_counter() - begin
     found = f"{where}: {looked.records} records, {looked.good} of {looked.looked_at} tried made in {seconds:.2f} s"
+    if not looked.messages and looked.records and not looked.good:
+        return Finding(what, found, "warning", "none of these passes the source's filters; widen them")
     if not looked.messages:
         return Finding(what, found)
     bad = f"{found}; {looked.bad.total()} are bad: {looked.messages[0]}"

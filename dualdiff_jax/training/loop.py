@@ -40,7 +40,7 @@ from dualdiff_jax.training.step import make_step
 from dualdiff_jax.training.telemetry.recorder import Telemetry
 from dualdiff_jax.training.telemetry.sinks import check_sinks
 from dualdiff_jax.training.telemetry.trace import Trace
-from dualdiff_jax.training.workdir import prepare_workdir
+from dualdiff_jax.training.workdir import check_workdir, prepare_workdir
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
         tokenizer = Tokenizer(config.data.tokenizer)
         setup = check(config, tokenizer, mesh)
         connect(mesh)  # before anything large is compiled
+        check_workdir(workdir, config)  # before the data are opened, which may take long
         data = _open_data(config, tokenizer)
         with _faults_of_a_bucket(), locked_folder(workdir, "--workdir") as lock:
             return _train(setup, tokenizer, data, workdir, lock, hooks)
@@ -276,7 +277,7 @@ class _Loop:
             if checkpoints.is_due(step) or is_last or is_stopped:
                 with telemetry.waiting("save"):
                     checkpoints.save(step, state, self._data.fingerprint(), telemetry.unlogged_metrics())
-            if is_stopped:
+            if is_stopped and not is_last:
                 break
             self._call(hooks, step, functools.partial(self._full_weights, state.ema_params, frozen))
         self.skipped.flush()

@@ -43,8 +43,7 @@ def ema_decay(config: OptimizerConfig, updates: jax.Array) -> float | jax.Array:
     """The weight of the old average at update number ``updates``, counted from 0."""
     decay: float | jax.Array = config.ema_decay
     if config.ema_warmup:
-        n = updates.astype(jnp.float32)
-        decay = jnp.minimum(decay, (1.0 + n) / (10.0 + n))
+        decay = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
     return jnp.where(updates + 1 < config.ema_start, 0.0, decay) if config.ema_start else decay
 
 

@@ -66,7 +66,8 @@ def make_step(setup: TrainSetup, objective: Objective) -> Step:
             **_norms("update_norm", updates),
             "learning_rate": jnp.asarray(setup.schedule(updates_applied)),
         }
-        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        is_finite = jnp.isfinite(metrics["loss"])
+        is_finite &= jnp.isfinite(metrics["gradient_norm"]) & jnp.isfinite(metrics["update_norm"])
         new, old = (params, ema_params, opt_state), (state.params, state.ema_params, state.opt_state)
         with jax.named_scope("update"):
             params, ema_params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new, old)

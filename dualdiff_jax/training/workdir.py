@@ -13,7 +13,7 @@ from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import differences, resolve, to_dict
 from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import is_bucket, make_folder, write_text
+from dualdiff_jax.files import as_path, is_bucket, make_folder, write_text
 from dualdiff_jax.json_files import read_object
 
 # Fields that may differ when a run resumes: none of them changes the result of a run on unchanged data.
@@ -41,6 +41,7 @@ FREE_TO_CHANGE = (
     "data.allow_changed",
 )
 FOLDERS = ("checkpoints", "damaged_checkpoints", "model", "lora", "samples", "profile", "tensorboard", "wandb")
+REPLACED = ("model", "lora", "metrics.jsonl")  # what a run writes over; without a config it is not a run's
 FILES = (".json", ".jsonl", ".damaged", ".txt")  # suffixes of the files that a run reads or appends to
 VISIBLE_AFTER = 60.0  # seconds, at most, until a network file system shows a host the files of another
 
@@ -82,11 +83,20 @@ def check_workdir(workdir: Path, config: RunConfig) -> None:
         config: the run's.
 
     Raises:
-        UserError: the folder holds a pipe or a folder where a run has a file, or belongs to a run of another config.
+        UserError: the folder holds a pipe or a folder where a run has a file, belongs to a run of another config, or
+            holds files that are of no run and would be replaced; or its model is ``init_from``.
     """
     _check_kinds(workdir)
+    if config.init_from and as_path(config.init_from).absolute() == (workdir / "model").absolute():
+        raise UserError(f"{workdir}: its model/ is init_from, which the run would replace; name another --workdir")
     if (workdir / "config.json").exists():
         _check_stored_config(workdir, config)
+    elif not (workdir / "checkpoints").exists():
+        taken = [name for name in REPLACED if (workdir / name).exists()]
+        if taken:
+            raise UserError(
+                f"{workdir}: holds {taken[0]} and no run, and a run would replace it; name another --workdir or move it"
+            )
 
 
 def _check_stored_config(workdir: Path, config: RunConfig) -> None:

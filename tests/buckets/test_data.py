@@ -417,6 +417,19 @@ def test_the_longest_unused_are_removed(tmp_path):
     assert calls[60:] == ["0001------"]
 
 
+def test_other_files_in_the_folder_are_not_touched(tmp_path):
+    mine = [tmp_path / name for name in ("de/album/holiday.jpg", "de/letter.txt", "00/00000.tar", "de/.hidden")]
+    for file in mine:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * 9_000_000)
+        os.utime(file, (0, 0))
+    kept = LocalCache(str(tmp_path), 0.01)
+    for number in range(6):
+        kept.read(f"{number}", lambda: b"z" * 3_000_000)
+    assert all(file.stat().st_size == 9_000_000 for file in mine)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file() and path not in mine) <= 10_000_000
+
+
 def test_a_damaged_or_half_written_file_is_read_again(tmp_path, monkeypatch):
     kept = LocalCache(str(tmp_path), 0.1)
     kept.read("x", lambda: b"content")
@@ -424,7 +437,7 @@ def test_a_damaged_or_half_written_file_is_read_again(tmp_path, monkeypatch):
     for damaged in (b"", file.read_bytes()[:-1], b"x" * 20):
         file.write_bytes(damaged)
         assert kept.read("x", lambda: b"content") == b"content"
-    left = file.with_name(".abandoned.1-2.partial")
+    left = file.with_name(f".{file.name}.1-2.partial")
     left.write_bytes(b"half")
     os.utime(left, (0, 0))
     LocalCache(str(tmp_path), 0.1).read("y", lambda: b"other")

@@ -185,3 +185,14 @@ def truncate(folder) -> None:
     """Cuts the largest file of the arrays to half its size."""
     file = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    folder = tmp_path / "fotos-ü"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "a.png")
+    done = run("--mode=list-images", f"--images={folder}", "--text=x")
+    assert done.returncode == 0 and "fotos-\\xfc" in done.stdout and done.stderr == ""
+    done = run("--mode=list-images", f"--images={folder}", "--text=x")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "fotos-\\xfc" in done.stderr

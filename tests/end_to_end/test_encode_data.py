@@ -236,3 +236,13 @@ def test_encode_data_from_the_command_line_on_one_device_and_on_eight(tmp_path, 
                 np.testing.assert_allclose(
                     found[index].arrays[name].astype(np.float32), value.astype(np.float32), rtol=2.0**-7
                 )
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../escaped", "/absolute", "a/b", "a\0b", "x" * 256])
+def test_a_source_whose_name_is_no_folders_is_refused(setting, tmp_path, name):
+    config, *_ = setting
+    source = dataclasses.replace(config.data.sources[0], name=name)
+    data = dataclasses.replace(config.data, sources=(source, *config.data.sources[1:]))
+    with pytest.raises(UserError, match="its name becomes a folder's; give a name without / that is one"):
+        encode(setting, tmp_path / "encoded", dataclasses.replace(config, data=data))
+    assert not list(tmp_path.iterdir())

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 import zlib
@@ -25,6 +26,7 @@ GB = 10**9
 CHECK = 4  # bytes of a file's digest
 LEFT = 0.8  # of the bytes that may be kept, after the longest unused were removed
 SHARE = 64  # a process looks at the folder after it wrote one of so many parts of what may be kept
+PREFIX, KEPT, PARTIAL = (re.compile(p) for p in ("[0-9a-f]{2}", "[0-9a-f]{64}", r"\.[0-9a-f]{64}\..*partial"))  # names
 ABANDONED = 600.0  # seconds after which an incomplete file is that of a killed process
 
 
@@ -97,18 +99,20 @@ class LocalCache:
             total -= size
 
     def _files(self) -> Iterator[tuple[float, int, str]]:
-        """Yields (time of the last use, bytes, path) of each file; removes what killed processes left."""
+        """Yields (time of the last use, bytes, path) of each file of the cache; removes what killed processes left."""
         for folder in self._folder.iterdir():
-            if len(folder.name) != 2 or not folder.is_dir():
+            if not PREFIX.fullmatch(folder.name) or not folder.is_dir():
                 continue
             with os.scandir(folder) as entries:
                 for entry in entries:
                     with contextlib.suppress(OSError):  # another process has just removed it
+                        if not entry.is_file(follow_symlinks=False):
+                            continue
                         status = entry.stat()
-                        if entry.name.startswith(".") and time.time() - status.st_mtime > ABANDONED:
-                            remove(Path(entry.path))
-                        else:
+                        if KEPT.fullmatch(entry.name):
                             yield status.st_mtime, status.st_size, entry.path
+                        elif PARTIAL.fullmatch(entry.name) and time.time() - status.st_mtime > ABANDONED:
+                            remove(Path(entry.path))
 
 
 def _read(file: Path) -> bytes | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from dualdiff_jax.errors import reason
 from dualdiff_jax.files.mirror import Mirror
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,9 @@ class Trace:
     def step(self, number: int) -> Iterator[None]:
         """Wraps the dispatch of step ``number``; the trace begins before the first of its steps."""
         if number in self._window and not self._is_on:
-            jax.profiler.start_trace(str(self._mirror.path))
-            self._is_on = True
+            with _warning():
+                jax.profiler.start_trace(str(self._mirror.path))
+                self._is_on = True
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             yield
 
@@ -43,9 +45,15 @@ class Trace:
     def close(self) -> None:
         """Writes the trace, if one is being taken."""
         if self._is_on:
-            jax.profiler.stop_trace()
             self._is_on = False
-            try:
+            with _warning():
+                jax.profiler.stop_trace()
                 self._mirror.copy()
-            except OSError as error:
-                log.warning("the trace cannot be written (%s); training continues", error)
+
+
+@contextlib.contextmanager
+def _warning() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the profiler raises RuntimeErrors of its own where a file cannot be written
+        log.warning("the trace cannot be written (%s); training continues", reason(error))

@@ -16,6 +16,7 @@ from dualdiff_jax import config as sections
 from dualdiff_jax.config import (
     ConfigError,
     MeshConfig,
+    OptimizerConfig,
     RootConfig,
     TaskConfig,
     TelemetryConfig,
@@ -153,6 +154,11 @@ PROPORTIONS = [
     (RUN.mesh, {"tensor": 2**31}, "tensor: 2147483648 is above 1048576"),
 ]
 CONTRADICTIONS = [
+    (
+        RUN.optimizer,
+        {"ema_decay": 0.99999999},
+        "ema_decay is 0.99999999, 1 in float32: the average never moves; give at most 1 - 1e-7",
+    ),
     (
         RUN.model,
         {"t5": dataclasses.replace(RUN.model.t5, width=65536, depth=1024, mlp_width=2**20)},
@@ -313,3 +319,11 @@ config = config_flags.DEFINE_config_file("config", None, "", lock_config=False, 
 flags.FLAGS(sys.argv)
 print(resolve(config.value).mesh.rules)
 """
+
+
+@pytest.mark.parametrize("name", ["beta1", "beta2"])
+def test_a_rate_that_is_1_in_float32_is_refused(name):
+    for value in (0.0, 0.9, 0.9999):
+        OptimizerConfig(**{name: value})
+    with pytest.raises(ConfigError, match=name):
+        OptimizerConfig(**{name: 0.99999999})

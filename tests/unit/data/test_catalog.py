@@ -125,6 +125,27 @@ def test_the_catalog_is_made_once(tmp_path, monkeypatch):
     assert divided(tmp_path, cache=cache, min_side=100) == {(64, 64): [0, 1, 2, 3, 4, 6, 7]}
 
 
+def test_sources_that_read_a_file_differently_have_catalogs_of_their_own(tmp_path, monkeypatch):
+    for name, side in (("full", 64), ("thumb", 8)):
+        Image.new("RGB", (side, side)).save(tmp_path / f"{name}.jpg")
+    fields = {"full": "full.jpg", "thumb": "thumb.jpg", "meta": {"text": "a photo"}}
+    records = [fields | {"caption": "a photo", "question": "what?", "answer": "yes"}] * 3
+    (tmp_path / "list.json").write_text(json.dumps(records))
+    monkeypatch.setattr(catalog, "TASK", 1)
+    cache, every = IndexCache(str(tmp_path / "cache")), {(64, 64): [0, 1, 2]}
+    thumbs = dict(image_key="thumb", min_side=32)
+    asked = dict(image_key="full", task="instruction", min_side=4)
+    for _ in range(2):
+        assert divided(tmp_path, cache=cache, image_key="full", min_side=32) == every
+        with pytest.raises(UserError, match="none of its 3 records passes"):
+            divided(tmp_path, cache=cache, **thumbs)
+        assert divided(tmp_path, cache=cache, **asked) == every
+        assert divided(tmp_path, cache=cache, image_key="full", min_caption=5) == every
+        with pytest.raises(UserError, match="none of its 3 records passes"):
+            divided(tmp_path, cache=cache, image_key="full", max_caption=5)
+        assert divided(tmp_path, cache=cache, image_key="full", min_side=4, caption_keys=("meta/text",)) == every
+
+
 def test_the_nearest_shape_is_that_of_the_smallest_ratio():
     rng = np.random.default_rng(0)
     sizes = [(64, 64), (48, 80), (80, 48), (32, 128)]

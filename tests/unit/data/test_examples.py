@@ -63,3 +63,18 @@ def test_an_image_that_many_questions_are_about_is_kept_once(tokenizer, tmp_path
     again = [maker(n, np.random.default_rng(0))[0]["image"] for n in range(9)]
     assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
     assert len({image.tobytes() for image in first}) == 3
+
+
+def test_records_of_one_id_have_their_own_images(tokenizer, tmp_path):
+    """Two shards of one name in two folders, as ``part-*/00000.tar`` finds them."""
+    stored = []
+    for shade in (10, 200):
+        Image.new("RGB", (8, 8), (shade, shade, shade)).save(tmp_path / "x.png")
+        stored.append((tmp_path / "x.png").read_bytes())
+    turn = (Turn("which digit is this?", "three"),)
+    records = [Record("00000.tar[0] 0.png", image, turns=turn) for image in stored]
+    config = source(tmp_path, "x.json", task="instruction")
+    data = DataConfig(sources=(config,), tokenizer="", text_length=64, cache_images=9)
+    maker = ExampleMaker(config, data, tokenizer, records, (8, 8), range(2), ReadingNotes())  # pyright: ignore
+    for _ in range(2):
+        assert [int(maker(n, np.random.default_rng(0))[0]["image"][0, 0, 0]) for n in (0, 1)] == [10, 200]

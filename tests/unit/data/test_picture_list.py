@@ -5,6 +5,7 @@ import os
 import pytest
 from PIL import Image
 
+from dualdiff_jax.cli import pictures
 from dualdiff_jax.cli.pictures import list_images
 from dualdiff_jax.data.picture_list import list_pictures
 from dualdiff_jax.errors import UserError
@@ -69,6 +70,13 @@ def test_a_list_that_is_there_is_not_replaced_unasked(folder, capsys):
     with pytest.raises(UserError, match="give it once"):
         list_images(str(folder), ["a", "b"], overwrite=True, as_json=True)
     assert '"pictures": 2' in capsys.readouterr().out
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_pictures_are_read(folder, monkeypatch):
+    monkeypatch.setattr(pictures, "is_writable", lambda folder: False)
+    monkeypatch.setattr(pictures, "list_pictures", None)
+    with pytest.raises(UserError, match="cannot be written, and the list is kept there; make the folder writable"):
+        list_images(str(folder), ["a photo"], overwrite=False, as_json=True)
 
 
 def test_a_picture_whose_name_is_no_text_is_left_out(tmp_path):

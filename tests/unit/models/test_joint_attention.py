@@ -83,7 +83,7 @@ def test_a_step_on_a_tpu_runs_one_attention_kernel_forward_and_one_backward():
     graph, state = nnx.split(blocks)
 
     def loss(state, image, text, conditioning):
-        run = rematerialised("dots")
+        run = rematerialised("dots", unrolled=False)
         outs = run(
             nnx.merge(graph, state),
             lambda block, streams: block(*streams, block.modulation(conditioning)),

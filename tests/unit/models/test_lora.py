@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from dualdiff_jax.config import LoraConfig
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import kernel_dims, layers_of
-from dualdiff_jax.models.lora import factor_specs, layer_factors, merged, with_factors
+from dualdiff_jax.models.lora import factor_specs, init_factors, layer_factors, merged, with_factors
 from dualdiff_jax.models.separated import separated_weights, stacked_weights
 from tests.unit.tiny import CONFIG, random_weights
 
@@ -59,6 +59,14 @@ def test_layers_have_ranks_of_their_own_and_one_without_factors_stays():
     both = with_factors(kernel, SPECS[name], [pair, small])
     np.testing.assert_allclose(both[0], kernel[0] + pair[0] @ pair[1], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(both[1], kernel[1] + small[0] @ small[1], rtol=1e-5, atol=1e-5)
+
+
+def test_factors_do_not_depend_on_the_order_of_their_names():
+    specs = factor_specs("mmdit.image_out.kernel", SPECS["mmdit.image_out.kernel"], RANK)
+    specs |= factor_specs("mmdit.text_out.kernel", SPECS["mmdit.text_out.kernel"], RANK)
+    there, back = (init_factors(dict(order), jax.random.key(0)) for order in (specs.items(), reversed(specs.items())))
+    for name, factor in there.items():
+        np.testing.assert_array_equal(factor, back[name])
 
 
 def test_the_kernel_keeps_its_place_and_its_dtype():

@@ -66,4 +66,4 @@ def test_offload_moves_attention_to_the_hosts_pinned_memory_and_keeps_nothing_el
 
 def test_an_unknown_policy_is_an_error():
     with pytest.raises(ValueError, match="remat policy 'dot' is none of none, full, save_attention, dots, offload"):
-        rematerialised("dot")
+        rematerialised("dot", unrolled=False)

@@ -123,6 +123,21 @@ def test_a_trace_is_of_the_steps_that_were_asked_for(tmp_path, monkeypatch):
     assert calls[-2:] == [("start", str(tmp_path)), "stop"]
 
 
+@pytest.mark.parametrize("call", ["start_trace", "stop_trace"])
+def test_a_trace_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog, call):
+    def refuse(*arguments):
+        raise RuntimeError("FAILED_PRECONDITION: plugins is not a directory")
+
+    for name in ("start_trace", "stop_trace"):
+        monkeypatch.setattr(jax.profiler, name, refuse if name == call else lambda *arguments: None)
+    trace = Trace((1, 1), tmp_path)
+    with trace.step(1):
+        result = jnp.ones(3) + 1
+    trace.finished(1, result)
+    trace.close()
+    assert caplog.text.count("the trace cannot be written (FAILED_PRECONDITION") == 1
+
+
 def test_a_real_trace_is_written(tmp_path):
     trace = Trace((1, 1), tmp_path)
     with trace.step(1):

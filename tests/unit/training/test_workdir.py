@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 
 import jax
 import pytest
@@ -11,7 +12,7 @@ from dualdiff_jax.files import lock, locked_folder
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import workdir as module
 from dualdiff_jax.training.loop import train
-from dualdiff_jax.training.workdir import prepare_workdir
+from dualdiff_jax.training.workdir import check_workdir, prepare_workdir
 from tests.small_run import small_run
 
 
@@ -50,6 +51,25 @@ def test_a_source_that_is_not_read_may_go(tmp_path):
     fewer = dataclasses.replace(after, data=dataclasses.replace(after.data, sources=after.data.sources[:1]))
     with pytest.raises(UserError, match="data.sources"):
         prepare_workdir(tmp_path / "run", fewer)
+
+
+@pytest.mark.parametrize("name", ["model", "lora", "metrics.jsonl"])
+def test_what_is_of_no_run_is_not_replaced(tmp_path, settings, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").write_text("precious")
+    if name.endswith("jsonl"):
+        shutil.rmtree(tmp_path / name)
+        (tmp_path / name).write_text("precious")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match=f"holds {name} and no run, and a run would replace it; name another --workdir"):
+        train(settings, tmp_path, make_mesh(settings.mesh, jax.devices()[:1]))
+    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != ".lock"] == before
+
+
+def test_a_run_that_starts_from_its_own_model_is_refused(tmp_path, settings):
+    config = dataclasses.replace(settings, init_from=str(tmp_path / "model"))
+    with pytest.raises(UserError, match="its model/ is init_from, which the run would replace; name another --workdir"):
+        check_workdir(tmp_path, config)
 
 
 def test_a_second_run_in_a_workdir_writes_nothing(tmp_path, monkeypatch):
