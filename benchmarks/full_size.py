@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,8 @@ import time
 from pathlib import Path
 
 from benchmarks.record import circumstances, write
+from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.files import remove
 
 RESULTS = Path(__file__).parent / "results" / "full_size.json"
 PHASES = ("write", "import", "load", "mmdit", "mmdit_torch", "t5", "t5_torch")
@@ -29,7 +30,7 @@ DEVICES = 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", help="folder for the files; default: a temporary one")
+    parser.add_argument("--folder", help="new folder for the files; default: a temporary one")
     parser.add_argument("--phase", choices=PHASES, help="run this phase only, on the files of earlier ones")
     parser.add_argument("--keep", action="store_true", help="do not delete the files at the end")
     arguments = parser.parse_args()
@@ -41,17 +42,37 @@ def main() -> None:
         figures["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         (folder / f"{arguments.phase}.json").write_text(json.dumps(figures))
         return
-    folder = Path(arguments.folder or tempfile.mkdtemp(prefix="full_size_"))
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder = made_folder(arguments.folder)
+    except UserError as error:
+        sys.exit(f"error: {error}")
     try:
         report = run(folder)
     finally:
         if not arguments.keep:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
     write(report, RESULTS)
     print(json.dumps(report, indent=2))
     if report["missed"]:
         sys.exit(f"error: out of bounds: {', '.join(report['missed'])}")
+
+
+def made_folder(name: str | None) -> Path:
+    """Makes the folder for the files, which is removed at the end; a temporary one without a name.
+
+    Raises:
+        UserError: it exists, or cannot be made.
+    """
+    if not name:
+        return Path(tempfile.mkdtemp(prefix="full_size_"))
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise UserError(f"{folder}: exists, and would be removed at the end; name a new --folder") from error
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({reason(error)}); name another --folder") from error
+    return folder
 
 
 def run(folder: Path) -> dict:

@@ -11,7 +11,7 @@ follow. The NELBO is that of held-out captions; answers are to "which digit is t
 import argparse
 import importlib
 import json
-import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -23,7 +23,9 @@ from demo.data import write as write_data
 from demo.digits import CAPTIONS, QUESTION, WORDS, Digits, load
 from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.likelihood import Likelihood
+from dualdiff_jax.files import remove, write_text
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.runtime import environment
 from dualdiff_jax.sharding import make_mesh
@@ -31,12 +33,28 @@ from dualdiff_jax.training.loop import train
 from dualdiff_jax.training.trainable import EMBEDDING, mask_row
 from dualdiff_jax.weights import load_model, save_model
 
+MARK = "stages.txt"  # the file by which a folder is known as one of this program's
 STAGES = {  # run -> (config, the run from whose model folder it starts)
     "start": ("dual_diff_pretrain_256", None),
     "align": ("align_mask_embedding", "unaligned"),
     "pretrain": ("dual_diff_pretrain", "align"),
     "sft": ("dual_diff_sft", "pretrain"),
 }
+
+
+def begin(root: Path) -> None:
+    """Makes an empty folder ``root``, in the place of an earlier one.
+
+    Raises:
+        UserError: ``root`` is a file, or holds other files than an earlier run's.
+    """
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: is a file; name a folder with --workdir")
+    if root.is_dir() and any(root.iterdir()) and not (root / MARK).is_file():
+        raise UserError(f"{root}: holds other files, which would be removed; name another folder with --workdir")
+    remove(root)
+    root.mkdir(parents=True, exist_ok=True)
+    write_text(root / MARK, "benchmarks.stages writes this folder, and removes it when it begins again.\n")
 
 
 def stage(root: Path, name: str) -> RunConfig:
@@ -97,9 +115,12 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, default=Path("runs/stages"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/stages.json"))
     options = parser.parse_args()
-    environment.prepare()
     root = options.workdir
-    shutil.rmtree(root, ignore_errors=True)
+    try:
+        begin(root)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    environment.prepare()
     write_data(root / "data")
     _, digits = load()
     write_held_out(root / "held_out", digits)

@@ -5,6 +5,7 @@ python -m demo.data --output=runs/demo/data
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,29 @@ from PIL import Image
 
 from demo.digits import CAPTIONS, PAIR_CAPTION, QUESTION, WORDS, Digits, compose, load, moved, pair_caption, split_pairs
 from dualdiff_jax.data.tokenizer import MASK_TOKEN, QUESTION_TEMPLATE
-from dualdiff_jax.files import move, remove
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import new_folder
 from dualdiff_jax.runtime.tokenizer_class import t5_tokenizer_class
 
 IMAGES_PER_PAIR = 100
+MARK = "moved_pairs.json"  # the file by which a folder is known as one of this program's
 MOVED_COPIES = 4  # of each training digit, for image to text; text to image is trained on the original digits
 
 
 def write(output: Path) -> None:
-    """Writes the data set as the folder ``output``, whole or not at all."""
-    partial = output.with_name(f".{output.name}-partial")
-    remove(partial)
+    """Writes the data set as the folder ``output``, whole or not at all.
+
+    Args:
+        output: the folder to write; an older data set there is replaced.
+
+    Raises:
+        UserError: the folder holds other files, or cannot be written.
+    """
+    with new_folder(output, MARK) as partial:
+        _write(partial)
+
+
+def _write(partial: Path) -> None:
     train, held_out = load()
     seen = split_pairs()[0]
     for prefix, digits in (("", train), ("moved_", moved(train, MOVED_COPIES, seed=0))):
@@ -33,8 +46,6 @@ def write(output: Path) -> None:
         _metadata(partial / f"{prefix}pairs.json", records)
     list(_images(partial, "held_out", held_out.images, held_out.labels))
     write_tokenizer(partial / "tokenizer")
-    remove(output)
-    move(partial, output)
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -76,7 +87,14 @@ def _metadata(file: Path, records: list[dict]) -> None:
     file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/demo/data"))
-    write(parser.parse_args().output)
+    try:
+        write(parser.parse_args().output)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

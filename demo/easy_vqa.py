@@ -26,7 +26,7 @@ from PIL import Image
 
 from dualdiff_jax.data.tokenizer import MASK_TOKEN, QUESTION_TEMPLATE
 from dualdiff_jax.errors import UserError, quoted, reason
-from dualdiff_jax.files import move, remove
+from dualdiff_jax.files import new_folder
 from dualdiff_jax.json_files import checked, read_json
 from dualdiff_jax.runtime.tokenizer_class import t5_tokenizer_class
 
@@ -40,6 +40,7 @@ ANNOTATORS = 10  # of each of VQAv2's questions
 SHARES = {"color": 1, "shape": 4, "a color": 2, "no color": 2, "a shape": 2, "no shape": 2}  # of ``Asked.group``
 SEEN, NAMED = 3, 3  # of them, in a hint: annotators who answer what is there, and what the question names
 BLIND, GREY = "blind", 128
+MARK = "balanced_questions.json"  # the file by which a folder is known as one of this program's
 QUESTIONS, ANNOTATIONS = "v2_OpenEnded_mscoco_{}2014_questions.json", "v2_mscoco_{}2014_annotations.json"
 
 
@@ -90,14 +91,18 @@ def write(package: Path, output: Path, copies: int = COPIES) -> None:
 
     Args:
         package: folder that holds ``easy_vqa``, as pip installs it.
-        output: the folder to write; one that is there is replaced.
+        output: the folder to write; an older data set there is replaced.
         copies: of each training image, the original among them.
 
     Raises:
-        UserError: a file of the package is missing or does not hold what easy-VQA's holds.
+        UserError: a file of the package is missing or does not hold what easy-VQA's holds; or ``output`` holds other
+            files, or cannot be written.
     """
-    partial = output.with_name(f".{output.name}-partial")
-    remove(partial)
+    with new_folder(output, MARK) as partial:
+        _write(package, partial, copies)
+
+
+def _write(package: Path, partial: Path, copies: int) -> None:
     for split, name in SPLITS.items():
         asked = read_questions(package, split)
         images = [read_image(package, split, number) for number in range(1 + max(each.image for each in asked))]
@@ -115,8 +120,6 @@ def write(package: Path, output: Path, copies: int = COPIES) -> None:
         else:
             _write_images(partial / BLIND, name, [np.full_like(image, GREY) for image in images])
             _write_questions(partial / BLIND, QUESTIONS.format(name), ANNOTATIONS.format(name), official)
-    remove(output)
-    move(partial, output)
 
 
 def read_questions(package: Path, split: str) -> list[Asked]:

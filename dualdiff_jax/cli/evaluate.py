@@ -14,6 +14,7 @@ from dualdiff_jax.evaluation.report import write_report
 from dualdiff_jax.evaluation.runner import Evaluation, OpenedTask
 from dualdiff_jax.evaluation.runner import evaluate as run
 from dualdiff_jax.evaluation.tasks.registry import TASKS, task_of
+from dualdiff_jax.evaluation.tasks.task import Task
 from dualdiff_jax.files import as_path, locked_folder
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
@@ -100,6 +101,7 @@ def _evaluations(
         raise UserError(f"--task={name} is given more than once; give each task once")
     if not isinstance(seed, int):
         raise UserError(f"--seed has {len(seed)} numbers; an evaluation takes one")
+    _check_used(list(map(task_of, tasks)), settings)
     order = sampling["order"]
     if settings["steps"] is not None and order is not None and "steps" not in OWN_OPTIONS[order]:
         raise UserError(f"--steps is given, but --order={order} takes as many as a text needs; leave one out")
@@ -112,7 +114,7 @@ def _evaluations(
         found.append(
             Evaluation(
                 task,
-                task.with_settings(settings),
+                task.with_settings({name: settings[name] for name in task.used(settings)}),
                 Sampling(seed=seed, options=options, **named),
                 str(root) if root.is_dir() else data,
                 split,
@@ -120,6 +122,18 @@ def _evaluations(
             )
         )
     return found
+
+
+def _check_used(tasks: Sequence[Task], settings: Mapping[str, Any]) -> None:
+    """Raises ``UserError`` that names the flags which none of the tasks uses."""
+    used = {name for task in tasks for name in task.used(settings)}
+    unused = [f"--{name}" for name, value in settings.items() if value is not None and name not in used]
+    if unused:
+        raise UserError(
+            f"--task={'|'.join(task.name for task in tasks)} does not use {', '.join(unused)}; leave "
+            f"{'it' if len(unused) == 1 else 'them'} out"
+            + ("" if "--suffix" not in unused else ", or give a --question, which the suffix follows")
+        )
 
 
 def with_batch(pipeline: DualDiffusionPipeline, sampling_batch: int | None) -> DualDiffusionPipeline:

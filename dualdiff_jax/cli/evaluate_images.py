@@ -13,12 +13,12 @@ from dualdiff_jax.cli.evaluate import with_batch
 from dualdiff_jax.cli.sample import is_first_host, load, results_folder
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation import record
-from dualdiff_jax.evaluation.fid.score import Fid
+from dualdiff_jax.evaluation.fid.score import SUFFIX, Fid
 from dualdiff_jax.evaluation.fid.statistics import write_statistics
 from dualdiff_jax.evaluation.generation.clip_score import ClipScore
 from dualdiff_jax.evaluation.generation.drawing import Drawing, OpenedDrawing, draw
 from dualdiff_jax.evaluation.generation.geneval_results import geneval_figures
-from dualdiff_jax.evaluation.generation.image_files import results_file
+from dualdiff_jax.evaluation.generation.image_files import check_apart, listing_file, results_file
 from dualdiff_jax.evaluation.generation.registry import IMAGE_TASKS
 from dualdiff_jax.evaluation.metrics.metric import mean, standard_error
 from dualdiff_jax.evaluation.model_fingerprint import model_fingerprint
@@ -56,8 +56,11 @@ def draw_tasks(
         sampling_batch: images that are drawn together; None for the model's.
         images_per_prompt: None for each task's own.
         as_json: prints the records in place of lines.
-        overwrite: begins anew.
+        overwrite: begins anew, and removes images that were drawn before.
         options: others of ``ImageOptions``; None is the model's own.
+
+    Raises:
+        UserError: something cannot be used, such as an output in the folder of the publisher's data.
     """
     if not isinstance(seed, int):
         raise UserError(f"--seed has {len(seed)} numbers; an evaluation takes one")
@@ -65,8 +68,8 @@ def draw_tasks(
     weights = {"dtype": dtype, "t5_bits": t5_bits}
     drawings = []
     for task in (IMAGE_TASKS[name] for name in tasks):
-        own = as_path(data) / task.name
-        root = str(own) if own.is_dir() else data
+        root, images = _root(data, task.name, as_path(output)), as_path(output) / task.name
+        check_apart(images, as_path(root))
         drawings.append(Drawing(task, root, seed, limit, images_per_prompt, options, weights))
     folder = as_path(output)
     with locked_folder(folder, "--output"):
@@ -80,6 +83,13 @@ def draw_tasks(
             records.append(_scored(each, found, folder))
             _print(_drawn_line(records[-1], folder), as_json)
     _print_json(records, as_json)
+
+
+def _root(data: str, task: str, output: Path) -> str:
+    """The folder of the task's data: DATA/TASK where there is one, unless the task drew its images into it."""
+    own, images = as_path(data) / task, output / task
+    is_drawn = own.resolve() == images.resolve() and listing_file(images).is_file()
+    return str(own) if own.is_dir() and not is_drawn else data
 
 
 def _scored(opened: OpenedDrawing, found: record.Record, folder: Path) -> record.Record:
@@ -129,6 +139,11 @@ def fid(
         as_json: prints the record in place of a line.
         overwrite: whether to replace such files where they exist.
     """
+    if limit is not None and images.endswith(SUFFIX):
+        raise UserError(
+            f"--task=fid does not use --limit where --images={images} is a file of statistics; leave it out, or give "
+            "the folder of the images"
+        )
     names = ["fid.json", "fid.images.npz", "fid.reference.npz"]
     with results_folder(output, names, overwrite) as folder:
         asked = Fid(as_path(images), as_path(data), as_path(weights), resize, limit=limit)

@@ -143,19 +143,24 @@ class Asker:
         return ""
 
     def _answers(self, read: list[_Read]) -> list[Asked]:
-        filled = read + [read[-1]] * (self.batch - len(read))
-        if self._settings.choose_by == "score" and all(row.question.options for row in read):
-            scores = [self._option_scores(row) if not row.fault else () for row in read]
-            answers = [best_letter(each) if each else "" for each in scores]
-        else:
-            scores, answers = [()] * len(read), self._generated(filled)
+        """Each row's answer by the rule of its own question, so that others in the batch do not matter."""
+        scores, written = {}, []
+        for place, row in enumerate(read):
+            if self._settings.choose_by == "score" and row.question.options:
+                scores[place] = () if row.fault else self._option_scores(row)
+            else:
+                written.append(place)
+        answers = {place: best_letter(each) if each else "" for place, each in scores.items()}
+        if written:
+            answers |= zip(written, self._generated([read[place] for place in written]), strict=False)
         return [
-            Asked(row.index, row.question, row.prompt, "" if row.fault else answer, row.fault, each)
-            for row, answer, each in zip(read, answers, scores, strict=False)
+            Asked(row.index, row.question, row.prompt, "" if row.fault else answers[n], row.fault, scores.get(n, ()))
+            for n, row in enumerate(read)
         ]
 
     def _generated(self, rows: list[_Read]) -> list[str]:
-        """The answers to a full batch; a question that is too long is left out of its prompt."""
+        """The answers to rows, which fill up a batch; a question that is too long is left out of its prompt."""
+        rows = rows + [rows[-1]] * (self.batch - len(rows))
         sampling, settings = self._sampling, self._settings
         images = [row.pixels for row in rows]
         given: dict[str, Any] = {

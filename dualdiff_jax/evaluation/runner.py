@@ -55,8 +55,11 @@ class Evaluation:
     limit: int | None = None
     weights: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def open(self) -> "OpenedTask":
+    def open(self, *, is_scored: bool = False) -> "OpenedTask":
         """Finds all that can be found wrong before the model is asked.
+
+        Args:
+            is_scored: whether a score is all that the caller wants, so that a split without answers has no use.
 
         Raises:
             UserError: the data or the metric cannot be used.
@@ -64,7 +67,11 @@ class Evaluation:
         cache = IndexCache()
         with first_host_first("questions"):
             questions = self.task.questions(self.root, self.split, cache)
-            chosen = choose(questions, self.limit)
+            if is_scored and not questions.is_answered:
+                raise UserError(f"the answers of {questions.name} are not published; choose another split")
+            if not questions.is_answered and self.task.check_submission is not None:
+                self.task.check_submission(questions.root)
+            chosen = choose(questions, self.limit, self.task.fault)
         scorer = Scorer(self.task, self.settings, is_answered=questions.is_answered)
         return OpenedTask(self, questions, chosen, scorer, cache)
 

@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from dualdiff_jax.data.benchmarks.question import Questions
+from dualdiff_jax.data.benchmarks.question import Question, Questions
 from dualdiff_jax.data.records.patterns import present
 from dualdiff_jax.data.records.record import DataError
 from dualdiff_jax.errors import UserError, quoted
@@ -21,7 +21,7 @@ class Subset(NamedTuple):
     ids: list[str]  # of ``indexes``
 
 
-def choose(questions: Questions, limit: int | None) -> Subset:
+def choose(questions: Questions, limit: int | None, fault: Callable[[Question], str] = lambda question: "") -> Subset:
     """Looks at every question of a split and chooses some.
 
     Questions of one unit are chosen together. The choice depends on ids alone, and that of a larger ``limit`` has all
@@ -30,9 +30,10 @@ def choose(questions: Questions, limit: int | None) -> Subset:
     Args:
         questions: of the split.
         limit: about how many; None chooses all.
+        fault: what keeps an answer to a question from being scored, "" is nothing; of a split with answers.
 
     Raises:
-        UserError: questions are damaged, share an id or have no image; with the first of them.
+        UserError: questions are damaged, share an id, have no image or cannot be scored; with the first of them.
     """
     faults: list[str] = []
     seen: dict[str, int] = {}
@@ -48,6 +49,8 @@ def choose(questions: Questions, limit: int | None) -> Subset:
         if name in seen:
             faults.append(f"questions {seen[name]} and {index} have the same id {quoted(name)}")
         seen[name] = index
+        if questions.is_answered and (why := fault(question)):
+            faults.append(f"question {quoted(name)} {why}")
         units.setdefault(question.unit or name, []).append(index)
         if isinstance(question.image, os.PathLike):
             images.setdefault(cast(Path, question.image), name)

@@ -42,14 +42,11 @@ def opened_task(config: TaskConfig, run: RunConfig) -> OpenedTask:
     if task.asks_for_captions:
         lengths = {"length": model.caption_length, "steps": model.caption_steps}
     sampling = Sampling(seed=run.seed)
-    opened = Evaluation(
-        task, task.with_settings(lengths), sampling, config.root, config.split or None, config.limit
-    ).open()
-    if not opened.questions.is_answered:
-        raise UserError(
-            f"validation.tasks: the answers of {opened.questions.name} are not published; choose another split"
-        )
-    return opened
+    settings, split = task.with_settings(lengths), config.split or None
+    try:
+        return Evaluation(task, settings, sampling, config.root, split, config.limit).open(is_scored=True)
+    except UserError as error:
+        raise UserError(f"validation.tasks: {error}") from error
 
 
 def _figures(opened: OpenedTask, pipeline: DualDiffusionPipeline) -> Iterator[tuple[str, float]]:

@@ -144,6 +144,19 @@ def test_images_of_something_else_are_refused_and_replaced(root, tmp_path):
     assert "has files, but no geneval.json beside it" in refused(*flags(root, tmp_path, "--limit=1"))
 
 
+def test_the_publishers_data_are_not_drawn_over(root, tmp_path, monkeypatch):
+    write_layouts(tmp_path / "data")
+    before = images(tmp_path / "data"), sorted(tmp_path.rglob("*.json*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate_images, "load", None)
+        message = refused(*flags(root, tmp_path / "data", "--overwrite", data=tmp_path / "data"))
+    assert "data/geneval: holds the task's data, and images would be drawn into it; name another --output" in message
+    assert (images(tmp_path / "data"), sorted(tmp_path.rglob("*.json*"))) == before
+    write_geneval(tmp_path / "flat")
+    for _ in range(2):  # the second time, flat/geneval holds images
+        evaluated(*flags(root, tmp_path / "flat", "--limit=1", data=tmp_path / "flat"))
+
+
 def test_genevals_results_become_its_score(root, tmp_path):
     said = evaluated(*flags(root, tmp_path))
     assert f"--outfile={tmp_path / 'geneval.results.jsonl'}" in said.stdout
@@ -205,6 +218,10 @@ def test_fid_is_zero_between_equal_folders_and_grows_with_the_difference(root, t
         (["--task=vqav2", "--task=geneval"], "tasks of questions, tasks of prompts"),
         (["--task=vqav2", "--sampler=heun", "--resize=clean-fid"], "does not use --resize, --sampler; leave them out"),
         (["--task=geneval", "--length=8", "--split=val"], "--task=geneval does not use --split, --length"),
+        (
+            ["--task=fid", "--limit=2", "--images=i.npz", "--data=d", "--weights=w", "--output=o"],
+            "--task=fid does not use --limit where --images=i.npz is a file of statistics",
+        ),
         (["--task=clip-score", "--data=d"], "--task=clip-score does not use --data"),
         (["--task=geneval", "--data=d", "--output=o"], "--mode=evaluate needs --model="),
         (["--task=geneval", "--task=geneval"], "--task=geneval is given more than once"),

@@ -26,6 +26,7 @@ from dualdiff_jax.errors import UserError, quoted
 LETTERS = "ABCD"
 ROUND = 1_000_000  # between the indexes of a question's rotations
 SHORTEST_IMAGE = 64  # characters of base64; a shorter cell names another row
+KIND = "mmbench2"  # of the cached rows; another one where ``_write`` changes what they hold
 NEEDED = ("index", "question", "A", "B", "image")
 
 
@@ -44,10 +45,10 @@ class MMBenchQuestions(Questions):
 
     def __init__(self, root: str, names: tuple[str, ...], split: str, cache: IndexCache):
         file = _first_of(root, names)
-        rows = cache.file([file], "mmbench", "jsonl", lambda output: _write(file, output, cache))
+        rows = cache.file([file], KIND, "jsonl", lambda output: _write(file, output, cache))
         self.name, self.root = f"mmbench/{split}", root
         self._file, self._rows = file, JsonTable(rows, cache)
-        self.is_answered = bool(self._rows[0]["answer"])
+        self.is_answered = any(self._rows[index]["answer"] for index in range(len(self._rows)))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -128,6 +129,7 @@ def _lines(
         pixels = ""
     else:
         at = places[index] = count
+    hint = (row.get("hint") or "").strip()
     types = {name: row[name] for name in ("category", "l2-category") if row.get(name)}
     for turn in range(len(options) if rotates else 1):
         # The option that was at i is at i + turn.
@@ -136,7 +138,7 @@ def _lines(
         yield {
             "id": index + turn * ROUND,
             "question": row["question"],
-            "hint": (row.get("hint") or "").strip().removeprefix("nan"),
+            "hint": "" if hint == "nan" else hint,  # as pandas writes a cell without one
             "options": turned,
             "answer": letter,
             "image": at,

@@ -59,13 +59,15 @@ def geneval_figures(file: Path, images: Sequence[str]) -> dict[str, Any]:
 def _rows(file: Path) -> list[tuple[str, str, bool]]:
     """(tag, name of the image, whether it is correct) of each line."""
     try:
-        lines = read_regular(file, MOST).decode("utf-8", "replace").splitlines()
+        lines = read_regular(file, MOST).split(b"\n")
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({reason(error)})") from error
     found = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         place = f"{file}: line {number}"
-        row = checked(parse_json(line, place), dict, place)
+        row = checked(parse_json(line.decode("utf-8", "replace"), place), dict, place)
         path = PurePosixPath(field(row, "filename", str, place).replace("\\", "/"))
         if len(path.parts) < PARTS:
             raise UserError(f"{place}: found the filename {quoted(str(path))}, expected .../00000/samples/0000.png")

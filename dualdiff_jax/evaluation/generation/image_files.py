@@ -2,9 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dualdiff_jax.data.records.unicode import mend_text
@@ -17,6 +17,7 @@ from dualdiff_jax.json_files import checked, parse_json
 
 WRITERS = 8  # threads that compress images
 METADATA = "metadata.jsonl"
+NUMBERED = 3  # parts of the name of an image that has metadata: 00000/samples/0000.png
 MOST = 1 << 30  # bytes of a list of images
 
 
@@ -28,6 +29,13 @@ def results_file(images: Path) -> Path:
 def listing_file(images: Path) -> Path:
     """The file that lists the images and prompts of the folder ``images``."""
     return images.with_name(f"{images.name}.images.jsonl")
+
+
+def check_apart(images: Path, data: Path) -> None:
+    """Raises ``UserError`` where the publisher's data lie in the folder ``images``, into which a task draws."""
+    there = data.resolve()
+    if images.resolve() in (there, *there.parents):
+        raise UserError(f"{images}: holds the task's data, and images would be drawn into it; name another --output")
 
 
 class ImageFiles:
@@ -52,23 +60,31 @@ class ImageFiles:
             found: the record.
             prompts: all.
             rows: {"image", "prompt", "seed"} of each image.
-            overwrite: whether to remove the images that are there, and their results.
+            overwrite: whether to remove the images that this program drew there, and their results.
 
         Returns:
             The names of the images that are there.
 
         Raises:
-            UserError: the images are of something else, or a file cannot be written.
+            UserError: the images are of something else, a folder to be removed has other files, or a file cannot be
+                written.
         """
         with _faults(self.images):
+            before = record.read_record(self._record)
+            foreign = _foreign(self.images) if overwrite or before is None else []
+            if overwrite and foreign:
+                raise UserError(
+                    f"{self.images}: holds other files, which --overwrite would remove, such as {foreign[0]}; name "
+                    "another --output"
+                )
             if overwrite:
                 remove(results_file(self.images))
                 remove(self.images)  # before the record, which would vouch for them
-            before, there = record.read_record(self._record), file_sizes(self.images)
+            there = file_sizes(self.images)
             if before is None and there and not overwrite:
                 raise UserError(
                     f"{self.images}: has files, but no {self._record.name} beside it says what drew them; choose "
-                    "another --output, or give --overwrite to replace them"
+                    f"another --output{'' if foreign else ', or give --overwrite to replace them'}"
                 )
             changed = [] if before is None or overwrite else record.differences(before, found)
             if changed:
@@ -122,6 +138,20 @@ class ImageFiles:
         record.write_record(self._record, found)
 
 
+def _foreign(images: Path) -> list[str]:
+    """The files of the folder that no drawing wrote, as far as its list of images tells; all, where that is damaged."""
+    there, own = file_sizes(images), set()
+    listed: Iterable[str] = ()
+    if there:
+        with contextlib.suppress(UserError):
+            listed = read_listing(images)
+    for name in listed:
+        path = PurePosixPath(name)
+        written = [path, path.parent.parent / METADATA] if len(path.parts) == NUMBERED else [path]
+        own |= {str(each.with_name(n)) for each in written for n in (each.name, f".{each.name}.partial")}
+    return [name for name in there if name not in own]
+
+
 def read_listing(images: Path) -> dict[str, str]:
     """Name -> prompt of each image of a folder that a drawing wrote.
 
@@ -133,12 +163,13 @@ def read_listing(images: Path) -> dict[str, str]:
         raise UserError(f"{file}: is missing; it says what the images of {images} were drawn of")
     found = {}
     with _faults(file, "read"):
-        lines = read_regular(file, MOST).decode("utf-8", "replace").splitlines()
+        lines = read_regular(file, MOST).split(b"\n")
     for number, line in enumerate(lines, 1):
-        row = checked(parse_json(line, f"{file}: line {number}"), dict, f"{file}: line {number}")
-        found[checked(row.get("image"), str, f"{file}: line {number}: image")] = checked(
-            row.get("prompt"), str, f"{file}: line {number}: prompt"
-        )
+        if not line.strip():
+            continue
+        place = f"{file}: line {number}"
+        row = checked(parse_json(line.decode("utf-8", "replace"), place), dict, place)
+        found[checked(row.get("image"), str, f"{place}: image")] = checked(row.get("prompt"), str, f"{place}: prompt")
     return found
 
 

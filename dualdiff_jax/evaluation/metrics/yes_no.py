@@ -67,10 +67,18 @@ def mme_answer(text: str) -> str | None:
 def _truth(answer: str) -> str:
     """The right answer of a record, which files write in several ways."""
     check_text(answer, "the right answer")
-    bare = answer.lower().strip().replace(".", "")
-    if bare not in ANSWERS:
+    if not is_yes_or_no(answer):
         raise UserError(f"the right answer is {quoted(answer)}; give yes or no")
-    return bare
+    return _bare(answer)
+
+
+def is_yes_or_no(answer: str) -> bool:
+    """Whether a file's right answer is one, in any of the ways in which files write it."""
+    return _bare(answer) in ANSWERS
+
+
+def _bare(answer: str) -> str:
+    return answer.lower().strip().replace(".", "")
 
 
 def _check_choice(value: str, choices: tuple[str, ...], name: str) -> None:

@@ -64,6 +64,8 @@ TASK = Task(
     normalised=lambda answer, question: plain_words(answer),
     settings=TaskSettings(suffix="", steps=128, length=256),
     ask=ask,
+    uses=("suffix", "question", "words"),
+    fault=lambda question: "" if question.truths else "has no caption",
     asks_for_captions=True,
     reported=(Reported("D-DiT 2B, 512 px; split and prompt are not said", 56.2, "arXiv 2505.23606, table 2"),),
     submission=submission,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dualdiff_jax.data.benchmarks.mmbench import MMBenchQuestions
 from dualdiff_jax.data.benchmarks.question import Question
 from dualdiff_jax.evaluation.metrics.multiple_choice import MultipleChoice, infer_letter
-from dualdiff_jax.evaluation.tasks.choices import ask
+from dualdiff_jax.evaluation.tasks.choices import ask, letter_fault
 from dualdiff_jax.evaluation.tasks.task import LETTER, Answer, Task, TaskSettings
 
 FILES = {
@@ -46,5 +46,7 @@ TASK = Task(
     normalised=lambda answer, question: infer_letter(answer, question.options) or "",
     settings=TaskSettings(suffix=LETTER, length=256),
     ask=ask,
+    uses=("suffix", "choose_by"),
+    fault=letter_fault,
     submission=submission,
 )

@@ -4,6 +4,7 @@ from dualdiff_jax.data.benchmarks.mme import mme_questions
 from dualdiff_jax.data.benchmarks.question import Question
 from dualdiff_jax.evaluation.metrics.yes_no import GROUPS, Mme, mme_answer
 from dualdiff_jax.evaluation.tasks.task import Reported, Task, TaskSettings, suffixed
+from dualdiff_jax.evaluation.tasks.yes_no import yes_no_fault
 
 INSTRUCTION = "Please answer yes or no."  # at the end of every question, in place of which the suffix stands
 PERCEPTION, COGNITION = GROUPS
@@ -29,6 +30,7 @@ def _task(name: str, title: str, group: str, reported: tuple[Reported, ...]) -> 
         open=lambda root, split, cache: mme_questions(root, GROUPS[group]),
         metric=lambda settings: Mme(group),
         update=update,
+        fault=yes_no_fault,
         normalised=lambda answer, question: mme_answer(answer) or "neither",
         ask=ask,
         unit="points",

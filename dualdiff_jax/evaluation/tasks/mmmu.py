@@ -7,7 +7,7 @@ from dualdiff_jax.data.benchmarks.mmmu import MMMUQuestions
 from dualdiff_jax.data.benchmarks.question import Question
 from dualdiff_jax.evaluation.metrics.multiple_choice import MultipleChoice, parse_letter
 from dualdiff_jax.evaluation.metrics.open_answers import open_candidates
-from dualdiff_jax.evaluation.tasks.choices import ask
+from dualdiff_jax.evaluation.tasks.choices import ask, letter_fault
 from dualdiff_jax.evaluation.tasks.task import LETTER, Answer, Task, TaskSettings
 
 BETWEEN = " | "  # candidates
@@ -45,5 +45,7 @@ TASK = Task(
     normalised=normalised,
     settings=TaskSettings(suffix=LETTER, length=256),
     ask=ask,
+    uses=("suffix", "choose_by"),
+    fault=letter_fault,
     submission=submission,
 )

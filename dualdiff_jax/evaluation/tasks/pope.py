@@ -5,6 +5,7 @@ from dualdiff_jax.data.benchmarks.question import JoinedQuestions, Question, Que
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.evaluation.metrics.yes_no import SPLITS, Pope, pope_answer
 from dualdiff_jax.evaluation.tasks.task import Reported, Task
+from dualdiff_jax.evaluation.tasks.yes_no import yes_no_fault
 
 ALL = "all"
 
@@ -28,6 +29,7 @@ TASK = Task(
     open=opened,
     metric=lambda settings: Pope(),
     update=update,
+    fault=yes_no_fault,
     normalised=lambda answer, question: pope_answer(answer),
     reported=(Reported("D-DiT 2B, 512 px; accuracy or F1, it is not said which", 84.0, "arXiv 2505.23606, table 2"),),
 )

@@ -1,7 +1,7 @@
 """``Task``: settings, source and metric of one benchmark."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from dualdiff_jax.config.model import MOST_STEPS
@@ -66,6 +66,9 @@ class Answer(NamedTuple):
 WriteSubmission = Callable[[Sequence[Answer], str], tuple[str, str]]
 
 
+SHARED = ("steps", "length")  # settings that every task uses
+
+
 Ask = Callable[[Question, TaskSettings], str]  # the text that the model reads
 
 
@@ -77,6 +80,11 @@ def suffixed(text: str, settings: TaskSettings) -> str:
 def with_suffix(question: Question, settings: TaskSettings) -> str:
     """The question with the suffix of the settings."""
     return suffixed(question.text, settings)
+
+
+def truth_fault(question: Question) -> str:
+    """What keeps an answer to the question from being scored: "" is nothing."""
+    return "" if question.truths else "has no answer"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +102,15 @@ class Task:
         normalised: (answer, question) -> the form that is compared with the truth.
         settings: the paper's, or else those that the published model was trained for.
         ask: (question, settings) -> the text that the model reads.
+        uses: the settings besides steps and length that change something.
+        fault: (question of an answered split) -> why no answer to it can be scored, such as "has no answer"; "" if one
+            can.
         asks_for_captions: whether there are no questions, so that texts are as long as captions.
         unit: of ``score``, as papers print it.
         scale: from the metric's own units to ``unit``.
         reported: figures of the paper, as others quote them.
         submission: makes the file for the benchmark's server, if there is a held-back split.
+        check_submission: (root) -> None; raises ``UserError`` where ``submission`` would lack a file.
     """
 
     name: str
@@ -111,11 +123,14 @@ class Task:
     normalised: Callable[[str, Question], str]
     settings: TaskSettings = TaskSettings()
     ask: Ask = with_suffix
+    uses: tuple[str, ...] = ("suffix",)
+    fault: Callable[[Question], str] = truth_fault
     asks_for_captions: bool = False
     unit: str = "%"
     scale: float = 100.0
     reported: tuple[Reported, ...] = ()
     submission: WriteSubmission | None = None
+    check_submission: Callable[[str], object] | None = None
 
     def with_settings(self, changes: Mapping[str, Any]) -> TaskSettings:
         """The settings, changed where ``changes`` has a value other than None.
@@ -128,6 +143,12 @@ class Task:
             if not least <= given.get(name, least) <= most:
                 raise UserError(f"{name} is {given[name]}; give a whole number from {least} to {most}")
         return dataclasses.replace(self.settings, **given)
+
+    def used(self, changes: Mapping[str, Any]) -> Collection[str]:
+        """The names of the settings among ``changes`` that have a use; captions have a suffix only with a question."""
+        found = {name for name, value in changes.items() if value is not None} & {*SHARED, *self.uses}
+        is_bare = self.asks_for_captions and not (changes.get("question") or self.settings.question)
+        return found - {"suffix"} if is_bare else found
 
     def questions(self, root: str, split: str | None, cache: IndexCache) -> Questions:
         """The questions of a split, None for the default.

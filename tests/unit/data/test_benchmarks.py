@@ -56,6 +56,16 @@ def test_a_split_of_mmbench_without_answers_says_so(tmp_path):
     assert not found.is_answered and found[0].truths == ()
 
 
+def test_only_the_hint_nan_is_none(tmp_path):
+    image, names = base64.b64encode(picture(0)).decode(), ("index", "question", "hint", "A", "B", "answer", "image")
+    hints = ["nanotubes are small", "nan", "", " a hint "]
+    rows = [[n, "which?", hint, "x", "y", "A" if n else "", image] for n, hint in enumerate(hints)]
+    write_table(tmp_path, rows, names)
+    questions = mmbench(tmp_path)
+    assert [q.text for q in questions[::2]] == ["nanotubes are small which?", "which?", "which?", "a hint which?"]
+    assert MMBenchQuestions(str(tmp_path), FILES, "dev_en", IndexCache()).is_answered  # though its first row is not
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

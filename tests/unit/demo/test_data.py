@@ -26,6 +26,7 @@ from demo.scores import DigitClassifier
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.tokenizer import Tokenizer
+from dualdiff_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +153,18 @@ def test_writing_again_replaces_the_folder(written, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "IMAGES_PER_PAIR", 1)
     folder = tmp_path / "data"
     folder.mkdir()
+    data.write(folder)
     (folder / "old").touch()
     data.write(folder)
     assert not (folder / "old").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     for name in ("digits.json", "moved_digits.json", "moved_pairs.json", "tokenizer/tokenizer.json"):
         assert (folder / name).read_bytes() == (written / name).read_bytes()
+
+
+def test_a_folder_of_other_files_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "load", None)
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(UserError, match="holds other files"):
+        data.write(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]

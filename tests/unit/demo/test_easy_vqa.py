@@ -178,3 +178,10 @@ def test_negated_questions_are_told_from_the_others():
         "a color": {"questions": 1, "accuracy": 1.0},
         "color": {"questions": 1, "accuracy": 0.5},
     }
+
+
+def test_a_folder_of_other_files_is_refused_before_any_work(tmp_path):
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(UserError, match="holds other files"):
+        write(tmp_path / "no_package", tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]

@@ -51,3 +51,9 @@ def test_results_of_other_images_are_refused(tmp_path, change, fault):
     with pytest.raises(UserError) as raised:
         figures(tmp_path, change(rows()))
     assert fault in str(raised.value)
+
+
+def test_blank_lines_and_unicode_line_breaks_end_no_row(tmp_path):
+    lines = [json.dumps(row | {"prompt": "a\u0085b\u2028c"}, ensure_ascii=False) for row in rows()]
+    (tmp_path / "results.jsonl").write_bytes("\n\n".join([*lines, ""]).encode())
+    assert geneval_figures(tmp_path / "results.jsonl", NAMES) == figures(tmp_path, rows())
