@@ -159,13 +159,14 @@ class ExampleMaker:
             return self._encoded(record, caption_name)
         if record.image is None:
             raise DataError(ABSENT_KEY, f"{record.record_id} has no image")
-        image = self._cache.get(_image_key(record.image)) if self._data.cache_images else None
+        key = _image_key(record.image) if self._data.cache_images else ""
+        image = self._cache.get(key)
         if image is None:
             fit, most = self._config.fit, self._data.max_pixels
             source, name = self._image(record.image, record.record_id)
             image = read_pixels(source, *self._shape, name=name, fit=fit, max_pixels=most)
             if len(self._cache) < self._data.cache_images:
-                self._cache[_image_key(record.image)] = image
+                self._cache[key] = image
         return {"image": image}
 
     def _image(self, image: bytes | Path, record_id: str) -> tuple[bytes | Path, str]:
