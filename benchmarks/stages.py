@@ -25,7 +25,7 @@ from dualdiff_jax.config import MeshConfig, RunConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.likelihood import Likelihood
-from dualdiff_jax.files import remove, write_text
+from dualdiff_jax.files import new_folder, write_text
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.runtime import environment
 from dualdiff_jax.sharding import make_mesh
@@ -43,18 +43,13 @@ STAGES = {  # run -> (config, the run from whose model folder it starts)
 
 
 def begin(root: Path) -> None:
-    """Makes an empty folder ``root``, in the place of an earlier one.
+    """Makes a folder ``root`` with ``MARK`` alone, in the place of an earlier one.
 
     Raises:
-        UserError: ``root`` is a file, or holds other files than an earlier run's.
+        UserError: ``root`` is a file, holds other files than an earlier run's, or cannot be written.
     """
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root}: is a file; name a folder with --workdir")
-    if root.is_dir() and any(root.iterdir()) and not (root / MARK).is_file():
-        raise UserError(f"{root}: holds other files, which would be removed; name another folder with --workdir")
-    remove(root)
-    root.mkdir(parents=True, exist_ok=True)
-    write_text(root / MARK, "benchmarks.stages writes this folder, and removes it when it begins again.\n")
+    with new_folder(root, MARK) as partial:
+        write_text(partial / MARK, "benchmarks.stages writes this folder, and removes it when it begins again.\n")
 
 
 def stage(root: Path, name: str) -> RunConfig:
