@@ -29,11 +29,12 @@ def write_photos(folder: Path) -> None:
 
 def commands() -> list[list[str]]:
     blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if not line.startswith("pip install ")]
 
 
-def walk(folder: Path, model: Path, leave_out: str | None = None) -> None:
-    """Runs the page's commands in ``folder``, but for those of the mode ``leave_out``."""
+def walk(folder: Path, model: Path, leave_out: tuple[str, ...]) -> None:
+    """Runs the page's commands in ``folder``, but for those of the modes ``leave_out``."""
     (folder / "main.py").symlink_to(ROOT / "main.py")
     (folder / "configs").symlink_to(ROOT / "configs")
     for words in commands():
@@ -41,7 +42,7 @@ def walk(folder: Path, model: Path, leave_out: str | None = None) -> None:
             str(model) if word == "MODEL_DIR" else word.replace("=MODEL_DIR", f"={model}") for word in words
         ]
         assert python == "python"
-        if f"--mode={leave_out}" in rest:
+        if any(f"--mode={mode}" in rest for mode in leave_out):
             continue
         more = FEWER if "--mode=train" in rest else ["--steps=2"] if "--mode=generate" in rest else []
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Steps that changed nothing, because a loss or a gradient was not finite: reported with their records, and counted."""
+"""Steps that changed nothing, for a loss, gradient or update was not finite: reported with their records, counted."""
 
 import json
 import logging
@@ -61,7 +61,9 @@ class SkippedSteps:
             f"{stream}: {', '.join(found[:SHOWN])}{' ...' if len(found) > SHOWN else ''}"
             for stream, found in ids.items()
         )
-        log.warning("step %d: loss or gradient not finite, so nothing was updated; its records are %s", step, shown)
+        log.warning(
+            "step %d: loss, gradient or update not finite, so nothing was updated; its records are %s", step, shown
+        )
         try:
             self._log.append(json.dumps({"step": step, **ids}).encode() + b"\n")
         except OSError as error:

@@ -4,7 +4,7 @@
 (2)  latents = autoencoder(images); both batches are corrupted whole
 (3)  gradient = scale * sum over microbatches of grad loss (their shares already add up to the batch's), in fp32
 (4)  clip, optimizer;  ema <- d ema + (1 - d) params
-(5)  where the loss or the gradient is not finite, (4) is undone: the step is counted, and nothing else changes
+(5)  where the loss, the gradient or the update is not finite, (4) is undone, and the step is counted
 """
 
 from collections.abc import Callable

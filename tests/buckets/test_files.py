@@ -208,7 +208,7 @@ def test_faults_of_a_moment_are_not_noticed(bucket, folder):
 def test_a_missing_package_is_named(monkeypatch):
     module.file_system.cache_clear()
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(UserError, match=r's3:// needs the package s3fs; pip install "dualdiff-jax\[s3\]"'):
+    with pytest.raises(UserError, match="s3:// needs the package s3fs; pip install s3fs$"):
         as_path("s3://bucket/x")
 
 

@@ -27,7 +27,8 @@ def test_diffusers_loads_the_lora_of_the_photos(tmp_path, seed):  # noqa: F811
     pipe = LoraCalls(planned.config, weights, planned.tokenizer)
     plain = velocity(pipe, seed)
     write_photos(tmp_path / "photos")
-    walk(tmp_path, tmp_path / "model", leave_out="generate")  # the small model does not know the prompt's words
+    # The small model does not know the prompt's words, and a compiler for GPUs is not installed here.
+    walk(tmp_path, tmp_path / "model", leave_out=("generate", "plan"))
     pipe.load_lora(tmp_path / "runs" / "photos" / "lora")
     transformer.load_lora_adapter(str(tmp_path / "runs"), weight_name="my_dog.safetensors")
     found = velocity(pipe, seed)
