@@ -81,17 +81,17 @@ def encode_data(
         UserError: a source or the model cannot be read, or the output cannot be written.
     """
     mesh = make_mesh(MeshConfig(), jax.local_devices())
-    if model:
-        model_config, weights, tokenizer = load_model(model, mesh)
-    else:
-        model_config, tokenizer = config.model, Tokenizer(config.data.tokenizer)
-        weights = init_weights(model_config, mesh, key_of(config.seed))
-    made_by = {
-        "model": model or f"seed {config.seed}",
-        "autoencoder": to_dict(model_config.autoencoder),
-        "t5": to_dict(model_config.t5),
-    }
-    with locked_folder(as_path(output), "--output"):
+    with locked_folder(as_path(output), "--output"):  # before weights are read, which may take long
+        if model:
+            model_config, weights, tokenizer = load_model(model, mesh)
+        else:
+            model_config, tokenizer = config.model, Tokenizer(config.data.tokenizer)
+            weights = init_weights(model_config, mesh, key_of(config.seed))
+        made_by = {
+            "model": model or f"seed {config.seed}",
+            "autoencoder": to_dict(model_config.autoencoder),
+            "t5": to_dict(model_config.t5),
+        }
         folders = encode_sources(
             config.data,
             FrozenEncoder(model_config, weights, mesh),

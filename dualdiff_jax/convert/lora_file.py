@@ -63,15 +63,16 @@ def read_lora(path: Path, config: ModelConfig) -> list[Term]:
         )
     settings = peft_settings(file)
     chosen: dict[str, Rule] = {}
-    name_of: dict[str, str] = {}  # region of a kernel -> the file's name for it
     for name, keys in modules.items():
         rule, found = _fit(name, keys, file, config)
         faults += found
         if rule is not None:
+            faults += [
+                f"{_shown(name)}: found a second pair beside {_shown(first)}; keep one pair for a layer"
+                for first, other in chosen.items()
+                if rule.overlaps(other)
+            ]
             chosen[name] = rule
-            first = name_of.setdefault(f"{rule.leaf} {rule.layer} {rule.index}", name)
-            if first != name:
-                faults.append(f"{_shown(name)}: found a second pair beside {_shown(first)}; keep one pair for a layer")
     refuse_faults(f"{path} has", faults)
     if left_out:
         named = some([_shown(name) for name in left_out])

@@ -61,6 +61,19 @@ class Rule:
         region = array[self.index].reshape([self.shape[dim] for dim in self.order])
         return np.ascontiguousarray(region.transpose(np.argsort(self.order)))
 
+    def overlaps(self, other: "Rule") -> bool:
+        """Whether some number of the model belongs to both."""
+        is_same_leaf = (self.leaf, self.layer) == (other.leaf, other.layer)
+        return is_same_leaf and all(map(_meet, self.index, other.index))
+
+
+def _meet(a: int | slice, b: int | slice) -> bool:
+    (start_a, stop_a), (start_b, stop_b) = (
+        (at.start or 0, math.inf if at.stop is None else at.stop) if isinstance(at, slice) else (at, at + 1)
+        for at in (a, b)
+    )
+    return start_a < stop_b and start_b < stop_a
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:

@@ -74,8 +74,7 @@ def _training(config: RunConfig, workdir: str, tokenizer: Tokenizer | None) -> I
             yield attempt("weights of init_from", lambda: _stored(as_path(config.init_from)))
         for setup in setups:
             if random := random_and_frozen(config, setup.trainable.changed_leaves):
-                found = f"{' and '.join(random)}: random weights that this run does not train"
-                yield Finding("frozen weights", found, "warning", "give --config.init_from=MODEL_DIR")
+                yield Finding("frozen weights", random, "warning", "give --config.init_from=MODEL_DIR")
             yield from _memory(setup, workdir, on_mesh=mesh)
 
 

@@ -61,6 +61,7 @@ class Checkpoints:
         self._workdir, self._setup, self._config = workdir, setup, setup.config
         self._folder = workdir / "checkpoints"
         self._init_from = init_from_fingerprint(self._config)
+        self._checked: int | None = None  # the step whose checkpoint is known to belong to this run
         self._retry_at: int | None = None
         self._tried_at = 0  # the step of the last save
         self._agreement = SaveAgreement()
@@ -199,6 +200,23 @@ class Checkpoints:
         goes_on = "" if retry_at is None else f"; training goes on, and the next try is at step {retry_at}"
         log.warning("%s: a checkpoint cannot be written (%s); %s%s", self._folder, why, kept, goes_on)
 
+    def check(self, data: DataFingerprint) -> None:
+        """Checks that the newest checkpoint belongs to this run, without reading any weights.
+
+        Args:
+            data: its fingerprint.
+
+        Raises:
+            UserError: as ``restore``.
+        """
+        check_steps(self._folder, self.steps(), self._config.train.steps)
+        for step in reversed(self.steps()):
+            run = self._read(step, {}, run=ocp.args.JsonRestore())
+            if run is not None:
+                self._check(step, run, data)
+                self._checked = step
+                return
+
     def restore(self, data: DataFingerprint) -> tuple[TrainState, list]:
         """Restores the newest state that can be read.
 
@@ -220,7 +238,8 @@ class Checkpoints:
             run = self._read(step, damaged, run=ocp.args.JsonRestore())
             if run is None:
                 continue
-            self._check(step, run, data)
+            if step != self._checked:
+                self._check(step, run, data)
             target = self._setup.abstract_state
             arguments = ocp.checkpoint_utils.construct_restore_args(target)
             state = self._read(step, damaged, state=ocp.args.PyTreeRestore(target, restore_args=arguments))

@@ -41,18 +41,22 @@ def initial_weights(config: RunConfig, mesh: Mesh) -> Weights:
     return weights
 
 
-def random_and_frozen(config: RunConfig, changed_leaves: Iterable[str]) -> list[str]:
-    """Networks that stay as the seed makes them: the run trains nothing of them, and starts from no model folder.
+def random_and_frozen(config: RunConfig, changed_leaves: Iterable[str]) -> str:
+    """Which networks stay as the seed makes them, since the run starts from no model folder and trains nothing of them.
 
     Args:
         config: the run's.
         changed_leaves: names of the leaves that it trains.
+
+    Returns:
+        Words that name them; empty where there are none.
     """
     if config.init_from:
-        return []
+        return ""
     trained = {network_of(name) for name in changed_leaves}
     has_leaves = {network_of(name) for name in leaf_specs(config.model)}
-    return [network for network in NETWORKS if network in has_leaves - trained]
+    random = [network for network in NETWORKS if network in has_leaves - trained]
+    return f"{' and '.join(random)}: random weights that this run does not train" if random else ""
 
 
 def check_init_from(config: RunConfig, tokenizer: Tokenizer) -> None:

@@ -214,10 +214,11 @@ def _restore_or_initialise(
     setup: TrainSetup, checkpoints: Checkpoints, data: DataFingerprint
 ) -> tuple[TrainState, Weights, list]:
     """(state, frozen weights, metrics in no record yet), of the newest checkpoint or before the first update."""
+    checkpoints.check(data)  # before the weights are read
     params, frozen = setup.init_params()
     if not checkpoints.steps():
-        if random := " and ".join(random_and_frozen(setup.config, setup.trainable.changed_leaves)):
-            log.warning("%s: random weights that this run does not train; give --config.init_from=MODEL_DIR", random)
+        if random := random_and_frozen(setup.config, setup.trainable.changed_leaves):
+            log.warning("%s; give --config.init_from=MODEL_DIR", random)
         return setup.init_state(params), frozen, []
     del params  # its memory is the restored state's
     state, unlogged_metrics = checkpoints.restore(data)

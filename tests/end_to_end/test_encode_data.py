@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualdiff_jax.cli import data as cli_data
 from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.data.batch import Batch
@@ -236,6 +238,13 @@ def test_encode_data_from_the_command_line_on_one_device_and_on_eight(tmp_path, 
                 np.testing.assert_allclose(
                     found[index].arrays[name].astype(np.float32), value.astype(np.float32), rtol=2.0**-7
                 )
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_weights_are_read(setting, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(cli_data, "init_weights", lambda *_: pytest.fail("weights are made before the refusal"))
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "file"))):
+        cli_data.encode_data(setting[0], str(tmp_path / "file" / "out"), None, None)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../escaped", "/absolute", "a/b", "a\0b", "x" * 256])

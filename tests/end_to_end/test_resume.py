@@ -22,6 +22,7 @@ from dualdiff_jax.files import remove
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import loop
 from dualdiff_jax.training.loop import train
+from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.weights import load_model
 from tests.end_to_end.command import PROGRESS, refused, run, run_module
 from tests.small_run import small_run, write_config, write_data
@@ -177,7 +178,7 @@ def captions(trained):
     file.write_text(content)
 
 
-def test_another_config_or_fewer_records_are_refused(trained, captions):
+def test_another_config_or_fewer_records_are_refused(trained, captions, monkeypatch):
     config, mesh, workdir, data = trained
     sections = {"model": {"mmdit": {"depth": 1}}, "optimizer": {"learning_rate": 1e-3}, "train": {"log_every": 2}}
     with pytest.raises(UserError, match="belongs to a run with another config") as error:
@@ -185,6 +186,7 @@ def test_another_config_or_fewer_records_are_refused(trained, captions):
     assert "optimizer.learning_rate: 0.002 -> 0.001" in str(error.value)
     assert "log_every" not in str(error.value)
     captions.write_text(json.dumps(json.loads(captions.read_text())[1:]))
+    monkeypatch.setattr(TrainSetup, "init_params", lambda _: pytest.fail("weights are read before the refusal"))
     with pytest.raises(UserError, match="the data changed since step 6: .*'captions' .40 records -> 39, captions.json"):
         train(config, workdir, mesh)
 

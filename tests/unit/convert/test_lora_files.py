@@ -26,6 +26,7 @@ from tests.unit.pipeline.test_pipeline import config as sized
 from tests.unit.tiny import CONFIG, random_weights
 
 Q = "transformer.transformer_blocks.0.attn.to_q"
+JOINED = "joint_blocks.0.x_block.attn.qkv"
 DOWN, UP = np.ones((RANK, 16), np.float32), np.ones((16, RANK), np.float32)
 GOOD = {f"{Q}.lora_A.weight": DOWN, f"{Q}.lora_B.weight": UP}
 
@@ -50,6 +51,10 @@ GOOD = {f"{Q}.lora_A.weight": DOWN, f"{Q}.lora_B.weight": UP}
         (
             {name.removeprefix("transformer."): tensor for name, tensor in GOOD.items()},
             "found a second pair beside",
+        ),
+        (  # query, key and value as one, as the original has them
+            {f"{JOINED}.lora_A.weight": DOWN, f"{JOINED}.lora_B.weight": np.ones((48, RANK), np.float32)},
+            f"{Q}: found a second pair beside {JOINED}; keep one pair for a layer",
         ),
         ({f"{Q}.hada_w1_a": UP}, "so it is a LyCORIS; only plain LoRAs can be read"),
     ],
