@@ -102,13 +102,18 @@ def logits(mmdit: MMDiT, image: ImageSide, text_embeddings: TextEmbeddings) -> j
     Returns:
         (b, l, v) in the compute dtype.
     """
+    return mmdit.text_head(text_stream(mmdit, image, text_embeddings))
+
+
+def text_stream(mmdit: MMDiT, image: ImageSide, text_embeddings: TextEmbeddings) -> jax.Array:
+    """What ``mmdit.text_head`` reads: the text after the last block, (b, l, d). Arguments as for ``logits``."""
     blocks, modulation, last = mmdit.blocks, image.modulation, depth_of(mmdit.blocks) - 1
     streams = image.stream, mmdit.embed_text(text_embeddings)
     streams = layer(blocks, 0)(*streams, modulation.of_block(0), image_qkv=image.qkv, is_wanted=(last > 0, True))
     if last > 0:
         streams = all_but_last(blocks, _both_streams, streams, modulation.blocks, first=1)
         streams = layer(blocks, last)(*streams, modulation.of_block(last), is_wanted=(False, True))
-    return mmdit.text_head(streams[1])
+    return streams[1]
 
 
 def _both_streams(

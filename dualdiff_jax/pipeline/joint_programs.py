@@ -19,8 +19,9 @@ from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.objectives.masked_diffusion import masked_log_probs
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS
 from dualdiff_jax.sampling.guidance import guided_velocity
+from dualdiff_jax.sampling.text_network import at_chosen, width_of
 from dualdiff_jax.sampling.text_options import TextOptions
-from dualdiff_jax.sampling.token_draws import draw_tokens
+from dualdiff_jax.sampling.token_draws import draw_tokens, keys_at
 
 
 @partial(jax.jit, static_argnames=("config", "mask_token_id"))
@@ -70,9 +71,13 @@ def draw_together(
         text = model.encode_text(token_ids)
         v = guided_velocity(velocity, text, null, guidance_scale)(latents, k)
         image = passes.image_side(mmdit, latents - sigmas[k] * v, batch, clean)
-        log_probs = masked_log_probs(passes.logits(mmdit, image, text), mask_token_id)
-        drawn = draw_tokens(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys[:, 1], k), log_probs, options)
         is_revealed = (token_ids == mask_token_id) & (step_of == k)
+
+        def draws(rows: jax.Array, positions: jax.Array) -> TokenIds:
+            log_probs = masked_log_probs(mmdit.text_head(rows), mask_token_id)
+            return draw_tokens(keys_at(keys[:, 1], k, positions), log_probs, options).astype(token_ids.dtype)
+
+        drawn = at_chosen(draws, passes.text_stream(mmdit, image, text), is_revealed, width_of(length, steps))
         return latents + (sigmas[k + 1] - sigmas[k]) * v, jnp.where(is_revealed, drawn, token_ids)
 
     return jax.lax.fori_loop(0, steps, body, (noise.astype(jnp.float32), token_ids))

@@ -9,8 +9,10 @@ from dualdiff_jax.arrays import Images, Key, Latents, SeparatedWeights, TokenIds
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models import passes
 from dualdiff_jax.models.bundle import DualDiffusionModel, bind
-from dualdiff_jax.sampling.masked_sampler import LogitsFunction, MaskedSample
+from dualdiff_jax.models.mmdit import MMDiT
+from dualdiff_jax.sampling.masked_sampler import MaskedSample
 from dualdiff_jax.sampling.text_guidance import guided_logits, without_prompt
+from dualdiff_jax.sampling.text_network import TextNetwork
 from dualdiff_jax.sampling.text_options import TextOptions
 from dualdiff_jax.sampling.text_samplers import sample_text
 from dualdiff_jax.sampling.token_rules import TokenRules, with_rules
@@ -48,9 +50,9 @@ def generate_text(
     """
     model, keys = bind(config, weights), jax.vmap(jax.random.split)(rngs)
     latents = model.autoencoder.encode(images, keys[:, 0])
-    logits = with_rules(_guided(model, latents, token_ids, options, mask_token_id), rules)
+    network = with_rules(_guided(model, latents, token_ids, options, mask_token_id), rules)
     return sample_text(
-        logits,
+        network,
         keys[:, 1],
         token_ids,
         options,
@@ -63,7 +65,7 @@ def generate_text(
 
 def _guided(
     model: DualDiffusionModel, latents: Latents, start: TokenIds, options: TextOptions, mask_token_id: int
-) -> LogitsFunction:
+) -> TextNetwork:
     """The network of the sampler: the logits given ``latents``, guided where ``options`` say so.
 
     Both halves of a guided pass share what they have in common: the null text is in one batch with the text; without
@@ -71,22 +73,30 @@ def _guided(
     """
     mmdit, scale, count = model.mmdit, options.guidance_scale, len(latents)
     clean = passes.clean_modulation(mmdit)
+
     if scale is not None and options.guidance_null == "text":
         twice = passes.image_side(mmdit, jnp.concatenate([latents, latents]), 2 * count, clean)
 
-        def against_no_prompt(token_ids: TokenIds) -> jax.Array:
+        def against_no_prompt(token_ids: TokenIds) -> tuple[jax.Array, ...]:
             both = jnp.concatenate([without_prompt(token_ids, start, mask_token_id), token_ids])
-            null, conditional = jnp.split(passes.logits(mmdit, twice, model.encode_text(both)), 2)
-            return guided_logits(null, conditional, scale)
+            return tuple(jnp.split(passes.text_stream(mmdit, twice, model.encode_text(both)), 2))
 
-        return against_no_prompt
+        return TextNetwork(against_no_prompt, partial(_guided_scores, mmdit, scale))
     image = passes.image_side(mmdit, latents, count, clean)
     if scale is None:
-        return lambda token_ids: passes.logits(mmdit, image, model.encode_text(token_ids))
+        return TextNetwork(
+            lambda token_ids: passes.text_stream(mmdit, image, model.encode_text(token_ids)), mmdit.text_head
+        )
     no_image = passes.image_side(mmdit, None, count, clean)
 
-    def against_no_image(token_ids: TokenIds) -> jax.Array:
+    def against_no_image(token_ids: TokenIds) -> tuple[jax.Array, ...]:
         text = model.encode_text(token_ids)
-        return guided_logits(passes.logits(mmdit, no_image, text), passes.logits(mmdit, image, text), scale)
+        return tuple(passes.text_stream(mmdit, side, text) for side in (no_image, image))
 
-    return against_no_image
+    return TextNetwork(against_no_image, partial(_guided_scores, mmdit, scale))
+
+
+def _guided_scores(mmdit: MMDiT, scale: jax.Array | float, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Of the null text and of the conditional one, which read the head's weights once."""
+    null, conditional = jnp.split(mmdit.text_head(jnp.concatenate(rows)), 2)
+    return guided_logits(null, conditional, scale)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from dualdiff_jax.arrays import Key, PerToken, TokenIds
 from dualdiff_jax.sampling.blocks import Blocks, cut
-from dualdiff_jax.sampling.masked_sampler import Choice, Choose
+from dualdiff_jax.sampling.masked_sampler import Choice, Choose, LogProbs
 from dualdiff_jax.sampling.text_options import TextOptions
 
 T_END = 1e-5
@@ -57,7 +57,7 @@ def ancestral(rngs: Key, token_ids: TokenIds, options: TextOptions, mask_token_i
         step = order[jnp.minimum(evaluation, len(order) - 1)]
         return jnp.take_along_axis(values, step[None, :, None], axis=0)[0] & (evaluation < count)[:, None]
 
-    def choose(k: jax.Array, log_probs: jax.Array, token_ids: TokenIds) -> Choice:
+    def choose(k: jax.Array, log_probs: LogProbs, token_ids: TokenIds) -> Choice:
         return Choice(at(plan.is_revealed, k), is_greedy=at(plan.is_last, k), is_masked_next=at(plan.before, k + 1))
 
     return choose

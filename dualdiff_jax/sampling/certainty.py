@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from dualdiff_jax.arrays import Key, PerToken, TokenIds
 from dualdiff_jax.objectives.masked_diffusion import NEVER
 from dualdiff_jax.sampling import blocks as blocks_of
-from dualdiff_jax.sampling.masked_sampler import Choice, Choose
+from dualdiff_jax.sampling.masked_sampler import Choice, Choose, LogProbs
 from dualdiff_jax.sampling.text_options import TextOptions
 from dualdiff_jax.sampling.token_draws import second_log_prob
 
@@ -75,14 +75,14 @@ def confidence(rngs: Key, token_ids: TokenIds, options: TextOptions, mask_token_
     was_masked = token_ids == mask_token_id
     blocks = blocks_of.cut(was_masked, options.block_length, options.steps)
 
-    def choose(k: jax.Array, log_probs: jax.Array, token_ids: TokenIds) -> Choice:
+    def choose(k: jax.Array, log_probs: LogProbs, token_ids: TokenIds) -> Choice:
         is_masked = token_ids == mask_token_id
         here = blocks_of.current(blocks, is_masked)
         count = (was_masked & here).sum(axis=1)
         before = count - (is_masked & here).sum(axis=1)
         passes, masks = jnp.maximum(jnp.minimum(count, blocks.steps), 1), jnp.maximum(count, 1)
         after = -(-(before * passes // masks + 1) * count // passes)  # before is ceil(k count / passes) for one k
-        order = by_certainty(options.certainty or "probability", log_probs, is_masked & here)
+        order = by_certainty(options.certainty or "probability", log_probs(), is_masked & here)
         return Choice(is_masked & here & first_ones(order, after - before))
 
     return choose
@@ -105,11 +105,12 @@ def threshold(rngs: Key, token_ids: TokenIds, options: TextOptions, mask_token_i
     assert bound is not None  # TextOptions checks it
     in_turn = _in_turn(token_ids, options, mask_token_id)
 
-    def choose(k: jax.Array, log_probs: jax.Array, token_ids: TokenIds) -> Choice:
+    def choose(k: jax.Array, log_probs: LogProbs, token_ids: TokenIds) -> Choice:
         may_appear = in_turn(token_ids)
-        order = by_certainty("probability", log_probs, may_appear)
+        found = log_probs()
+        order = by_certainty("probability", found, may_appear)
         is_surest = first_ones(order, jnp.ones(len(order), jnp.int32))
-        return Choice(may_appear & (is_surest | (jnp.exp(log_probs.max(axis=-1)) > bound)))
+        return Choice(may_appear & (is_surest | (jnp.exp(found.max(axis=-1)) > bound)))
 
     return choose
 
@@ -120,10 +121,10 @@ def entropy_bound(rngs: Key, token_ids: TokenIds, options: TextOptions, mask_tok
     assert bound is not None  # TextOptions checks it
     in_turn = _in_turn(token_ids, options, mask_token_id)
 
-    def choose(k: jax.Array, log_probs: jax.Array, token_ids: TokenIds) -> Choice:
+    def choose(k: jax.Array, log_probs: LogProbs, token_ids: TokenIds) -> Choice:
         may_appear = in_turn(token_ids)
-        order = by_certainty(options.certainty or "entropy", log_probs, may_appear)
-        found = jnp.take_along_axis(jnp.where(may_appear, entropy(log_probs), 0.0), order, axis=1)
+        order = by_certainty(options.certainty or "entropy", log_probs(), may_appear)
+        found = jnp.take_along_axis(jnp.where(may_appear, entropy(log_probs()), 0.0), order, axis=1)
         largest = jax.lax.cummax(found, axis=1)
         # The sum without its largest term, as terms that are not negative: what each new one adds to it.
         added = jnp.minimum(found[:, 1:], largest[:, :-1])

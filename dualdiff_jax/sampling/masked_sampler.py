@@ -10,6 +10,8 @@ own: each has its own key, takes part in passes while it has masks, and its pass
      of them are revealed, by arg-max. Approximate.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,13 +19,14 @@ import jax
 import jax.numpy as jnp
 
 from dualdiff_jax.arrays import Key, PerToken, TokenIds
+from dualdiff_jax.sampling.text_network import Rows, TextNetwork, at_chosen, width_of
 from dualdiff_jax.sampling.text_options import TextOptions
-from dualdiff_jax.sampling.token_draws import draw_tokens, second_log_prob, subs_scores
+from dualdiff_jax.sampling.token_draws import draw_tokens, keys_at, second_log_prob, subs_scores
 
 VISIBLE = -1  # in place of the number of a pass: the token was given
 UNREAD = -2  # the early stop left the token out
 
-LogitsFunction = Callable[[TokenIds], jax.Array]  # (b, l) -> (b, l, v)
+LogProbs = Callable[[], jax.Array]  # the SUBS log-probabilities (b, l, v) of a pass, which are computed when called
 
 
 class MaskedSample(NamedTuple):
@@ -42,8 +45,8 @@ class Choice(NamedTuple):
     is_masked_next: jax.Array | bool = False  # masks it after the pass
 
 
-# (number of the pass, SUBS log-probabilities (b, l, v), token ids (b, l)) -> Choice; an example with masks reveals some
-Choose = Callable[[jax.Array, jax.Array, TokenIds], Choice]
+# (number of the pass, its log-probabilities, token ids (b, l)) -> Choice; an example with masks reveals some
+Choose = Callable[[jax.Array, LogProbs, TokenIds], Choice]
 # (keys (b,), token ids (b, l), options, mask token) -> Choose
 Order = Callable[[Key, TokenIds, TextOptions, int], Choose]
 
@@ -57,7 +60,7 @@ class _State(NamedTuple):
 
 def fill_masks(
     order: Order,
-    logits: LogitsFunction,
+    network: TextNetwork,
     rngs: Key,
     token_ids: TokenIds,
     options: TextOptions,
@@ -71,7 +74,7 @@ def fill_masks(
 
     Args:
         order: which positions a pass reveals.
-        logits: the network.
+        network: evaluated once a pass.
         rngs: (b,), a key for each example.
         token_ids: (b, l), with masks.
         options: of the sampler.
@@ -81,40 +84,79 @@ def fill_masks(
         most: passes of this call, after which masks may be left; None for as many as the texts need.
     """
     keys = jax.vmap(jax.random.split)(rngs)
-    was_masked = token_ids == mask_token_id
     choose = order(keys[:, 0], token_ids, options, mask_token_id)
-
-    def body(state: _State) -> _State:
-        k, token_ids, revealed_in, passes = state
-        is_masked = token_ids == mask_token_id
-        is_live = is_masked.any(axis=1)
-        is_written = was_masked & ~is_masked & (token_ids != end_token_id)
-        log_probs = subs_scores(logits(token_ids), token_ids, is_written, options, mask_token_id)
-        choice = choose(k, log_probs, token_ids)
-        if options.exit_margin is not None:
-            is_decided = _is_decided(log_probs, is_masked, was_masked, options.exit_margin)[:, None]
-            chosen, greedy, masked_next = choice
-            choice = Choice(chosen | is_decided, greedy | is_decided, masked_next & ~is_decided)
-        drawn = draw_tokens(jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys[:, 1], k), log_probs, options)
-        tokens = jnp.where(choice.is_greedy, log_probs.argmax(axis=-1), drawn).astype(token_ids.dtype)
-        is_chosen = choice.is_chosen & is_masked
-        token_ids = jnp.where(is_chosen, tokens, token_ids)
-        token_ids = jnp.where(choice.is_masked_next & was_masked & is_live[:, None], mask_token_id, token_ids)
-        revealed_in = jnp.where(is_chosen, k, revealed_in)
-        if options.early_stop:
-            is_unread = _is_unread(token_ids, was_masked, mask_token_id, end_token_id)
-            token_ids = jnp.where(is_unread, end_token_id, token_ids)
-            revealed_in = jnp.where(is_unread, UNREAD, revealed_in)
-        return _State(k + 1, token_ids, revealed_in, passes + is_live)
-
+    passes = _Passes(network, choose, keys[:, 1], options, token_ids == mask_token_id, mask_token_id, end_token_id)
     begin = begin or _untouched(token_ids)
     first = begin.passes.max()  # an example takes part in every pass up to its last
 
     def is_unfinished(state: _State) -> jax.Array:
         return (state.token_ids == mask_token_id).any() & (most is None or state.k < first + most)
 
-    end = jax.lax.while_loop(is_unfinished, body, _State(first, *begin))
+    end = jax.lax.while_loop(is_unfinished, passes.next, _State(first, *begin))
     return MaskedSample(end.token_ids, end.revealed_in, end.passes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Passes:
+    """All that a pass needs besides the state."""
+
+    network: TextNetwork
+    choose: Choose
+    rngs: Key  # (b,)
+    options: TextOptions
+    was_masked: PerToken
+    mask_token_id: int
+    end_token_id: int
+
+    def next(self, state: _State) -> _State:
+        k, token_ids, revealed_in, passes = state
+        is_masked = token_ids == self.mask_token_id
+        is_live = is_masked.any(axis=1)
+        choice, tokens = self._read(state, is_masked)
+        is_chosen = choice.is_chosen & is_masked
+        token_ids = jnp.where(is_chosen, tokens, token_ids)
+        is_masked_next = choice.is_masked_next & self.was_masked & is_live[:, None]
+        token_ids = jnp.where(is_masked_next, self.mask_token_id, token_ids)
+        revealed_in = jnp.where(is_chosen, k, revealed_in)
+        if self.options.early_stop:
+            is_unread = _is_unread(token_ids, self.was_masked, self.mask_token_id, self.end_token_id)
+            token_ids = jnp.where(is_unread, self.end_token_id, token_ids)
+            revealed_in = jnp.where(is_unread, UNREAD, revealed_in)
+        return _State(k + 1, token_ids, revealed_in, passes + is_live)
+
+    def _read(self, state: _State, is_masked: PerToken) -> tuple[Choice, TokenIds]:
+        """What the pass does with each position, and the tokens (b, l) that it writes where it reveals one."""
+        k, token_ids, options = state.k, state.token_ids, self.options
+        is_written = self.was_masked & ~is_masked & (token_ids != self.end_token_id)
+        rows = self.network.features(token_ids)
+
+        def log_probs_at(rows: Rows) -> jax.Array:
+            return subs_scores(self.network.scores(rows), token_ids, is_written, options, self.mask_token_id)
+
+        def draws(log_probs: jax.Array, is_greedy: PerToken, positions: jax.Array) -> TokenIds:
+            drawn = draw_tokens(keys_at(self.rngs, k, positions), log_probs, options)
+            return jnp.where(is_greedy, log_probs.argmax(axis=-1), drawn).astype(token_ids.dtype)
+
+        log_probs = functools.cache(lambda: log_probs_at(rows))
+        choice = self._choose(state, log_probs, is_masked)
+        is_greedy, length = jnp.broadcast_to(choice.is_greedy, token_ids.shape), token_ids.shape[1]
+        if not options.is_planned:
+            return choice, draws(log_probs(), is_greedy, jnp.broadcast_to(jnp.arange(length), token_ids.shape))
+        tokens = at_chosen(
+            lambda found, positions: draws(log_probs_at(found[0]), found[1], positions),
+            (rows, is_greedy),
+            choice.is_chosen & is_masked,
+            width_of(length, options.steps or 1),
+        )
+        return choice, tokens
+
+    def _choose(self, state: _State, log_probs: LogProbs, is_masked: PerToken) -> Choice:
+        choice = self.choose(state.k, log_probs, state.token_ids)
+        if self.options.exit_margin is None:
+            return choice
+        is_decided = _is_decided(log_probs(), is_masked, self.was_masked, self.options.exit_margin)[:, None]
+        chosen, greedy, masked_next = choice
+        return Choice(chosen | is_decided, greedy | is_decided, masked_next & ~is_decided)
 
 
 def _untouched(token_ids: TokenIds) -> MaskedSample:

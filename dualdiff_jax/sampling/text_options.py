@@ -22,6 +22,7 @@ OWN_OPTIONS: Mapping[str, frozenset[str]] = {
     "entropy_bound": frozenset({"entropy_bound", "certainty"}),
 }
 NEEDED = frozenset({"steps", "threshold", "entropy_bound"})  # by the orders that take them
+PLANNED = frozenset({"ancestral"})  # orders that know which positions a pass reveals before they see a score
 DRAWING = frozenset({"ancestral"})  # orders whose tokens are draws unless a temperature says otherwise
 
 
@@ -93,6 +94,11 @@ class TextOptions:
             raise UserError(f"{name} is for order {orders}, and order is {self.order}; leave {name} out")
         if is_known and name in NEEDED and not is_given:
             raise UserError(f"{name} is None; give a number, which order {self.order} needs")
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether no score decides which positions a pass reveals."""
+        return self.order in PLANNED and self.exit_margin is None
 
     @property
     def draws(self) -> bool:

@@ -7,7 +7,8 @@ import jax
 from dualdiff_jax.arrays import Key, TokenIds
 from dualdiff_jax.sampling.ancestral_order import ancestral
 from dualdiff_jax.sampling.certainty import confidence, entropy_bound, threshold
-from dualdiff_jax.sampling.masked_sampler import LogitsFunction, MaskedSample, Order, fill_masks
+from dualdiff_jax.sampling.masked_sampler import MaskedSample, Order, fill_masks
+from dualdiff_jax.sampling.text_network import TextNetwork
 from dualdiff_jax.sampling.text_options import TextOptions
 
 # By the names of ``SamplingConfig.text_order``; the options that each knows are in ``text_options.OWN_OPTIONS``.
@@ -20,7 +21,7 @@ TEXT_SAMPLERS: Mapping[str, Order] = {
 
 
 def sample_text(
-    logits: LogitsFunction,
+    network: TextNetwork,
     rngs: Key,
     token_ids: TokenIds,
     options: TextOptions,
@@ -33,7 +34,7 @@ def sample_text(
     """Replaces the masks in a batch of texts by tokens.
 
     Args:
-        logits: (token ids (b, l)) -> scores of the clean token at each position (b, l, v).
+        network: gives scores of the clean token at each position.
         rngs: (b,), a key for each example, so that an example does not depend on its neighbours.
         token_ids: (b, l), with masks.
         options: of the sampler; their ``order`` is a name in ``TEXT_SAMPLERS``.
@@ -44,7 +45,7 @@ def sample_text(
     """
     return fill_masks(
         TEXT_SAMPLERS[options.order],
-        logits,
+        network,
         rngs,
         token_ids,
         options,

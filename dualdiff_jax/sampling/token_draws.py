@@ -24,13 +24,13 @@ def penalized(logits: jax.Array, token_ids: TokenIds, is_written: PerToken, pena
     """Equation (1).
 
     Args:
-        logits: (b, l, v).
+        logits: (b, n, v), at n of the positions.
         token_ids: (b, l).
         is_written: (b, l), which of them count.
         penalty: at least 1, which is none.
 
     Returns:
-        (b, l, v) fp32; the penalty holds at every position of an example.
+        (b, n, v) fp32; the penalty holds at every position of an example.
     """
     scores, vocabulary = logits.astype(jnp.float32), logits.shape[-1]
 
@@ -61,7 +61,7 @@ def draw_tokens(rngs: Key, log_probs: jax.Array, options: TextOptions) -> jax.Ar
     """Equations (3) to (5), or the arg-max where the options' order takes that.
 
     Args:
-        rngs: (b,), a key for each example.
+        rngs: (b, l), a key for each position.
         log_probs: (b, l, v), of equation (2).
         options: their order, ``temperature`` and ``top_p``.
 
@@ -77,17 +77,23 @@ def draw_tokens(rngs: Key, log_probs: jax.Array, options: TextOptions) -> jax.Ar
         scores = (scores - scores.max(axis=-1, keepdims=True)) / jnp.where(temperature > 0.0, temperature, 1.0)
     if options.top_p is not None:
         scores = nucleus(jax.nn.log_softmax(scores, axis=-1), options.top_p)
-    drawn = jax.vmap(lambda key, p: jax.random.categorical(key, p, axis=-1, mode="high"))(rngs, scores)
+    drawn = jax.vmap(jax.vmap(lambda key, p: jax.random.categorical(key, p, mode="high")))(rngs, scores)
     return jnp.where(temperature > 0.0, drawn, best)
+
+
+def keys_at(rngs: Key, k: jax.Array | int, positions: jax.Array) -> Key:
+    """Keys (b,) of examples, the number of a pass and positions (b, n) -> keys (b, n), whatever else is computed."""
+    of_pass = jax.vmap(jax.random.fold_in, in_axes=(0, None))(rngs, k)
+    return jax.vmap(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))(of_pass, positions)
 
 
 def subs_scores(
     logits: jax.Array, token_ids: TokenIds, is_written: PerToken, options: TextOptions, mask_token_id: int
 ) -> jax.Array:
-    """Equations (1) and (2): log-probabilities (b, l, v) fp32, by which positions are ranked.
+    """Equations (1) and (2): log-probabilities (b, n, v) fp32, by which positions are ranked.
 
     Args:
-        logits: (b, l, v).
+        logits: (b, n, v), at n of the positions.
         token_ids: (b, l).
         is_written: (b, l), the tokens that a ``repetition_penalty`` counts.
         options: their ``repetition_penalty``.

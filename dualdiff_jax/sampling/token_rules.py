@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dualdiff_jax.arrays import TokenIds
 from dualdiff_jax.objectives.masked_diffusion import NEVER
-from dualdiff_jax.sampling.masked_sampler import LogitsFunction
+from dualdiff_jax.sampling.text_network import Rows, TextNetwork
 
 
 class TokenRules(NamedTuple):
@@ -17,12 +18,16 @@ class TokenRules(NamedTuple):
     ruled_out: jax.Array | np.ndarray  # (b, l) uint8
 
 
-def with_rules(logits: LogitsFunction, rules: TokenRules | None) -> LogitsFunction:
-    """``logits`` where a token that ``rules`` rule out has no probability; None rules out nothing."""
+def with_rules(network: TextNetwork, rules: TokenRules | None) -> TextNetwork:
+    """``network`` where a token that ``rules`` rule out has no probability; None rules out nothing."""
     if rules is None:
-        return logits
+        return network
 
-    def ruled(token_ids: jax.Array) -> jax.Array:
-        return jnp.where((rules.ruled_out[..., None] & rules.kinds) != 0, NEVER, logits(token_ids))
+    def features(token_ids: TokenIds) -> Rows:
+        return network.features(token_ids), jnp.asarray(rules.ruled_out)
 
-    return ruled
+    def scores(rows: Rows) -> jax.Array:
+        of_network, ruled_out = rows
+        return jnp.where((ruled_out[..., None] & rules.kinds) != 0, NEVER, network.scores(of_network))
+
+    return TextNetwork(features, scores)

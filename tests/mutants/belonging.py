@@ -160,6 +160,7 @@ TESTS = {
         f"{PARITY}/test_samplers.py",
     ),
     "sampling/text_guidance.py": (f"{UNIT}/pipeline/test_text_choices.py",),
+    "sampling/text_network.py": (f"{UNIT}/sampling/test_text_network.py",),
     "sampling/text_options.py": (
         f"{SAMPLING}/test_text_options.py",
         f"{SAMPLING}/test_token_draws.py",

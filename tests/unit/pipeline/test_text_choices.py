@@ -10,6 +10,8 @@ from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.config.model import SamplingConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.pipeline.text_choices import text_options, text_steps
+from dualdiff_jax.pipeline.text_programs import generate_text
+from dualdiff_jax.sampling import text_network
 from tests.unit.pipeline.test_pipeline import SIDE, config
 from tests.unit.tiny import random_weights
 
@@ -60,6 +62,19 @@ def test_guidance_leads_away_from_the_text_without_image_or_without_prompt(pipe,
     np.testing.assert_array_equal(plain.token_ids[:, 2:], conditional.argmax(axis=-1)[:, 2:])
 
 
+@pytest.mark.parametrize("choices", [{}, {"guidance_scale": 3.0}, {"guidance_scale": 3.0, "guidance_null": "text"}])
+def test_texts_are_the_same_wherever_scores_are_computed(pipe, pictures, choices, monkeypatch):
+    """At the positions that a pass reveals alone, or at all; with blanks, by the rules of their positions."""
+    call, found = CALL | {"order": "ancestral", "steps": 7}, {}
+    for spare in (1, 100):
+        monkeypatch.setattr(text_network, "SPARE", spare)
+        generate_text.clear_cache()
+        texts = pipe.infill("a _ three _", pictures, order="ancestral", steps=7, tokens_per_blank=2, **choices)
+        found[spare] = texts, pipe.generate_text(pictures, **call, **choices).token_ids.tolist()
+    generate_text.clear_cache()
+    assert found[1] == found[100]
+
+
 def test_guidance_without_a_prompt_to_leave_out_is_refused(pipe, pictures):
     call = CALL | {"prompts": [np.array([5]), np.array([]), np.array([5])]}
     with pytest.raises(UserError, match=r"guidance_null is 'text', but prompts\[1\] is empty"):
@@ -78,7 +93,7 @@ def test_captions_and_answers_are_the_same_with_and_without_the_early_stop(pipe,
         return sample
 
     monkeypatch.setattr(type(pipe), "complete_text", counted)
-    options = dict(order=order, length=14, seed=1, anchor_end=False) | ({} if order == "threshold" else {"steps": 14})
+    options = dict(order=order, length=14, seed=4, anchor_end=False) | ({} if order == "threshold" else {"steps": 14})
     options |= {"threshold": 1.0} if order == "threshold" else {}
     questions = ["which digit is this?"] * 3
     for call in (lambda **o: pipe.image_to_text(pictures, **o), lambda **o: pipe.answer(pictures, questions, **o)):

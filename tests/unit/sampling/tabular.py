@@ -8,12 +8,14 @@ import functools
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.stats import chi2
+
+from dualdiff_jax.sampling.text_network import TextNetwork
 
 VOCABULARY, MASK, END = 4, 2, 1  # three real tokens; the mask is not the last, so that an off-by-one shows
 REAL_TOKENS = (0, 1, 3)
@@ -136,3 +138,8 @@ def p_value(samples: np.ndarray, law: dict[State, float]) -> float:
     cells = [*common, rest] if rest[1] >= 10 else common
     statistic = sum((seen - expected) ** 2 / expected for seen, expected in cells)
     return float(chi2.sf(statistic, len(cells) - 1))
+
+
+def whole(logits: Callable[[jax.Array], jax.Array]) -> TextNetwork:
+    """A network whose features are its scores."""
+    return TextNetwork(features=logits, scores=lambda rows: rows)

@@ -13,7 +13,7 @@ from dualdiff_jax.sampling.blocks import cut
 from dualdiff_jax.sampling.masked_sampler import VISIBLE, MaskedSample
 from dualdiff_jax.sampling.text_options import TextOptions
 from dualdiff_jax.sampling.text_samplers import sample_text
-from tests.unit.sampling.tabular import END, JOINT, LENGTH, MASK, exact_law, keys, p_value, tabular_logits, texts
+from tests.unit.sampling.tabular import END, JOINT, LENGTH, MASK, exact_law, keys, p_value, tabular_logits, texts, whole
 
 SAMPLES, SEEDS = 100_000, (0, 1, 2)
 ALL = (MASK,) * LENGTH
@@ -22,7 +22,7 @@ ONE_BLOCK = (0, 0, 0)
 
 @functools.partial(jax.jit, static_argnames="t_end")
 def _sample(rngs, token_ids, options, t_end) -> MaskedSample:
-    return sample_text(tabular_logits, rngs, token_ids, options, mask_token_id=MASK, end_token_id=END)
+    return sample_text(whole(tabular_logits), rngs, token_ids, options, mask_token_id=MASK, end_token_id=END)
 
 
 def sample(seed: int, batch: int = SAMPLES, *, start=ALL, t_end: float = T_END, **choices) -> MaskedSample:

@@ -11,7 +11,7 @@ from dualdiff_jax.sampling.certainty import CERTAINTIES
 from dualdiff_jax.sampling.masked_sampler import VISIBLE, MaskedSample
 from dualdiff_jax.sampling.text_options import TextOptions
 from dualdiff_jax.sampling.text_samplers import sample_text
-from tests.unit.sampling.tabular import END, LENGTH, MASK, REAL_TOKENS, TABLE, VOCABULARY, keys, tabular_logits
+from tests.unit.sampling.tabular import END, LENGTH, MASK, REAL_TOKENS, TABLE, VOCABULARY, keys, tabular_logits, whole
 
 HUGE = 1e9
 
@@ -19,7 +19,7 @@ HUGE = 1e9
 @functools.partial(jax.jit, static_argnames="logits")
 def _sample(token_ids, options, logits) -> MaskedSample:
     keys_of = keys(len(token_ids))
-    return sample_text(logits, keys_of, token_ids, options, mask_token_id=MASK, end_token_id=END)
+    return sample_text(whole(logits), keys_of, token_ids, options, mask_token_id=MASK, end_token_id=END)
 
 
 def masks(batch: int, length: int = 7) -> np.ndarray:

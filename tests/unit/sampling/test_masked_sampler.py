@@ -10,7 +10,7 @@ import pytest
 from dualdiff_jax.sampling.masked_sampler import UNREAD, VISIBLE, MaskedSample
 from dualdiff_jax.sampling.text_options import TextOptions
 from dualdiff_jax.sampling.text_samplers import sample_text
-from tests.unit.sampling.tabular import END, MASK, REAL_TOKENS, VOCABULARY, keys
+from tests.unit.sampling.tabular import END, MASK, REAL_TOKENS, VOCABULARY, keys, whole
 from tests.unit.sampling.test_certainty import PEAKS, contextual, even, masks, peaked, some_prompts
 
 SAMPLERS = {
@@ -29,7 +29,7 @@ WITHOUT_REMASKING = pytest.mark.parametrize("name", [name for name in SAMPLERS i
 
 @functools.partial(jax.jit, static_argnames="logits")
 def _sample(rngs, token_ids, options, logits) -> MaskedSample:
-    return sample_text(logits, rngs, token_ids, options, mask_token_id=MASK, end_token_id=END)
+    return sample_text(whole(logits), rngs, token_ids, options, mask_token_id=MASK, end_token_id=END)
 
 
 def sample(name: str, token_ids: np.ndarray, rngs=None, logits=contextual, **choices) -> MaskedSample:
@@ -77,7 +77,9 @@ def evaluations(name: str, given: np.ndarray, **choices) -> tuple[int, MaskedSam
         return contextual(token_ids)
 
     options = TextOptions(**(SAMPLERS[name] | choices))
-    found = sample_text(logits, keys(len(given)), jnp.asarray(given), options, mask_token_id=MASK, end_token_id=END)
+    found = sample_text(
+        whole(logits), keys(len(given)), jnp.asarray(given), options, mask_token_id=MASK, end_token_id=END
+    )
     found = jax.tree.map(np.asarray, found)
     jax.effects_barrier()
     return len(calls), found

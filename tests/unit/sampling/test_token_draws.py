@@ -18,7 +18,7 @@ def draws(probs: np.ndarray, count: int, seed: int = 0, **choices) -> np.ndarray
     """``count`` draws from ``probs`` (v,), all in one text."""
     log_probs = jnp.broadcast_to(jnp.log(jnp.asarray(probs, jnp.float32)), (1, count, len(probs)))
     options = TextOptions(**(ANCESTRAL | choices))
-    return np.asarray(DRAW(jax.random.key(seed)[None], log_probs, options))[0]
+    return np.asarray(DRAW(jax.random.split(jax.random.key(seed), (1, count)), log_probs, options))[0]
 
 
 def _bits(key_data: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
@@ -39,7 +39,7 @@ EXTREME = define_prng_impl(
 def test_the_tail_of_a_draw_is_not_cut_off():
     """The noise at one end of its range reaches a token of probability 1e-9; with 23 random bits it ends at 1e-7."""
     probs = jnp.asarray([1e-9, 1.0])
-    keys = jax.random.wrap_key_data(jnp.asarray([[0], [2**32 - 1]], jnp.uint32), impl=EXTREME)
+    keys = jax.random.wrap_key_data(jnp.asarray([[[0]], [[2**32 - 1]]], jnp.uint32), impl=EXTREME)
     log_probs = jnp.broadcast_to(jnp.log(probs), (2, 1, 2))
     assert sorted(np.asarray(DRAW(keys, log_probs, TextOptions(**ANCESTRAL))).ravel()) == [0, 1]
 
@@ -75,7 +75,7 @@ def test_the_limit_is_the_likeliest_token(choices):
 @pytest.mark.parametrize("order", [{"order": "confidence", "steps": 1}, {"order": "threshold", "threshold": 0.5}])
 def test_other_orders_take_the_likeliest_token_unless_a_temperature_is_given(order):
     log_probs = jnp.log(jnp.broadcast_to(jnp.asarray(PROBS), (1, 1000, 6)))
-    key = jax.random.key(0)[None]
+    key = jax.random.split(jax.random.key(0), (1, 1000))
     assert (draw_tokens(key, log_probs, TextOptions(**order)) == 1).all()
     found = draw_tokens(key, log_probs, TextOptions(**order, temperature=1.0))
     assert chi_square(np.asarray(found)[0], PROBS) > 0.01

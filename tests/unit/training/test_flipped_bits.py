@@ -62,7 +62,7 @@ def test_a_flipped_bit_changes_no_state_unnoticed(setup, states, tmp_path, caplo
         shutil.rmtree(workdir)
     assert used.count(2) > count / 4
     assert caplog.text.count("checkpoint of step 4 is damaged (") == used.count(2)
-    assert "params.mmdit" in caplog.text and "was changed since it was written" in caplog.text
+    assert ".mmdit.blocks." in caplog.text and "was changed since it was written" in caplog.text
 
 
 def test_a_checkpoint_of_earlier_versions_has_no_checksums(setup, states, tmp_path):
