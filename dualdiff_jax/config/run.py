@@ -27,7 +27,7 @@ class ObjectiveConfig:
     text_weight: float = bounded(default=0.2, low=0.0, high=1e6)  # lambda; 0 leaves the text stream out of every step
     text_normalization: Literal["all_positions", "answer_tokens"] = "all_positions"
     caption_dropout: float = bounded(default=0.1, low=0.0, high=1.0)
-    anchor_end: bool = False  # whether a last token that is </s> is never masked; the text loss is then lower
+    anchor_end: bool = False  # whether a caption's last </s> is never masked; the text loss is then lower
     single_forward: bool = True  # both batches of a step share one pass of the model
 
     @property

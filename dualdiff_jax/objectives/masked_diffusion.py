@@ -56,9 +56,13 @@ def mask_tokens(
 
 
 def without_anchor(is_answer: PerToken, clean_token_ids: TokenIds, end_token_id: int | jax.Array) -> PerToken:
-    """Equation (4): ``is_answer`` (b, l) without each last token that is ``</s>``; one cut short may be masked."""
-    is_anchor = (jnp.arange(is_answer.shape[-1]) == is_answer.shape[-1] - 1) & (clean_token_ids == end_token_id)
-    return is_answer & ~is_anchor
+    """Equation (4): ``is_answer`` (b, l) without each caption's last token if it is ``</s>``.
+
+    A text with a prompt keeps it, since a sampler does not give the end of an answer.
+    """
+    is_caption = is_answer.all(axis=-1, keepdims=True)
+    is_last = jnp.arange(is_answer.shape[-1]) == is_answer.shape[-1] - 1
+    return is_answer & ~(is_caption & is_last & (clean_token_ids == end_token_id))
 
 
 def is_padding(token_ids: TokenIds, end_token_id: int | jax.Array) -> PerToken:

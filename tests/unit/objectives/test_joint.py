@@ -347,5 +347,15 @@ def test_an_anchor_is_never_masked_and_no_other_draw_changes():
     np.testing.assert_allclose(1 / anchored.share, np.full(64, 64 * LENGTH - 32), rtol=1e-6)
 
 
+def test_the_end_of_an_answer_is_masked_as_any_token():
+    """The sampler does not give it, so a network that never saw it masked could not answer."""
+    image, text = examples(64)
+    ends = text.token_ids.at[:, -1].set(END)
+    is_answer = jnp.ones(ends.shape, bool).at[::2, 0].set(False)  # every other text has a prompt
+    config = dataclasses.replace(OBJECTIVE, anchor_end=True)
+    found = objective_of(config).corrupt(jax.random.key(0), image, text._replace(token_ids=ends, is_answer=is_answer))
+    assert found.text.is_masked[::2, -1].sum() > 8 and not found.text.is_masked[1::2, -1].any()
+
+
 def test_training_has_no_anchor_by_default():
     assert not ObjectiveConfig().anchor_end
