@@ -122,7 +122,7 @@ class BucketPath(gpath.PosixGPath):
         return binary if "b" in mode else io.TextIOWrapper(binary, encoding or "utf-8", **options)
 
     def read_bytes(self) -> bytes:
-        found = self._read_fast()
+        found = bucket_reads.read(*self._place) if self._uri_scheme == "gs" else None
         if found is not None:
             return found
         with as_os_errors(self):
@@ -130,7 +130,11 @@ class BucketPath(gpath.PosixGPath):
 
     def read_range(self, start: int, length: int) -> bytes:
         """``length`` bytes from byte ``start`` on by one request; by two, and fewer, where the object ends before."""
-        found = self._read_fast(slice(start, start + length)) if length > 0 else b""
+        found = None
+        if length <= 0:
+            found = b""
+        elif self._uri_scheme == "gs":
+            found = bucket_reads.read_range(self._fs, *self._place, start, length)
         return self._read_part(start, length) if found is None else found
 
     def read_up_to(self, most: int) -> bytes:
@@ -203,9 +207,6 @@ class BucketPath(gpath.PosixGPath):
         """Copies a local file here; the object appears when all of it is there."""
         with as_os_errors(self):
             self._fs.put_file(str(file), str(self))
-
-    def _read_fast(self, part: slice | None = None) -> bytes | None:
-        return bucket_reads.read(*self._place, part) if self._uri_scheme == "gs" else None
 
     @property
     def _place(self) -> tuple[str, str]:

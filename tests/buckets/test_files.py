@@ -274,12 +274,23 @@ def test_a_range_is_one_request_and_what_tensorstore_cannot_read_is_asked_of_gcs
     assert beyond == (content[250:], b"", b"")
     assert (path.read_up_to(300), path.read_up_to(7), path.read_up_to(256)) == (content, content[:7], content)
     assert sum(bucket.requests().values()) == before + 9  # four of them for ranges beyond the end
-    monkeypatch.setattr(bucket_reads, "read_up_to", lambda *arguments: None)
     asked = []
-    monkeypatch.setattr(bucket_reads, "read", lambda *arguments: asked.append(arguments))
+    for name in ("read", "read_up_to", "_get"):
+        monkeypatch.setattr(bucket_reads, name, lambda *arguments, name=name: asked.append(name))
     assert (path.read_range(10, 20), path.read_bytes(), path.read_up_to(300)) == (content[10:30], content, content)
-    name = f"{folder.name}/{path.name}"
-    assert asked == [("bucket", name, slice(10, 30)), ("bucket", name, None)]
+    assert asked == ["_get", "read", "read_up_to"]
+
+
+def test_a_large_range_is_read_by_tensorstore_and_a_small_one_is_not(bucket, folder, monkeypatch):
+    path, content = folder / "large", bytes(range(256)) * 12_000
+    path.write_bytes(content)
+    read, asked = bucket_reads.read, []
+    monkeypatch.setattr(bucket_reads, "read", lambda *arguments: asked.append(arguments) or read(*arguments))
+    most = bucket_reads.SMALL
+    assert path.read_range(3, most) == content[3 : most + 3] and not asked
+    before = sum(bucket.requests().values())
+    assert path.read_range(5, most + 1) == content[5 : most + 6] and len(asked) == 1
+    assert sum(bucket.requests().values()) == before + 1
 
 
 @pytest.mark.parametrize("most", (7, 10, 11, 300))
