@@ -40,6 +40,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "torch", "diffusers", "transformers")
 def demo_size() -> Size:
     """The demo's model, and its training step on wide images."""
     config = demo.get_config()
+    config.optimizer.name = "adamw"  # as on the other side
     config.model.sampling.update(image_steps=28, answer_steps=12)
     return Size(resolve(config), train_image=(8, 16), sample_batches=(1, 16), budget_s=6.0)
 
@@ -47,6 +48,7 @@ def demo_size() -> Size:
 def small_size() -> Size:
     """256 image and 64 text tokens, the full vocabulary, T5 frozen as in the published model."""
     config = demo.get_config()
+    config.optimizer.name = "adamw"
     config.model.mmdit.update(depth=6, width=384, heads=6, vocab_size=32100)
     config.model.t5.update(vocab_size=32128, width=256, depth=2, heads=4, head_dim=64, mlp_width=512)
     config.model.autoencoder.channels = 3

@@ -43,9 +43,10 @@ def get_config():
         source("pair_captions", "moved_pairs.json", "captioning", 1.0, **PAIRS),
     ]
     config.objective.update(text_weight=2.0)
-    config.optimizer.update(learning_rate=2e-3, schedule="cosine", warmup_steps=100, weight_decay=0.05, ema_decay=0.995)
-    config.train.update(steps=3800, global_batch_size=32, trainable=("mmdit.*", "t5.*"), save_every=950)
-    config.preview.every = 1900
+    config.optimizer.update(name="muon", learning_rate=4e-3, schedule="cosine", warmup_steps=100, weight_decay=0.05)
+    config.optimizer.ema_decay = 0.995
+    config.train.update(steps=4400, global_batch_size=32, trainable=("mmdit.*", "t5.*"), save_every=1100)
+    config.preview.every = 2200
     config.preview.prompts = tuple(
         f"a handwritten {word}" for word in ("zero", "two", "three", "five", "eight", "nine")
     )

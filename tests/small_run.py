@@ -54,7 +54,8 @@ def small_config(root: Path) -> ConfigDict:
         dict(name="questions", files="questions.json", task="instruction", **common),
     ]
     config.data.tokenizer = str(root / "tokenizer")
-    config.optimizer.update(warmup_steps=2, schedule="constant")  # one program for runs of any length
+    config.optimizer.update(name="adamw", learning_rate=2e-3, warmup_steps=2)
+    config.optimizer.schedule = "constant"  # one program for runs of any length
     config.train.update(steps=6, global_batch_size=4, log_every=2, save_every=3)
     config.preview.every = 0
     return config

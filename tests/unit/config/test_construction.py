@@ -190,7 +190,7 @@ CONTRADICTIONS = [
     (SOURCE, {"question": "What?"}, "question is for task instruction, not image_generation"),
     (RUN.objective, {"image_weight": 0.0, "text_weight": 0.0}, "image_weight and text_weight are both 0"),
     (RUN.train, {"microbatches": 5}, "global_batch_size 32 is not a multiple of microbatches 5"),
-    (RUN.train, {"keep_every": 3}, "keep_every 3 is not a multiple of save_every 950"),
+    (RUN.train, {"keep_every": 3}, "keep_every 3 is not a multiple of save_every 1100"),
     (RUN.lora, {"merge": False}, "merge is False, but rank is 0, so the run would write nothing"),
     (
         RUN,
