@@ -68,21 +68,22 @@ def chunk_records(content: bytes, place: int) -> list[bytes]:
     content = _without_headers(content, place)
     size, kind = int.from_bytes(content[8:16], "little"), content[24:25]
     count = int.from_bytes(content[25:32], "little")
-    data = content[CHUNK_HEADER : CHUNK_HEADER + size]
+    data = memoryview(content)[CHUNK_HEADER : CHUNK_HEADER + size]  # whose slices are no copies
     if len(data) < size or not size:
         raise ValueError("it is cut")
     if kind != b"r":
         raise ValueError(f"chunks of kind {kind!r} are not known; write it with transpose:false")
     length, at = _varint(data, 1)
-    sizes, values = (_decompressed(part, data[:1]) for part in (data[at : at + length], data[at + length :]))
+    compression = bytes(data[:1])
+    sizes, values = (_decompressed(part, compression) for part in (data[at : at + length], data[at + length :]))
     return _split(sizes, values, count)
 
 
-def _split(sizes: bytes, values: bytes, count: int) -> list[bytes]:
+def _split(sizes: bytes | memoryview, values: bytes | memoryview, count: int) -> list[bytes]:
     records, at, begin = [], 0, 0
     for _ in range(count):
         length, at = _varint(sizes, at)
-        records.append(values[begin : begin + length])
+        records.append(bytes(values[begin : begin + length]))
         begin += length
     if begin != len(values):
         raise ValueError(f"its records have {len(values)} bytes instead of {begin}")
@@ -98,7 +99,7 @@ def _without_headers(content: bytes, place: int) -> bytes:
     return b"".join([*parts, content[at:]])
 
 
-def _decompressed(data: bytes, compression: bytes) -> bytes:
+def _decompressed(data: memoryview, compression: bytes) -> bytes | memoryview:
     if compression == b"\0":
         return data
     if compression != b"z":
