@@ -20,6 +20,7 @@ SEEN_EACH, UNSEEN_EACH = 2, 8  # drawings, and images to caption, of each pair: 
 FILMS = 16  # drawings whose estimates at each step are kept
 GUIDANCE_SCALES = (1.0, 3.0, 6.0)
 ANCESTRAL_STEPS = 64  # of captions in random order
+ANCESTRAL_DRAWS = 4  # captions of each digit in random order, which differ from draw to draw
 REMASK = 0.05  # of captions in random order whose tokens are drawn again (arXiv 2503.00307)
 SCORE_SAMPLES = 8  # evaluations for each score
 WORKERS = 2  # threads; samples do not depend on their order
@@ -96,6 +97,7 @@ def sample(pipeline: DualDiffusionPipeline, held_out: Digits, seed: int) -> Samp
     labels: list[Labels] = [(digit,) for _ in range(REPEATS) for _ in CAPTIONS for digit in range(10)]
     captions = [c.format(WORDS[digit]) for _ in range(REPEATS) for c in CAPTIONS for digit in range(10)]
     real = held_out.images, [(int(label),) for label in held_out.labels]
+    often = np.concatenate([real[0]] * ANCESTRAL_DRAWS), real[1] * ANCESTRAL_DRAWS
     seen, unseen = split_pairs()
     seen_pairs, unseen_pairs = seen * SEEN_EACH, unseen * UNSEEN_EACH
     batch = pipeline.config.sampling.batch_size  # a full batch has a shape that is compiled anyway
@@ -106,9 +108,9 @@ def sample(pipeline: DualDiffusionPipeline, held_out: Digits, seed: int) -> Samp
             "digits": drawings(captions, labels),
             "pairs": drawings([pair_caption(pair) for pair in seen_pairs], seen_pairs),
             "captions": readings(*real, order="confidence"),
-            "captions_ancestral": readings(*real, order="ancestral", steps=ANCESTRAL_STEPS),
-            "captions_unanchored": readings(*real, order="ancestral", steps=ANCESTRAL_STEPS, anchor_end=False),
-            "captions_remasked": readings(*real, order="ancestral", steps=ANCESTRAL_STEPS, remask=REMASK),
+            "captions_ancestral": readings(*often, order="ancestral", steps=ANCESTRAL_STEPS),
+            "captions_unanchored": readings(*often, order="ancestral", steps=ANCESTRAL_STEPS, anchor_end=False),
+            "captions_remasked": readings(*often, order="ancestral", steps=ANCESTRAL_STEPS, remask=REMASK),
             "pair_captions": readings(*compose(held_out, seen, SEEN_EACH, seed), order="confidence"),
             "answers": readings(*real, order="confidence", question=QUESTION),
             "answers_ancestral": readings(*real, order="ancestral", question=QUESTION),

@@ -29,7 +29,9 @@ MEASURES = {
         "Captions of digits", "held-out digits whose whole caption is right, most confident token first", 0.95
     ),
     "caption_exact_match_ancestral": Measure(
-        "Captions of digits, random order", "the same, with positions and tokens drawn at random, in 64 steps", 0.93
+        "Captions of digits, random order",
+        "the same, with positions and tokens drawn at random, in 64 steps; four draws for each digit",
+        0.93,
     ),
     "caption_exact_match_unanchored": Measure(
         "Captions of digits, random order, no given end", "the same, where the last token is not given as the end"
