@@ -4,7 +4,7 @@
 or, once ``python -m demo.data`` has written the data,
     python main.py --mode=train --config=configs/demo.py --workdir=runs/demo
 
-Hardware: 2 CPU cores, 6 to 12 minutes. Expected scores: benchmarks/results/demo.json.
+Hardware: 2 CPU cores, about 11 minutes. Expected scores: benchmarks/results/demo.json.
 """
 
 from dualdiff_jax.config import empty_config

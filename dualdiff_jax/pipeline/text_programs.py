@@ -97,6 +97,6 @@ def _guided(
 
 
 def _guided_scores(mmdit: MMDiT, scale: jax.Array | float, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Of the null text and of the conditional one, which read the head's weights once."""
+    """Guided scores; one product with the head's weights serves the null and the conditional text."""
     null, conditional = jnp.split(mmdit.text_head(jnp.concatenate(rows)), 2)
     return guided_logits(null, conditional, scale)

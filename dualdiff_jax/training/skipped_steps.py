@@ -1,4 +1,4 @@
-"""Steps that changed nothing, for a loss, gradient or update was not finite: reported with their records, counted."""
+"""Counts the steps whose loss, gradient or update is not finite, which change nothing, and reports their records."""
 
 import json
 import logging

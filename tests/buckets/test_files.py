@@ -276,9 +276,14 @@ def test_a_range_is_one_request_and_what_tensorstore_cannot_read_is_asked_of_gcs
     assert sum(bucket.requests().values()) == before + 9  # four of them for ranges beyond the end
     asked = []
     for name in ("read", "read_up_to", "_get"):
-        monkeypatch.setattr(bucket_reads, name, lambda *arguments, name=name: asked.append(name))
+        monkeypatch.setattr(bucket_reads, name, lambda *arguments, name=name: asked.append((name, *arguments)))
     assert (path.read_range(10, 20), path.read_bytes(), path.read_up_to(300)) == (content[10:30], content, content)
-    assert asked == ["_get", "read", "read_up_to"]
+    at = ("bucket", f"{folder.name}/{path.name}")
+    assert asked == [
+        ("_get", path._fs, *at, 20, {"Range": "bytes=10-29"}, 206),
+        ("read", *at),
+        ("read_up_to", path._fs, *at, 300),
+    ]
 
 
 def test_a_large_range_is_read_by_tensorstore_and_a_small_one_is_not(bucket, folder, monkeypatch):
