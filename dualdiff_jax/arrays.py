@@ -36,6 +36,8 @@ class DenoiserOutput(NamedTuple):
     Attributes:
         velocity: (b, h, w, c), noise minus clean latents, in fp32; None in a text-only pass.
         logits: (b, l, v), unnormalised scores of the clean token at each position, in the compute dtype.
+
+    Of a batch in pairs, each has its own half of the rows.
     """
 
     velocity: Latents | None
@@ -45,13 +47,16 @@ class DenoiserOutput(NamedTuple):
 class Denoiser(Protocol):
     """The model as objectives and samplers see it; the frozen text encoder is inside."""
 
-    def __call__(self, latents: Latents | None, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
+    def __call__(
+        self, latents: Latents | None, timestep: PerExample, token_ids: TokenIds, *, in_pairs: bool = False
+    ) -> DenoiserOutput:
         """Encodes the text, then denoises.
 
         Args:
             latents: (b, h, w, c), or None for a text-only pass.
             timestep: (b,) in [0, 1000], or (1,) for all examples.
             token_ids: (b, l).
+            in_pairs: whether rows alternate: one whose velocity is wanted, one whose logits are.
         """
         ...
 
@@ -59,6 +64,13 @@ class Denoiser(Protocol):
         """The text encoder alone: (b, l) -> (b, l, d). Unused where batches hold text embeddings."""
         ...
 
-    def denoise(self, latents: Latents | None, timestep: PerExample, text_embeddings: TextEmbeddings) -> DenoiserOutput:
+    def denoise(
+        self,
+        latents: Latents | None,
+        timestep: PerExample,
+        text_embeddings: TextEmbeddings,
+        *,
+        in_pairs: bool = False,
+    ) -> DenoiserOutput:
         """All that follows the text encoder; ``text_embeddings`` (b, l, d), otherwise as ``__call__``."""
         ...

@@ -83,13 +83,22 @@ class DualDiffusionModel(nnx.Module):
         """(b, l) -> (b, l, t5 width)."""
         return self.t5(token_ids)
 
-    def denoise(self, latents: Latents | None, timestep: PerExample, text_embeddings: TextEmbeddings) -> DenoiserOutput:
+    def denoise(
+        self,
+        latents: Latents | None,
+        timestep: PerExample,
+        text_embeddings: TextEmbeddings,
+        *,
+        in_pairs: bool = False,
+    ) -> DenoiserOutput:
         """The MMDiT alone; see ``MMDiT.__call__``."""
-        return self.mmdit(latents, timestep, text_embeddings)
+        return self.mmdit(latents, timestep, text_embeddings, in_pairs=in_pairs)
 
-    def __call__(self, latents: Latents | None, timestep: PerExample, token_ids: TokenIds) -> DenoiserOutput:
+    def __call__(
+        self, latents: Latents | None, timestep: PerExample, token_ids: TokenIds, *, in_pairs: bool = False
+    ) -> DenoiserOutput:
         """T5, then the MMDiT; see ``Denoiser.__call__``."""
-        return self.denoise(latents, timestep, self.encode_text(token_ids))
+        return self.denoise(latents, timestep, self.encode_text(token_ids), in_pairs=in_pairs)
 
 
 @functools.lru_cache(maxsize=16)

@@ -62,7 +62,12 @@ class MMDiT(nnx.Module):
         self.text_out = Linear(width, {"vocab": config.vocab_size}, init=zeros, rngs=rngs)
 
     def __call__(
-        self, latents: Latents | None, timestep: PerExample, text_embeddings: TextEmbeddings
+        self,
+        latents: Latents | None,
+        timestep: PerExample,
+        text_embeddings: TextEmbeddings,
+        *,
+        in_pairs: bool = False,
     ) -> DenoiserOutput:
         """Predicts velocity and clean tokens.
 
@@ -70,9 +75,12 @@ class MMDiT(nnx.Module):
             latents: (b, h, w, c), or None for a text-only pass, in which learned tokens stand for the image.
             timestep: (b,) in [0, 1000], or (1,) for all examples.
             text_embeddings: (b, l, t5 width).
+            in_pairs: Whether rows alternate: one whose velocity is wanted, one whose logits are. Each head then runs on
+                its own rows alone.
 
         Returns:
-            The velocity (b, h, w, c) in fp32, None in a text-only pass, and logits (b, l, v) in ``dtype``.
+            The velocity (b, h, w, c) in fp32, None in a text-only pass, and logits (b, l, v) in ``dtype``. In pairs,
+            the velocity (b / 2, h, w, c) of the even rows and the logits (b / 2, l, v) of the odd ones.
 
         Raises:
             ValueError: h or w is not a multiple of the patch, or is beyond the position table.
@@ -82,6 +90,8 @@ class MMDiT(nnx.Module):
         image_stream, text_stream = self.run_blocks(
             self.blocks, lambda block, streams: block(*streams, block.modulation(conditioning)), streams
         )
+        if in_pairs:
+            image_stream, conditioning, text_stream = image_stream[::2], conditioning[::2], text_stream[1::2]
         velocity = None
         if latents is not None:
             velocity = self.velocity_head(image_stream, self.image_modulation(conditioning), *latents.shape[1:3])

@@ -232,8 +232,8 @@ class Objective:
     def _predict(self, denoiser: Denoiser, batch: Corrupted) -> tuple[Latents | None, jax.Array | None]:
         """(velocity of the image batch, logits of the text batch), from one pass of the model or from two.
 
-        One pass needs both batches in one shape, so text without images takes two. It wastes the unused head of each
-        half, but runs every matrix once over twice the tokens. A stream without weight gives None.
+        One pass runs every matrix of the blocks once over twice the tokens. It needs both batches in one shape, so
+        text without images takes two. A stream without weight gives None.
         """
         image = batch.image if self.config.image_weight else None
         text = batch.text if self.config.text_weight else None
@@ -256,15 +256,14 @@ def _predict_images(denoiser: Denoiser, image: CorruptedImages) -> DenoiserOutpu
 
 def _predict_both(
     denoiser: Denoiser, image: CorruptedImages, text: CorruptedTexts, text_latents: Latents
-) -> tuple[Latents | None, jax.Array]:
+) -> DenoiserOutput:
     latents = _interleaved(image.noisy_latents, text_latents)
     timestep = _interleaved(TIMESTEPS * image.sigma, jnp.zeros_like(text.t))
     if image.text_embeddings is None:
-        output = denoiser(latents, timestep, _interleaved(image.token_ids, text.noisy_token_ids))
-    else:
-        masked = denoiser.encode_text(text.noisy_token_ids)
-        output = denoiser.denoise(latents, timestep, _interleaved(image.text_embeddings.astype(masked.dtype), masked))
-    return None if output.velocity is None else output.velocity[::2], output.logits[1::2]
+        return denoiser(latents, timestep, _interleaved(image.token_ids, text.noisy_token_ids), in_pairs=True)
+    masked = denoiser.encode_text(text.noisy_token_ids)
+    embeddings = _interleaved(image.text_embeddings.astype(masked.dtype), masked)
+    return denoiser.denoise(latents, timestep, embeddings, in_pairs=True)
 
 
 def _interleaved(image: jax.Array, text: jax.Array) -> jax.Array:

@@ -121,9 +121,8 @@ def _train(
     if loop.skipped.interval:
         first, last = loop.skipped.interval
         raise UserError(
-            f"{workdir}: stopped, for no step from {first} to {last} had a finite loss, gradient and update; their "
-            f"records are in skipped_steps.jsonl, and the state {'is' if is_saved else 'could not be'} saved at step "
-            f"{step}"
+            f"{workdir}: stopped, for no step from {first} to {last} had a finite loss and gradient; their records are "
+            f"in skipped_steps.jsonl, and the state {'is' if is_saved else 'could not be'} saved at step {step}"
         )
     if not is_saved:
         raise UserError(f"{workdir}: step {step} could not be saved; make room, and start again with the same command")

@@ -1,4 +1,4 @@
-"""Counts the steps whose loss, gradient or update is not finite, which change nothing, and reports their records."""
+"""Counts the steps whose loss or gradient is not finite, which change nothing, and reports their records."""
 
 import json
 import logging
@@ -61,9 +61,7 @@ class SkippedSteps:
             f"{stream}: {', '.join(found[:SHOWN])}{' ...' if len(found) > SHOWN else ''}"
             for stream, found in ids.items()
         )
-        log.warning(
-            "step %d: loss, gradient or update not finite, so nothing was updated; its records are %s", step, shown
-        )
+        log.warning("step %d: loss or gradient not finite, so nothing was updated; its records are %s", step, shown)
         try:
             self._log.append(json.dumps({"step": step, **ids}).encode() + b"\n")
         except OSError as error:

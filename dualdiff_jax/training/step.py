@@ -4,7 +4,10 @@
 (2)  latents = autoencoder(images); both batches are corrupted whole
 (3)  gradient = scale * sum over microbatches of grad loss (their shares already add up to the batch's), in fp32
 (4)  clip, optimizer;  ema <- d ema + (1 - d) params
-(5)  where the loss, the gradient or the update is not finite, (4) is undone, and the step is counted
+(5)  where the loss or the gradient is not finite, (4) is undone, and the step is counted
+
+A finite gradient gives a finite update, whatever numbers ``OptimizerConfig`` allows. So nothing waits for the update's
+norm, and one pass over memory reads gradient, moments and weights, and writes the new ones.
 """
 
 from collections.abc import Callable
@@ -66,8 +69,7 @@ def make_step(setup: TrainSetup, objective: Objective) -> Step:
             **_norms("update_norm", updates),
             "learning_rate": jnp.asarray(setup.schedule(updates_applied)),
         }
-        is_finite = jnp.isfinite(metrics["loss"])
-        is_finite &= jnp.isfinite(metrics["gradient_norm"]) & jnp.isfinite(metrics["update_norm"])
+        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
         new, old = (params, ema_params, opt_state), (state.params, state.ema_params, state.opt_state)
         with jax.named_scope("update"):
             params, ema_params, opt_state = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), new, old)

@@ -36,29 +36,19 @@ def test_steps_that_stay_not_finite_end_the_run_saved(tmp_path, caplog, monkeypa
         "train": {"steps": 40, "stop_after_skipped": 3, "log_every": 1},
     }
     config, tokenizer = small_run(tmp_path / "data", **sections)
-    with pytest.raises(UserError, match="no step from 2 to 4 had a finite loss, gradient and update") as error:
+    with pytest.raises(UserError, match="no step from 2 to 4 had a finite loss and gradient") as error:
         train(config, tmp_path / "run", one_device())
     assert "the state is saved at step 5" in str(error.value)
     assert (tmp_path / "run" / "checkpoints" / "5").is_dir()
     lines = [json.loads(line) for line in (tmp_path / "run" / "skipped_steps.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines[:3]] == [2, 3, 4]
     assert lines[0]["image_stream"] == mixture(config, tokenizer).record_ids(1)["image_stream"]
-    assert "step 2: loss, gradient or update not finite" in caplog.text and lines[0]["text_stream"][0] in caplog.text
+    assert "step 2: loss or gradient not finite" in caplog.text and lines[0]["text_stream"][0] in caplog.text
     logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert logged[0]["gradient_norm"] is not None and logged[1]["gradient_norm"] is None
     assert [record["skipped"] for record in logged] == [0, 1, 2, 3, 4]
     with pytest.raises(UserError, match="no step from 2 to 7"):  # it may skip as many steps once more
         train(config, tmp_path / "run", one_device())
-
-
-def test_an_update_beyond_fp32_changes_nothing(tmp_path, monkeypatch):
-    """Its loss and gradient are finite, its norm is not."""
-    monkeypatch.setattr(optimizer, "learning_rate", lambda *_: lambda count: 1e38)
-    config, _ = small_run(tmp_path / "data", train={"steps": 40, "stop_after_skipped": 3, "log_every": 1})
-    with pytest.raises(UserError, match="no step from 1 to 3 had a finite loss, gradient and update"):
-        train(config, tmp_path / "run", one_device())
-    logged = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert all(record["loss"] is not None and record["update_norm"] is None for record in logged)
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path):

@@ -90,6 +90,22 @@ def test_examples_do_not_see_each_other():
         np.testing.assert_allclose(a[0], b[0], atol=1e-5)
 
 
+def test_in_pairs_each_head_runs_on_its_own_rows_alone():
+    """Even rows have a velocity and odd rows logits: those of a pass of all heads on all rows."""
+    latents, text = draw_latents(2, 6, 4, 6), draw_latents(3, 6, LENGTH, CONFIG.t5.width)[..., 0]
+    timestep, weights = 150.0 * jnp.arange(6), random_weights()
+
+    def denoise(in_pairs):
+        return lambda *inputs: bind(CONFIG, weights).denoise(*inputs, in_pairs=in_pairs)
+
+    found, everything = (jax.jit(denoise(pairs))(latents, timestep, text) for pairs in (True, False))
+    np.testing.assert_allclose(found.velocity, everything.velocity[::2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.logits, everything.logits[1::2], rtol=1e-5, atol=1e-6)
+    all_logits = f"[6,{LENGTH},{CONFIG.mmdit.vocab_size}]"
+    read, whole = (str(jax.make_jaxpr(denoise(pairs))(latents, timestep, text)) for pairs in (True, False))
+    assert all_logits in whole and all_logits not in read
+
+
 def test_a_text_only_pass_has_no_velocity_and_reads_the_null_image():
     timestep, weights = jnp.zeros(1), random_weights()
     output = denoise(None, timestep)

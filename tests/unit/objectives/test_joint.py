@@ -51,11 +51,12 @@ def sighted(batch: Corrupted) -> Corrupted:
 def linear_denoiser(params: dict[str, jax.Array]):
     """A denoiser of two matrices that reads all its inputs."""
 
-    def denoise(latents, timestep, token_ids):
+    def denoise(latents, timestep, token_ids, *, in_pairs=False):
         text = jax.nn.one_hot(token_ids, VOCABULARY) @ params["text"]
         image = params["image"] * latents + timestep[:, None, None, None] / 1000
         velocity = image + text.mean(axis=(1, 2))[:, None, None, None]
-        return DenoiserOutput(velocity, text * (1 + image.mean(axis=(1, 2, 3)))[:, None, None])
+        logits = text * (1 + image.mean(axis=(1, 2, 3)))[:, None, None]
+        return DenoiserOutput(velocity[::2], logits[1::2]) if in_pairs else DenoiserOutput(velocity, logits)
 
     return denoise
 
@@ -144,9 +145,10 @@ def test_one_modality_is_corrupted_at_a_time(single_forward):
     config = dataclasses.replace(OBJECTIVE, caption_dropout=0.0, single_forward=single_forward)
     batch, seen = draw(config), []
 
-    def record(*inputs):
+    def record(*inputs, in_pairs=False):
         seen.append(inputs)
-        return linear_denoiser(PARAMS)(*inputs)
+        assert in_pairs == single_forward
+        return linear_denoiser(PARAMS)(*inputs, in_pairs=in_pairs)
 
     objective_of(config).loss(record, batch)
     assert len(seen) == (1 if single_forward else 2)
@@ -252,10 +254,10 @@ def gradients_by_loss() -> dict[str, dict[str, jax.Array]]:
     def losses(inputs):
         model = bind(CONFIG, inputs["weights"])
 
-        def denoise(latents, timestep, token_ids):
+        def denoise(latents, timestep, token_ids, *, in_pairs):
             embeddings = model.encode_text(token_ids)
             added = jnp.stack([inputs["captions"], inputs["texts"]], axis=1).reshape(embeddings.shape)
-            return model.denoise(latents, timestep, embeddings + added)
+            return model.denoise(latents, timestep, embeddings + added, in_pairs=in_pairs)
 
         image = batch.image._replace(noisy_latents=inputs["noisy_latents"])
         text = batch.text._replace(latents=inputs["text_latents"])

@@ -38,16 +38,17 @@ class Denoiser:
         self._read.append(token_ids)
         return encode_text(token_ids)
 
-    def denoise(self, latents, timestep, text):
+    def denoise(self, latents, timestep, text, *, in_pairs=False):
         text = text @ PARAMS["text"]
         if latents is None:
             return DenoiserOutput(None, text)
         image = PARAMS["image"] * latents + timestep[:, None, None, None] / 1000
         velocity = image + text.mean(axis=(1, 2))[:, None, None, None]
-        return DenoiserOutput(velocity, text * (1 + image.mean(axis=(1, 2, 3)))[:, None, None])
+        logits = text * (1 + image.mean(axis=(1, 2, 3)))[:, None, None]
+        return DenoiserOutput(velocity[::2], logits[1::2]) if in_pairs else DenoiserOutput(velocity, logits)
 
-    def __call__(self, latents, timestep, token_ids):
-        return self.denoise(latents, timestep, self.encode_text(token_ids))
+    def __call__(self, latents, timestep, token_ids, *, in_pairs=False):
+        return self.denoise(latents, timestep, self.encode_text(token_ids), in_pairs=in_pairs)
 
 
 def losses(image, text, config, read):

@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from dualdiff_jax.config.resolve import resolve
-from dualdiff_jax.config.run import OptimizerConfig
+from dualdiff_jax.config.run import LARGEST_BETA, OptimizerConfig
 from dualdiff_jax.models.leaves import LeafSpec
-from dualdiff_jax.training.optimizer import learning_rate, make_optimizer
+from dualdiff_jax.training.optimizer import OPTIMIZERS, learning_rate, make_optimizer
 
 RATE, DECAY = 0.01, 0.3
 SPECS = {
@@ -70,3 +70,34 @@ def test_an_optimizer_or_a_schedule_that_is_unknown_is_an_error():
         make_optimizer(cast(Any, SimpleNamespace(name="sgd")), 10, SPECS)
     with pytest.raises(ValueError, match=r"schedule is 'linear'; give one of \['constant', 'cosine'\]"):
         learning_rate(cast(Any, SimpleNamespace(schedule="linear")), 10)
+
+
+EXTREMES = {  # the ends of what a config may say
+    "rates": {"learning_rate": 1e3, "weight_decay": 1e3},
+    "no memory": {"beta1": 0.0, "beta2": 0.0},
+    "long memory": {"beta1": LARGEST_BETA, "beta2": LARGEST_BETA},
+    "unequal memory": {"beta1": 0.0, "beta2": LARGEST_BETA},
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("settings", EXTREMES.values(), ids=EXTREMES)
+@pytest.mark.parametrize("clip_norm", [0.0, 2.0])
+def test_a_finite_gradient_gives_a_finite_update(name, settings, clip_norm):
+    """Of zero, of the smallest numbers, of one entry alone, and of norms near the end of fp32, one after another."""
+    config = resolve({"name": name, "warmup_steps": 0, "clip_norm": clip_norm} | settings, OptimizerConfig)
+    optimizer = make_optimizer(config, 10, SPECS)
+    draws = {
+        leaf: np.random.default_rng(number).standard_normal(spec.shape).astype(np.float32)
+        for number, (leaf, spec) in enumerate(SPECS.items())
+    }
+    params = jax.tree.map(lambda draw: 10 * draw, draws)
+    alone = jax.tree.map(lambda draw: np.where(np.arange(draw.size).reshape(draw.shape) == 3, 1e18, 0.0), draws)
+    state = optimizer.init(params)
+    for scale in (0.0, 1e-45, 1e-38, 1e18, 1e-30, alone, 1e18, 0.0, 1.0):
+        gradient = scale if isinstance(scale, dict) else jax.tree.map(lambda draw, scale=scale: scale * draw, draws)
+        gradient = jax.tree.map(jnp.float32, gradient)
+        assert np.isfinite(optax.tree.norm(gradient))
+        updates, state = optimizer.update(gradient, state, params)
+        for leaf in jax.tree.leaves((updates, optax.apply_updates(params, updates), state)):
+            assert np.isfinite(leaf).all(), scale

@@ -108,25 +108,6 @@ def test_a_gradient_alone_that_is_not_finite_is_enough(tmp_path, monkeypatch):
     assert np.isfinite(history[0]["loss"]) and int(end.skipped) == 1
 
 
-def test_an_update_that_is_not_finite_moves_nothing(tmp_path, monkeypatch):
-    """Loss and gradient are numbers, and one entry of what the optimizer makes of them is none."""
-    make = setup.make_optimizer
-
-    def spoilt(*arguments):
-        optimizer = make(*arguments)
-
-        def update(gradients, state, params=None):
-            updates, state = optimizer.update(gradients, state, params)
-            return updates | {"mmdit.text_out.bias": updates["mmdit.text_out.bias"].at[0].set(np.nan)}, state
-
-        return optimizer._replace(update=update)
-
-    monkeypatch.setattr(setup, "make_optimizer", spoilt)
-    start, end, history = run_steps(tmp_path, steps=1, is_kept=False, optimizer={"warmup_steps": 0})
-    jax.tree.map(np.testing.assert_array_equal, (end.params, end.opt_state), (start.params, start.opt_state))
-    assert np.isfinite([history[0]["loss"], history[0]["gradient_norm"]]).all() and int(end.skipped) == 1
-
-
 def test_text_without_images_trains_the_null_image(tmp_path):
     """Such a batch has no ``image`` in its text stream; the image half is as it was."""
 
