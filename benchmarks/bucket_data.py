@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bucket_data", description=__doc__.splitlines()[0])
     parser.add_argument("--output", default="benchmarks/results/bucket_data.json", help="JSON file to write")
     parser.add_argument("--images", type=int, default=256, help="different JPEGs to read")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each pair is measured")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each pair is measured")
     parser.add_argument("--batches", type=int, default=100, help="batches of 8 images in a round")
     options = parser.parse_args()
     environment.keep_memory()
@@ -165,6 +165,7 @@ def main() -> None:
         bucket.fail(delay=DELAY)
         result |= {
             "in_flight": IN_FLIGHT,
+            "rounds": options.rounds,
             "delay_s": DELAY,
             "kilobytes_per_image": sum(map(len, images)) // len(images) // 1000,
         }

@@ -73,14 +73,15 @@ def encode_data(
     Args:
         config: of the run.
         output: folder, shared by all hosts.
-        model: the model folder whose frozen networks encode; None takes the weights that training begins with.
+        model: the model folder whose frozen networks encode; None takes the weights that training begins with: those
+            of ``config.init_from``, or else the ones that the seed draws.
         progress: called after each file with (records encoded, records of this host).
         as_json: prints the entries as a list of objects.
 
     Raises:
         UserError: a source or the model cannot be read, or the output cannot be written.
     """
-    mesh = make_mesh(MeshConfig(), jax.local_devices())
+    mesh, model = make_mesh(MeshConfig(), jax.local_devices()), model or config.init_from
     with locked_folder(as_path(output), "--output"):  # before weights are read, which may take long
         if model:
             model_config, weights, tokenizer = load_model(model, mesh)

@@ -20,7 +20,10 @@ MODES = {  # mode -> what it does, an example
     "plan": ("compiles a config for chips that are not here", "--config=configs/demo.py --topology=v5e:2x2"),
     "list-images": ("writes metadata.json for a folder of pictures", '--images=photos --text="a photo of my dog"'),
     "inspect-data": ("figures of the data, and a page with what the model sees", "--config=configs/demo.py"),
-    "encode-data": ("stores what the frozen networks make of the data", "--config=configs/demo.py --output=encoded"),
+    "encode-data": (
+        "stores what the frozen networks make of the data",
+        "--config=configs/demo.py --model=M --output=encoded",
+    ),
     "check": ("looks at all that a run needs before it costs anything", "--config=configs/demo.py --workdir=runs/mine"),
     "compare": ("paired differences of two evaluations", "scores/a scores/b"),
 }

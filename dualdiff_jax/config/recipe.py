@@ -2,7 +2,7 @@
 
     --config.recipe=original
 A field that the config file or the command line gives keeps its value, so each can be chosen alone. ``resolve`` takes
-``recipe`` out: what it builds, and what a run stores, holds the values themselves. Fields that ``ORIGINAL`` does not
+``recipe`` out: what it builds, and what a run stores, holds the values themselves. Fields that the tables below do not
 name have one default for both recipes.
 """
 

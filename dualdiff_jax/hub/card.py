@@ -12,6 +12,7 @@ from dualdiff_jax.files import as_path
 from dualdiff_jax.json_files import read_object
 from dualdiff_jax.weights import load_config, load_networks
 
+SUBMISSION = ".submission.json"
 HEADER = """\
 ---
 library_name: dualdiff_jax
@@ -76,7 +77,8 @@ def _sizes(network: Any) -> str:
 
 def _training(run: Mapping[str, Any]) -> str:
     train, data = run.get("train", {}), run.get("data", {})
-    rows = [(key, str(train[key])) for key in ("steps", "global_batch_size", "seed") if key in train]
+    rows = [(key, str(train[key])) for key in ("steps", "global_batch_size") if key in train]
+    rows += [("seed", str(run["seed"]))] if "seed" in run else []
     rows += [("init_from", str(run["init_from"]))] if run.get("init_from") else []
     rows += [
         (f"source {source.get('name')}", f"{source.get('format')}, {source.get('task')}")
@@ -88,15 +90,26 @@ def _training(run: Mapping[str, Any]) -> str:
 def _scores(folder: Path) -> str:
     rows, settings = [], {}
     for file in sorted(folder.glob("*.json")):
+        if file.name.endswith(SUBMISSION):
+            continue  # a list of answers for a server
         result = read_object(file)
         if _is_number(result.get("score")) and "task" in result:
             error = result.get("standard_error")
             given = f" ± {error:.4g}" if _is_number(error) else ""
-            rows.append((str(result["task"]), f"{result['score']:.6g}{given}", str(result.get("count", ""))))
+            rows.append((str(result["task"]), f"{result['score']:.6g}{given}", _asked(result)))
             settings[str(result["task"])] = result.get("settings")
     if not rows:
         raise UserError(f"{folder}: has no results of --mode=evaluate; name its --output")
-    return "## Scores\n\n" + _table(("task", "score", "questions"), rows) + "\n" + _details("Settings", settings)
+    return (
+        "## Scores\n\n" + _table(("task", "score", "questions or images"), rows) + "\n" + _details("Settings", settings)
+    )
+
+
+def _asked(result: Mapping[str, Any]) -> str:
+    """How many questions were asked, or images judged; "" where the record does not say."""
+    questions = result.get("questions")
+    asked = questions.get("asked") if isinstance(questions, Mapping) else result.get("count")
+    return "" if asked is None else str(asked)
 
 
 def _is_number(value: Any) -> bool:

@@ -39,7 +39,7 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
         images: what ``arrays_in.as_images`` takes: paths, bytes of files, PIL images, uint8 arrays; one or several.
         seed: in [0, 2**64); or one for each prompt or image, whose result then depends on its own seed alone.
         height, width: of the images in pixels, multiples of what one image token covers.
-        steps: of the sampler; as many evaluations of the model, at most one more.
+        steps: of the sampler; docs/sampling.md has the evaluations of the model that each sampler makes of them.
         length: tokens of prompt and result together.
         progress: called after each batch with (examples finished, examples in all).
     """

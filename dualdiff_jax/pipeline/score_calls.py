@@ -67,7 +67,8 @@ class ScoreCalls(LoadedModel):
             questions: one, or one for each image: then the texts are answers, and only their tokens count.
             samples: evaluations of the model for each pair; even. The error falls with their root, or faster.
             per_token: divides all by ``tokens``, so that texts of different lengths compare.
-            anchor_end: whether the last token is given as ``</s>``, and costs nothing; None for the model's own.
+            anchor_end: whether the last token is given as ``</s>``, and costs nothing; None for the model's own, and
+                for no where there are ``questions``: training masks the end of an answer.
             fit: as in ``complete_text``.
         """
         sources = arrays_in.as_images(images)
@@ -80,7 +81,7 @@ class ScoreCalls(LoadedModel):
         default = self.config.sampling
         name = "caption_length" if questions is None else "answer_length"
         tokens = inputs.setting("length", length, name, getattr(default, name))
-        is_anchored = inputs.yes_or_no("anchor_end", anchor_end, default.anchor_end)
+        is_anchored = inputs.yes_or_no("anchor_end", anchor_end, default.anchor_end and questions is None)
         size = inputs.image_size(self.config, height, width)
         inputs.check_callable("progress", progress)
         pairs = [[(question, text) for text in row] for question, row in zip(asked, candidates, strict=True)]

@@ -37,17 +37,18 @@ def planned_source(config: RunConfig) -> SourceConfig:
 
 
 def _train(config: RunConfig) -> Flops:
-    source, streams, length = planned_source(config), len(config.objective.streams), config.data.text_length
-    mmdit, t5 = _networks(config.model, source.height, source.width, length)
-    attention = forward_flops(config.model, source.height, source.width, length)["mmdit.attention"]
+    source, streams, length = planned_source(config), config.objective.streams, config.data.text_length
+    size = (source.height, source.width, length)
+    mmdit, t5 = (sum(of) for of in zip(*(_networks(config.model, *size, stream) for stream in streams), strict=True))
+    attention = len(streams) * forward_flops(config.model, *size)["mmdit.attention"]
     again = {"none": 0.0, "dots": 0.0, "offload": mmdit - attention, "save_attention": mmdit - attention, "full": mmdit}
     encode, _ = autoencoder_flops(config.model.autoencoder, source.height, source.width)
     return {
-        "mmdit forward": streams * mmdit,
-        "mmdit backward": 2 * streams * mmdit,
-        REMATERIALISATION: streams * again[config.train.remat],
-        "t5": streams * t5,
-        "autoencoder": streams * encode,
+        "mmdit forward": mmdit,
+        "mmdit backward": 2 * mmdit,
+        REMATERIALISATION: again[config.train.remat],
+        "t5": t5,
+        "autoencoder": len(streams) * encode,
     }
 
 
@@ -82,9 +83,11 @@ EXAMPLE_FLOPS: Mapping[str, Callable[[RunConfig], Flops]] = {
 }
 
 
-def _networks(config: ModelConfig, height: int, width: int, length: int) -> tuple[float, float]:
-    """One forward pass of one example: (MMDiT, T5)."""
-    flops = forward_flops(config, height, width, length)
+def _networks(
+    config: ModelConfig, height: int, width: int, length: int, stream: str | None = None
+) -> tuple[float, float]:
+    """One forward pass of one example: (MMDiT, T5). ``stream`` as for ``forward_flops``."""
+    flops = forward_flops(config, height, width, length, stream)
 
     def total(network: str) -> float:
         return sum(value for name, value in flops.items() if name.startswith(network))

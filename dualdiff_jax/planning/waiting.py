@@ -23,7 +23,7 @@ Waiting = dict[str, dict[str, float]]
 
 
 def waiting(program: Program, chip: Chip, node_of: Sequence[int] | None = None) -> Waiting:
-    """The time of the collectives of one call of a program, and how long nothing is computed beside them.
+    """The time of the collectives of one call of a program, and how much of it no computation hides.
 
     Args:
         program: compiled.
@@ -50,7 +50,7 @@ def seconds_sent(traffic: Traffic, network: Network) -> float:
 def lines(found: Waiting) -> list[str]:
     """What ``waiting`` finds, as lines of a page for people."""
     rows = [*found.items(), ("total", {key: sum(row[key] for row in found.values()) for key in ("seconds", "alone")})]
-    head = "time of one device's collectives, ms (data sheet rates), and how much of it nothing is computed beside"
+    head = "time of one device's collectives, ms (data sheet rates), and how much of it no computation hides"
     return [head, *(f"  {kind:<20}{1e3 * row['seconds']:>10.2f}{1e3 * row['alone']:>10.2f}" for kind, row in rows)]
 
 

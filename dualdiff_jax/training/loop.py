@@ -107,14 +107,17 @@ def _train(
     checkpoints = Checkpoints(workdir, setup)
     with Interruption(mesh) as interruption, StallWatchdog(config.train.stall_seconds, workdir) as stall:
         state, frozen, unlogged_metrics = _restore_or_initialise(setup, checkpoints, data.fingerprint())
+        null_embeddings = null_text_embeddings(config, mesh, frozen, tokenizer)
         objective = Objective(
             config.objective,
             null_token_ids=tokenizer.null_ids(config.data.text_length),
             mask_token_id=tokenizer.mask_token_id,
-            null_text_embeddings=null_text_embeddings(config, mesh, frozen, tokenizer),
+            null_text_embeddings=null_embeddings,
         )
         frozen = setup.trainable.separate(frozen)
-        loop = _Loop(setup, objective, workdir, lock, data, int(state.step), unlogged_metrics)
+        flops = step_flops(config, setup.trainable.specs, has_text_embeddings=null_embeddings is not None)
+        telemetry = Telemetry(workdir, config, int(state.step), unlogged_metrics, step_flops=flops)
+        loop = _Loop(setup, objective, workdir, lock, data, int(state.step), telemetry)
         state = loop.run(state, frozen, checkpoints, interruption, stall, hooks)
         step = int(state.step)
         is_saved = checkpoints.close(step)
@@ -235,16 +238,14 @@ class _Loop:
         lock: Lock,
         data: Mixture,
         first_step: int,
-        unlogged_metrics: list,
+        telemetry: Telemetry,
     ):
         config = setup.config
         log.info("starting at step %d of %d", first_step, config.train.steps)
         self._config, self._mesh, self._lock = config, setup.mesh, lock
         self._data, self._first_step = data, first_step
         self._step_function = make_step(setup, objective)
-        self._telemetry = Telemetry(
-            workdir, config, first_step, unlogged_metrics, step_flops=step_flops(config, setup.trainable.specs)
-        )
+        self._telemetry = telemetry
         self._trace = Trace(config.profile, workdir / "profile")
         self._full_weights = jax.jit(setup.trainable.assemble)
         self.skipped = SkippedSteps(workdir, config.train.stop_after_skipped, data.record_ids)

@@ -1,4 +1,4 @@
-"""Optax's optimizers, with a clip by the global norm and a warm-up; as a rule weight decay acts on matrices only."""
+"""Optax's optimizers, with a clip by the global norm and a warm-up; as a rule weight decay acts on kernels only."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -247,6 +247,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_weights_are_read(set
         cli_data.encode_data(setting[0], str(tmp_path / "file" / "out"), None, None)
 
 
+def test_without_a_model_the_folder_that_training_begins_with_encodes(setting, tmp_path):
+    config = dataclasses.replace(setting[0], init_from=str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "gone"))):
+        cli_data.encode_data(config, str(tmp_path / "out"), None, None)
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../escaped", "/absolute", "a/b", "a\0b", "x" * 256])
 def test_a_source_whose_name_is_no_folders_is_refused(setting, tmp_path, name):
     config, *_ = setting

@@ -60,8 +60,15 @@ def publish(hub: Hub, folder: Path) -> None:
 def test_a_model_that_was_pushed_comes_back_bit_equal_with_a_card(hub, model, tmp_path):
     (tmp_path / "drawn | <b>.png").write_bytes(b"picture")
     (tmp_path / "scores").mkdir()
-    result = {"task": "vqav2", "score": 0.5, "standard_error": 0.01, "count": 100, "settings": {"steps": 8}}
+    result = {
+        "task": "vqav2",
+        "score": 0.5,
+        "standard_error": 0.01,
+        "questions": {"asked": 100},
+        "settings": {"steps": 8},
+    }
     (tmp_path / "scores" / "vqav2.json").write_text(json.dumps(result))
+    (tmp_path / "scores" / "coco_captions.submission.json").write_text("[]")
     pipe = DualDiffusionPipeline.from_pretrained(model)
     commit = pipe.push_to_hub(
         NAME, token=hub.token, licence="mit", scores=tmp_path / "scores", samples=[tmp_path / "drawn | <b>.png"]
@@ -105,14 +112,19 @@ def test_what_is_saved_is_what_was_loaded(model, tmp_path):
 
 
 def test_a_card_of_a_run_has_its_settings_and_escapes_them(model, hub, tmp_path):
-    run = {"train": {"steps": 7}, "data": {"sources": [{"name": "a|<b>", "format": "tar", "task": "captioning"}]}}
+    run = {
+        "seed": 11,
+        "train": {"steps": 7},
+        "data": {"sources": [{"name": "a|<b>", "format": "tar", "task": "captioning"}]},
+    }
     folder = tmp_path / "run" / "model"
     folder.parent.mkdir()
     folder.symlink_to(model)
     (tmp_path / "run" / "config.json").write_text(json.dumps(run))
     upload(folder, NAME, token=hub.token)
     card = hub.head(NAME)["README.md"].decode()
-    assert "| steps | 7 |" in card and r"| source a\|&lt;b&gt; | tar, captioning |" in card and "<b>" not in card
+    assert "| steps | 7 |" in card and "| seed | 11 |" in card
+    assert r"| source a\|&lt;b&gt; | tar, captioning |" in card and "<b>" not in card
 
 
 @pytest.mark.parametrize("clip", [False, True])

@@ -16,7 +16,7 @@ from dualdiff_jax.config import RunConfig
 from dualdiff_jax.hardware import peak_flops
 from dualdiff_jax.training.telemetry.sinks import JsonLines, ProgressLine, Sink, open_sinks
 
-COUNTERS = ("skipped",)  # metrics whose last value counts, not the mean
+LATEST = {"skipped": int, "learning_rate": float}  # metrics whose last value counts, not the mean
 
 
 class Telemetry:
@@ -137,10 +137,11 @@ def summary(name: str, values: Sequence[np.ndarray]) -> Any:
         values: one a step; () or, from ``objectives.joint.by_clock``, (2, bins) of sums and counts.
 
     Returns:
-        The mean over the steps where it is finite, None where it never is; for bins a list of their mean losses.
+        The last value of those in ``LATEST``; else the mean over the steps where it is finite, None where it never is;
+        for bins a list of their mean losses.
     """
-    if name in COUNTERS:
-        return int(values[-1])
+    if name in LATEST:
+        return LATEST[name](values[-1])
     finite = [np.asarray(value, np.float64) for value in values if np.isfinite(value).all()]
     if not finite:
         return None

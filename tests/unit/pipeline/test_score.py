@@ -52,14 +52,17 @@ def test_a_score_is_the_exact_bound_up_to_its_error(pipe, pictures, anchor_end):
     assert found.tokens.tolist() == [[2, 3, 2]] * 3
 
 
-def test_of_an_answer_its_own_tokens_count(pipe, pictures):  # noqa: F811
-    found = pipe.score(pictures[:1], ["three", "seven a"], questions=QUESTION, length=9, samples=600)
+@pytest.mark.parametrize("anchor_end", [None, True])
+def test_of_an_answer_its_own_tokens_count(pipe, pictures, anchor_end):  # noqa: F811
+    """All of them, unless the last is given on request."""
+    asked = {"questions": QUESTION, "length": 9, "samples": 600, "anchor_end": anchor_end}
+    found = pipe.score(pictures[:1], ["three", "seven a"], **asked)
     prompt = pipe.tokenizer.question_ids(QUESTION, 9)
     for j, text in enumerate(["three", "seven a"]):
         token_ids = pipe.tokenizer.null_ids(9)
         written = [*prompt, *pipe.tokenizer.tokens(text)]
         token_ids[: len(written)] = written
-        expected = exact(pipe, pictures[0], token_ids, range(len(prompt), 8))
+        expected = exact(pipe, pictures[0], token_ids, range(len(prompt), 8 if anchor_end else 9))
         assert abs(found.nats[0, j] - expected) < STANDARD_ERRORS * found.standard_error[0, j] < 0.1 * expected
 
 

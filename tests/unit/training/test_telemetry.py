@@ -11,7 +11,7 @@ import pytest
 
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.hardware import peak_flops
-from dualdiff_jax.training.flops import forward_flops
+from dualdiff_jax.training.flops import forward_flops, step_flops
 from dualdiff_jax.training.telemetry import sinks
 from dualdiff_jax.training.telemetry.recorder import Telemetry, summary
 from tests.small_run import small_run
@@ -138,6 +138,7 @@ def test_a_mean_leaves_out_what_is_not_finite_and_a_bin_what_it_has_not():
     assert summary("loss", [np.float32(1.0), np.float32("nan"), np.float32(3.0)]) == 2.0
     assert summary("loss", [np.float32("inf")]) is None
     assert summary("skipped", [np.int32(1), np.int32(4)]) == 4
+    assert summary("learning_rate", [np.float32(0.0), np.float32(0.5)]) == 0.5
     # sums of share * loss, with shares of 1/4: one example of loss 8 in the first bin, three of mean 2 in the last
     one = np.array([[2.0, 0.0, 1.5], [1.0, 0.0, 3.0]])
     assert summary("by_t", [one, one]) == [8.0, None, 2.0]
@@ -286,6 +287,19 @@ def test_operations_are_those_of_the_published_sizes():
     assert networks["t5"] == pytest.approx(2.397e12, rel=2e-3)
     assert networks["mmdit"] == pytest.approx(2.011e12, rel=3e-3)
     assert flops["mmdit.attention"] == pytest.approx(0.242e12, rel=2e-3)
+
+
+def test_a_step_needs_the_head_of_each_stream_and_no_t5_for_captions_that_are_stored(config):
+    """T5 is frozen, so its part is one forward pass; the heads' are three."""
+    both, (height, width) = len(config.objective.streams), (config.data.sources[0].height, config.data.sources[0].width)
+    flops = forward_flops(config.model, height, width, config.data.text_length)
+    heads = flops["mmdit.text_out.kernel"], flops["mmdit.image_out.kernel"]
+    networks = {name: sum(of for leaf, of in flops.items() if leaf.startswith(name)) for name in ("mmdit", "t5")}
+    trained = [name for name in flops if name.startswith("mmdit.")]
+    expected = config.train.global_batch_size * (3 * (2 * networks["mmdit"] - sum(heads)) + 2 * networks["t5"])
+    assert both == 2 and step_flops(config, trained) == pytest.approx(expected)
+    stored = step_flops(config, trained, has_text_embeddings=True)
+    assert stored == pytest.approx(expected - config.train.global_batch_size * networks["t5"])
 
 
 def test_devices_are_known_by_their_kind():
