@@ -129,7 +129,7 @@ class BucketPath(gpath.PosixGPath):
             return self._fs.cat_file(str(self))
 
     def read_range(self, start: int, length: int) -> bytes:
-        """``length`` bytes from byte ``start`` on by one request; fewer, by more requests, if the object ends before."""
+        """``length`` bytes from byte ``start`` on by one request; if the object ends before, fewer by more."""
         found = None
         if length <= 0:
             found = b""
