@@ -263,7 +263,7 @@ class _Loop:
         telemetry, train = self._telemetry, self._config.train
         batches = self._data.batches(self._first_step)
         for step in range(self._first_step + 1, train.steps + 1):
-            with telemetry.waiting("data"):
+            with telemetry.waiting("data_wait_share"):
                 batch = place_batch(self._mesh, next(batches))
             with self._trace.step(step):
                 state, metrics = self._step_function(state, frozen, batch)
@@ -277,7 +277,7 @@ class _Loop:
             if step % train.log_every == 0 or is_last:
                 telemetry.write(step)
             if checkpoints.is_due(step) or is_last or is_stopped:
-                with telemetry.waiting("save"):
+                with telemetry.waiting("save_wait_share"):
                     checkpoints.save(step, state, self._data.fingerprint(), telemetry.unlogged_metrics())
             if is_stopped and not is_last:
                 break

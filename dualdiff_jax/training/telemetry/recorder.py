@@ -69,13 +69,13 @@ class Telemetry:
         return [{name: np.asarray(value).tolist() for name, value in metrics.items()} for metrics in self._unlogged]
 
     @contextlib.contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
-        """Counts the time inside as time that the loop waits for ``what``."""
+    def waiting(self, share: str) -> Iterator[None]:
+        """Counts the time inside towards the field ``share`` of the next record, a share of all time."""
         before = time.perf_counter()
         try:
             yield
         finally:
-            self._waited[what] = self._waited.get(what, 0.0) + time.perf_counter() - before
+            self._waited[share] = self._waited.get(share, 0.0) + time.perf_counter() - before
 
     def write(self, step: int) -> None:
         """Writes one record of all metrics since the last, up to step ``step``."""
@@ -91,7 +91,7 @@ class Telemetry:
         record = {name: summary(name, _alike(name, metrics_of_steps)) for name in metrics_of_steps[-1]}
         record |= {
             "examples_per_second": rate * self._examples,
-            **{f"{what}_wait_share": time_spent / seconds for what, time_spent in waited.items()},
+            **{share: time_spent / seconds for share, time_spent in waited.items()},
             **self._efficiency(rate),
             "seconds": self._earlier_seconds + now - self._start,
             "seconds_left": (self._steps - step) / rate,

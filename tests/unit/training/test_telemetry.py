@@ -148,7 +148,7 @@ def test_waits_are_shares_of_the_time_and_rates_are_of_this_process(tmp_path, co
     now = [100.0]
     monkeypatch.setattr("dualdiff_jax.training.telemetry.recorder.time.perf_counter", lambda: now[0])
     telemetry = open_telemetry(tmp_path, config, 2, [metrics(1.0)])
-    with telemetry.waiting("data"):
+    with telemetry.waiting("data_wait_share"):
         now[0] += 1.0
     telemetry.add(metrics(1.0))
     now[0] += 3.0
