@@ -8,6 +8,7 @@ from convert import lora
 from dualdiff_jax.convert.exporter import export_model
 from dualdiff_jax.convert.importer import Import, summary
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import bucket_fault, is_bucket
 from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.progress import bar
 from dualdiff_jax.runtime import environment
@@ -29,7 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:  # an unreadable file, or a failing disk
         if arguments.debug or error.filename is None:
             raise
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        fault = bucket_fault(error) if is_bucket(str(error.filename)) else f"{error.filename}: {error.strerror}"
+        sys.exit(f"error: {fault}")
     except KeyboardInterrupt:
         sys.exit("stopped; nothing was written")
 

@@ -37,7 +37,7 @@ from dualdiff_jax.cli.modes import MODES
 from dualdiff_jax.cli.processes import processes, together
 from dualdiff_jax.cli.run_config import run_config
 from dualdiff_jax.errors import StuckError, UserError
-from dualdiff_jax.files import as_path, check_holds_arrays
+from dualdiff_jax.files import as_path, bucket_fault, check_holds_arrays, is_bucket
 from dualdiff_jax.runtime import environment
 
 
@@ -80,6 +80,10 @@ def main(argv: list[str]) -> None:
             print(f"error: {error}", file=sys.stderr, flush=True)
             os._exit(1)
         sys.exit(f"error: {error}")
+    except OSError as error:  # a bucket that refuses to be read, or does not answer
+        if arguments.DEBUG.value or not is_bucket(str(error.filename)):
+            raise
+        sys.exit(f"error: {bucket_fault(error)}")
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -73,7 +73,8 @@ def _write_diffusers(file: Path, terms: Sequence[Term]) -> None:
 def _write_peft(folder: Path, terms: Sequence[Term]) -> None:
     with new_folder(folder, PEFT_CONFIG) as partial:
         names = [(f"base_model.model.{term.rule.key}", term) for term in terms]
-        _save_checked(partial / PEFT_FILE, {key: tensor for named in names for key, tensor in _pair(*named)})
+        with new_file(partial / PEFT_FILE) as file:
+            _save_checked(file, {key: tensor for named in names for key, tensor in _pair(*named)})
         (partial / PEFT_CONFIG).write_text(json.dumps(_settings(terms), indent=2) + "\n", encoding="utf-8")
 
 

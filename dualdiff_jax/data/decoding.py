@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from dualdiff_jax.data.containers import without_metadata
 from dualdiff_jax.data.records.record import EMPTY, MISSING, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
 from dualdiff_jax.errors import UserError, quoted, reason
-from dualdiff_jax.files import read_regular
+from dualdiff_jax.files import is_bucket, read_regular
 
 MIN_SIDE = 2  # pixels
 MAX_BYTES = 1 << 29  # of an image file
@@ -128,7 +128,8 @@ def content(source: str | os.PathLike | bytes, name: str) -> bytes:
     except FileNotFoundError:
         raise DataError(MISSING, f"{name}: there is no such file") from None
     except PermissionError:
-        raise DataError(UNREADABLE, f"{name}: is not readable; change its permissions") from None
+        login = ", or log in to the bucket's service" if is_bucket(str(source)) else ""
+        raise DataError(UNREADABLE, f"{name}: is not readable; change its permissions{login}") from None
     except OSError as error:
         raise DataError(UNREADABLE, f"{quoted(name)}: cannot be read ({error.strerror})") from error
     except UserError as error:

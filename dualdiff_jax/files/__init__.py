@@ -1,5 +1,6 @@
 """All knowledge of file systems, local or a bucket's. No other room renames, replaces or removes files."""
 
+from dualdiff_jax.files.bucket_errors import bucket_fault
 from dualdiff_jax.files.lock import Lock
 from dualdiff_jax.files.names import as_path, check_holds_arrays, is_bucket, is_url, path_fault
 from dualdiff_jax.files.regular import check_regular, is_there, open_regular, read_regular
@@ -19,6 +20,7 @@ from dualdiff_jax.files.whole import (
 __all__ = [
     "Lock",
     "as_path",
+    "bucket_fault",
     "check_holds_arrays",
     "check_regular",
     "free_bytes",

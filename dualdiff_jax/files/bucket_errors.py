@@ -45,6 +45,17 @@ def as_os_errors(path: object) -> Iterator[None]:
         raise OSError(number, f"{what.get(number, os.strerror(number))}: {quoted(said)}", str(path)) from error
 
 
+def bucket_fault(error: OSError) -> str:
+    """What ``as_os_errors`` raised, as a sentence that says what to do."""
+    login = "aws configure" if str(error.filename).startswith("s3:") else "gcloud auth application-default login"
+    advice = {
+        errno.EACCES: f"grant this account the permission to read, list and write there, or log in with {login}",
+        errno.ENOENT: "check the names of the bucket and of the object",
+        errno.EDQUOT: "wait, or raise the quota",
+    }
+    return f"{error.filename}: {error.strerror}; {advice.get(error.errno or 0, 'try again')}"
+
+
 def _number(error: Exception) -> int:
     code = getattr(error, "code", None) or getattr(error, "status", None)
     text = f"{type(error).__name__} {error}"

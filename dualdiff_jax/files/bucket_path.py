@@ -7,12 +7,14 @@ A bucket has no folders: a name is a folder while an object lies below it, and m
 
 import datetime
 import errno
+import fnmatch
 import functools
 import importlib
 import io
 import logging
 import os
 import pathlib
+import re
 import stat
 import zlib
 from collections.abc import Iterator
@@ -26,6 +28,7 @@ from dualdiff_jax.files.bucket_errors import as_os_errors
 from dualdiff_jax.files.bucket_stream import TranslatedStream
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # scheme -> package that knows it
+PATTERN = re.compile(r"[*?[]")  # what libraries that list a bucket take for a pattern
 
 
 class ObjectStatus(NamedTuple):
@@ -101,9 +104,22 @@ class BucketPath(gpath.PosixGPath):
         yield from (self / name for name in self.kinds())
 
     def glob(self, pattern: str) -> Iterator["BucketPath"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        with as_os_errors(self):
-            found = self._fs.glob(f"{self}/{pattern}")
-        yield from (type(self)(f"{self._uri_scheme}://{name}") for name in sorted(found))
+        """What matches below the folder, a listing for each part of ``pattern`` with a wildcard and for the last.
+
+        fsspec's ``glob`` would take the folder's own name for a pattern too.
+        """
+        if "**" in pattern:
+            raise NotImplementedError(pattern)
+        part, _, rest = pattern.partition("/")
+        if rest and not PATTERN.search(part):
+            yield from (self / part).glob(rest)
+            return
+        try:
+            names = sorted(fnmatch.filter(self.kinds(), part))
+        except FileNotFoundError:
+            return
+        for name in names:
+            yield from (self / name).glob(rest) if rest else [self / name]
 
     def rglob(self, pattern: str) -> Iterator["BucketPath"]:
         """All objects below, for which ``pattern`` is ``*``."""
@@ -168,7 +184,7 @@ class BucketPath(gpath.PosixGPath):
     def create(self, data: bytes) -> None:
         """Writes an object that does not exist. Raises ``FileExistsError`` if another writer was first."""
         with as_os_errors(self):
-            if self._fs.exists(str(self)):  # the condition below is the service's, and old services ignore it
+            if self._fs.isfile(str(self)):  # the condition below is the service's, and old services ignore it
                 raise FileExistsError(errno.EEXIST, "exists already", str(self))
             self._fs.pipe_file(str(self), data, mode="create")
 
@@ -190,18 +206,24 @@ class BucketPath(gpath.PosixGPath):
                 raise
 
     def rmtree(self, missing_ok: bool = False) -> None:
-        """Removes every object below."""
-        try:
-            with as_os_errors(self):
-                self._fs.rm(str(self), recursive=True)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+        """Removes every object below, and an object of this name.
+
+        The names are listed first: fsspec's ``rm`` takes ``*``, ``?`` and ``[`` in a name for a pattern.
+        """
+        with as_os_errors(self):
+            names = self._fs.find(str(self), withdirs=True)
+            plain = [name for name in names if not PATTERN.search(name)]
+            if plain:
+                self._fs.rm(plain)
+        for name in set(names).difference(plain):
+            type(self)(f"{self._uri_scheme}://{name}").unlink(missing_ok=True)
+        if not names and not missing_ok:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
 
     def copy_to(self, target: "BucketPath") -> None:
         """Copies an object inside the service."""
         with as_os_errors(self):
-            self._fs.copy(str(self), str(target))
+            self._fs.cp_file(str(self), str(target))
 
     def upload(self, file: pathlib.Path) -> None:
         """Copies a local file here; the object appears when all of it is there."""

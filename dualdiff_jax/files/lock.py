@@ -74,7 +74,10 @@ class Lock:
         while not self._file.make(self._owner):
             owner, found = self._file.read()
             now = time.monotonic()
-            if found is None:
+            if found is None:  # removed meanwhile, or never to be read
+                if now - begin > GRACE + self._file.STALE:
+                    raise UserError(f"{self._file.path}: can neither be made nor read; remove it")
+                time.sleep(POLL)
                 continue
             if found != beat:
                 last_seen = now - (self._file.age() if beat is None else 0.0)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import cast
 
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.files.bucket_path import PACKAGES, BucketPath, file_system
+from dualdiff_jax.files.bucket_path import PACKAGES, PATTERN, BucketPath, file_system
 
 LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes; the latter of a file or folder alone
 URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
-SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):/{1,2}", re.IGNORECASE)
+SCHEME = re.compile(rf"([a-z][a-z0-9+.-]*):/{{1,2}}|({'|'.join(PACKAGES)}):", re.IGNORECASE)
+LONGEST_OBJECT = 1024  # bytes of an object's name, of both services
 
 
 def is_url(name: str) -> bool:
@@ -40,7 +41,7 @@ def as_path(name: str | os.PathLike) -> Path:
         return cast(Path, name)
     if isinstance(name, Path):
         text = str(name)
-        if text.startswith(tuple(f"{scheme}:/" for scheme in PACKAGES)):  # Path() folds the two slashes
+        if text.startswith(tuple(f"{scheme}:" for scheme in PACKAGES)):  # Path() folds the two slashes
             raise UserError(f"{text}: a bucket's name was made a local path; give the name as text")
         _local(text)
         return name
@@ -48,9 +49,9 @@ def as_path(name: str | os.PathLike) -> Path:
     found = SCHEME.match(text)
     if not found:
         return _local(text)
-    scheme = found[1].lower()
+    scheme = (found[1] or found[2]).lower()
     if scheme == "file":
-        return _local("/" + text[found.end() :].lstrip("/"))
+        return _of_file_address(text)
     if scheme not in PACKAGES or not text.startswith(f"{scheme}://"):
         if scheme in PACKAGES or "://" in text:
             known = ", ".join(f"{scheme}://BUCKET/..." for scheme in PACKAGES)
@@ -59,8 +60,30 @@ def as_path(name: str | os.PathLike) -> Path:
     bucket = text[len(scheme) + 3 :].split("/")[0]
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,221}", bucket):
         raise UserError(f"{quoted(text)}: has no valid bucket's name after {scheme}://; name {scheme}://BUCKET/...")
+    fault = _object_fault(text)
+    if fault:
+        raise UserError(f"{quoted(text)}: is no name of an object ({fault}); name another")
     file_system(scheme)
-    return cast(Path, BucketPath(text))
+    path = BucketPath(text)
+    return cast(Path, path.resolve() if ".." in path.parts else path)
+
+
+def _of_file_address(text: str) -> Path:
+    host = re.match(r"file://([^/]*)", text, re.IGNORECASE)
+    if host and host[1].lower() not in ("", "localhost"):
+        raise UserError(f"{quoted(text)}: names a file of another machine; write file:///PATH or the path alone")
+    return _local("/" + text[host.end() if host else len("file:") :].lstrip("/"))
+
+
+def _object_fault(text: str) -> str:
+    """Why ``text`` can name no object of a bucket; "" if it can."""
+    try:
+        name = text.encode().partition(b"://")[2].partition(b"/")[2]
+    except UnicodeEncodeError:
+        return "it is no valid text"
+    if any(character in name for character in (b"\0", b"\n", b"\r")):
+        return "it has a null byte or a line break"
+    return f"it is longer than {LONGEST_OBJECT} bytes" if len(name) > LONGEST_OBJECT else ""
 
 
 def path_fault(text: str) -> str:
@@ -87,7 +110,15 @@ def _local(text: str) -> Path:
 
 
 def check_holds_arrays(path: str | os.PathLike) -> None:
-    """Raises ``UserError`` if arrays cannot be kept under ``path``: Orbax writes them to disks and to gs:// alone."""
+    """Raises ``UserError`` if arrays cannot be kept under ``path``: Orbax writes them to disks and to gs:// alone.
+
+    It removes a folder of a bucket by a pattern, so that ``run[1]`` would remove ``run1``.
+    """
+    if is_bucket(path) and (found := PATTERN.search(os.fspath(path))):
+        raise UserError(
+            f"{path}: has {found[0]} in its name, a pattern for the libraries that write arrays into buckets; name a "
+            "folder without *, ? and ["
+        )
     if os.fspath(path).startswith("s3://"):
         raise UserError(
             f"{path}: Orbax writes and reads arrays on disks and in gs:// buckets, not in s3://; name a folder there, "

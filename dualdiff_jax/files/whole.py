@@ -51,12 +51,16 @@ def make_folder(folder: Path, flag: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if is_bucket(folder):
+            if folder.is_file():
+                raise FileExistsError(errno.EEXIST, "a file has this name")
             probe(folder)
         elif not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         if error.errno in NO_PERMISSION:
             raise UserError(f"{folder}: may not be written ({error.strerror}); choose another {flag}") from error
+        if error.errno == errno.ENOENT and is_bucket(folder):
+            raise UserError(f"{folder}: there is no such bucket; make it, or choose another {flag}") from error
         raise UserError(f"{folder}: cannot be made ({error.strerror}); make room, or choose another {flag}") from error
     return folder
 

@@ -89,7 +89,8 @@ def disk_finding(config: RunConfig, workdir: Path, state: int) -> Finding:
     kept = train.keep_checkpoints + (train.steps // train.keep_every if train.keep_every else 0)
     there = len(checkpoint_steps(workdir))
     needed, free = max(1, kept + 1 - there) * state, free_bytes(workdir)
-    found = f"{in_units(free)} free, {in_units(needed)} needed for checkpoints of {in_units(state)}"
+    room = "a bucket" if is_bucket(workdir) else f"{in_units(free)} free"
+    found = f"{room}, {in_units(needed)} needed for checkpoints of {in_units(state)}"
     if free >= needed:
         return Finding("disk", found)
     advice = f"make room at {workdir}, or keep fewer checkpoints (train.keep_checkpoints, train.keep_every)"

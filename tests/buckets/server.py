@@ -57,8 +57,9 @@ class Bucket:
 
         Args:
             faults: ``unavailable`` and ``reset``, shares of requests that get 503 or no answer; ``delay`` in seconds of
-                every request; ``refused`` and ``exceeded``, whether writes get 403 or a quota's 429; ``together``, the
-                number of reads that must have arrived before any of them is answered.
+                every request; ``refused`` and ``exceeded``, whether writes get 403 or a quota's 429; ``denied``, if
+                all requests get 403; ``together``, the number of reads that must have arrived before any of them is
+                answered.
         """
         self._control(faults)
 
@@ -126,7 +127,7 @@ class _Faults:
             return 503
         if chance > 1 - self.settings.get("reset", 0.0):
             return 0
-        if method in WRITES and self.settings.get("refused"):
+        if self.settings.get("denied") or (method in WRITES and self.settings.get("refused")):
             return 403
         if method in WRITES and self.settings.get("exceeded"):
             return 429

@@ -13,7 +13,8 @@ from dualdiff_jax import DualDiffusionPipeline
 from dualdiff_jax.files import as_path
 from dualdiff_jax.files.bucket_path import file_system
 from dualdiff_jax.weights import save_model
-from tests.end_to_end.command import refused, run_here
+from tests.end_to_end.command import ROOT, refused, run_here
+from tests.unit.convert import loras
 from tests.unit.pipeline.shallow import shallow_pipeline
 
 PROMPT = "--prompt=a handwritten three"
@@ -124,7 +125,8 @@ def test_images_and_masks_of_a_bucket_are_edited(model, image, folder):
         (["--model=hdfs://host/m", "--output=out"], "such an address is not known"),
         (["--model=m", "--output=gs:/bucket/out"], "such an address is not known"),
         (["--model=m", "--output=ftp://bucket/out"], "such an address is not known"),
-        (["--model=m", "--output=gs://no-such-bucket/out"], "gs://no-such-bucket/out: cannot be made"),
+        (["--model=m", "--output=gs://no-such-bucket/out"], "gs://no-such-bucket/out: there is no such bucket"),
+        (["--model=m", "--output=gs:bucket/out"], "such an address is not known"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_one_sentence(bucket, flags, sentence):
@@ -145,6 +147,37 @@ def test_a_bucket_that_refuses_is_one_sentence_and_keeps_what_it_has(model, fold
     bucket.fail()
     assert f"{folder}/kept: may not be written (no permission" in found and "choose another --output" in found
     assert names(folder / "kept") == ["0000.png"] and (folder / "kept" / "0000.png").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--mode=generate", PROMPT, "--model=gs://bucket/m", "--output=out"],
+        ["--mode=train", "--config=configs/demo.py", "--config.data.tokenizer=TOKENIZER", "--workdir=gs://bucket/w"],
+        ["--mode=list-images", "--images=gs://bucket/photos", "--text=a photo"],
+        ["--mode=compare", "gs://bucket/a", "gs://bucket/b"],
+        ["--mode=evaluate", "--model=gs://bucket/m", "--task=vqav2", "--data=gs://bucket/d", "--output=out"],
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_a_bucket_that_may_not_be_read_is_one_sentence(flags, pipe, bucket):
+    places = {"configs/": f"{ROOT}/configs/", "TOKENIZER": str(pipe.tokenizer.folder)}
+    for name, place in places.items():
+        flags = [flag.replace(name, place) for flag in flags]
+    bucket.fail(denied=True)
+    found = refused(*flags)
+    bucket.fail()
+    assert "gs://bucket/" in found and "no permission or no credentials" in found
+    assert "log in with gcloud auth application-default login" in found or "--data" in "".join(flags)
+
+
+def test_a_lora_of_pefts_form_is_written_there(folder, tmp_path):
+    """The same bytes as on a disk."""
+    for place in (tmp_path / "peft", folder / "peft"):
+        loras.write(place, loras.draw()[:2], "peft")
+    assert names(folder / "peft") == names(tmp_path / "peft") == ["adapter_config.json", "adapter_model.safetensors"]
+    for name in names(tmp_path / "peft"):
+        assert (folder / "peft" / name).read_bytes() == (tmp_path / "peft" / name).read_bytes()
 
 
 def test_a_missing_package_is_one_sentence(bucket, monkeypatch):

@@ -15,6 +15,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import (
     as_path,
     bucket_reads,
+    check_holds_arrays,
     free_bytes,
     is_bucket,
     is_writable,
@@ -28,8 +29,9 @@ from dualdiff_jax.files import (
     write_text,
 )
 from dualdiff_jax.files import bucket_path as module
+from dualdiff_jax.files import lock as lock_module
 from dualdiff_jax.files.lock import Lock
-from dualdiff_jax.files.lock_file import BucketLockFile
+from dualdiff_jax.files.lock_file import BucketLockFile, LocalLockFile
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,6 +148,64 @@ def test_a_moved_folder_is_complete(folder):
     remove(folder / "b")
     remove(folder / "b")
     assert objects(folder) == []
+
+
+@pytest.mark.parametrize("odd", ["a[1]", "a?", "a*", "[ab]*"])
+def test_a_name_is_no_pattern(folder, odd):
+    """What is removed, moved and listed are its own objects, not those of a neighbour that it would match."""
+    neighbours = ["a1/x", "ab/deep/x", "ab/x"]
+    for name in (*neighbours, f"{odd}/x", f"{odd}/deep/y[1]"):
+        (folder / name).write_text(name)
+    assert [path.name for path in (folder / odd).glob("*")] == ["deep", "x"]
+    assert not list((folder / "a[0]").glob("*"))
+    move(folder / odd, folder / "moved" / odd)
+    assert objects(folder) == sorted([*neighbours, f"moved/{odd}/x", f"moved/{odd}/deep/y[1]"])
+    assert (folder / "moved" / odd / "deep" / "y[1]").read_text() == f"{odd}/deep/y[1]"
+    remove(folder / "moved" / odd)
+    remove(folder / odd)
+    assert objects(folder) == neighbours
+    with new_folder(folder / odd, "mark") as partial:
+        (partial / "mark").write_text("")
+    assert objects(folder) == sorted([*neighbours, f"{odd}/mark"])
+
+
+def test_arrays_are_refused_where_a_library_would_take_the_name_for_a_pattern(bucket):
+    for name in ("run[1]", "run?", "r*n"):
+        with pytest.raises(UserError, match="a pattern for the libraries that write arrays"):
+            check_holds_arrays(as_path(f"gs://bucket/{name}/model"))
+    check_holds_arrays(as_path("gs://bucket/run 1/model"))
+
+
+def test_a_name_that_cannot_be_an_object_or_means_a_bucket_is_a_sentence(bucket):
+    for name in ("gs:bucket/x", "s3:bucket/x", "GS:x", "file://host/x"):
+        with pytest.raises(UserError, match="such an address is not known|names a file of another machine"):
+            as_path(name)
+    for name in ("gs://bucket/a\0b", "gs://bucket/a\nb", "gs://bucket/a\ud800", f"gs://bucket/{'é' * 513}"):
+        with pytest.raises(UserError, match="is no name of an object"):
+            as_path(name)
+    assert str(as_path(f"gs://bucket/{'é' * 512}")).endswith("é")
+    assert as_path("file://localhost/x") == as_path("file:/x") == as_path("file:///x") == Path("/x")
+    assert str(as_path("gs://bucket/a/../b/x")) == "gs://bucket/b/x"
+    assert as_path("./gs:x") == Path("gs:x")
+
+
+def test_a_lock_whose_name_is_taken_by_what_cannot_be_read_is_a_sentence(folder, tmp_path, monkeypatch):
+    """A folder of that name in a bucket is no object; a link that leads nowhere neither opens nor is made."""
+    (folder / ".lock" / "x").write_text("1")
+    monkeypatch.setattr(BucketLockFile, "SETTLED", 0.0)
+    with Lock(folder / ".lock", folder):
+        assert objects(folder) == [".lock", ".lock/x"]
+    (tmp_path / ".lock").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(LocalLockFile, "STALE", 0.1)
+    monkeypatch.setattr(lock_module, "GRACE", 0.2)
+    with pytest.raises(UserError, match="can neither be made nor read; remove it"), Lock(tmp_path / ".lock", tmp_path):
+        pass
+
+
+def test_an_object_in_the_place_of_a_folder_is_a_sentence(folder):
+    (folder / "a.png").write_text("x")
+    with pytest.raises(UserError, match="a.png: may not be written .*choose another --output"):
+        make_folder(folder / "a.png", "--output")
 
 
 def test_what_a_disk_tells_of_itself(folder):

@@ -267,7 +267,7 @@ def test_a_bucket_is_not_folded_into_a_local_folder():
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 256, "é" * 128, "x/" * 2048 + "x", "\ud83d", "caf\udce9"])
 def test_what_the_system_takes_for_no_name_is_refused_before_it_is_asked(name):
-    for given in (name, f"file://{name}", Path(name)):
+    for given in (name, f"file:///{name}", Path(name)):
         with pytest.raises(UserError, match=r"is no path \(it .*\); name a file or folder"):
             as_path(given)
     assert as_path("x" * 255 + "/é") == Path("x" * 255, "é")

@@ -39,7 +39,7 @@ def expand(root: str | Path, pattern: str) -> list[Path]:
     files: dict[Path, None] = {}
     for name in _alternatives(pattern):
         is_wild = any(c in name for c in "*?[")
-        matches = _matching(root, name) if is_wild else [root / name]
+        matches = _matching(root, name) if is_wild else [_named(root, name)]
         if not matches:
             raise UserError(f"{root}: no file matches {name!r}; name the files that hold the records")
         files |= dict.fromkeys(matches)
@@ -53,6 +53,13 @@ def expand(root: str | Path, pattern: str) -> list[Path]:
             f"{missing[0]}: there is no such file{more}; check the root {root} and the files {pattern!r} of this source"
         )
     return list(files)
+
+
+def _named(root: Path, name: str) -> Path:
+    """The file of a name that is relative to ``root``, or an address of its own."""
+    if name.startswith("/") or is_bucket(name):
+        return as_path(name)
+    return as_path(f"{root}/{name}") if is_bucket(root) else root / name
 
 
 def present(files: Iterable[Path]) -> set[Path]:
