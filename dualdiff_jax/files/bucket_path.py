@@ -28,7 +28,7 @@ from dualdiff_jax.files.bucket_errors import as_os_errors
 from dualdiff_jax.files.bucket_stream import TranslatedStream
 
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # scheme -> package that knows it
-PATTERN = re.compile(r"[*?[]")  # what libraries that list a bucket take for a pattern
+WILDCARD = re.compile(r"[*?[]")  # what shells and fsspec take for a pattern
 
 
 class ObjectStatus(NamedTuple):
@@ -104,22 +104,30 @@ class BucketPath(gpath.PosixGPath):
         yield from (self / name for name in self.kinds())
 
     def glob(self, pattern: str) -> Iterator["BucketPath"]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """What matches below the folder, a listing for each part of ``pattern`` with a wildcard and for the last.
-
-        fsspec's ``glob`` would take the folder's own name for a pattern too.
-        """
-        if "**" in pattern:
+        if "**" in pattern:  # of pathlib any depth, which nobody asks for; here it would be a ``*``, without a word
             raise NotImplementedError(pattern)
+        yield from self.matching(pattern)
+
+    def matching(self, pattern: str) -> dict["BucketPath", str]:
+        """What matches below the folder -> "file" or "directory", in the order of the names.
+
+        A listing for each part of ``pattern`` with a wildcard, and for the last. fsspec's ``glob`` would take the
+        folder's own name for a pattern too.
+
+        Args:
+            pattern: ``*`` matches no ``/``, and neither does ``**``.
+        """
         part, _, rest = pattern.partition("/")
-        if rest and not PATTERN.search(part):
-            yield from (self / part).glob(rest)
-            return
+        if rest and not WILDCARD.search(part):
+            return (self / part).matching(rest)
         try:
-            names = sorted(fnmatch.filter(self.kinds(), part))
+            kinds = {name: kind for name, kind in sorted(self.kinds().items()) if fnmatch.fnmatchcase(name, part)}
         except FileNotFoundError:
-            return
-        for name in names:
-            yield from (self / name).glob(rest) if rest else [self / name]
+            return {}
+        if not rest:
+            return {self / name: kind for name, kind in kinds.items()}
+        folders = (self / name for name, kind in kinds.items() if kind == "directory")
+        return {path: kind for folder in folders for path, kind in folder.matching(rest).items()}
 
     def rglob(self, pattern: str) -> Iterator["BucketPath"]:
         """All objects below, for which ``pattern`` is ``*``."""
@@ -212,7 +220,7 @@ class BucketPath(gpath.PosixGPath):
         """
         with as_os_errors(self):
             names = self._fs.find(str(self), withdirs=True)
-            plain = [name for name in names if not PATTERN.search(name)]
+            plain = [name for name in names if not WILDCARD.search(name)]
             if plain:
                 self._fs.rm(plain)
         for name in set(names).difference(plain):

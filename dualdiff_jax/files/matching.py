@@ -1,6 +1,5 @@
 """Which of many files are there; a bucket is asked once a folder, not once a file."""
 
-import fnmatch
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
@@ -29,11 +28,8 @@ def matching(root: Path, pattern: str) -> list[Path]:
     """
     if not is_bucket(root):
         return sorted(path for path in root.glob(pattern) if not path.is_dir())
-    found = [root]
-    *folders, last = pattern.split("/")
-    for part in folders:
-        found = [path for folder in found for path in _below(folder, part, "directory")]
-    return sorted(path for folder in found for path in _below(folder, last, "file"))
+    found = cast(BucketPath, root).matching(pattern)
+    return sorted(cast(Path, path) for path, kind in found.items() if kind == "file")
 
 
 def existing(files: Iterable[Path]) -> set[Path]:
@@ -42,13 +38,6 @@ def existing(files: Iterable[Path]) -> set[Path]:
     folders = {file.parent for file in files}
     there = {folder / name for folder in folders for name, kind in _kinds(folder).items() if kind == "file"}
     return there.intersection(files)
-
-
-def _below(folder: Path, pattern: str, kind: str) -> list[Path]:
-    """What lies directly in ``folder``, matches ``pattern`` and is of a kind."""
-    if not any(c in pattern for c in "*?[") and kind == "directory":
-        return [folder / pattern]
-    return [folder / name for name, k in _kinds(folder).items() if k == kind and fnmatch.fnmatchcase(name, pattern)]
 
 
 def _kinds(folder: Path) -> dict[str, str]:

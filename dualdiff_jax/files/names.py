@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.files.bucket_path import PACKAGES, PATTERN, BucketPath, file_system
+from dualdiff_jax.files.bucket_path import PACKAGES, WILDCARD, BucketPath, file_system
 
 LONGEST_PATH, LONGEST_NAME = 4095, 255  # bytes; the latter of a file or folder alone
 URL = re.compile(r"[a-z][a-z0-9+.-]*://|data:", re.IGNORECASE)
@@ -77,12 +77,11 @@ def _of_file_address(text: str) -> Path:
 
 def _object_fault(text: str) -> str:
     """Why ``text`` can name no object of a bucket; "" if it can."""
-    try:
-        name = text.encode().partition(b"://")[2].partition(b"/")[2]
-    except UnicodeEncodeError:
-        return "it is no valid text"
-    if any(character in name for character in (b"\0", b"\n", b"\r")):
-        return "it has a null byte or a line break"
+    if fault := _text_fault(text):
+        return fault
+    if "\n" in text or "\r" in text:
+        return "it has a line break"
+    name = text.partition("://")[2].partition("/")[2].encode()
     return f"it is longer than {LONGEST_OBJECT} bytes" if len(name) > LONGEST_OBJECT else ""
 
 
@@ -92,14 +91,19 @@ def path_fault(text: str) -> str:
     The system refuses some names before it looks. Names that are no UTF-8 it has, but the libraries that read and write
     tokenizers, arrays and records refuse those, and no report could hold them.
     """
-    try:
-        name = text.encode()
-    except UnicodeEncodeError:
-        return "it is no valid text"
-    if b"\0" in name:
-        return "it has a null byte"
+    if fault := _text_fault(text):
+        return fault
+    name = text.encode()
     is_long = len(name) > LONGEST_PATH or max(map(len, name.split(b"/"))) > LONGEST_NAME
     return "it is too long" if is_long else ""
+
+
+def _text_fault(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "it is no valid text"
+    return "it has a null byte" if "\0" in text else ""
 
 
 def _local(text: str) -> Path:
@@ -112,9 +116,9 @@ def _local(text: str) -> Path:
 def check_holds_arrays(path: str | os.PathLike) -> None:
     """Raises ``UserError`` if arrays cannot be kept under ``path``: Orbax writes them to disks and to gs:// alone.
 
-    It removes a folder of a bucket by a pattern, so that ``run[1]`` would remove ``run1``.
+    In a bucket TensorStore writes what belongs below ``run?`` below ``run``; the other wildcards are refused with it.
     """
-    if is_bucket(path) and (found := PATTERN.search(os.fspath(path))):
+    if is_bucket(path) and (found := WILDCARD.search(os.fspath(path))):
         raise UserError(
             f"{path}: has {found[0]} in its name, a pattern for the libraries that write arrays into buckets; name a "
             "folder without *, ? and ["

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.files import as_path, check_regular, is_bucket
+from dualdiff_jax.files.bucket_path import WILDCARD
 from dualdiff_jax.files.matching import existing, matching
 
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -38,7 +39,7 @@ def expand(root: str | Path, pattern: str) -> list[Path]:
     root = as_path(root)
     files: dict[Path, None] = {}
     for name in _alternatives(pattern):
-        is_wild = any(c in name for c in "*?[")
+        is_wild = bool(WILDCARD.search(name))
         matches = _matching(root, name) if is_wild else [_named(root, name)]
         if not matches:
             raise UserError(f"{root}: no file matches {name!r}; name the files that hold the records")
