@@ -42,7 +42,7 @@ def demo_size() -> Size:
     config = demo.get_config()
     config.optimizer.name = "adamw"  # as on the other side
     config.model.sampling.update(image_steps=28, answer_steps=12)
-    return Size(resolve(config), train_image=(8, 16), sample_batches=(1, 16), budget_s=6.0)
+    return Size(resolve(config), train_image=(8, 16), image_batches=(1, 16), text_batches=(1, 16), budget_s=6.0)
 
 
 def small_size() -> Size:
@@ -58,7 +58,7 @@ def small_size() -> Size:
     config.model.sampling.update(answer_length=64, answer_steps=32)
     config.data.text_length = 64
     config.train.update(global_batch_size=2, trainable=("mmdit.*",))
-    return Size(resolve(config), train_image=(32, 32), sample_batches=(1, 2), budget_s=12.0)
+    return Size(resolve(config), train_image=(32, 32), image_batches=(1, 2), text_batches=(1, 8), budget_s=12.0)
 
 
 PEERS = ("eager", "compiled")
@@ -72,11 +72,11 @@ def figures(size: Size, pipeline: DualDiffusionPipeline, peer: "TorchPeer") -> I
     batch = random_batch(size, count)
     placed = peer.place(batch)
     yield "training_step", count, (jax_side.Training(size).on(batch), lambda _: _nothing(peer.train_step(placed)))
-    for count in size.sample_batches:
+    for count in size.image_batches:
         _, token_ids = jax_side.prompts(size, count)
         theirs = _text_to_image(peer, token_ids)
         yield "text_to_image", count, (jax_side.text_to_image(size, pipeline, count), theirs)
-    for count in size.sample_batches:
+    for count in size.text_batches:
         _, pixels = jax_side.photos(size, count)
         yield "image_to_text", count, (jax_side.image_to_text(size, pipeline, count), _image_to_text(peer, pixels))
 

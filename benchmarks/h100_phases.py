@@ -34,7 +34,7 @@ HEADS, HEAD_DIM = 24, 64  # of SD3-medium's attention, which is also timed alone
 def names(size: CardSize) -> dict[str, list[tuple[str, str]]]:
     """Phase -> (name, side) of its figures, in the order in which they are measured."""
     steps = ("training_step", "training_step_encoded")
-    samplers = [f"{way}_{count}" for way in ("text_to_image", "image_to_text") for count in size.sample_batches]
+    samplers = [f"{way}_{count}" for way, count in size.samplings]
     attentions = [f"attention_{length}_{way}" for length in size.attention_lengths for way in ("forward", "both")]
     torch_sides = ("torch", "torch_compiled")
     return {
@@ -148,15 +148,14 @@ def _many(call: Callable[[], Any], calls: int) -> jax_side.Call:
 def phase_jax_sampling(size: CardSize, batch: int | None) -> Iterator[Figure]:
     pipeline = jax_side.open_pipeline(size, size.config.model.compute_dtype)
     ways = {"text_to_image": jax_side.text_to_image, "image_to_text": jax_side.image_to_text}
-    for way, make in ways.items():
-        for count in size.sample_batches:
+    for way, count in size.samplings:
 
-            def measure(way=way, make=make, count=count) -> Figure:
-                found = record.alone(make(size, pipeline, count), budget_s=size.budget_s)
-                flops = sum(program_flops(size.config, way, count).values())
-                return found | {"batch": count, "examples_per_s": count / found["median_s"], "most_flops": flops}
+        def measure(way=way, count=count) -> Figure:
+            found = record.alone(ways[way](size, pipeline, count), budget_s=size.budget_s)
+            flops = sum(program_flops(size.config, way, count).values())
+            return found | {"batch": count, "examples_per_s": count / found["median_s"], "most_flops": flops}
 
-            yield figure(f"{way}_{count}", "jax", measure)
+        yield figure(f"{way}_{count}", "jax", measure)
 
 
 def phase_jax_attention(size: CardSize, batch: int | None) -> Iterator[Figure]:

@@ -41,7 +41,8 @@ def full_size() -> CardSize:
     return CardSize(
         config=run_config(published.D_DIT_2B, 512, 256, global_batch_size=batches[0]),
         train_image=(512, 512),
-        sample_batches=(1, 16),
+        image_batches=(1, 16),
+        text_batches=(1, 16),
         budget_s=5.0,
         train_batches=batches,
         matmul=8192,
@@ -66,7 +67,8 @@ def tiny_size() -> CardSize:
     return CardSize(
         config=run_config(model, 16, 8, global_batch_size=2),
         train_image=(16, 16),
-        sample_batches=(1, 2),
+        image_batches=(1, 2),
+        text_batches=(1, 2),
         budget_s=0.0,
         train_batches=(2, 1),
         matmul=64,

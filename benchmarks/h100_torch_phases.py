@@ -81,15 +81,14 @@ def phase_torch_sampling(size: CardSize, batch: int | None) -> Iterator[Figure]:
     for side in TORCH_SIDES:
         if side == "torch_compiled":
             peer.compile(size.compile_backend)
-        for way in ("text_to_image", "image_to_text"):
-            for count in size.sample_batches:
+        for way, count in size.samplings:
 
-                def measure(way=way, count=count) -> Figure:
-                    make = {"text_to_image": _text_to_image, "image_to_text": _image_to_text}[way]
-                    found = record.alone(make(size, peer, count), budget_s=size.budget_s)
-                    return found | {"batch": count, "examples_per_s": count / found["median_s"]}
+            def measure(way=way, count=count) -> Figure:
+                make = {"text_to_image": _text_to_image, "image_to_text": _image_to_text}[way]
+                found = record.alone(make(size, peer, count), budget_s=size.budget_s)
+                return found | {"batch": count, "examples_per_s": count / found["median_s"]}
 
-                yield figure(f"{way}_{count}", side, measure)
+            yield figure(f"{way}_{count}", side, measure)
 
 
 def _text_to_image(size: CardSize, peer: TorchPeer, count: int) -> record.Side:

@@ -26,8 +26,15 @@ class Size:
 
     config: RunConfig
     train_image: tuple[int, int]  # (height, width) of a training example, pixels
-    sample_batches: tuple[int, ...]
+    image_batches: tuple[int, ...]  # images that text to image draws at once
+    text_batches: tuple[int, ...]  # texts that image to text draws at once
     budget_s: float  # seconds for each figure
+
+    @property
+    def samplings(self) -> list[tuple[str, int]]:
+        """(way, batch) of each sampler's figures."""
+        images = [("text_to_image", count) for count in self.image_batches]
+        return images + [("image_to_text", count) for count in self.text_batches]
 
 
 class Vocabulary:

@@ -144,7 +144,5 @@ class Linear(nnx.Module):
 
 def _map(x: jax.Array, kernel: jax.Array | Int8Kernel, bias: jax.Array | None, contracted: int) -> jax.Array:
     """x kernel + bias. What a remat policy keeps of it is the sum, as its readers read it."""
-    in_8_bits = isinstance(kernel, Int8Kernel)
-    y: Any = kernel.product(x, contracted) if in_8_bits else product(x, kernel, contracted)
-    y = y if bias is None else shifted(y, bias)
-    return y if in_8_bits else checkpoint_name(y, PRODUCT)
+    y = kernel.product(x, contracted) if isinstance(kernel, Int8Kernel) else product(x, kernel, contracted)
+    return checkpoint_name(y if bias is None else shifted(y, bias), PRODUCT)

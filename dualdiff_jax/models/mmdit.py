@@ -67,7 +67,7 @@ class MMDiT(nnx.Module):
         timestep: PerExample,
         text_embeddings: TextEmbeddings,
         *,
-        in_pairs: bool = False,
+        in_pairs: bool,
     ) -> DenoiserOutput:
         """Predicts velocity and clean tokens.
 

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from configs.tiny import dual_diff_pretrain as tiny_pretrain
 from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.models.bundle import bind, leaf_specs, weight_shardings
+from dualdiff_jax.models.separated import separated_weights
 from dualdiff_jax.sharding import MESH_AXES, mesh_sizes
 
 PLACEMENTS = Path(__file__).parent / "placements"
@@ -32,6 +34,8 @@ MESHES = {
     "context": (MeshConfig(context=2), 1),
 }
 TINY: ModelConfig = resolve(tiny_pretrain.get_config()).model
+# Name -> (attention kernel, whether weights are separated, as inference holds them); each asks for other layouts.
+PASSES = {"xla": ("xla", False), "splash": ("splash_interpreted", False), "separated weights": ("xla", True)}
 MODELS = {"tiny": TINY, "2B": resolve(dual_diff_pretrain.get_config()).model}
 
 
@@ -56,10 +60,16 @@ def leaves(mesh: AbstractMesh, config: ModelConfig) -> dict[str, str]:
     }
 
 
-def activations(mesh: AbstractMesh) -> list[str]:
-    """Layouts that a pass of the tiny model with the TPU's attention kernel asks for, in program order."""
-    config = dataclasses.replace(TINY, attention="splash_interpreted")
-    weights = {name: jax.ShapeDtypeStruct(spec.shape, spec.dtype) for name, spec in leaf_specs(config).items()}
+def activations(mesh: AbstractMesh, kernel: str, is_separated: bool) -> list[str]:
+    """Layouts that a pass of the tiny model asks for, in program order."""
+    config = dataclasses.replace(TINY, attention=kernel)
+    shardings = weight_shardings(config, mesh)
+    weights: Any = {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=shardings[name])
+        for name, spec in leaf_specs(config).items()
+    }
+    if is_separated:
+        weights = separated_weights(config, weights)
     side = config.sampling.height // config.autoencoder.downscale
     inputs = (
         jax.ShapeDtypeStruct((DEVICES, side, side, config.autoencoder.channels), jnp.float32),
@@ -92,7 +102,7 @@ def as_json(name: str) -> str:
     mesh = mesh_of(name)
     found = {
         "mesh": dict(mesh.shape),
-        "activations": activations(mesh),
+        "activations": {name: activations(mesh, *one) for name, one in PASSES.items()},
         **{model: leaves(mesh, config) for model, config in MODELS.items()},
     }
     return json.dumps(found, indent=1) + "\n"

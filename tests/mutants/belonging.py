@@ -50,6 +50,7 @@ TESTS = {
     "objectives/latents.py": (f"{OBJECTIVES}/test_latents.py", *JOINT),
     "objectives/masked_diffusion.py": (
         f"{OBJECTIVES}/test_masked_diffusion.py",
+        f"{OBJECTIVES}/test_nats_per_token.py",
         *JOINT,
         f"{SAMPLING}/test_masked_sampler.py",
     ),
@@ -90,6 +91,7 @@ TESTS = {
     "models/leaves.py": (f"{TRAINING}/test_trainable.py", f"{CONVERT}/test_plan.py", *WHOLE_MODEL),
     "models/linear.py": (
         f"{MODELS}/test_linear.py",
+        f"{MODELS}/test_remat.py",
         *LAYERS,
         f"{MODELS}/test_t5_encoder.py",
         f"{PARITY}/test_bfloat16.py",
@@ -112,6 +114,7 @@ TESTS = {
     "models/passes.py": (f"{MODELS}/test_passes.py",),
     "models/remat.py": (
         f"{MODELS}/test_remat.py",
+        f"{MODELS}/test_unrolled.py",
         f"{MODELS}/test_attention_kernels.py",
         f"{MODELS}/test_joint_attention.py",
     ),

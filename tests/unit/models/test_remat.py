@@ -48,6 +48,20 @@ def test_each_policy_keeps_what_its_name_says():
     assert kept("dots") == {SAVED, PRODUCT}
 
 
+@pytest.mark.parametrize(("policy", "expected"), [("none", 6), ("dots", 6), ("full", 7)])
+def test_a_policy_that_keeps_products_computes_none_twice(policy, expected):
+    """Two forward, two for the gradients of each; one of the forward ones again where nothing is kept."""
+
+    def block(module: nnx.Module, x: jax.Array) -> jax.Array:
+        return module(jnp.tanh(module(x)))
+
+    def loss(weights):
+        return rematerialised(policy, unrolled=False)(nnx.merge(GRAPH, weights), block, X).sum()
+
+    one = jax.tree.map(lambda leaf: leaf[:1], WEIGHTS)
+    assert str(jax.make_jaxpr(jax.grad(loss))(one)).count(" dot_general[") == expected
+
+
 def test_offload_moves_attention_to_the_hosts_pinned_memory_and_keeps_nothing_else(monkeypatch):
     asked = []
     monkeypatch.setattr(
