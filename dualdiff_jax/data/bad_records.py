@@ -76,16 +76,25 @@ class BadRecords:
     def note(self, origin: Origin) -> None:
         """Counts, warns of and writes the faults behind one example. Raises ``UserError`` if there are too many."""
         source = origin.source
-        self.looked_at[source] += 1 + len(origin.faults)
+        self.looked_at[source] += 1
         if origin.cut:
             self.cut[source] += 1
             self._warn(source, "cut", f"a text is longer than data.text_length; {origin.cut} tokens were left out")
         for fault in origin.faults:
-            self.counts[source, fault.cause] += 1
-            self._warn(source, fault.cause, fault.message)
-            self._write(source, fault)
+            self._count(source, fault)
         if origin.faults:
             self._check(source)
+
+    def note_bad(self, source: str, fault: Fault) -> None:
+        """Counts, warns of and writes one bad record, in whose place no other is read. Raises as ``note`` does."""
+        self._count(source, fault)
+        self._check(source)
+
+    def _count(self, source: str, fault: Fault) -> None:
+        self.looked_at[source] += 1
+        self.counts[source, fault.cause] += 1
+        self._warn(source, fault.cause, fault.message)
+        self._write(source, fault)
 
     def _warn(self, source: str, cause: str, message: str) -> None:
         """Warns once for each cause."""

@@ -38,7 +38,7 @@ def without_metadata(data: bytes) -> bytes | None:
             return _bare_tiff(data)
         if data[4:8] == b"ftyp":
             return _bare_avif(data)
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, ValueError):
         pass
     return None
 

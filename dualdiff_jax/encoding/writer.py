@@ -4,9 +4,8 @@
     OUTPUT/SOURCE/512x512-000000.array_record      up to a thousand records: posterior, captions, dialogue
     OUTPUT/SOURCE/text-000000.array_record         records without an image, unchanged
     OUTPUT/SOURCE/text-000000.inputs.json          what each of these was made from (inputs.py)
-A file gets its name when it is complete, so a run that was killed continues with the next file, and one whose data
-have changed encodes the files that they belong to anew (folder.py). Files are dealt out to
-the hosts in turn. T5 reads the masks of a masked text, so only clean texts can be encoded ahead: the captions of
+A file gets its name when it is complete, so a run that was killed continues with the next file; after a change of the
+data, a run encodes anew only the files that hold changed records (folder.py). Files are dealt out to the hosts in turn. T5 reads the masks of a masked text, so only clean texts can be encoded ahead: the captions of
 ``image_generation`` are embedded at their full length, because the model reads their padding too.
 """
 
@@ -125,7 +124,7 @@ def _encoded(
             for note, result in pool.map(read, chunk.indexes[start : start + encoder.batch_size].tolist()):
                 notes.add(note)
                 if isinstance(result, Fault):
-                    bad.note(Origin(chunk.source.name, result.record_id, (result,), 0))
+                    bad.note_bad(chunk.source.name, result)
                     continue
                 record, image = result
                 bad.note(Origin(chunk.source.name, record.record_id, (), 0))

@@ -127,17 +127,18 @@ class Asker:
         rows = []
         for index, question in zip(indexes, found, strict=True):
             prompt = self._prompt(question, self._settings)
-            rows.append(_Read(index, question, prompt, pixels[_image_key(question)], self._fault(prompt)))
+            rows.append(_Read(index, question, prompt, pixels[_image_key(question)], self._fault(prompt, question)))
         return rows
 
     def _pixels(self, question: Question, image: Any) -> np.ndarray:
         return read_pixels(image, *self._size, f"the image of question {question.question_id}", fit=self._sampling.fit)
 
-    def _fault(self, prompt: str) -> str:
+    def _fault(self, prompt: str, question: Question) -> str:
         if not prompt:
             return ""
-        try:
-            self._pipeline.tokenizer.question_ids(prompt, self._settings.length)
+        is_scored = self._settings.choose_by == "score" and question.options
+        try:  # an answer needs a token to write; an option, a token and its end
+            self._pipeline.tokenizer.question_ids(prompt, self._settings.length - bool(is_scored))
         except UserError:
             return TOO_LONG
         return ""

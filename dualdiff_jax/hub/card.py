@@ -9,7 +9,7 @@ from typing import Any
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path
-from dualdiff_jax.json_files import read_object
+from dualdiff_jax.json_files import checked, read_object
 from dualdiff_jax.weights import load_config, load_networks
 
 SUBMISSION = ".submission.json"
@@ -47,7 +47,7 @@ def model_card(
     """The text of README.md.
 
     Args:
-        folder: the model folder. Where it lies in a run's workdir, the run's config is told too.
+        folder: the model folder. Where it lies in a run's workdir, the card shows the run's config too.
         name: ORGANISATION/NAME.
         licence: of the weights, as the hub names it; the base model's binds what is trained from it.
         scores: the ``--output`` of ``--mode=evaluate``, whose results are listed.
@@ -64,7 +64,7 @@ def model_card(
     parts.append(_details("Defaults of sampling", to_dict(config.sampling)))
     run = folder.parent / "config.json"
     if folder.name == "model" and run.is_file():
-        parts.append(_training(read_object(run)))
+        parts.append(_training(read_object(run), str(run)))
     if scores is not None:
         parts.append(_scores(as_path(scores)))
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
@@ -75,14 +75,15 @@ def _sizes(network: Any) -> str:
     return ", ".join(f"{key} {value}" for key, value in sizes.items())
 
 
-def _training(run: Mapping[str, Any]) -> str:
-    train, data = run.get("train", {}), run.get("data", {})
+def _training(run: Mapping[str, Any], file: str) -> str:
+    train, data = (checked(run.get(name, {}), dict, f"{file}: {name}") for name in ("train", "data"))
+    sources = checked(data.get("sources", []), list, f"{file}: data.sources")
     rows = [(key, str(train[key])) for key in ("steps", "global_batch_size") if key in train]
     rows += [("seed", str(run["seed"]))] if "seed" in run else []
     rows += [("init_from", str(run["init_from"]))] if run.get("init_from") else []
     rows += [
         (f"source {source.get('name')}", f"{source.get('format')}, {source.get('task')}")
-        for source in data.get("sources", ())
+        for source in (checked(each, dict, f"{file}: a source") for each in sources)
     ]
     return "## Training\n\n" + _table(("setting", "value"), rows) + "\n" + _details("The whole config", run)
 

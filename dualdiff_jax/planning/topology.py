@@ -6,6 +6,7 @@ h100:8  h100:4x8                 GPUs of one node; nodes x GPUs of each (needs J
 
 import contextlib
 import dataclasses
+import importlib.util
 import logging
 import os
 import re
@@ -23,6 +24,7 @@ KNOWN = (
     "v4:2x2x2, v5e:4x4, v5e:8x8, v5e:16x16, v5p:2x2x2, v5p:4x4x4, v6e:4x4, v6e:8x8, v6e:16x16, tpu7x:2x2x1, "
     "a100:8, h100:8, h100:4x8, h200:8, b200:8, gb200:72"
 )
+CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 TPU_OPTIONS = {"v4": {"chip_config_name": "megacore"}}  # JAX on a v4 treats the two cores of a chip as one device
 
 
@@ -49,6 +51,8 @@ def open_topology(name: str) -> Topology:
     if not match or match[1] not in CHIPS:
         raise UserError(f"--topology={name}: is unknown; names look like {KNOWN}")
     chip, shape = CHIPS[match[1]], [int(size) for size in match[2].split("x")]
+    if 0 in shape:
+        raise UserError(f"--topology={name}: has no devices; names look like {KNOWN}")
     if chip.platform == "gpu":
         if len(shape) > 2:
             raise UserError(
@@ -74,6 +78,8 @@ def _tpus(name: str, kind: str) -> Sequence[Any]:
 
 
 def _gpus(name: str, kind: str, nodes: int, each: int) -> Sequence[Any]:
+    if not any(map(importlib.util.find_spec, CUDA_PLUGINS)):
+        raise UserError(f"--topology={name}: needs JAX's CUDA plugin; run: pip install 'jax[cuda12]' (or jax[cuda13])")
     try:
         return topologies.get_topology_desc(
             platform="cuda",
@@ -81,9 +87,9 @@ def _gpus(name: str, kind: str, nodes: int, each: int) -> Sequence[Any]:
             target_config=GPU_TARGETS[kind].text,
             topology=f"{nodes}x1x{each}",
         ).devices
-    except Exception as error:
+    except Exception as error:  # the plugin raises many kinds
         raise UserError(
-            f"--topology={name}: needs JAX's CUDA plugin; run: pip install 'jax[cuda12]' (or jax[cuda13])"
+            f"--topology={name}: the CUDA compiler refuses this shape ({reason(error)}); names look like {KNOWN}"
         ) from error
 
 

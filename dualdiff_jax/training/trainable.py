@@ -21,12 +21,11 @@ from dualdiff_jax.arrays import Key, SeparatedWeights, Weights
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs, split_trainable
-from dualdiff_jax.models.leaves import LeafSpec, is_kernel, network_of
+from dualdiff_jax.models.leaves import EMBEDDING, LeafSpec, is_kernel, network_of
 from dualdiff_jax.models.lora import factor_specs, init_factors, merged
 from dualdiff_jax.models.separated import separated_weights
 from dualdiff_jax.sharding import leaf_sharding
 
-EMBEDDING = "t5.embedding"
 MASK_ROW = f"{EMBEDDING}[mask]"
 
 PARTS = {  # part -> how its leaves' names begin
@@ -85,7 +84,6 @@ class Trainable:
             params and frozen weights.
         """
         specs = self._model_specs
-        params = {name: weights[name].astype(specs[name].dtype) for name in self.specs if name in specs}
         added = {name: spec for name, spec in self.specs.items() if name not in specs}
         dtype = jnp.dtype(self._config.model.compute_dtype)
 
@@ -94,15 +92,17 @@ class Trainable:
             rows = {name: row.astype(spec.dtype) for name, spec in added.items() if name == MASK_ROW}
             return rows | init_factors({name: spec for name, spec in added.items() if name != MASK_ROW}, rng)
 
+        new = {}
         if added:
             shardings = self.shardings(mesh)
             run = jax.jit(init_added, out_shardings={name: shardings[name] for name in added})
-            params |= run(weights[EMBEDDING])
+            new = run(weights[EMBEDDING])
+        params = {name: weights.pop(name).astype(specs[name].dtype) for name in self.specs if name in specs}
         frozen = {}
-        for name in [name for name in weights if name not in params]:
+        for name in list(weights):
             value = weights.pop(name)
             frozen[name] = value.astype(dtype) if specs[name].trainable else value
-        return params, frozen
+        return params | new, frozen
 
     def separate(self, frozen: dict[str, Any]) -> SeparatedWeights:
         """Frozen weights as steps read them: T5 layer by layer, so that no layer is copied out of a stack.

@@ -16,12 +16,12 @@ from demo.data import write_tokenizer
 from dualdiff_jax.cli.data import inspect_data
 from dualdiff_jax.config import DataConfig
 from dualdiff_jax.config.resolve import resolve, to_dict
-from dualdiff_jax.data.formats import array_record_chunks, tar_index
+from dualdiff_jax.data.formats import array_record_chunks, parquet, tar_index
 from dualdiff_jax.data.formats.array_record import pack, write_records
 from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.images import read_image
 from dualdiff_jax.data.mixture import Mixture
-from dualdiff_jax.data.records import forward, index, local_cache, patterns
+from dualdiff_jax.data.records import forward, index, local_cache, patterns, ranges
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.records.local_cache import LocalCache
 from dualdiff_jax.data.records.ranges import RangeReader
@@ -206,6 +206,15 @@ def test_row_groups_of_parquet_arrive_side_by_side(tmp_path, bucket, folder):
     for thread in threads:
         thread.join()
     assert bucket.were_together()
+
+
+def test_a_column_longer_than_any_record_is_read_in_pieces(tmp_path, bucket, folder, monkeypatch):
+    files, changes = written("parquet", tmp_path / "data", folder)
+    expected = [record.caption for record in open_source(source(tmp_path / "data", files, **changes))]
+    for module in (parquet, ranges):
+        monkeypatch.setattr(module, "LONGEST", 1000)
+    found = [record.caption for record in open_source(source(folder, files, **changes))]
+    assert found == expected and len(found) == COUNT
 
 
 def test_an_index_is_built_in_one_pass_and_other_hosts_find_it(tmp_path, bucket, folder, monkeypatch):

@@ -263,3 +263,19 @@ def test_the_command_line_takes_the_name_of_a_model(hub, model, tmp_path):
     done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "0000.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ({"train": None}, "config.json: train: found None, expected an object"),
+        ({"data": {"sources": "all"}}, "config.json: data.sources: found 'all', expected a list"),
+        ({"data": {"sources": ["all"]}}, "config.json: a source: found 'all', expected an object"),
+    ],
+)
+def test_a_run_whose_config_was_damaged_has_no_card(model, tmp_path, run, message):
+    folder = tmp_path / "model"
+    folder.symlink_to(model)
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    with pytest.raises(UserError, match=message):
+        model_card(folder, NAME, "mit")

@@ -119,7 +119,7 @@ def _lines(
     index = _index(row, file)
     options = [row[letter] for letter in LETTERS if (row.get(letter) or "").strip()]
     answer = (row.get("answer") or "").strip()
-    if len(options) < 2 or (answer and answer not in LETTERS[: len(options)]):
+    if len(options) < 2 or (answer and answer not in list(LETTERS[: len(options)])):
         raise UserError(f"{file}: row {index} has {len(options)} options and the answer {quoted(answer)}")
     pixels = (row["image"] or "").strip()
     if len(pixels) <= SHORTEST_IMAGE:

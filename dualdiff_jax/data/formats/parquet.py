@@ -19,7 +19,7 @@ from dualdiff_jax.config import RootConfig, SourceConfig
 from dualdiff_jax.data.records.fields import FieldReader
 from dualdiff_jax.data.records.index import IndexCache, open_each
 from dualdiff_jax.data.records.patterns import expand
-from dualdiff_jax.data.records.ranges import RangeReader
+from dualdiff_jax.data.records.ranges import LONGEST, RangeReader
 from dualdiff_jax.data.records.record import DataError, FileSource, Record
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files import check_regular, is_bucket
@@ -130,7 +130,9 @@ class _ObjectFile(io.RawIOBase):
 
     def read(self, size: int = -1, /) -> bytes:
         left = max(self._size - self._at, 0)
-        data = self._reader.read(self._path, self._at, left if size is None or size < 0 else min(size, left))
+        end = self._at + (left if size is None or size < 0 else min(size, left))
+        pieces = range(self._at, end, LONGEST)  # a column of a large row group may be longer than any record
+        data = b"".join(self._reader.read(self._path, at, min(LONGEST, end - at)) for at in pieces)
         self._at += len(data)
         return data
 

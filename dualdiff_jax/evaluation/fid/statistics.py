@@ -22,7 +22,7 @@ NAMES = ("mu", "sigma", "count", "resize", "weights")
 
 
 class Statistics(NamedTuple):
-    """Of the features of some images.
+    """Moments of the features of some images.
 
     Attributes:
         mean: (d,) float64.
@@ -112,12 +112,13 @@ def read_statistics(file: Path, size: int) -> Statistics:
         raise UserError(f"{file}: cannot be read ({reason(error)})") from error
     try:
         arrays = _arrays(content, size)
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
+        mean, covariance = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
+        count = int(arrays["count"]) if "count" in arrays else 0
+    except (ValueError, TypeError, OSError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError) as error:
         raise UserError(
             f"{file}: is no file of FID statistics ({reason(error)}); make one with pytorch-fid --save-stats, or give "
             "a folder of images"
         ) from error
-    mean, covariance = arrays["mu"].astype(np.float64), arrays["sigma"].astype(np.float64)
     if mean.shape != (size,) or covariance.shape != (size, size):
         raise UserError(
             f"{file}: has mu of shape {mean.shape} and sigma of shape {covariance.shape}, expected ({size},) and "
@@ -127,7 +128,6 @@ def read_statistics(file: Path, size: int) -> Statistics:
         raise UserError(f"{file}: has numbers that are not finite; make it again")
     if not np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
         raise UserError(f"{file}: sigma is not symmetric, so it is no covariance; make it again")
-    count = int(arrays["count"]) if "count" in arrays else 0
     return Statistics(mean, covariance, count, str(arrays.get("resize", "")), str(arrays.get("weights", "")))
 
 

@@ -196,7 +196,7 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
     for module in (
         "sample",
         "edit",
-        "completion",
+        "given_texts",
         "plan",
         "train",
         "data",

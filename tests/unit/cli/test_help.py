@@ -57,6 +57,8 @@ def test_the_help_of_a_mode_has_its_flags_and_an_example_that_it_takes(mode, mon
         (["--mode=none", "--help"], "usage: python main.py --mode=MODE"),
         (["--version"], f"jax {jax.__version__}\n"),
         (["--completion=fish"], "complete -c dualdiff -l mode -x -a 'train generate"),
+        (["--completion=fish"], "complete -c dualdiff -l model -r\n"),
+        (["--completion=fish"], "complete -c dualdiff -l quiet\n"),
     ],
 )
 def test_what_is_asked_of_the_program_is_answered_whatever_else_is_wrong(words, expected):

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from dualdiff_jax.cli import completion, edit, joint, sample
+from dualdiff_jax.cli import edit, given_texts, joint, sample
 from dualdiff_jax.cli.sample import results_folder
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import lock
@@ -19,9 +19,9 @@ def commands(output, **options):
         "0000.png": lambda: sample.generate("no/model", ["a three"], output, **given),
         "captions.json": lambda: sample.caption("no/model", ["a.png"], output, **given),
         "answers.json": lambda: sample.answer("no/model", ["a.png"], ["which?"], output, **given),
-        "infills.json": lambda: completion.infill("no/model", ["a.png"], ["a _"], output, **given),
+        "infills.json": lambda: given_texts.infill("no/model", ["a.png"], ["a _"], output, **given),
         "images.json": lambda: edit.variations("no/model", ["a.png"], output, count=1, strength=None, **given),
-        "scores.json": lambda: completion.score("no/model", ["a.png"], ["a three"], [], output, **given),
+        "scores.json": lambda: given_texts.score("no/model", ["a.png"], ["a three"], [], output, **given),
     }
 
 

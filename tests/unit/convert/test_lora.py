@@ -12,11 +12,12 @@ from dualdiff_jax.convert.lora_file import read_lora
 from dualdiff_jax.convert.lora_keys import lora_rules
 from dualdiff_jax.convert.lora_terms import Term, by_layer, change, cut, scaled_factors
 from dualdiff_jax.convert.lora_writer import write_lora
-from dualdiff_jax.convert.state_dict import from_torch, to_torch
+from dualdiff_jax.convert.state_dict import to_torch
 from dualdiff_jax.convert.tensor_file import SafetensorsFile
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import layers_of
+from tests.torch_weights import from_torch
 from tests.unit.convert.loras import RANK, assert_equal_files, draw, tensors, write
 from tests.unit.tiny import CONFIG, random_weights
 

@@ -9,11 +9,12 @@ import pytest
 
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.checkpoint_formats import FORMATS, MMDIT, CheckpointFormat
-from dualdiff_jax.convert.plan import SHOWN, Plan, format_rules, refuse_faults
+from dualdiff_jax.convert.plan import Plan, format_rules, refuse_faults
 from dualdiff_jax.convert.rule import Entry
-from dualdiff_jax.convert.state_dict import ArrayTensors
+from dualdiff_jax.convert.tensors import SHOWN
 from dualdiff_jax.convert.torch_checkpoint import Component
 from dualdiff_jax.errors import QUOTED, UserError, quoted
+from tests.torch_weights import ArrayTensors
 from tests.unit.tiny import CONFIG
 
 SD3 = {one.name: one for one in FORMATS if one.network == "mmdit" and one is not MMDIT}

@@ -294,3 +294,15 @@ def test_the_watchdog_closes_batches_that_its_consumer_leaves():
     assert next(stream) == 0 and not batches.closed.is_set()
     stream.close()
     assert batches.closed.wait(60)
+
+
+def test_a_record_that_no_other_replaces_counts_once(tmp_path):
+    bad = BadRecords(0.5)
+    bad.write_to(tmp_path / "bad.jsonl")
+    for number in range(9):
+        bad.note_bad("photos", Fault(f"list.json[{number}]", record.EMPTY, "list.json: is empty"))
+    assert bad.looked_at["photos"] == bad.counts["photos", record.EMPTY] == 9
+    assert len((tmp_path / "bad.jsonl").read_text().splitlines()) == 9
+    with pytest.raises(UserError, match="24 of 24 records"):
+        for number in range(9, 60):
+            bad.note_bad("photos", Fault(f"list.json[{number}]", record.EMPTY, "list.json: is empty"))

@@ -71,6 +71,7 @@ def test_only_the_hint_nan_is_none(tmp_path):
     [
         ([1, "which?", "x", "", "A", "9" * 90], "row 1 has 1 options"),
         ([1, "which?", "x", "y", "C", "9" * 90], "row 1 has 2 options and the answer 'C'"),
+        ([1, "which?", "x", "y", "AB", "9" * 90], "row 1 has 2 options and the answer 'AB'"),
         ([1, "which?", "x", "y", "A", "4"], "row 1 has no image"),
         (["a", "which?", "x", "y", "A", "4"], "a row has the index 'a'"),
     ],

@@ -156,3 +156,9 @@ def test_other_files_have_no_metadata_to_leave_out():
     for data in (b"", b"GIF89a", encoded("BMP"), b"\xff\xd8\xff", b"II*\0\xff\xff\xff\xff", b"RIFF....WEBPVP8"):
         bare = without_metadata(data)
         assert bare is None or len(bare) < 20
+
+
+def test_a_file_without_what_its_kind_begins_with_is_left_as_it_is():
+    """A cut AVIF, or a video, has no items whose metadata could be left out."""
+    for data in (b"\0\0\0\x18ftypavif" + bytes(40), b"\0\0\0\x18ftypisom", encoded("WEBP")[:9], encoded("TIFF")[:7]):
+        assert without_metadata(data) is None

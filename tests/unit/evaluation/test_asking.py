@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from dualdiff_jax.data.benchmarks.question import ListedQuestions, Question
-from dualdiff_jax.evaluation.asking import Asker, Sampling
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.asking import TOO_LONG, Asker, Sampling
 from dualdiff_jax.evaluation.tasks.mmmu import TASK
 from tests.unit.tiny import CONFIG
 
@@ -49,3 +50,18 @@ def test_an_open_question_does_not_change_how_options_are_chosen(batch):
     assert all(found[each.question_id] == ("B", (-1.0, 0.0)) for each in CHOICES)
     assert {name: found[name] for name in ("open0", "open1")} == answers(OPEN, 4)
     assert found["open0"][0] != found["open1"][0] and not found["open0"][1]
+
+
+def test_an_option_to_score_needs_room_for_its_end(monkeypatch):
+    """The tokens of a prompt are its characters here: 9 leave room in 10 for a written answer, not for an option."""
+
+    def question_ids(prompt, length):
+        if len(prompt) >= length:
+            raise UserError("no room")
+
+    monkeypatch.setattr(Model, "tokenizer", types.SimpleNamespace(question_ids=question_ids))
+    settings = TASK.with_settings({"choose_by": "score", "length": 10})
+    asker = Asker(Model(1), TASK.ask, settings, Sampling())
+    questions = [dataclasses.replace(each, text="how many?") for each in (CHOICES[0], OPEN[0])]
+    faults = [asker._fault(question.text, question) for question in questions]
+    assert faults == [TOO_LONG, ""]

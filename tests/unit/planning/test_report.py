@@ -1,6 +1,7 @@
 """A plan of the small run for this machine's own device: every stage except the compilers of other machines."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import sys
@@ -8,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.experimental import topologies
 
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.hardware import CHIPS, GIB
@@ -210,3 +212,28 @@ def test_where_two_batches_did_not_fit_the_next_guess_is_halfway():
     assert report._guess({1: 10, 101: 1110}, 1000) == 91
     assert report._guess({1: 10, 101: 1110, 91: 1010}, 1000) == 46
     assert report._guess({1: 10, 101: 1110, 91: 1010, 46: 700}, 1000) == 68
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("h100:0", "--topology=h100:0: has no devices"),
+        ("v5e:0x4", "--topology=v5e:0x4: has no devices"),
+        ("h100:2x2x2", "give the number of GPUs, or nodes x GPUs of each"),
+        ("h100:8", "--topology=h100:8: needs JAX's CUDA plugin; run: pip install"),
+    ],
+)
+def test_a_topology_that_cannot_be_is_refused(name, message, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=message):
+        open_topology(name)
+
+
+def test_the_compilers_reason_is_told(monkeypatch):
+    def refuse(**_):
+        raise RuntimeError("another version is expected")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "jax_cuda13_plugin")
+    monkeypatch.setattr(topologies, "get_topology_desc", refuse)
+    with pytest.raises(UserError, match=r"the CUDA compiler refuses this shape \(another version is expected\)"):
+        open_topology("h100:8")

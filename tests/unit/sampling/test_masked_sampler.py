@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dualdiff_jax.sampling import masked_sampler
+from dualdiff_jax.sampling.ancestral_order import ancestral
 from dualdiff_jax.sampling.masked_sampler import UNREAD, VISIBLE, MaskedSample
+from dualdiff_jax.sampling.text_network import TextNetwork, width_of
 from dualdiff_jax.sampling.text_options import TextOptions
 from dualdiff_jax.sampling.text_samplers import sample_text
+from dualdiff_jax.sampling.token_draws import keys_at
 from tests.unit.sampling.tabular import END, MASK, REAL_TOKENS, VOCABULARY, keys, whole
 from tests.unit.sampling.test_certainty import PEAKS, contextual, even, masks, peaked, some_prompts
 
@@ -183,3 +187,40 @@ def test_a_repetition_penalty_counts_what_is_written_but_no_end_and_no_prompt():
 
     call["logits"] = ends
     assert sample("confidence by draws", given, **call, repetition_penalty=9.0).token_ids[0].tolist() == [3, 1, 1, 1]
+
+
+def test_the_order_and_the_draws_have_keys_of_their_own(monkeypatch):
+    """From one key, what a position waits for would say what is written there."""
+    seen = {}
+
+    def order(rngs, *args):
+        seen["order"] = jax.random.key_data(rngs)
+        return ancestral(rngs, *args)
+
+    def record(rngs, k, positions):
+        jax.debug.callback(lambda data: seen.update(draws=data), jax.random.key_data(rngs))
+        return keys_at(rngs, k, positions)
+
+    monkeypatch.setattr(masked_sampler, "keys_at", record)
+    options = TextOptions(order="ancestral", steps=3)
+    run = functools.partial(masked_sampler.fill_masks, order, whole(contextual), mask_token_id=MASK, end_token_id=END)
+    run(keys(2), jnp.asarray(masks(2, 3)), options)
+    jax.effects_barrier()
+    rows = np.concatenate([seen["order"], seen["draws"], jax.random.key_data(keys(2))])
+    assert len({tuple(row) for row in rows.tolist()}) == 6
+
+
+def test_a_pass_of_a_plan_scores_the_vocabulary_where_it_reveals_and_hardly_elsewhere():
+    computed = []
+
+    def scores(rows):
+        jax.debug.callback(lambda: computed.append(rows.shape[1]))
+        return rows
+
+    given, options = masks(3, 12), TextOptions(order="ancestral", steps=12)
+    network = TextNetwork(features=contextual, scores=scores)
+    found = sample_text(network, keys(3), jnp.asarray(given), options, mask_token_id=MASK, end_token_id=END)
+    jax.effects_barrier()
+    most = max(np.bincount(row).max() for row in np.asarray(found.revealed_in))
+    assert most <= width_of(12, 12) < 12  # of no example does a pass reveal more than there is room for
+    assert computed == [width_of(12, 12)] * int(found.passes.max())

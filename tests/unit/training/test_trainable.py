@@ -15,8 +15,8 @@ from dualdiff_jax.models.leaves import kernel_dims
 from dualdiff_jax.models.separated import stacked_weights
 from dualdiff_jax.training import setup
 from dualdiff_jax.training.optimizer import is_decayed
+from dualdiff_jax.models.leaves import EMBEDDING
 from dualdiff_jax.training.trainable import (
-    EMBEDDING,
     MASK_ROW,
     PARTS,
     Trainable,
@@ -142,6 +142,7 @@ def test_params_have_the_dtype_of_their_specs_whatever_the_folder_holds(root):
     weights = {name: value.astype(jnp.bfloat16) for name, value in random_weights(config.model).items()}
     trainable = Trainable(config)
     params, _ = trainable.split(weights, one_device(), jax.random.key(0))
+    assert not weights  # no leaf stays in both dtypes
     assert {name: value.dtype for name, value in params.items()} == {
         name: spec.dtype for name, spec in trainable.specs.items()
     }

@@ -76,6 +76,9 @@ GOOD = {"mu": np.zeros(SIZE), "sigma": np.eye(SIZE)}
         (GOOD | {"sigma": np.triu(np.ones((SIZE, SIZE)))}, "not symmetric"),
         (GOOD | {"mu": np.array([None] * SIZE)}, "no file of FID statistics"),
         (GOOD | {"mu": np.zeros(1 << 20)}, "bytes, more than"),
+        (GOOD | {"mu": np.array(["a"] * SIZE)}, "no file of FID statistics"),
+        (GOOD | {"count": np.array("many")}, "no file of FID statistics"),
+        (GOOD | {"count": np.array([3, 4])}, "no file of FID statistics"),
     ],
 )
 def test_other_files_are_refused(tmp_path, arrays, fault):
