@@ -10,7 +10,7 @@
 # make check-targets     compiles the step and the samplers for TPUs and H100s that are not here: 6 GB of compilers in
 #   a .venv-targets of its own, Python 3.12 or 3.13 (JAX for 3.11 cannot print every TPU program), about ten minutes
 # make check-original ORIGINAL=DIR  compares images with the original's own pipeline: DIR is a checkout of
-#   https://github.com/zijieli-Jlee/Dual-Diffusion at bbf06bf; it also needs torchvision; minutes
+#   https://github.com/zijieli-Jlee/Dual-Diffusion at bbf06bf; torchvision comes from PyPI into .venv-original; minutes
 # make check-scorers VQA=DIR POPE=DIR  compares scores of benchmarks with the official scorers: DIRs are checkouts of
 #   https://github.com/GT-Vision-Lab/VQA at a013f00 and https://github.com/AoiDragon/POPE at f3ec604; the others come
 #   from PyPI, without their dependencies, into .venv-scorers; needs Java; minutes
@@ -27,7 +27,8 @@
 # make docs     builds the documentation site into runs/site; a link that leads nowhere fails
 # make check-full-size   converts and runs the 2B model: 30 GB of disk, 24 GB of memory, about half an hour
 # make clean    removes the environments and the caches
-# Each first installs what it needs into .venv. PYTHON=python3.12 picks another interpreter (3.11 to 3.13).
+# Each first installs what it needs, into .venv unless it names another. PYTHON=python3.12 picks another interpreter
+#   (3.11 to 3.13).
 
 PYTHON ?= python3
 VENV ?= .venv

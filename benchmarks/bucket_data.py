@@ -6,7 +6,8 @@ The records are JPEGs of 512 x 512 with real detail (parts of scikit-learn's pho
 The bucket is the tests' emulator on this machine, which answers each request 20 ms late; nothing is kept on the disk
 (data.local_cache is ""). A bucket's own server takes no processor time of this machine's, so the emulator keeps the
 last core to itself, and the reader has the others in both cases. Rounds alternate, and the ratio is the bucket's rate
-over the disk's. Parquet has eight row groups, as many as stay in memory. ``requests_per_image`` is what a bill counts.
+over the disk's. One Parquet file has eight row groups, as many as stay in memory, and another has 32, most of which
+are read again for each of their rows. ``requests_per_image`` is what a bill counts.
 """
 
 import argparse
@@ -45,7 +46,8 @@ FILES = {
     "json": ("json", "list.json"),
     "json lines": ("json", "list.jsonl"),
     "tar": ("tar", "0.tar"),
-    "parquet": ("parquet", "0.parquet"),
+    "parquet": ("parquet", "8.parquet"),
+    "parquet, 32 row groups": ("parquet", "32.parquet"),
     "array_record": ("array_record", "0.array_record"),
 }
 
@@ -80,7 +82,8 @@ def write_data(root: Path, images: list[bytes]) -> None:
                 add_member(archive, f"{index:06d}.{ending}", content)
     write_records(root / "0.array_record", (Record(str(i), im, {"caption": (CAPTION,)}) for i, im in enumerate(images)))
     table = pyarrow.Table.from_pylist([{"image_path": {"bytes": image}, "caption": CAPTION} for image in images])
-    pyarrow.parquet.write_table(table, root / "0.parquet", row_group_size=-(-len(images) // 8))
+    for groups in (8, 32):
+        pyarrow.parquet.write_table(table, root / f"{groups}.parquet", row_group_size=-(-len(images) // groups))
 
 
 def batches(root: str, name: str, tokenizer: Tokenizer) -> Iterator[Any]:

@@ -24,7 +24,7 @@ from dualdiff_jax.planning.cost import program_flops
 from dualdiff_jax.planning.hlo import parse
 from dualdiff_jax.planning.reading import reading
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.training.telemetry.recorder import device_memory
+from dualdiff_jax.training.telemetry.recorder import memory_peak
 
 Figure = dict[str, Any]  # name, side, and either measurements or an error
 OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
@@ -87,7 +87,7 @@ def _largest_step(
                 raise
             refused.append(count)
             continue
-        about = {"batch": count, "refused_batches": refused, "memory_peak": device_memory()}
+        about = {"batch": count, "refused_batches": refused, "memory_peak": memory_peak()}
         found = measured | about | _mfu(size, count, measured["median_s"], is_encoded)
         return found | beside_its_plan(training.program.as_text(), jax.devices()[0].device_kind, found)
     raise MemoryError(f"no batch of {candidates} fits")

@@ -26,11 +26,12 @@ from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.likelihood import Likelihood
 from dualdiff_jax.files import new_folder, write_text
+from dualdiff_jax.models.leaves import EMBEDDING
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.runtime import environment
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
-from dualdiff_jax.training.trainable import EMBEDDING, mask_row
+from dualdiff_jax.training.trainable import mask_row
 from dualdiff_jax.weights import load_model, save_model
 
 MARK = "stages.txt"  # the file by which a folder is known as one of this program's

@@ -13,7 +13,7 @@ from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.progress import bar
 from dualdiff_jax.runtime import environment
 
-GIGABYTE, MEGABYTE = 10**9, 10**6
+GIGABYTE = 10**9
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 def _import(arguments: argparse.Namespace) -> None:
     planned = _open(arguments)
     _describe(planned)
-    planned.write(arguments.output, overwrite=arguments.overwrite, progress=bar("importing", "MB", MEGABYTE))
+    planned.write(arguments.output, overwrite=arguments.overwrite, progress=bar("importing", "MB", lora.MEGABYTE))
     print(arguments.output)
 
 
@@ -84,7 +84,7 @@ def _export(arguments: argparse.Namespace) -> None:
         arguments.output,
         dtype=arguments.dtype,
         overwrite=arguments.overwrite,
-        progress=bar("exporting", "MB", MEGABYTE),
+        progress=bar("exporting", "MB", lora.MEGABYTE),
     )
     print(arguments.output)
 

@@ -37,7 +37,7 @@ class DenoiserOutput(NamedTuple):
         velocity: (b, h, w, c), noise minus clean latents, in fp32; None in a text-only pass.
         logits: (b, l, v), unnormalised scores of the clean token at each position, in the compute dtype.
 
-    Of a batch in pairs, each has its own half of the rows.
+    In a batch in pairs, each output has its own half of the rows.
     """
 
     velocity: Latents | None

@@ -37,5 +37,10 @@ def quoted(value: object) -> str:
     return text if len(text) <= QUOTED else f"{text[: QUOTED - 4]} ..."
 
 
+def shown(name: object) -> str:
+    """A name as it is; as ``quoted`` has it where it is long, cannot be printed or is no text."""
+    return name if isinstance(name, str) and len(name) <= QUOTED and name.isprintable() else quoted(name)
+
+
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = QUOTED

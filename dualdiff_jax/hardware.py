@@ -13,6 +13,7 @@ beside the others.
 """
 
 import dataclasses
+from typing import Any
 
 GIB = 1 << 30
 GB = 10**9
@@ -24,6 +25,10 @@ class Network:
 
     within: float  # to the devices of the same slice or node
     across: float  # to other nodes
+
+    def seconds(self, sent: float, across: float) -> float:
+        """How long a device sends ``sent`` bytes, ``across`` of them to other nodes."""
+        return (sent - across) / self.within + across / self.across
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,3 +75,8 @@ def chip_of(device_kind: str) -> Chip | None:
     """The chip of a ``jax.Device.device_kind``; None for an unknown device."""
     found = {kind: chip for chip in CHIPS.values() for kind in chip.kinds if device_kind.startswith(kind)}
     return found[max(found, key=len)] if found else None  # "TPU v5" is also a prefix of "TPU v5 lite"
+
+
+def memory_limit(device: Any) -> int:
+    """Bytes that JAX may use of a ``jax.Device``; 0 where it does not say, as on a CPU."""
+    return int((device.memory_stats() or {}).get("bytes_limit", 0)) if device.platform != "cpu" else 0

@@ -1,8 +1,8 @@
 """One reader for every JSON text that comes from outside, and checked access to what it holds.
 
 ``json.loads`` raises several types of error, reads numbers that no float holds, and accepts NaN. Here each fault of a
-text is one ``UserError``, which names the file, the place in it and what was expected there. Of a key that an object
-has twice, the last value counts, as in ``json.loads``.
+text is one ``UserError``, which names the file, the place in it and what was expected there. Where an object has a key
+twice, the last value counts, as in ``json.loads``.
 """
 
 import json

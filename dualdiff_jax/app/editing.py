@@ -26,7 +26,13 @@ def edit(
     """Changes a picture towards ``prompt``. Arguments are what the fields of the tab hold.
 
     Args:
-        painted: of the brush.
+        studio: the loaded model.
+        picture: the file.
+        painted: what the brush drew.
+        part: ``WHOLE`` or ``PAINTED``.
+        prompt: what the result shows.
+        negative: what guidance leads away from; may be empty.
+        strength: how much changes, in (0, 1]; None is the pipeline's default.
         settings: as in ``given.drawing``.
 
     Yields:

@@ -33,9 +33,7 @@ class Studio(NamedTuple):
         return folder
 
 
-def open_studio(
-    model: str, loading: Mapping[str, Any], program: str, folder: Path, pipe: DualDiffusionPipeline | None = None
-) -> Studio:
+def open_studio(model: str, loading: Mapping[str, Any], program: str, folder: Path) -> Studio:
     """Loads the model.
 
     Args:
@@ -43,7 +41,6 @@ def open_studio(
         loading: ``dtype`` and ``t5_bits`` of ``DualDiffusionPipeline.from_pretrained``.
         program: how the command line is started.
         folder: an empty one, for uploads and results.
-        pipe: the model, where it is loaded already.
 
     Raises:
         UserError: the model cannot be loaded, or the folder cannot be written.
@@ -53,6 +50,5 @@ def open_studio(
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); set TMPDIR to a folder with room") from error
-    return Studio(
-        pipe or DualDiffusionPipeline.from_pretrained(model, **given), model, given, program, folder, itertools.count()
-    )
+    pipe = DualDiffusionPipeline.from_pretrained(model, **given)
+    return Studio(pipe, model, given, program, folder, itertools.count())

@@ -13,7 +13,7 @@ from dualdiff_jax.evaluation.record import Record
 from dualdiff_jax.evaluation.report import write_report
 from dualdiff_jax.evaluation.runner import Evaluation, OpenedTask
 from dualdiff_jax.evaluation.runner import evaluate as run
-from dualdiff_jax.evaluation.tasks.registry import TASKS, task_of
+from dualdiff_jax.evaluation.tasks.registry import task_of
 from dualdiff_jax.evaluation.tasks.task import Task
 from dualdiff_jax.files import as_path, locked_folder
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
@@ -43,7 +43,7 @@ def evaluate(
 
     Args:
         model: as in ``sample.generate``, like ``dtype`` and ``t5_bits``.
-        tasks: names in the registry.
+        tasks: names in the registry, each once.
         data: folder of the publishers' files; of a task with a folder of its name in there, that one.
         output: folder for the records, the predictions and the report. What is there goes on.
         settings: of the tasks, where they are not None.
@@ -59,8 +59,6 @@ def evaluate(
         UserError: something cannot be used; before the model is loaded where it can be seen before.
     """
     evaluations = _evaluations(tasks, data, settings, sampling, split, limit, seed)
-    if sampling_batch is not None and sampling_batch < 1:
-        raise UserError(f"--sampling_batch is {sampling_batch}; give a number of questions from 1 on")
     weights = {"dtype": dtype, "t5_bits": t5_bits}
     with locked_folder(as_path(output), "--output"):
         opened = [dataclasses.replace(each, weights=weights).open() for each in evaluations]
@@ -95,12 +93,7 @@ def _evaluations(
     limit: int | None,
     seed: Seed,
 ) -> list[Evaluation]:
-    if not tasks:
-        raise UserError(f"there is no task; give --task={'|'.join(TASKS)}")
-    for name in sorted({name for name in tasks if list(tasks).count(name) > 1}):
-        raise UserError(f"--task={name} is given more than once; give each task once")
-    if not isinstance(seed, int):
-        raise UserError(f"--seed has {len(seed)} numbers; an evaluation takes one")
+    seed = one_seed(seed)
     _check_used(list(map(task_of, tasks)), settings)
     order = sampling["order"]
     if settings["steps"] is not None and order is not None and "steps" not in OWN_OPTIONS[order]:
@@ -134,6 +127,13 @@ def _check_used(tasks: Sequence[Task], settings: Mapping[str, Any]) -> None:
             f"{'it' if len(unused) == 1 else 'them'} out"
             + ("" if "--suffix" not in unused else ", or give a --question, which the suffix follows")
         )
+
+
+def one_seed(seed: Seed) -> int:
+    """The only seed. Raises ``UserError`` where there are several."""
+    if not isinstance(seed, int):
+        raise UserError(f"--seed has {len(seed)} numbers; an evaluation takes one")
+    return seed
 
 
 def with_batch(pipeline: DualDiffusionPipeline, sampling_batch: int | None) -> DualDiffusionPipeline:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualdiff_jax.cli.evaluate import with_batch
+from dualdiff_jax.cli.evaluate import one_seed, with_batch
 from dualdiff_jax.cli.sample import is_first_host, load, results_folder
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation import record
@@ -62,8 +62,7 @@ def draw_tasks(
     Raises:
         UserError: something cannot be used, such as an output in the folder of the publisher's data.
     """
-    if not isinstance(seed, int):
-        raise UserError(f"--seed has {len(seed)} numbers; an evaluation takes one")
+    seed = one_seed(seed)
     check_settings(**options)
     weights = {"dtype": dtype, "t5_bits": t5_bits}
     drawings = []

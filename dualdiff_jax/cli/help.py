@@ -78,7 +78,7 @@ def versions() -> str:
     return "\n".join([*lines, f"devices {devices}"])
 
 
-def completion(shell: str, program: str = "dualdiff") -> str:
+def completion(shell: str) -> str:
     """A script that completes modes, flags and their values; ``eval "$(dualdiff --completion=bash)"``."""
     names = sorted({*arguments.USED_BY, *EVERYWHERE, "mode", "help"})
     values = {"mode": list(MODES)}
@@ -86,24 +86,22 @@ def completion(shell: str, program: str = "dualdiff") -> str:
         known = getattr(flags.FLAGS[name].parser, "enum_values", None)
         if known:
             values[name] = [str(value) for value in known]
-    if shell == "fish":
-        lines = [
-            f"complete -c {program} -l {name} {'-x -a ' + repr(' '.join(values[name])) if name in values else '-r'}"
-            for name in names
-        ]
-        return "\n".join(lines)
     switches = {"help", *(name for name in names if _is_switch(name))}
+    if shell == "fish":
+        needs = {name: "" if name in switches else " -r" for name in names}
+        needs |= {name: f" -x -a {' '.join(words)!r}" for name, words in values.items()}
+        return "\n".join(f"complete -c dualdiff -l {name}{needs[name]}" for name in names)
     words = " ".join(f"--{name}" if name in switches else f"--{name}=" for name in names)
     cases = "\n".join(
         f"    --{name}=*) COMPREPLY=($(compgen -W '{' '.join(words)}' -- \"${{whole#*=}}\")) ;;"
         for name, words in values.items()
     )
-    script = BASH.format(program=program, cases=cases, words=words)
+    script = BASH.format(cases=cases, words=words)
     return f"autoload -U +X bashcompinit && bashcompinit\n{script}" if shell == "zsh" else script
 
 
 BASH = """\
-_{program}() {{
+_dualdiff() {{
   local line="${{COMP_LINE:0:$COMP_POINT}}"
   local whole="${{line##* }}"
   case "$whole" in
@@ -113,7 +111,7 @@ _{program}() {{
   esac
   [[ ${{COMPREPLY[0]}} == *= ]] && compopt -o nospace
 }}
-complete -o default -F _{program} {program}"""
+complete -o default -F _dualdiff dualdiff"""
 
 
 def _is_switch(name: str) -> bool:

@@ -19,10 +19,10 @@ from dualdiff_jax.cli import (
     arguments,
     check,
     compare,
-    completion,
     data,
     edit,
     evaluations,
+    given_texts,
     help,
     joint,
     options,
@@ -187,7 +187,7 @@ def _answer() -> None:
 
 def _infill() -> None:
     sizes = arguments.TOKENS_PER_BLANK.value
-    completion.infill(
+    given_texts.infill(
         _required(arguments.MODEL),
         arguments.IMAGE.value,
         arguments.TEXT.value,
@@ -198,7 +198,7 @@ def _infill() -> None:
 
 
 def _score() -> None:
-    completion.score(
+    given_texts.score(
         _required(arguments.MODEL),
         arguments.IMAGE.value,
         arguments.TEXT.value,

@@ -11,9 +11,8 @@ from dualdiff_jax.config import RunConfig
 from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path
+from dualdiff_jax.models.leaves import NETWORKS
 from dualdiff_jax.weights import load_config
-
-NETWORKS = ("mmdit", "t5", "autoencoder")
 
 
 def run_config() -> RunConfig:

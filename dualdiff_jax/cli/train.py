@@ -31,7 +31,7 @@ def run_training(config: RunConfig, workdir: str, *, as_json: bool = False) -> N
     Raises:
         UserError: the processes have different configs, or the run cannot begin or go on; the message says why.
     """
-    check_same_config(config)
+    check_one_config(config)
     mesh, tokenizer, hooks = make_mesh(config.mesh), Tokenizer(config.data.tokenizer), []
     if config.preview.every:
         preview = Preview(config.preview, config.model, tokenizer, as_path(workdir) / "samples")
@@ -60,7 +60,7 @@ def _result(config: RunConfig, workdir: str, folder: Path | None) -> dict[str, A
     }
 
 
-def check_same_config(config: RunConfig) -> None:
+def check_one_config(config: RunConfig) -> None:
     """Raises ``UserError`` on each process whose config is not that of process 0: their programs would not match."""
     first = resolve(json.loads(broadcast_from_first("config", json.dumps(to_dict(config)))))
     changed = list(differences(first, config))

@@ -20,6 +20,7 @@ from dualdiff_jax.convert.tensors import some
 from dualdiff_jax.convert.torch_file import save_tensor
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, new_file, new_folder
+from dualdiff_jax.models.leaves import EMBEDDING
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.stored_arrays import read_leaves
 from dualdiff_jax.weights import check_leaves, load_config, load_networks, load_tokenizer
@@ -79,7 +80,7 @@ def export_model(
             for rule, array in _arrays(model / "weights", config, network, stored):
                 tensor = rule.extract(array).astype(dtypes[rule.leaf], copy=False)
                 shards.add(rule.key, tensor)
-                if rule.leaf == "t5.embedding":
+                if rule.leaf == EMBEDDING:
                     save_tensor(tensor[tokenizer.mask_token_id], folder / MASK_FILE)
                 written += tensor.nbytes
                 if progress is not None:

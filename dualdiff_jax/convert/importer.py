@@ -23,7 +23,7 @@ from dualdiff_jax.data.tokenizer import END_TOKEN, T5_TOKENIZER, Tokenizer
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.files import as_path, check_holds_arrays
 from dualdiff_jax.models.bundle import weight_shardings
-from dualdiff_jax.models.leaves import NETWORKS, layers_of, network_of
+from dualdiff_jax.models.leaves import EMBEDDING, NETWORKS, layers_of, network_of
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.weights import (
     DESCRIPTION,
@@ -36,7 +36,6 @@ from dualdiff_jax.weights import (
 
 log = logging.getLogger(__name__)
 
-EMBEDDING = "t5.embedding"
 EMBEDDING_MULTIPLE = 128  # to which T5's embedding is rounded up
 
 

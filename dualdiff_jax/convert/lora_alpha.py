@@ -38,7 +38,7 @@ class PeftSettings:
         self._divides_by_root = bool(content.get("use_rslora"))  # arXiv 2312.03732
 
     def alpha(self, name: str, rank: int) -> float:
-        """Of the layer that the file calls ``name``, as in W + alpha / rank * up down."""
+        """Alpha of the layer that the file calls ``name``, as in W + alpha / rank * up down."""
         name = PREFIX.sub("", name, count=1)
         found = next((a for pattern, a in self._patterns.items() if f".{name}".endswith(f".{pattern}")), self._alpha)
         if found is None:

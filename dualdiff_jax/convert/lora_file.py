@@ -21,7 +21,7 @@ from dualdiff_jax.convert.plan import refuse_faults
 from dualdiff_jax.convert.rule import Rule
 from dualdiff_jax.convert.tensor_file import SafetensorsFile, TensorInfo
 from dualdiff_jax.convert.tensors import TORCH_SUFFIXES, some
-from dualdiff_jax.errors import QUOTED, UserError, quoted
+from dualdiff_jax.errors import UserError, shown
 from dualdiff_jax.files import check_regular
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def read_lora(path: Path, config: ModelConfig) -> list[Term]:
     modules = {name: keys for name, keys in modules.items() if name not in left_out}
     if not any(rules_of(name, config) for name in modules):
         raise UserError(
-            f"{path}: none of its {len(file)} tensors, such as {_shown(next(iter(file), 'none'))}, changes a layer of "
+            f"{path}: none of its {len(file)} tensors, such as {shown(next(iter(file), 'none'))}, changes a layer of "
             "this model; give a LoRA of D-DiT or SD3-medium"
         )
     settings = peft_settings(file)
@@ -68,14 +68,14 @@ def read_lora(path: Path, config: ModelConfig) -> list[Term]:
         faults += found
         if rule is not None:
             faults += [
-                f"{_shown(name)}: found a second pair beside {_shown(first)}; keep one pair for a layer"
+                f"{shown(name)}: found a second pair beside {shown(first)}; keep one pair for a layer"
                 for first, other in chosen.items()
                 if rule.overlaps(other)
             ]
             chosen[name] = rule
     refuse_faults(f"{path} has", faults)
     if left_out:
-        named = some([_shown(name) for name in left_out])
+        named = some([shown(name) for name in left_out])
         log.warning("%s: left out, this model has no such layers or keeps them as they are: %s", path, named)
     return [_read(file, name, rule, modules[name], settings) for name, rule in chosen.items()]
 
@@ -104,16 +104,16 @@ def _modules(file: SafetensorsFile) -> tuple[dict[str, dict[str, str]], list[str
     for key in file:
         for pattern, kind in OTHER_KINDS:
             if pattern.search(key):
-                raise UserError(f"{file.path}: has {_shown(key)}, so it is a {kind}; only plain LoRAs can be read")
+                raise UserError(f"{file.path}: has {shown(key)}, so it is a {kind}; only plain LoRAs can be read")
         for role, pattern in (("down", DOWN), ("up", UP), ("alpha", ALPHA)):
             if match := pattern.fullmatch(key):
                 first = modules.setdefault(match[1], {}).setdefault(role, key)
                 if first != key:
-                    pairs = f"found a second {role} matrix beside {_shown(first)}"
-                    faults[key] = f"{_shown(key)}: {pairs}; keep one adapter in the file"
+                    pairs = f"found a second {role} matrix beside {shown(first)}"
+                    faults[key] = f"{shown(key)}: {pairs}; keep one adapter in the file"
                 break
         else:
-            faults[key] = f"{_shown(key)}: found an unknown name, which is no part of a LoRA"
+            faults[key] = f"{shown(key)}: found an unknown name, which is no part of a LoRA"
     return modules, [fault for key, fault in faults.items() if not has_no_leaf(key)]
 
 
@@ -123,7 +123,7 @@ def _fit(
     """The rule of the layer ``name``, and faults of its tensors."""
     rules = rules_of(name, config)
     if not rules:
-        return None, [f"{_shown(name)}: found an unknown name, this model has no such layer"]
+        return None, [f"{shown(name)}: found an unknown name, this model has no such layer"]
     missing = [f"{name}: found no {role} matrix, expected one" for role in ("down", "up") if role not in keys]
     if missing:
         return None, missing
@@ -160,7 +160,3 @@ def _read(file: SafetensorsFile, name: str, rule: Rule, keys: Mapping[str, str],
     if not all(np.isfinite(part.astype(np.float32)).all() for part in (down, up, np.float64(alpha))):
         log.warning("%s: %s holds numbers that are not finite; the file may be damaged", file.path, name)
     return Term(rule, down, up, alpha)
-
-
-def _shown(key: str) -> str:
-    return key if len(key) <= QUOTED and key.isprintable() else quoted(key)

@@ -22,7 +22,7 @@ from dualdiff_jax.models.leaves import is_kernel
 Entries = Callable[[ModelConfig], Iterable[Entry]]
 
 PREFIX = re.compile(
-    r"(base_model\.model\.)?(transformer\.|(model\.)?diffusion_model\.|lora_unet_|lora_transformer_|lycoris_)?"
+    r"^(base_model\.model\.)?(transformer\.|(model\.)?diffusion_model\.|lora_unet_|lora_transformer_|lycoris_)?"
 )
 WITHOUT_LEAF = re.compile(  # layers of SD3 and of its other encoders that D-DiT lacks, and T5, which stays as it is
     r"(lora_te\d?_|text_encoders?[._\d]|time_text_embed[._]text_embedder[._]|y_embedder[._])"
@@ -76,12 +76,12 @@ def _rules_by_name(config: ModelConfig) -> dict[str, list[Rule]]:
 
 def rules_of(key: str, config: ModelConfig) -> list[Rule]:
     """The rules, of one for each possible shape, of the layer that a file calls ``key``; empty if there is none."""
-    return _rules_by_name(config).get(PREFIX.sub("", key, count=1).replace(".", "_"), [])
+    return _rules_by_name(config).get(PREFIX.sub("", key).replace(".", "_"), [])
 
 
 def has_no_leaf(key: str) -> bool:
     """Whether ``key`` is a layer of SD3 or of an encoder that an import leaves out."""
-    return any(WITHOUT_LEAF.match(name) for name in (key, PREFIX.sub("", key, count=1)))
+    return any(WITHOUT_LEAF.match(name) for name in (key, PREFIX.sub("", key)))
 
 
 def _kernel_rules(entries: Entries, config: ModelConfig) -> Iterator[Rule]:

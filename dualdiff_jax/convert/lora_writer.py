@@ -141,13 +141,13 @@ def _save(file: Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def _save_checked(file: Path, tensors: dict[str, np.ndarray]) -> None:
-    """With the checksums alone: the library writes several metadata in any order, and a file's bytes would vary."""
+    """Saves the checksums as the only metadata: the library writes several in any order, and bytes would vary."""
     save_tensors(tensors, file, {CHECKSUMS: json.dumps({key: checksum(tensor) for key, tensor in tensors.items()})})
 
 
 @contextlib.contextmanager
 def _faults(output: Path) -> Iterator[None]:
-    """A disk that cannot be written is a message."""
+    """Raises ``UserError`` where the disk cannot be written."""
     try:
         yield
     except (OSError, SafetensorError) as error:

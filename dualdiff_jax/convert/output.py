@@ -9,11 +9,11 @@ from dualdiff_jax.files import free_bytes, is_bucket, is_unfinished
 
 
 def check_output(output: Path, mark: str, size: int, overwrite: bool) -> None:
-    """Checks that a folder can be written.
+    """Checks that a file or folder can be written.
 
     Args:
-        output: the folder to write.
-        mark: the file in it that is written last (``files.new_folder``).
+        output: the file or folder to write.
+        mark: the file in a folder that is written last (``files.new_folder``).
         size: bytes that it will take.
         overwrite: whether ``output`` may exist.
 

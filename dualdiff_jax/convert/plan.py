@@ -16,14 +16,14 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.checkpoint_formats import D_DIT_FORMATS, CheckpointFormat
 from dualdiff_jax.convert.rule import Rule, expand
 from dualdiff_jax.convert.sd3_keys import init_array
+from dualdiff_jax.convert.tensors import SHOWN, listed_faults
 from dualdiff_jax.convert.torch_checkpoint import Component
-from dualdiff_jax.errors import QUOTED, UserError, quoted
+from dualdiff_jax.errors import UserError, shown
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.leaves import LeafSpec, layer_shape, layers_of, network_of
 
 log = logging.getLogger(__name__)
 
-SHOWN = 40  # faults in a report; it counts the others
 INIT_SEED = 0  # for the leaves that a checkpoint lacks: two imports of one checkpoint give the same model
 LeafLayer = tuple[str, int | None]  # (leaf, index of a layer, or None where the leaf is not stacked)
 
@@ -81,7 +81,7 @@ class Plan:
         self.components = {component.format.network: component for component in components}
         self.specs: dict[str, LeafSpec] = leaf_specs(config, tuple(self.components))
         self._rules: dict[LeafLayer, list[tuple[Rule, str]]] = {}  # rules with the key in the file
-        faults = [f"{file}: {_shown(key)}: found an unknown name" for file, key in unclaimed]
+        faults = [f"{file}: {shown(key)}: found an unknown name" for file, key in unclaimed]
         for component in self.components.values():
             faults += self._match(component)
         refuse_faults("the weights have", faults)
@@ -174,9 +174,7 @@ def refuse_faults(subject: str, faults: Sequence[str]) -> None:
         faults: of a file or several.
     """
     if faults:
-        count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
-        rest = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        lines = "\n".join(f"  {fault}" for fault in [*faults[:SHOWN], *rest])
+        count, lines = listed_faults(faults)
         raise UserError(f"{subject} {count}:\n{lines}")
 
 
@@ -187,12 +185,7 @@ def _unknown(component: Component, keys: Mapping[str, str], known: set[str], mis
         near = difflib.get_close_matches(key, missing[:1000], n=1) if number < SHOWN else []
         name = keys[key]
         expected = f"; expected {near[0]}?" if near else ", which is expected nowhere"
-        yield f"{component.tensors.file_of(name)}: {_shown(name)}: found an unknown name{expected}"
-
-
-def _shown(key: str) -> str:
-    """A key as it is, unless it is long or cannot be printed."""
-    return key if len(key) <= QUOTED and key.isprintable() else quoted(key)
+        yield f"{component.tensors.file_of(name)}: {shown(name)}: found an unknown name{expected}"
 
 
 def _misfits(component: Component, name: str, rule: Rule) -> Iterable[str]:

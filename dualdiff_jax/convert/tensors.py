@@ -140,10 +140,17 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
+def listed_faults(faults: Sequence[str]) -> tuple[str, str]:
+    """How many ``faults`` there are, such as "2 faults"; and a line for each of the first ``SHOWN``."""
+    count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
+    rest = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+    return count, "\n".join(f"  {fault}" for fault in [*faults[:SHOWN], *rest])
+
+
 def open_folder(folder: Path) -> FileTensors:
     """Opens the tensors of a component's folder.
 
-    Of several sets it takes one that is complete; among these it prefers full precision to a variant such as
+    Among several sets it takes one that is complete; among these it prefers full precision to a variant such as
     ``fp16``, safetensors to torch's own files, and shards to a single file.
 
     Raises:

@@ -175,7 +175,7 @@ def open_checkpoint(path: str | Path) -> TorchCheckpoint:
 def _open_pipeline(path: Path) -> TorchCheckpoint:
     """Opens a diffusers folder, without the networks that D-DiT lacks (CLIP)."""
     index = _read_json(path / INDEX_FILE)
-    class_name = checked(index.get("_class_name", "nothing"), str, f"{path / 'model_index.json'}: _class_name")
+    class_name = checked(index.get("_class_name", "nothing"), str, f"{path / INDEX_FILE}: _class_name")
     if class_name not in PIPELINES:
         raise UserError(f"{path}: is a {class_name[:QUOTED]}, expected a folder of {' or '.join(PIPELINES)}")
     components: dict[str, Component] = {}
@@ -183,7 +183,7 @@ def _open_pipeline(path: Path) -> TorchCheckpoint:
         if not _is_listed(index, name, path) or (name == "text_encoder" and "text_encoder_3" in index):
             continue
         if not (path / name).is_dir():
-            raise UserError(f"{path / name}: is missing, but model_index.json lists it; download it too")
+            raise UserError(f"{path / name}: is missing, but {INDEX_FILE} lists it; download it too")
         components |= _find_components(open_folder(path / name), _read_json(path / name / "config.json"))
     tokenizers = [path / name for name in ("tokenizer_3", "tokenizer")]
     if "tokenizer_3" in index:
@@ -207,7 +207,7 @@ def _is_listed(index: Json, name: str, path: Path) -> bool:
     listed = index.get(name)
     if listed is None:
         return False
-    where = f"{path / 'model_index.json'}: {name}"
+    where = f"{path / INDEX_FILE}: {name}"
     if len(checked(listed, list, where)) != 2 or any(entry is not None and type(entry) is not str for entry in listed):
         raise UserError(f"{where}: found {quoted(listed)}, expected a list of a library and a class")
     return listed[1] is not None

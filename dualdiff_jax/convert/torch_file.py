@@ -19,7 +19,7 @@ import numpy as np
 
 from dualdiff_jax.convert.tensor_file import TensorFile, TensorInfo
 from dualdiff_jax.convert.tensor_pickle import LARGEST, STORAGES, CodeFound, StorageView, read_pickle
-from dualdiff_jax.errors import UserError, quoted, reason
+from dualdiff_jax.errors import UserError, quoted, reason, shown
 from dualdiff_jax.files.ranges import open_random, read_part, read_parts
 
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -108,15 +108,11 @@ def _tensors(content: Any, path: Path) -> dict[str, StorageView]:
     for name, tensor in content.items():
         if not isinstance(tensor, StorageView):
             raise UserError(
-                f"{path}: {_shown(name)} is a {type(tensor).__name__}, expected a tensor; save the plain state dict"
+                f"{path}: {shown(name)} is a {type(tensor).__name__}, expected a tensor; save the plain state dict"
             )
         if not isinstance(name, str):
             raise UserError(f"{path}: a tensor has the name {quoted(name)}, expected a text; save the plain state dict")
     return content
-
-
-def _shown(name: Any) -> str:
-    return name if isinstance(name, str) and name.isascii() and len(name) < 100 else quoted(name)
 
 
 def _open_zip(file: BinaryIO, path: Path) -> tuple[Any, dict[str, Bytes]]:

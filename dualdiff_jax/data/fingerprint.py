@@ -4,8 +4,8 @@ For each source
     records   how many it has
     files     name -> digest of each file that holds records
     images    digest of the sizes and first bytes of evenly spaced images that are files of their own; "" for none
-The digest of a file is that of all its bytes if the images lie elsewhere (JSON, the publishers' files). Of a file that
-holds the images too (tar, ArrayRecord, Parquet), it is that of its size and of evenly spaced blocks. So the
+The digest of a file is that of all its bytes if the images lie elsewhere (JSON, the publishers' files). For a file
+that holds the images too (tar, ArrayRecord, Parquet), it is that of its size and of evenly spaced blocks. So the
 fingerprint of any data set takes seconds, and a change of a few images of many may escape it.
 """
 
@@ -14,15 +14,15 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
 import numpy as np
 
 from dualdiff_jax.data.reader_watchdog import ReadingNotes
-from dualdiff_jax.data.records.index import CHUNK, IndexCache, is_small
+from dualdiff_jax.data.records.index import IndexCache, is_small
 from dualdiff_jax.data.records.record import DataError
 from dualdiff_jax.errors import UserError, reason
-from dualdiff_jax.files import check_regular, open_regular
+from dualdiff_jax.files import check_regular, file_hash
 from dualdiff_jax.files.ranges import read_part, read_parts
 
 T = TypeVar("T")
@@ -103,8 +103,7 @@ def file_digest(file: Path, blocks: int, cache: IndexCache) -> str:
             kept = cache.file([file], "sha256", "txt", lambda partial: _write_hash(file, partial, cache))
             return f"{WHOLE}:{kept.read_text(encoding='ascii')}"
         if blocks == WHOLE:
-            with open_regular(file) as stream:
-                return f"{WHOLE}:{_hash_of(stream)}"
+            return f"{WHOLE}:{file_hash(file)}"
         size = check_regular(file).st_size
         digest = hashlib.sha256(str(size).encode())
         starts = _spread(size - BLOCK + 1, blocks) if size > BLOCK * blocks else range(0, size, BLOCK)
@@ -153,15 +152,8 @@ def _changes(before: Any, now: Any) -> Iterator[str]:
 
 
 def _write_hash(file: Path, output: Path, cache: IndexCache) -> None:
-    with cache.local(file) as local, open_regular(local) as stream:
-        output.write_text(_hash_of(stream), encoding="ascii")
-
-
-def _hash_of(stream: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while chunk := stream.read(CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
+    with cache.local(file) as local:
+        output.write_text(file_hash(local), encoding="ascii")
 
 
 def _noted(notes: ReadingNotes | None, read: Callable[..., T], file: Path, *args: Any) -> T:

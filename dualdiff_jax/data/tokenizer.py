@@ -105,14 +105,14 @@ class Tokenizer:
         return self._cached(mend_text(text))
 
     def record_tokens(self, text: str) -> tuple[int, ...]:
-        """As ``tokens``, for a text of training data: no id is a control token, whatever the text spells."""
+        """``tokens`` for a text of training data: no id is a control token, whatever the text spells."""
         token_ids = self.tokens(text)
         if self._control_ids.isdisjoint(token_ids):
             return token_ids
         return tuple(self._without_control.encode(mend_text(text), add_special_tokens=False).ids)
 
     def continued_tokens(self, text: str) -> tuple[int, ...]:
-        """As ``record_tokens``, for a text that stands right behind another: "ing" has no space in front."""
+        """``record_tokens`` for a text that stands right behind another: "ing" has no space in front."""
         text = mend_text(text)
         if not text or text[0].isspace():
             return self.record_tokens(text)

@@ -21,7 +21,7 @@ from dualdiff_jax.arrays import Images, Latents, Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.models.autoencoder import IdentityAutoencoder
 from dualdiff_jax.models.bundle import bind
-from dualdiff_jax.models.leaves import network_of
+from dualdiff_jax.models.leaves import EMBEDDING, network_of
 from dualdiff_jax.sharding import batch_sharding, replicated
 
 BATCH_PER_DEVICE = 8
@@ -130,7 +130,7 @@ def _figures(weights: Weights, mask_token_id: int, sharding: NamedSharding) -> d
     by_leaf = {}
     for name, value in weights.items():
         value = value.astype(jnp.bfloat16).astype(jnp.float32)
-        if name == "t5.embedding":  # the mask's row may be trained, and no clean text has it
+        if name == EMBEDDING:  # the mask's row may be trained, and no clean text has it
             value = jnp.where(jnp.arange(len(value))[:, None] == mask_token_id, 0.0, value)
         waves = (jnp.cos(jax.lax.broadcasted_iota(jnp.float32, value.shape, axis) + 1.0) for axis in range(value.ndim))
         figures = jnp.stack([jnp.sqrt(jnp.square(value).sum()), functools.reduce(operator.mul, waves, value).sum()])

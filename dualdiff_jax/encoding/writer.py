@@ -5,8 +5,9 @@
     OUTPUT/SOURCE/text-000000.array_record         records without an image, unchanged
     OUTPUT/SOURCE/text-000000.inputs.json          what each of these was made from (inputs.py)
 A file gets its name when it is complete, so a run that was killed continues with the next file; after a change of the
-data, a run encodes anew only the files that hold changed records (folder.py). Files are dealt out to the hosts in turn. T5 reads the masks of a masked text, so only clean texts can be encoded ahead: the captions of
-``image_generation`` are embedded at their full length, because the model reads their padding too.
+data, a run encodes anew only the files that hold changed records (folder.py). Files are dealt out to the hosts in turn.
+T5 reads the masks of a masked text, so only clean texts can be encoded ahead: the captions of ``image_generation`` are
+embedded at their full length, because the model reads their padding too.
 """
 
 import concurrent.futures

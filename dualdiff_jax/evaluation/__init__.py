@@ -1,1 +1,1 @@
-"""Training hooks that evaluate a model: previews to look at, and losses of held-out records."""
+"""Scores of a model: hooks that run while it trains, benchmarks, and generated images with their FID."""

@@ -7,8 +7,8 @@ Questions that both have answered are pairs. With d_i = the score of the second 
 
 which is far below the error of the two scores apart where models agree on most questions. Questions of one unit are
 not independent, so where a task counts them together (MME's pairs, MMBench's rotations) (2) is a lower bound. Scores of
-questions are the metric's own; where the benchmark's score is no mean of them (POPE's F1, MME's points), the difference
-of both is told, and (1) and (2) are of the questions.
+questions are the metric's own; where the benchmark's score is no mean of them (POPE's F1, MME's points), both
+benchmark scores are reported as they are, and (1) and (2) are over the questions.
 """
 
 import dataclasses

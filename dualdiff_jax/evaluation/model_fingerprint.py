@@ -1,6 +1,6 @@
 """A fingerprint of a loaded model: the same wherever its folder lies and however it is sharded.
 
-Of each leaf, 64 bits: two sums over its elements' bits, each times an odd number that is hashed from the element's
+Each leaf gives 64 bits: two sums over its elements' bits, each times an odd number that is hashed from the element's
 place, modulo 2^32. Sums of whole numbers do not depend on their order, so neither does the fingerprint on devices.
 """
 
@@ -15,15 +15,15 @@ from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.pipeline.loaded_model import LoadedModel, to_host
 
 SALTS = (0x9E3779B9, 0x85EBCA6B)
-# Of the config: what decides what the model computes. Settings of samplers are those of a call.
-NETWORKS = ("mmdit", "t5", "autoencoder", "compute_dtype")
+# The parts of the config that decide what the model computes. Settings of samplers are those of a call.
+SECTIONS = ("mmdit", "t5", "autoencoder", "compute_dtype")
 
 
 def model_fingerprint(model: LoadedModel) -> str:
     """The hash of sizes, weights and tokenizer, 16 hexadecimal digits."""
     digest = hashlib.sha256()
     config = to_dict(model.config)
-    digest.update(json.dumps({name: config[name] for name in NETWORKS}, sort_keys=True).encode())
+    digest.update(json.dumps({name: config[name] for name in SECTIONS}, sort_keys=True).encode())
     digest.update(model.tokenizer.fingerprint().encode())
     leaves, _ = jax.tree.flatten_with_path(dict(model.weights))
     sums = [_sums(leaf) for _, leaf in leaves]  # all are on their way before the first is waited for

@@ -4,16 +4,16 @@
  "image": path or null, "fault": only of a question that was not asked, "scores": only where options were compared}
 """
 
-import contextlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from dualdiff_jax.data.records.unicode import mend_text
-from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.record import file_faults
 from dualdiff_jax.files.appended import LineLog
 from dualdiff_jax.json_files import parse_json
 
@@ -40,12 +40,12 @@ class Predictions:
 
     def exist(self) -> bool:
         """Whether anything was written."""
-        with _faults(self._file, "read"):
+        with file_faults(self._file, "read"):
             return self._log.exists()
 
     def read(self) -> dict[str, Prediction]:
         """The predictions by id, in order. Lines that a kill cut or a disk damaged are dropped, with a warning."""
-        with _faults(self._file, "read"):
+        with file_faults(self._file, "read"):
             lines = self._log.read().split(b"\n")
         found: dict[str, Prediction] = {}
         dropped = 0
@@ -72,14 +72,14 @@ class Predictions:
     def flush(self) -> None:
         """Waits until all is written. Raises ``UserError`` where it cannot be."""
         if self._writing is not None:
-            with _faults(self._file, "written"):
+            with file_faults(self._file, "written"):
                 self._writing.result()
             self._writing = None
 
     def replace(self, predictions: Sequence[Prediction]) -> None:
         """Puts these in the place of all, in one step. Raises ``UserError`` where they cannot be written."""
         self.flush()
-        with _faults(self._file, "written"):
+        with file_faults(self._file, "written"):
             self._log.replace(_lines(predictions))
 
     def close(self) -> None:
@@ -88,17 +88,6 @@ class Predictions:
             self.flush()
         finally:
             self._thread.shutdown()
-
-
-@contextlib.contextmanager
-def _faults(file: Path, what: str) -> Iterator[None]:
-    """Turns an ``OSError`` into a ``UserError`` that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{file}: cannot be {what} ({reason(error)}); mend that, and the same command goes on"
-        ) from error
 
 
 def _lines(predictions: Sequence[Prediction]) -> bytes:

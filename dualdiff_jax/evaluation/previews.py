@@ -15,6 +15,7 @@ from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 
 TILE = 64  # pixels; smaller images are enlarged by the largest whole factor up to this height
 GAP = 2  # pixels between images
+COLUMNS = 8  # images a row, at most
 
 
 class Preview:
@@ -56,16 +57,15 @@ class Preview:
             write_text(self._folder / f"{name}.json", json.dumps(record, indent=2) + "\n")
 
 
-def grid(images: Sequence[Image.Image], columns: int = 8) -> Image.Image:
+def grid(images: Sequence[Image.Image]) -> Image.Image:
     """A contact sheet.
 
     Args:
         images: of one size, at least one; small ones are enlarged without smoothing.
-        columns: at most this many images a row.
     """
     factor = max(1, TILE // images[0].height)
     width, height = images[0].width * factor, images[0].height * factor
-    columns = min(columns, len(images))
+    columns = min(COLUMNS, len(images))
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), "white")
     for index, image in enumerate(images):

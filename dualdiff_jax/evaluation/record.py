@@ -1,5 +1,6 @@
 """``TASK.json``: what was evaluated, how, and the score once there is one."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -26,7 +27,7 @@ Record = dict[str, Any]
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of this package's source, and of the packages that a score may depend on, where installed."""
+    """Versions of Python, this package's source, and the packages that a score may depend on, where installed."""
     found = {"python": platform.python_version(), "source": _source()}
     for name in PACKAGES:
         try:
@@ -81,6 +82,17 @@ def write_record(file: Path, record: Mapping[str, Any]) -> None:
     except OSError as error:
         raise UserError(
             f"{file}: cannot be written ({reason(error)}); make room, or choose another --output"
+        ) from error
+
+
+@contextlib.contextmanager
+def file_faults(path: Path, what: str) -> Iterator[None]:
+    """Turns an ``OSError`` into a ``UserError``: ``path`` cannot be ``what``, "read" or "written"."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be {what} ({reason(error)}); mend that, and the same command goes on"
         ) from error
 
 

@@ -153,7 +153,7 @@ class BucketPath(gpath.PosixGPath):
             return self._fs.cat_file(str(self))
 
     def read_range(self, start: int, length: int) -> bytes:
-        """``length`` bytes from byte ``start`` on by one request; if the object ends before, fewer by more."""
+        """``length`` bytes from byte ``start`` on by one request; fewer where the object ends before."""
         found = None
         if length <= 0:
             found = b""

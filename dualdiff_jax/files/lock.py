@@ -26,6 +26,7 @@ from dualdiff_jax.files.owner import described, is_running, machine, this_proces
 
 GRACE = 5.0  # seconds that an owner on this machine may take to end: a killed process gives back its memory first
 POLL = 0.2
+NAME = ".lock"  # of the file in a folder that exists
 
 _left: set[str] = set()  # tokens of this process's locks whose files could not be removed
 
@@ -43,7 +44,7 @@ class Lock:
     """
 
     def __init__(self, file: Path, folder: Path):
-        self._file = BucketLockFile(cast(BucketPath, file)) if is_bucket(file) else LocalLockFile(file)
+        self._file = _lock_file(file)
         self._folder = folder
         self._owner = this_process() | {"token": uuid.uuid4().hex}
         self._ended = threading.Event()
@@ -109,6 +110,10 @@ class Lock:
                 self._file.beat(self._owner)
 
 
+def _lock_file(file: Path) -> BucketLockFile | LocalLockFile:
+    return BucketLockFile(cast(BucketPath, file)) if is_bucket(file) else LocalLockFile(file)
+
+
 def owner_now(folder: Path) -> str:
     """The process that writes in ``folder``, as messages name it; "" where there is none. Waits for nothing.
 
@@ -117,13 +122,17 @@ def owner_now(folder: Path) -> str:
     Raises:
         UserError: the lock cannot be read.
     """
-    file = folder / ".lock"
-    lock = BucketLockFile(cast(BucketPath, file)) if is_bucket(file) else LocalLockFile(file)
+    lock = _lock_file(folder / NAME)
     owner, beat = lock.read()
     if beat is None:
         return ""
     is_alive = is_running(owner) if owner.get("machine") == machine() else lock.age() <= lock.STALE
     return described(owner) if is_alive else ""
+
+
+def inside(folder: Path) -> Lock:
+    """The lock of a folder that exists."""
+    return Lock(folder / NAME, folder)
 
 
 def beside(folder: Path) -> Lock:

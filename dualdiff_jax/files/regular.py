@@ -1,5 +1,7 @@
 """Files that can be read: regular ones, opened without waiting for a writer."""
 
+import hashlib
+import io
 import os
 import stat
 from pathlib import Path
@@ -71,6 +73,12 @@ def read_regular(path: str | os.PathLike, most: int) -> bytes:
     if len(data) > most:
         check_regular(path, most)
     return data
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """The SHA-256 of a regular file, in hexadecimal digits. Exceptions: ``check_regular``."""
+    with open_regular(path) as stream:
+        return hashlib.file_digest(cast(io.BufferedIOBase, stream), "sha256").hexdigest()
 
 
 def _check_regular(path: str | os.PathLike, status: os.stat_result, most: int | None) -> os.stat_result:

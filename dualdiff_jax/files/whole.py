@@ -20,7 +20,7 @@ import jax
 from dualdiff_jax.distributed.process_group import barrier
 from dualdiff_jax.errors import UserError, reason
 from dualdiff_jax.files.bucket_path import BucketPath
-from dualdiff_jax.files.lock import Lock, beside, lock_beside
+from dualdiff_jax.files.lock import Lock, beside, inside, lock_beside
 from dualdiff_jax.files.names import as_path, is_bucket
 from dualdiff_jax.files.probe import probe
 
@@ -72,7 +72,7 @@ def locked_folder(folder: Path, flag: str) -> Lock:
     """
     if jax.process_index() == 0:
         make_folder(folder, flag)
-    return Lock(folder / ".lock", folder)
+    return inside(folder)
 
 
 def is_writable(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import huggingface_hub
 
-from dualdiff_jax.convert.diffusers_folder import INDEX_FILE, MASK_FILE
+from dualdiff_jax.convert.diffusers_folder import INDEX_FILE, MASK_FILE, SETTINGS_FILE
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.hub.faults import UnreachableError, as_user_errors
 from dualdiff_jax.weights import DESCRIPTION
@@ -96,7 +96,7 @@ def _choose(name: str, files: Sequence[str]) -> tuple[str, list[str]]:
                 "owner for safetensors"
             )
     plain = [file for file in inside if not _is_pickle(file) and not VARIANT.search(file)]
-    return INDEX_FILE, plain + [file for file in files if file in (MASK_FILE, "sampling_settings.json")]
+    return INDEX_FILE, plain + [file for file in files if file in (MASK_FILE, SETTINGS_FILE)]
 
 
 def _is_pickle(file: str) -> bool:

@@ -94,9 +94,9 @@ _joined.defvjp(lambda image, text, length: (_joined(image, text, length), None),
 def _side_by_side(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, kernel: str, heads: int) -> jax.Array:
     """``attention`` of (b, s, h * k) arrays: (b, q, h, k)."""
     split = [x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v)]
-    if kernel not in PAIRED:
+    if kernel not in TPU_KERNELS:
         return attention(*split, scale=scale, kernel=kernel)
-    run = functools.partial(_paired, head_dim=split[0].shape[3], interpret=PAIRED[kernel])
+    run = functools.partial(_paired, head_dim=split[0].shape[3], interpret=TPU_KERNELS[kernel])
     with jax.named_scope("attention"):
         return _sharded(run, q, k, v, scale, heads=heads).reshape(split[0].shape)
 
@@ -172,7 +172,7 @@ def splash_blocks(length: int) -> tuple[int, int]:
     return padded, next(block for block in SPLASH_BLOCKS if padded % block == 0)
 
 
-def _splash(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, interpret: bool = False) -> jax.Array:
+def _splash(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, interpret: bool) -> jax.Array:
     """Pads both sequences to whole blocks. The padding is a segment of its own, which real queries do not attend to."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
@@ -210,13 +210,13 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, interpret: b
 
 KERNELS: dict[str, Kernel] = {
     "cudnn": _cudnn,
-    "splash": _splash,
+    "splash": functools.partial(_splash, interpret=False),
     "splash_interpreted": functools.partial(_splash, interpret=True),  # the TPU kernel on a CPU, for tests
 }
 
 
-# The TPU kernels of heads side by side -> whether they are interpreted.
-PAIRED: dict[str, bool] = {"splash": False, "splash_interpreted": True}
+# The TPU kernels, whose arrays keep heads and head dim as one dim -> whether they are interpreted.
+TPU_KERNELS: dict[str, bool] = {"splash": False, "splash_interpreted": True}
 
 
 def _paired(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, *, head_dim: int, interpret: bool) -> jax.Array:

@@ -8,7 +8,7 @@ residual blocks, each level at half the side of the one before, and one attentio
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -111,11 +111,10 @@ class Middle(nnx.Module):
         return self.second(self.attention(self.first(x)))
 
 
-# Change of side -> how often pixels are repeated, then stride and padding of a convolution.
-RESAMPLING: dict[str | None, tuple[int, int, tuple[int, int]]] = {
-    "down": (1, 2, (0, 1)),
-    "up": (2, 1, (1, 1)),
-    None: (1, 1, (1, 1)),
+# Change of side -> options of its convolution, before which ``up`` repeats every pixel.
+RESAMPLING: dict[str, dict[str, Any]] = {
+    "down": {"stride": 2, "padding": (0, 1)},
+    "up": {"stride": 1, "padding": (1, 1)},
 }
 
 
@@ -127,8 +126,8 @@ class Level(nnx.Module):
     ):
         widths = [inputs] + [width] * depth
         self.blocks = nnx.List(ResidualBlock(a, b, groups, rngs=rngs) for a, b in zip(widths, widths[1:], strict=False))
-        self.repeats, stride, padding = RESAMPLING[resample]
-        self.resample = Convolution(width, width, stride=stride, padding=padding, rngs=rngs) if resample else None
+        self.repeats = 2 if resample == "up" else 1
+        self.resample = Convolution(width, width, **RESAMPLING[resample], rngs=rngs) if resample else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for block in self.blocks:

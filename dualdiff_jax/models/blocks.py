@@ -16,8 +16,8 @@ from flax import nnx
 
 from dualdiff_jax.config import MMDiTConfig
 from dualdiff_jax.models.activations import gelu
-from dualdiff_jax.models.attention import attention, joined
-from dualdiff_jax.models.joint_attention import JOINT, joint_attention
+from dualdiff_jax.models.attention import TPU_KERNELS, attention, joined
+from dualdiff_jax.models.joint_attention import joint_attention
 from dualdiff_jax.models.linear import Linear, zeros
 from dualdiff_jax.models.norms import modulate
 from dualdiff_jax.sharding import constrain
@@ -102,7 +102,7 @@ class JointBlock(nnx.Module):
             parts = weights.qkv.projections(x)
             if parts is not None:
                 return tuple(constrain(part, "heads") for part in parts)
-            if self.kernel in JOINT:
+            if self.kernel in TPU_KERNELS:
                 return constrain(weights.qkv.merged(x).swapaxes(1, 2), "parts")
             return constrain(weights.qkv(x), "qkv")
 
@@ -115,7 +115,7 @@ class JointBlock(nnx.Module):
             queries = zip((image[0], text[0]), is_wanted, strict=True)
             return [run(q, k, v, heads=self.heads) if wanted else None for q, wanted in queries]
         assert not isinstance(text, tuple)
-        if self.kernel in JOINT:
+        if self.kernel in TPU_KERNELS:
             return joint_attention(image, text, scale=self.scale, kernel=self.kernel, heads=self.heads)
         q, k, v = joined(image, text)
         length = image.shape[1]

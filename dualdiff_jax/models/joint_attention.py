@@ -8,11 +8,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dualdiff_jax.models.attention import SAVED, attention
+from dualdiff_jax.models.attention import SAVED, TPU_KERNELS, attention
 from dualdiff_jax.sharding import ACTIVATIONS, fitting_spec
-
-# The attention kernels whose streams go through here -> whether they are interpreted.
-JOINT: dict[str, bool] = {"splash": False, "splash_interpreted": True}
 
 
 def joint_attention(
@@ -24,8 +21,8 @@ def joint_attention(
         image: q, k and v of the image stream, (b, 3, i, h * k).
         text: q, k and v of the text stream, (b, 3, l, h * k).
         scale: Factor of the scores.
-        kernel: A name in ``JOINT``. Sizes that ``joint_kernel.py`` does not take, and sequences that devices share,
-            go to splash.
+        kernel: A name in ``TPU_KERNELS``. Sizes that ``joint_kernel.py`` does not take, and sequences that devices
+            share, go to splash.
         heads: h.
 
     Returns:
@@ -42,7 +39,7 @@ def joint_attention(
     is_shared = lengths != [shape[2] for shape in local]
     if is_shared or not joint_kernel.fits(local[0][3], local[0][4], lengths, image.dtype.itemsize):
         return _joined(image, text, scale, kernel, heads)
-    run: Any = partial(joint_kernel.joint_attention, scale=scale, interpret=JOINT[kernel])
+    run: Any = partial(joint_kernel.joint_attention, scale=scale, interpret=TPU_KERNELS[kernel])
     if not mesh.empty:
         out = PartitionSpec(spec[0], *spec[2:])
         run = jax.shard_map(run, in_specs=(spec, spec), out_specs=(out, out), check_vma=False)

@@ -40,9 +40,7 @@ def _bytes(rows: int, keys: int, itemsize: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def joint_attention(
-    image: jax.Array, text: jax.Array, scale: float, interpret: bool = False
-) -> tuple[jax.Array, jax.Array]:
+def joint_attention(image: jax.Array, text: jax.Array, scale: float, interpret: bool) -> tuple[jax.Array, jax.Array]:
     """softmax(scale * q k) v for each head, over the image's and the text's tokens, with the softmax in fp32.
 
     Args:

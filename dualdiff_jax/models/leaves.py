@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 NETWORKS = ("mmdit", "t5", "autoencoder")  # the first part of a leaf's name
+EMBEDDING = "t5.embedding"
 
 
 class Constant(nnx.Variable):

@@ -47,7 +47,7 @@ def init_factors(specs: Mapping[str, LeafSpec], rng: Key) -> Weights:
     factors = {}
     for number, (name, spec) in enumerate(sorted(specs.items())):
         if name.endswith(IN):
-            fan_in = math.prod(spec.shape[1:-1] if spec.axes[0] == "layers" else spec.shape[:-1])
+            fan_in = math.prod(spec.shape[1:-1] if is_stacked(spec) else spec.shape[:-1])
             draw = jax.random.normal(jax.random.fold_in(rng, number), spec.shape, spec.dtype)
             factors[name] = draw * fan_in**-0.5
         else:

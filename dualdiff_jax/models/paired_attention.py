@@ -25,7 +25,7 @@ def fits(heads: int, head_dim: int, keys: int) -> bool:
     return are_pairs(heads, head_dim) and keys <= MOST_KEYS
 
 
-def paired_attention(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, *, interpret: bool = False) -> jax.Array:
+def paired_attention(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, *, interpret: bool) -> jax.Array:
     """softmax(scale * q k) v for each head, with the softmax in fp32.
 
     Args:

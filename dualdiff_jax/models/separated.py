@@ -1,6 +1,6 @@
 """Weights as inference holds them, so that no program copies a part out of a larger array before it uses it.
 
-A leaf of a stack becomes a tuple of its layers. Of the MMDiT's joint projection to queries, keys and values, each layer
+A leaf of a stack becomes a tuple of its layers. In the MMDiT's joint projection to queries, keys and values, each layer
 becomes a tuple of three, in which heads lie side by side: (width, heads * head dim). ``stack.layer`` and
 ``Linear.projections`` read both forms.
 """

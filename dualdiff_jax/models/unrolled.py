@@ -52,7 +52,6 @@ def unrolled_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callab
     run_layer = jax.jit(wrap(run))  # equal layers share one trace
     leaves, tree = jax.tree.flatten(stacks)
     slots = [tree.unflatten(of_layer) for of_layer in zip(*map(_gradient_slots, leaves), strict=True)]
-    stacks = jax.lax.stop_gradient(stacks)
     # XLA does not see which layer is read. Else it would cast all layers before the first block, and keep that.
     indices = jax.lax.optimization_barrier(jnp.arange(len(slots)))
     for index, of_layer in enumerate(slots):

@@ -62,5 +62,5 @@ def sample_t(rng: Key, batch: int, part: jax.Array | int = 0, parts: int = 1) ->
     """
     rng_offset, rng_order = jax.random.split(rng)
     offset = (jax.random.uniform(rng_offset) + part) / parts
-    spread = (offset + jnp.arange(batch)) / batch % 1.0
+    spread = (offset + jnp.arange(batch)) / batch
     return T_MIN + (1.0 - T_MIN) * jax.random.permutation(rng_order, spread)

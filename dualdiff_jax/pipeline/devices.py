@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from dualdiff_jax.config import MeshConfig, ModelConfig
+from dualdiff_jax.hardware import memory_limit
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.sharding import make_mesh
 
@@ -24,7 +25,7 @@ def sampling_mesh(config: ModelConfig, dtype: str | None) -> Mesh:
     """
     size = 2 if dtype == "bfloat16" else 4
     needed = size * sum(math.prod(spec.shape) for spec in leaf_specs(config).values())
-    limits = [(device.memory_stats() or {}).get("bytes_limit", math.inf) for device in jax.local_devices()]
+    limits = [memory_limit(device) or math.inf for device in jax.local_devices()]
     return make_mesh(MeshConfig(layout="replicated" if needed <= SHARE * min(limits) else "fsdp"))
 
 

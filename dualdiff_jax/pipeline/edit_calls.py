@@ -51,6 +51,9 @@ class EditCalls(ImageCalls):
 
         Returns:
             As ``text_to_image``: the ``images_per_prompt`` results of one image follow each other.
+
+        Raises:
+            UserError: an argument or an image cannot be used.
         """
         inputs.choice("output", output, get_args(Output))
         given, strength = image_options(options), as_strength(strength)
@@ -87,6 +90,9 @@ class EditCalls(ImageCalls):
 
         Returns:
             As ``image_to_image``.
+
+        Raises:
+            UserError: an argument, an image or a mask cannot be used.
         """
         inputs.choice("output", output, get_args(Output))
         given, strength = image_options(options), as_strength(strength)
@@ -104,6 +110,12 @@ class EditCalls(ImageCalls):
             count: of the results for each image, which follow each other.
             strength: as in ``image_to_image``; with more, results differ more.
             options: those of ``image_to_image``, but for what belongs to prompts and guidance.
+
+        Returns:
+            As ``image_to_image``: n * ``count`` results.
+
+        Raises:
+            UserError: an argument or an image cannot be used, or an option belongs to prompts.
         """
         count = inputs.whole_number("count", count, VARIATIONS)
         for name in sorted(options.keys() & OF_PROMPTS):

@@ -64,6 +64,9 @@ class ImageCalls(LoadedModel):
 
         Returns:
             "pil": n images; "numpy": (n, h, w, 3) fp32 in [-1, 1]; "latents": (n, h', w', c) fp32.
+
+        Raises:
+            UserError: an argument cannot be used.
         """
         inputs.choice("output", output, get_args(Output))
         return self._results(image_request(self, prompts, negative_prompt, image_options(options)), output)
@@ -80,6 +83,9 @@ class ImageCalls(LoadedModel):
 
         Yields:
             One batch of prompts after the other, in order, on the device.
+
+        Raises:
+            UserError: an argument cannot be used.
         """
         return self._samples(image_request(self, prompts, negative_prompt, image_options(options)))
 
@@ -105,6 +111,9 @@ class ImageCalls(LoadedModel):
 
         Yields:
             The estimates of a batch's clean images, and at its last step the images themselves.
+
+        Raises:
+            UserError: an argument cannot be used.
         """
         inputs.choice("output", output, get_args(Output))
         every = inputs.whole_number("every", every, 1)

@@ -53,10 +53,15 @@ class InfillCalls(TextCalls):
             images: one for all texts, or one for each.
             tokens_per_blank: of every blank, or one number for each of a text's blanks.
             with_fills: whether to return what the blanks hold too.
+            length: tokens of a whole text; None for the model's ``caption_length``.
+            steps: as in ``image_to_text``.
             options: those of ``complete_text``, but ``rules``.
 
         Returns:
             A text for each pair, with all that was written as it was; an ``Infilling`` with ``with_fills``.
+
+        Raises:
+            UserError: an argument or an image cannot be used, or a text has no blank, or too many tokens.
         """
         if "rules" in options:
             raise UserError("infill makes rules itself, from what is written; leave rules out, or call complete_text")

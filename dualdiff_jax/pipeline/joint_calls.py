@@ -51,13 +51,23 @@ class JointCalls(LoadedModel):
         It is a heuristic: each modality sees the other unfinished, which no training step does.
 
         Args:
-            count: of pairs.
+            count: how many pairs to draw.
             prompt: the beginning of every text; it stays as it is, and is part of the result.
+            seed: in [0, 2**64); or one for each pair.
+            height: of the images in pixels, a multiple of what one image token covers.
+            width: as ``height``.
             steps: of the image's sampler; in each of them the text is passed over once too.
             length: tokens of a text, the last of which is given as ``</s>``.
             guidance_scale: of the image; up to 1 is none.
             sigma_shift: as in ``ImageOptions``.
             temperature: of the tokens' draws; 0 is the arg-max.
+            progress: called after each batch with (pairs finished, pairs in all).
+
+        Returns:
+            ``count`` pairs.
+
+        Raises:
+            UserError: an argument cannot be used, or the prompt leaves no room.
         """
         count, default = inputs.whole_number("count", count, 1, most=MOST_PAIRS), self.config.sampling
         tokens = inputs.setting("length", length, "caption_length", default.caption_length)
@@ -69,8 +79,7 @@ class JointCalls(LoadedModel):
         size, keys = inputs.image_size(self.config, height, width), inputs.example_keys(seed, count)
         levels = noise_levels(default, size, steps=steps, sigma_shift=sigma_shift, sigmas=None)
         scale = inputs.setting("guidance_scale", guidance_scale, "guidance_scale", default.guidance_scale)
-        if temperature is not None:
-            temperature = inputs.text_option("temperature", temperature)
+        temperature = None if temperature is None else inputs.text_option("temperature", temperature)
         options = TextOptions(order="ancestral", steps=len(levels) - 1, temperature=temperature)
         inputs.check_callable("progress", progress)
         token_ids = masked_texts(self.tokenizer, [prefix] * count, count, tokens, anchor_end=True, default=True)

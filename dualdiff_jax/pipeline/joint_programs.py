@@ -69,8 +69,8 @@ def draw_together(
     def body(k: jax.Array, state: tuple[Latents, TokenIds]) -> tuple[Latents, TokenIds]:
         latents, token_ids = state
         text = model.encode_text(token_ids)
-        v = guided_velocity(velocity, text, null, guidance_scale)(latents, k)
-        image = passes.image_side(mmdit, latents - sigmas[k] * v, batch, clean)
+        guided = guided_velocity(velocity, text, null, guidance_scale)(latents, k)
+        image = passes.image_side(mmdit, latents - sigmas[k] * guided, batch, clean)
         is_revealed = (token_ids == mask_token_id) & (step_of == k)
 
         def draws(rows: jax.Array, positions: jax.Array) -> TokenIds:
@@ -78,6 +78,6 @@ def draw_together(
             return draw_tokens(keys_at(keys[:, 1], k, positions), log_probs, options).astype(token_ids.dtype)
 
         drawn = at_chosen(draws, passes.text_stream(mmdit, image, text), is_revealed, width_of(length, steps))
-        return latents + (sigmas[k + 1] - sigmas[k]) * v, jnp.where(is_revealed, drawn, token_ids)
+        return latents + (sigmas[k + 1] - sigmas[k]) * guided, jnp.where(is_revealed, drawn, token_ids)
 
     return jax.lax.fori_loop(0, steps, body, (noise.astype(jnp.float32), token_ids))

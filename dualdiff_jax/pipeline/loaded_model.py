@@ -48,19 +48,47 @@ class LoadedModel:
         return self._mesh
 
     def null_text_embeddings(self, length: int) -> TextEmbeddings:
-        """T5's output for the empty prompt, (1, length, t5 width): a constant of the model, computed once."""
+        """T5's output for the empty prompt: a constant of the model, computed once.
+
+        Args:
+            length: tokens of the prompt.
+
+        Returns:
+            (1, length, t5 width).
+        """
         if length not in self._null_text_embeddings:
             self._null_text_embeddings[length] = self.encode_text(self.tokenizer.caption_ids("", length)[None])
         return self._null_text_embeddings[length]
 
     def encode_text(self, token_ids: TokenIds | np.ndarray) -> TextEmbeddings:
-        """(b, l) -> (b, l, t5 width)."""
+        """Embeds texts.
+
+        Args:
+            token_ids: (b, l).
+
+        Returns:
+            T5's output (b, l, t5 width).
+
+        Raises:
+            UserError: these are no such ids.
+        """
         return self.run(
             programs.encode_text, arrays_in.token_array("token_ids", token_ids, self.config.t5.vocab_size, 2)
         )
 
     def encode_image(self, images: Images | np.ndarray, rng: Key | None = None) -> Latents:
-        """(b, H, W, 3) in [-1, 1] -> latents (b, h, w, c); a draw from the posterior, or its mode without ``rng``."""
+        """Encodes images.
+
+        Args:
+            images: (b, H, W, 3) in [-1, 1].
+            rng: for a draw from the posterior; None for its mode.
+
+        Returns:
+            Latents (b, h, w, c).
+
+        Raises:
+            UserError: an array has another shape or dtype, or ``rng`` is no key.
+        """
         images = arrays_in.float_array("images", images, ("b", "H", "W", 3))
         step = self.config.mmdit.patch_size * self.config.autoencoder.downscale
         if any(side % step for side in images.shape[1:3]):
@@ -68,14 +96,36 @@ class LoadedModel:
         return self.run(programs.encode_image, images.astype(jnp.float32), arrays_in.as_key("rng", rng))
 
     def decode_latents(self, latents: Latents | np.ndarray) -> Images:
-        """(b, h, w, c) -> (b, H, W, 3), nominally in [-1, 1]."""
+        """Decodes latents.
+
+        Args:
+            latents: (b, h, w, c).
+
+        Returns:
+            Images (b, H, W, 3), nominally in [-1, 1].
+
+        Raises:
+            UserError: the array has another shape or dtype.
+        """
         latents = arrays_in.latent_array("latents", latents, self.config)
         return self.run(programs.decode_latents, latents.astype(jnp.float32))
 
     def denoise(
         self, latents: Latents | None, timestep: PerExample | np.ndarray, text_embeddings: TextEmbeddings
     ) -> DenoiserOutput:
-        """Velocity and logits. latents (b, h, w, c) or None (the null image); timestep (b,) in [0, 1000]."""
+        """One evaluation of the MMDiT.
+
+        Args:
+            latents: (b, h, w, c); None for the null image.
+            timestep: (b,) in [0, 1000].
+            text_embeddings: (b, l, t5 width).
+
+        Returns:
+            Velocity and logits.
+
+        Raises:
+            UserError: an array has another shape, or a timestep is out of range.
+        """
         timestep = arrays_in.timestep_array("timestep", timestep)
         text = arrays_in.float_array("text_embeddings", text_embeddings, ("b", "l", self.config.t5.width))
         if latents is not None:
@@ -84,9 +134,17 @@ class LoadedModel:
         return self.run(programs.denoise, *rows)
 
     def subs_log_probs(self, latents: Latents | None, token_ids: TokenIds | np.ndarray) -> jax.Array:
-        """(b, l, v) fp32: the distribution that a masked token is drawn from; a visible token has probability 1.
+        """The distribution that a masked token is drawn from: SUBS (arXiv 2406.07524, section 3.2.1).
 
-        SUBS (arXiv 2406.07524, section 3.2.1). latents (b, h, w, c) without noise, or None; token_ids (b, l).
+        Args:
+            latents: (b, h, w, c) without noise; None for the null image.
+            token_ids: (b, l).
+
+        Returns:
+            Log-probabilities (b, l, v) fp32; a visible token has probability 1.
+
+        Raises:
+            UserError: an array has another shape or dtype.
         """
         token_ids = jnp.asarray(arrays_in.token_array("token_ids", token_ids, self.tokenizer.vocab_size, 2))
         if latents is not None:
@@ -95,12 +153,28 @@ class LoadedModel:
         return self.run(programs.subs_log_probs, *rows, self.tokenizer.mask_token_id)
 
     def run(self, program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls a program with this model's config and weights, with its mesh in force."""
+        """Calls a program with this model's config and weights, with its mesh in force.
+
+        Args:
+            program: of the ``*programs`` files.
+            args: that follow config and weights.
+            kwargs: of the program.
+
+        Returns:
+            What the program returns.
+        """
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             return program(self.config, self.weights, *args, **kwargs)
 
     def place(self, rows: np.ndarray | jax.Array) -> jax.Array:
-        """A batch, split over the mesh."""
+        """Splits a batch over the mesh.
+
+        Args:
+            rows: (b, ...).
+
+        Returns:
+            The same on the devices.
+        """
         return jnp.asarray(rows) if self._mesh is None else jax.device_put(rows, batch_sharding(self._mesh))
 
     @property
@@ -109,7 +183,14 @@ class LoadedModel:
         return 1 if self._mesh is None else batch_parts(self._mesh)
 
     def batches(self, keys: Key) -> Iterator[tuple[np.ndarray, int, Key]]:
-        """Examples in batches of one size, as ``inputs.batches`` yields them."""
+        """Examples in batches of one size.
+
+        Args:
+            keys: (n,), one for each example.
+
+        Yields:
+            As ``inputs.batches``.
+        """
         return inputs.batches(keys, self.config.sampling.batch_size, self.batch_parts)
 
 

@@ -70,6 +70,9 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
             revision: of a model on the hub: a branch, tag or commit; None is the main branch.
             token: for a private or gated model on the hub; None takes HF_TOKEN or the login of the ``hf`` command.
 
+        Returns:
+            The pipeline.
+
         Raises:
             UserError: the folder is damaged, or is no such model; or the hub does not have it, or cannot be reached.
         """

@@ -62,14 +62,26 @@ class ScoreCalls(LoadedModel):
         A score depends on the image, the text and the seed alone, not on the others in the call.
 
         Args:
+            images: one or several (``arrays_in.as_images``).
             texts: captions of all images, or a list of as many for each image. What they spell is text, as in training
-                data; a text that does not fit into ``length`` is a ``UserError``, not cut.
+                data.
             questions: one, or one for each image: then the texts are answers, and only their tokens count.
             samples: evaluations of the model for each pair; even. The error falls with their root, or faster.
+            seed: in [0, 2**64).
             per_token: divides all by ``tokens``, so that texts of different lengths compare.
             anchor_end: whether the last token is given as ``</s>``, and costs nothing; None for the model's own, and
                 for no where there are ``questions``: training masks the end of an answer.
+            length: tokens of a text, its question included; None for ``caption_length`` or ``answer_length``.
+            height: that the images get, in pixels; None for the model's own.
+            width: as ``height``.
             fit: as in ``complete_text``.
+            progress: called after each batch with (evaluations finished, evaluations in all).
+
+        Returns:
+            Arrays (n, m) for n images and m texts each.
+
+        Raises:
+            UserError: an argument or an image cannot be used, or a text is too long, which is never cut.
         """
         sources = arrays_in.as_images(images)
         candidates = _candidates(texts, len(sources))
@@ -84,16 +96,8 @@ class ScoreCalls(LoadedModel):
         is_anchored = inputs.yes_or_no("anchor_end", anchor_end, default.anchor_end and questions is None)
         size = inputs.image_size(self.config, height, width)
         inputs.check_callable("progress", progress)
-        pairs = [[(question, text) for text in row] for question, row in zip(asked, candidates, strict=True)]
-        known = {pair: _tokens(self.tokenizer, *pair, tokens) for row in pairs for pair in row}
+        token_ids, is_answer, sizes, text_of = _texts(self.tokenizer, asked, candidates, tokens, is_anchored)
         pixels = [read_image(image, *size, f"images[{index}]", fit=fit) for index, image in enumerate(sources)]
-        which = {pair: number for number, pair in enumerate(known)}
-        text_of = np.array([[which[pair] for pair in row] for row in pairs])
-        token_ids = np.stack([found.token_ids for found in known.values()])
-        is_answer = np.stack([found.is_answer for found in known.values()])
-        sizes = _sizes(token_ids, is_answer, self.tokenizer.end_token_id)[text_of]
-        if is_anchored:
-            is_answer[:, -1] &= token_ids[:, -1] != self.tokenizer.end_token_id
         draws = [draw_masks(seed, each, count) for each in is_answer]
         terms = self._terms(self._latents(pixels, seed), token_ids, draws, text_of, progress)
         return _scores(terms / sizes[..., None] if is_normalised else terms, sizes)
@@ -167,6 +171,27 @@ def _questions(questions: Texts | None, count: int) -> list[str | None]:
     if len(found) not in (1, count):
         raise UserError(f"questions has {len(found)} entries for {count} images; give one, or one for each image")
     return [*found] * (count // len(found))
+
+
+def _texts(
+    tokenizer: Tokenizer, asked: list[str | None], candidates: list[list[str]], length: int, is_anchored: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct texts of a call.
+
+    Returns:
+        ``token_ids`` (k, l), and ``is_answer`` (k, l), the tokens that count, without the anchor;
+        ``sizes`` (n, m), how many each text has, with the anchor; and ``text_of`` (n, m), the place of each among k.
+    """
+    pairs = [[(question, text) for text in row] for question, row in zip(asked, candidates, strict=True)]
+    known = {pair: _tokens(tokenizer, *pair, length) for row in pairs for pair in row}
+    which = {pair: number for number, pair in enumerate(known)}
+    text_of = np.array([[which[pair] for pair in row] for row in pairs])
+    token_ids = np.stack([found.token_ids for found in known.values()])
+    is_answer = np.stack([found.is_answer for found in known.values()])
+    sizes = _sizes(token_ids, is_answer, tokenizer.end_token_id)[text_of]
+    if is_anchored:
+        is_answer[:, -1] &= token_ids[:, -1] != tokenizer.end_token_id
+    return token_ids, is_answer, sizes, text_of
 
 
 def _tokens(tokenizer: Tokenizer, question: str | None, text: str, length: int) -> Tokens:

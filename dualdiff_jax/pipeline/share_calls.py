@@ -41,13 +41,25 @@ class ShareCalls(LoadedModel):
         scores: str | Path | None = None,
         samples: Sequence[str | Path] = (),
     ) -> str:
-        """Writes the model to the hub with a card that says what it is. Arguments and exceptions: ``hub.upload``.
+        """Writes the model to the hub with a card that says what it is.
 
         For a model folder on a disk, ``dualdiff_jax.hub.upload`` does the same and needs no accelerator; it also puts
         the training's settings on the card.
 
+        Args:
+            name: ORGANISATION/NAME; the repository is made unless it exists.
+            private: whether a new repository is private.
+            token: of a user who may write; None takes HF_TOKEN or the login of the ``hf`` command.
+            message: of the commit.
+            licence: of the weights, as the hub names it.
+            scores: the ``--output`` of ``--mode=evaluate``, for the card.
+            samples: images for the card.
+
         Returns:
             The commit.
+
+        Raises:
+            UserError: several processes run, a sample is missing, or the hub refuses or cannot be reached.
         """
         if jax.process_count() > 1:
             raise UserError("push_to_hub works in a single process; save_pretrained on all, then upload from one")

@@ -55,13 +55,22 @@ class TextCalls(LoadedModel):
         """One caption for each image, up to its first ``</s>``.
 
         Args:
+            images: one or several (``arrays_in.as_images``).
             prompt: the beginning of every caption; it stays as it is and is not returned.
+            length: tokens of the prompt and the caption together; None for the model's ``caption_length``.
+            steps: passes over the text; None for the model's ``caption_steps``, where the order takes steps.
             like_original: as in the PyTorch pipeline, the prompt keeps its own ``</s>``, no end is given, and all
                 ``length`` tokens are returned, prompt in front, with every ``</s>`` left out.
             anchor_end: whether the last token is given as ``</s>`` (``text_inputs``); None for the model's own, and
                 for no with ``like_original``.
             early_stop: whether passes end once all that is decoded is there; None for yes, where that changes no text.
-            options: those of ``generate_text``.
+            options: those of ``complete_text``.
+
+        Returns:
+            A text for each image.
+
+        Raises:
+            UserError: an argument or an image cannot be used, or the prompt leaves no room.
         """
         images, default = arrays_in.as_images(images), self.config.sampling
         like_original = inputs.yes_or_no("like_original", like_original)
@@ -102,8 +111,18 @@ class TextCalls(LoadedModel):
         """One answer to each pair of image and question, up to its first ``</s>``.
 
         Args:
+            images: one or several (``arrays_in.as_images``).
+            questions: as many as images.
+            length: tokens of a question and its answer together; None for the model's ``answer_length``.
+            steps: passes over the text; None for the model's ``answer_steps``, where the order takes steps.
             early_stop: as in ``image_to_text``.
             options: those of ``generate_text``.
+
+        Returns:
+            A text for each image.
+
+        Raises:
+            UserError: an argument or an image cannot be used, or there are not as many questions as images.
         """
         images, questions = arrays_in.as_images(images), inputs.as_texts("questions", questions)
         default = self.config.sampling
@@ -132,10 +151,19 @@ class TextCalls(LoadedModel):
         """Samples the tokens that follow each prompt.
 
         Args:
+            images: one or several (``arrays_in.as_images``).
             prompts: for each image an array of token ids (k,), k < length.
+            length: tokens l of the prompt and what follows it together.
+            steps: as in ``complete_text``.
             anchor_end: whether the last token is given as ``</s>`` (``text_inputs``); None for the model's own where
                 a prompt is empty, and for no where there is one.
             options: those of ``complete_text``.
+
+        Returns:
+            The tokens (n, l), prompts in front.
+
+        Raises:
+            UserError: an argument or an image cannot be used, or a prompt leaves no room.
         """
         images = arrays_in.as_images(images)
         length = inputs.setting("length", length, "caption_length")
@@ -150,17 +178,22 @@ class TextCalls(LoadedModel):
         """Replaces the masks of each text by tokens.
 
         Args:
+            images: one or several (``arrays_in.as_images``).
             token_ids: (n, l), a text for each image, with masks anywhere.
-            steps: passes over the text; None for the orders ``threshold`` and ``entropy_bound``, which take as many as
-                the text needs.
+            steps: passes over the text; None for the orders ``threshold`` and ``entropy_bound``, which need no number.
             options: ``seed``, ``height``, ``width`` and ``progress``;
                 ``order``: in which tokens appear, a name in ``TEXT_SAMPLERS``;
-                ``fit``: of images of another shape: "crop" cuts the sides off, "letterbox" keeps all and adds grey
-                borders;
+                ``fit``: "crop" cuts the sides off images of another shape, "letterbox" keeps all, with grey borders;
                 ``rules``: which tokens may be written where, for all texts; None rules out nothing;
                 and the other fields of ``TextOptions``: ``certainty``, ``threshold``, ``entropy_bound``,
                 ``block_length``, ``remask``, ``temperature``, ``top_p``, ``repetition_penalty``, ``guidance_scale``
                 (up to 1 is none), ``guidance_null``, ``exit_margin``, ``early_stop``. None is the model's own.
+
+        Returns:
+            The tokens (n, l) without masks.
+
+        Raises:
+            UserError: an argument or an image cannot be used, or two options do not go together.
         """
         pieces = self._completions(images, token_ids, None, steps=steps, **options)
         return TextSample(*(np.concatenate(field) for field in zip(*(piece.sample for piece in pieces), strict=True)))
@@ -179,13 +212,19 @@ class TextCalls(LoadedModel):
         """The texts of ``generate_text`` as they are after every few passes, and at the end.
 
         Args:
+            images: one or several (``arrays_in.as_images``).
             prompts: token ids (k,) for each image, k < length; None for captions.
             every: passes between two results.
-            length: tokens of a text; None for the model's captions, like ``steps``.
-            options: those of ``generate_text``.
+            length: tokens of a text; None for the model's ``caption_length``.
+            steps: as in ``image_to_text``.
+            anchor_end: as in ``generate_text``.
+            options: those of ``complete_text``.
 
         Yields:
             Batch after batch, each until its texts are finished.
+
+        Raises:
+            UserError: an argument or an image cannot be used.
         """
         images, default = arrays_in.as_images(images), self.config.sampling
         every = inputs.whole_number("every", every, 1)

@@ -39,7 +39,8 @@ def planned_source(config: RunConfig) -> SourceConfig:
 def _train(config: RunConfig) -> Flops:
     source, streams, length = planned_source(config), config.objective.streams, config.data.text_length
     size = (source.height, source.width, length)
-    mmdit, t5 = (sum(of) for of in zip(*(_networks(config.model, *size, stream) for stream in streams), strict=True))
+    networks = [_networks(config.model, *size, stream) for stream in streams]
+    mmdit, t5 = (sum(column) for column in zip(*networks, strict=True))
     attention = len(streams) * forward_flops(config.model, *size)["mmdit.attention"]
     again = {"none": 0.0, "dots": 0.0, "offload": mmdit - attention, "save_attention": mmdit - attention, "full": mmdit}
     encode, _ = autoencoder_flops(config.model.autoencoder, source.height, source.width)
@@ -149,6 +150,6 @@ def roofline(chip: Chip, flops: float, moved: float, sent: float, across: float)
     seconds = {
         "compute": flops / chip.flops,
         "memory": moved / chip.bandwidth,
-        "network": (sent - across) / chip.network.within + across / chip.network.across,
+        "network": chip.network.seconds(sent, across),
     }
     return {**seconds, "bound": max(seconds, key=lambda name: seconds[name])}

@@ -4,7 +4,7 @@
 (2)  on a TPU   the compiler's estimate in cycles; for an attention kernel, of which the compiler knows nothing, its
                 operations at the chip's peak; nothing for copies in the background. What else has no estimate does
                 nothing and is no kernel
-A kernel in a loop runs as often as the loop iterates. Of a conditional, the branch that takes longest counts.
+A kernel in a loop runs as often as the loop iterates. In a conditional, the branch that takes longest counts.
 Collectives are not kernels here: ``collectives.py`` counts them.
 """
 
@@ -47,7 +47,7 @@ class Kernel(NamedTuple):
     seconds: float
 
     def times(self, count: int) -> "Kernel":
-        """As part of a loop that iterates ``count`` times."""
+        """This kernel in a loop that iterates ``count`` times."""
         totals = (count * self.operations, count * self.bytes, count * self.seconds)
         return Kernel(self.name, self.kind, self.place, count * self.runs, *totals)
 

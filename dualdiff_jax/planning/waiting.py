@@ -14,8 +14,8 @@ and waiting for other devices come on top.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from dualdiff_jax.hardware import Chip, Network
-from dualdiff_jax.planning.collectives import IN_PIECES, KINDS, Traffic, channel_of, kind_of_collective, traffic_of
+from dualdiff_jax.hardware import Chip
+from dualdiff_jax.planning.collectives import IN_PIECES, KINDS, channel_of, kind_of_collective, traffic_of
 from dualdiff_jax.planning.hlo import Computation, Instruction, Program, body_of, branches_of, inside
 from dualdiff_jax.planning.kernels import seconds_of
 
@@ -40,11 +40,6 @@ def waiting(program: Program, chip: Chip, node_of: Sequence[int] | None = None) 
     return {
         kind: {"seconds": clocks.seconds[kind], "alone": clocks.alone[kind]} for kind in KINDS if clocks.seconds[kind]
     }
-
-
-def seconds_sent(traffic: Traffic, network: Network) -> float:
-    """How long a device sends, at the rates of its links."""
-    return (traffic.moved - traffic.across) / network.within + traffic.across / network.across
 
 
 def lines(found: Waiting) -> list[str]:
@@ -130,7 +125,8 @@ class _Clocks:
 
     def _start(self, collective: Instruction, times: int) -> tuple[str, float]:
         kind = kind_of_collective(collective) or ""
-        seconds = seconds_sent(traffic_of(collective, kind, self.node_of), self.chip.network)
+        traffic = traffic_of(collective, kind, self.node_of)
+        seconds = self.chip.network.seconds(traffic.moved, traffic.across)
         self.seconds[kind] += times * seconds
         self.sent = max(self.sent, self.computed) + seconds
         return kind, self.sent

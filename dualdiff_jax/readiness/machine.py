@@ -6,11 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from dualdiff_jax.config.fields import in_units
+from dualdiff_jax.hardware import memory_limit
 from dualdiff_jax.readiness.finding import Finding
 from dualdiff_jax.runtime import compiler_flags
 from dualdiff_jax.training.run_item import versions
@@ -28,17 +28,12 @@ def machine_findings() -> Iterator[Finding]:
         yield Finding("devices", f"JAX finds no device ({str(error).splitlines()[0]})", "fault", advice)
         return
     kinds = Counter(device.device_kind for device in devices)
-    memory = device_memory(jax.local_devices()[0])
+    memory = memory_limit(jax.local_devices()[0])
     size = f", {in_units(memory)} each" if memory else ""
     yield Finding("devices", ", ".join(f"{count} x {kind}" for kind, count in kinds.items()) + size)
     platform = devices[0].platform
     yield _accelerator(platform)
     yield compiler_flag_finding(platform)
-
-
-def device_memory(device: Any) -> int:
-    """Bytes that JAX may use of a device; 0 where it does not say, as on a CPU."""
-    return int((device.memory_stats() or {}).get("bytes_limit", 0)) if device.platform != "cpu" else 0
 
 
 def _accelerator(platform: str) -> Finding:

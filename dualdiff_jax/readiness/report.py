@@ -12,10 +12,11 @@ from dualdiff_jax.config.fields import in_units
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path
+from dualdiff_jax.hardware import memory_limit
 from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.readiness.finding import Finding, attempt, faulty
 from dualdiff_jax.readiness.folders import disk_finding, folder_findings
-from dualdiff_jax.readiness.machine import device_memory, free_host_memory, machine_findings
+from dualdiff_jax.readiness.machine import free_host_memory, machine_findings
 from dualdiff_jax.readiness.records import data_findings
 from dualdiff_jax.sharding import make_mesh, rules_in_force
 from dualdiff_jax.training.initial_weights import random_and_frozen
@@ -96,7 +97,7 @@ def _memory(setup: TrainSetup, workdir: str, on_mesh: Mesh | None) -> Iterator[F
     is_enough = free >= share
     advice = "" if is_enough else "end other processes, or use a host with more memory"
     yield Finding("host memory", found, "ok" if is_enough else "warning", advice)
-    limit = device_memory(jax.local_devices()[0])
+    limit = memory_limit(jax.local_devices()[0])
     if not limit or on_mesh is None:
         return
     part = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

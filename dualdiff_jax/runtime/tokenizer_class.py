@@ -1,4 +1,4 @@
-"""The class of T5's tokenizer, without the warning of transformers that torch, which nothing here needs, is missing."""
+"""The class of T5's tokenizer, without transformers' warning about a missing torch, which nothing here needs."""
 
 import os
 from typing import Any
@@ -7,7 +7,7 @@ QUIET = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
 
 
 def t5_tokenizer_class() -> Any:
-    """transformers' ``T5TokenizerFast``. The import takes two seconds, for which no caller that reads no text waits."""
+    """transformers' ``T5TokenizerFast``. The import takes two seconds; only callers that read text wait for it."""
     before = os.environ.get(QUIET)
     os.environ[QUIET] = "1"
     try:

@@ -26,6 +26,9 @@ def step_flops(config: RunConfig, trained: Collection[str], *, has_text_embeddin
         config: the run's.
         trained: names of the leaves that are trained.
         has_text_embeddings: whether the embeddings of captions are stored, so that T5 reads the text stream alone.
+
+    Returns:
+        Operations of all examples of a global batch together.
     """
     streams = config.objective.streams
     sources = [source for source in config.data.sources if source.stream == streams[0]]
@@ -50,6 +53,9 @@ def example_flops(
         trained: names of the leaves that are trained.
         stream: ``image`` or ``text``, the example's.
         is_encoded: whether the embeddings of its text are stored.
+
+    Returns:
+        Operations of one example.
     """
     forward = forward_flops(config.model, height, width, config.data.text_length, stream)
     has_backward = {"mmdit": True, "t5": any(name.startswith("t5.") for name in trained)}
@@ -73,8 +79,11 @@ def forward_flops(
         width: of the image, pixels.
         length: of the text, tokens.
         stream: ``image`` or ``text``, whose head alone is counted; None counts both.
+
+    Returns:
+        Name of a kernel, ``mmdit.attention`` or ``t5.attention`` -> operations of one example.
     """
-    unused = {head for of, head in HEADS.items() if stream is not None and of != stream}
+    unused = {head for stream_of_head, head in HEADS.items() if stream not in (None, stream_of_head)}
     patch = config.mmdit.patch_size * config.autoencoder.downscale
     image = (height // patch) * (width // patch)
     flops: dict[str, float] = {}

@@ -81,7 +81,7 @@ def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tu
 
 @contextlib.contextmanager
 def _faults_of_a_bucket() -> Iterator[None]:
-    """What no retry helped is a message; everything written before it stays valid."""
+    """Raises ``UserError`` for a bucket's fault that retries did not cure; what was written before stays valid."""
     try:
         yield
     except OSError as error:

@@ -20,17 +20,19 @@ VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 NAME = "its run item"
 
 
-def run_item(step: int, config: RunConfig, data: DataFingerprint, start: str, pending: Sequence) -> dict[str, Any]:
+def run_item(
+    step: int, config: RunConfig, data: DataFingerprint, init_from: str, unlogged_metrics: Sequence
+) -> dict[str, Any]:
     """What a checkpoint stores as JSON.
 
     Args:
         step: steps that the state has seen.
         config: the run's.
         data: its fingerprint.
-        start: fingerprint of ``init_from``.
-        pending: metrics of steps that are in no record yet, each a dict of numbers and lists.
+        init_from: fingerprint of the model that the run started from.
+        unlogged_metrics: of steps that are in no record yet, each a dict of numbers and lists.
     """
-    item = {"next_step": step, "records": data, "start": start, "pending": list(pending)}
+    item = {"next_step": step, "records": data, "start": init_from, "pending": list(unlogged_metrics)}
     item |= {"config": to_dict(config), "versions": versions()}
     return item | {"crc32": _crc32(item)}
 

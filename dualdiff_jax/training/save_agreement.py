@@ -43,7 +43,7 @@ class SaveAgreement:
         return broadcast_from_first("failed save", self._seen() if jax.process_index() == 0 else "")
 
     def failure_of_all(self) -> str:
-        """As ``failure``, after all hosts have come here, so that no report is missed."""
+        """``failure``, once all hosts have come here, so that no report is missed."""
         barrier("saves have ended")
         return self.failure()
 

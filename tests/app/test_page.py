@@ -291,7 +291,7 @@ def test_nothing_is_written_outside_the_temporary_folder(server):
 
 
 def test_the_terminal_shows_where_the_page_is_and_nothing_else(model, browser, tmp_path):
-    """Of a server that nobody attacks: Gradio reports what it refuses."""
+    """Lines from a server that nobody attacks: Gradio reports what it refuses."""
     (tmp_path / "own").mkdir()
     server = start(model, tmp_path / "own")
     visit = Visit(browser, server)

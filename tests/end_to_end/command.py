@@ -42,7 +42,7 @@ def _run(words: list[str]) -> subprocess.CompletedProcess:
 
 
 def run_here(*flags: str) -> subprocess.CompletedProcess:
-    """As ``run``, in this process."""
+    """``run`` in this process."""
     from dualdiff_jax.cli import main  # here: a process that only looks up ``HANG`` does not wait for it
 
     words, root = ["main.py", *flags], logging.getLogger()

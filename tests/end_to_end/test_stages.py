@@ -13,11 +13,12 @@ from dualdiff_jax.config.resolve import resolve, to_dict
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
+from dualdiff_jax.models.leaves import EMBEDDING
 from dualdiff_jax.models.separated import stacked_weights
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training.loop import train
-from dualdiff_jax.training.trainable import EMBEDDING, Trainable, mask_row
+from dualdiff_jax.training.trainable import Trainable, mask_row
 from dualdiff_jax.weights import load_model, save_model
 from tests.small_run import write_data
 

@@ -153,7 +153,7 @@ RECIPE = [row for row in rows() if len(row) == 4 and row[0]]
 
 @pytest.mark.parametrize("row", RECIPE, ids=[row[0] for row in RECIPE])
 def test_the_table_of_the_recipe_has_the_values_of_both(row):
-    """Of each field: ours first, then all that the original has, in pretraining and in instruction tuning."""
+    """A row has our value first, then all that the original has, in pretraining and in instruction tuning."""
     path, *values = code(row[3])
     *section, name = path.split(".")
     found: dict[str, set] = {"ours": set(), "original": set()}

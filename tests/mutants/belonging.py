@@ -88,7 +88,12 @@ TESTS = {
         f"{PARITY}/test_autoencoder.py",
     ),
     "models/embeddings.py": (f"{MODELS}/test_embeddings.py", *WHOLE_MODEL),
-    "models/leaves.py": (f"{TRAINING}/test_trainable.py", f"{CONVERT}/test_plan.py", *WHOLE_MODEL),
+    "models/leaves.py": (
+        f"{TRAINING}/test_trainable.py",
+        f"{CONVERT}/test_plan.py",
+        *WHOLE_MODEL,
+        "tests/unit/test_sharding.py",
+    ),
     "models/linear.py": (
         f"{MODELS}/test_linear.py",
         f"{MODELS}/test_remat.py",
@@ -98,7 +103,11 @@ TESTS = {
     ),
     "models/lora.py": (f"{MODELS}/test_lora.py", f"{TRAINING}/test_trainable.py", f"{RUNS}/test_stages.py"),
     "models/head_pairs.py": (f"{MODELS}/test_joint_attention.py", f"{MODELS}/test_attention.py"),
-    "models/joint_attention.py": (f"{MODELS}/test_joint_attention.py", "tests/house/test_placements.py"),
+    "models/joint_attention.py": (
+        f"{MODELS}/test_joint_attention.py",
+        "tests/house/test_placements.py",
+        "tests/multidevice/test_joint_attention.py",
+    ),
     "models/joint_kernel.py": (f"{MODELS}/test_joint_attention.py",),
     "models/mmdit.py": WHOLE_MODEL,
     "models/norms.py": (
@@ -201,7 +210,7 @@ TESTS = {
     "data/mixture.py": STREAMS,
     "data/fingerprint.py": (f"{DATA}/test_fingerprint.py", f"{DATA}/test_mixture.py"),
     "data/images.py": (f"{DATA}/test_image_limits.py", f"{DATA}/test_images.py", f"{DATA}/test_mixture.py"),
-    "data/decoding.py": (f"{DATA}/test_image_limits.py", f"{DATA}/test_images.py"),
+    "data/decoding.py": (f"{DATA}/test_image_limits.py", f"{DATA}/test_images.py", f"{DATA}/test_containers.py"),
     "data/containers.py": (f"{DATA}/test_containers.py",),
     "data/texts.py": (f"{DATA}/test_texts.py", f"{PARITY}/test_tokenizer.py", f"{DATA}/test_mixture.py"),
     "data/resample.py": (f"{DATA}/test_resample.py", f"{DATA}/test_images.py"),

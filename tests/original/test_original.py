@@ -15,13 +15,13 @@ from dualdiff_jax import DualDiffusionPipeline
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.convert.exporter import export_model
-from dualdiff_jax.convert.state_dict import from_torch
 from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
 from dualdiff_jax.weights import save_model
 from tests import checkpoints
 from tests.original.pipeline import original_class
 from tests.parity.comparison import OUTPUT_BOUND, relative_error
 from tests.parity.reference import ReferenceMMDiT, arrays, channels_first, channels_last, randomise, reference_t5
+from tests.torch_weights import from_torch
 
 pytestmark = pytest.mark.original
 

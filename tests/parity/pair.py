@@ -10,8 +10,8 @@ from transformers import T5EncoderModel
 
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.config.resolve import resolve
-from dualdiff_jax.convert.state_dict import from_torch
 from tests.parity.reference import ReferenceMMDiT, arrays, randomise, reference_autoencoder, reference_t5
+from tests.torch_weights import from_torch
 
 _SIZES = {
     "mmdit": {"depth": 2, "width": 24, "heads": 3, "vocab_size": 29, "position_grid": 9, "position_base": 4},

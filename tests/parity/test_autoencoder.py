@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from dualdiff_jax.convert.state_dict import from_torch
 from dualdiff_jax.models.autoencoder import LOG_VARIANCE
 from dualdiff_jax.models.bundle import bind
 from tests.parity.comparison import GRADIENT_BOUND, OUTPUT_BOUND, assert_parity
@@ -21,6 +20,7 @@ from tests.parity.reference import (
     gradients,
     recorded,
 )
+from tests.torch_weights import from_torch
 
 pytestmark = pytest.mark.parity
 

@@ -9,10 +9,11 @@ from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.checkpoint_formats import D_DIT_FORMATS
 from dualdiff_jax.convert.plan import format_rules
 from dualdiff_jax.convert.rule import Rule
-from dualdiff_jax.convert.state_dict import from_torch, networks_with_leaves, to_torch
+from dualdiff_jax.convert.state_dict import networks_with_leaves, to_torch
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import leaf_specs
 from tests.parity.pair import CONFIG, KL, UNPATCHED, random_pair
+from tests.torch_weights import from_torch
 
 pytestmark = pytest.mark.parity
 

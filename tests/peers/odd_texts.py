@@ -58,7 +58,7 @@ class Texts:
         return self.rng.choice([word, word, word, word.upper(), word.capitalize(), self.rng.choice(SIGNS) + word])
 
     def answer(self, longest: int = 4) -> str:
-        """Of up to ``longest`` words; one of seventeen is empty or space."""
+        """Up to ``longest`` words; one of seventeen is empty or space."""
         if not self.rng.randrange(17):
             return self.rng.choice(["", " ", "\n", "."])
         return "".join(self.word() + self.rng.choice(JOINTS) for _ in range(self.rng.randint(1, longest)))

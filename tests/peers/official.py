@@ -44,7 +44,7 @@ class Vqa:
         self._scorer = scope["VQAEval"]
 
     def accuracies(self, records: list[tuple[str, list[str]]]) -> list[float]:
-        """Of predictions with their annotators' answers, which get the ids that the dataset has."""
+        """The accuracies of predictions with their annotators' answers, which get the ids that the dataset has."""
         truths = {
             index: {
                 "question_type": "what",

@@ -23,7 +23,6 @@ from dualdiff_jax.convert.lora_file import read_lora
 from dualdiff_jax.convert.lora_keys import lora_rules
 from dualdiff_jax.convert.lora_terms import Term
 from dualdiff_jax.convert.lora_writer import write_lora
-from dualdiff_jax.convert.state_dict import from_torch
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.pipeline.lora_calls import LoraCalls
 from dualdiff_jax.sharding import make_mesh
@@ -33,6 +32,7 @@ from tests.parity.comparison import OUTPUT_BOUND, assert_parity, relative_error
 from tests.parity.conftest import plain_arithmetic, seed  # noqa: F401 (fixtures)
 from tests.parity.reference import ReferenceMMDiT, arrays, randomise
 from tests.parity.test_import import inputs, theirs
+from tests.torch_weights import from_torch
 
 pytestmark = pytest.mark.peers
 RANK = 3

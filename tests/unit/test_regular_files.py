@@ -1,12 +1,13 @@
 """What is no regular file, or is too large, is refused before a byte is read; no reader waits."""
 
+import hashlib
 import os
 import socket
 
 import pytest
 
 from dualdiff_jax.errors import UserError, quoted
-from dualdiff_jax.files import check_regular, open_regular
+from dualdiff_jax.files import check_regular, file_hash, open_regular
 
 
 def special(folder, kind):
@@ -46,6 +47,7 @@ def test_a_regular_file_is_read_also_through_a_link(tmp_path):
     with open_regular(tmp_path / "link", 7) as stream:
         assert stream.read() == b"content"
     assert check_regular(str(tmp_path / "link")).st_size == 7
+    assert file_hash(tmp_path / "link") == hashlib.sha256(b"content").hexdigest()
 
 
 def test_a_file_that_is_swapped_for_a_pipe_is_not_waited_for(tmp_path, monkeypatch):

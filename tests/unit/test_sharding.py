@@ -11,6 +11,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 from dualdiff_jax.config import MeshConfig
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.models.leaves import LeafSpec
 from dualdiff_jax.sharding import (
     DEFAULT_RULES,
     MESH_AXES,
@@ -257,3 +258,9 @@ def test_processes_may_not_share_a_part_of_the_batch(processes, sizes, batch, is
             return check_batch(mesh, 8, "the microbatch")
         with pytest.raises(UserError, match="devices of several processes would hold the same rows"):
             check_batch(mesh, 8, "the microbatch")
+
+
+def test_a_leaf_that_does_not_exist_yet_has_its_place():
+    sharding = replicated(make_mesh(MeshConfig(), jax.devices()[:1]))
+    leaf = LeafSpec((2, 3), np.dtype("float32"), ("width", None), True).abstract(sharding)
+    assert (leaf.shape, leaf.dtype, leaf.sharding) == ((2, 3), np.float32, sharding)

@@ -63,9 +63,9 @@ def count_field(label: str) -> Any:
     return gr.Slider(1, given.MOST_AT_ONCE, value=1, step=1, label=label)
 
 
-def text_field(label: str, placeholder: str = "", lines: int = 1, value: str = "") -> Any:
+def text_field(label: str, placeholder: str = "", lines: int = 1) -> Any:
     """A text of bounded length."""
-    return gr.Textbox(value, label=label, placeholder=placeholder, lines=lines, max_length=given.MOST_CHARACTERS)
+    return gr.Textbox("", label=label, placeholder=placeholder, lines=lines, max_length=given.MOST_CHARACTERS)
 
 
 def number_field(label: str, value: int | None) -> Any:

@@ -62,7 +62,7 @@ class Questions(abc.ABC):
         return False
 
     def head(self, index: int) -> Question:
-        """As ``__getitem__``; what a fingerprint looks at."""
+        """What a fingerprint looks at: here the same as ``__getitem__``."""
         return self[index]
 
 

@@ -1,7 +1,7 @@
 """The bytes of a large file, read once from its begin to its end.
 
-Of a disk's file only the bytes that are asked for are read. An object comes in large pieces, one of which is fetched
-while the one before is used: a request takes as long as the transfer of a MiB.
+A disk gives only the bytes that are asked for. An object comes in large pieces, and the next piece is fetched while
+the one before is used: a request takes as long as the transfer of a MiB.
 """
 
 import contextlib

@@ -91,7 +91,7 @@ def load(file: Path) -> Any:
 
 
 def _parsed(text: str, levels: int) -> Any:
-    """The value of ``text``. Of what Python refuses, the elements down to ``levels`` are parsed one by one."""
+    """The value of ``text``. Where Python refuses it, its elements down to ``levels`` are parsed one by one."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

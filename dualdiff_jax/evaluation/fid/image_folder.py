@@ -133,5 +133,5 @@ def share(names: Sequence[str], batch: int, part: int, parts: int) -> Iterable[t
     """
     rows = batch // parts
     for start in range(0, len(names), batch):
-        own = names[start + part * rows : min(start + (part + 1) * rows, start + batch)]
+        own = names[start + part * rows : start + (part + 1) * rows]
         yield [*own, *[names[0]] * (rows - len(own))], len(own)

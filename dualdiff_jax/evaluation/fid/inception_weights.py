@@ -6,7 +6,6 @@ report lists all faults. The file's classifier, which is behind the features, is
 """
 
 import functools
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,13 @@ import numpy as np
 from flax import nnx
 
 from dualdiff_jax.convert.tensor_file import TensorFile
-from dualdiff_jax.convert.tensors import SHOWN, open_file
+from dualdiff_jax.convert.tensors import listed_faults, open_file
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.evaluation.fid.inception import FEATURES, Inception
-from dualdiff_jax.files.ranges import open_random
 
 PUBLISHED = "6726825d"  # how the SHA-256 of the published file begins
 CLASSES = 1008
 FIRST_CHANNELS = 32  # of the first unit, with a divisor of 1
-CHUNK = 1 << 20  # bytes read at once
 TORCH_NAMES = {
     "kernel": "conv.weight",
     "scale": "bn.weight",
@@ -74,9 +71,7 @@ def read_weights(file: Path, divisor: int = 1) -> InceptionWeights:
     shapes = leaf_shapes(divisor)
     faults = list(_faults(tensors, shapes, divisor))
     if faults:
-        count = "a fault" if len(faults) == 1 else f"{len(faults)} faults"
-        rest = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        lines = "\n".join(f"  {fault}" for fault in [*faults[:SHOWN], *rest])
+        count, lines = listed_faults(faults)
         raise UserError(
             f"{file}: is no Inception of FID, it has {count}; give pt_inception-2015-12-05-{PUBLISHED}.pth of "
             f"pytorch-fid, or torch-fidelity's file:\n{lines}"
@@ -123,12 +118,3 @@ def bind(weights: Mapping[str, Any]) -> Inception:
     """The network with given weights; cheap, and meant to be called inside ``jit``."""
     leaves = [(tuple(name.split(".")), value) for name, value in weights.items()]
     return nnx.merge(_blueprint(_divisor(weights))[0], nnx.from_flat_state(leaves))
-
-
-def file_hash(file: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open_random(file) as opened:
-        while chunk := opened.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -11,15 +11,10 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.fid.features import FeatureNetwork, moments_of
 from dualdiff_jax.evaluation.fid.frechet import frechet_distance
 from dualdiff_jax.evaluation.fid.image_folder import ImageFolder, check_images, open_folder
-from dualdiff_jax.evaluation.fid.inception_weights import (
-    PUBLISHED,
-    InceptionWeights,
-    feature_count,
-    file_hash,
-    read_weights,
-)
+from dualdiff_jax.evaluation.fid.inception_weights import PUBLISHED, InceptionWeights, feature_count, read_weights
 from dualdiff_jax.evaluation.fid.resizes import resize_of
 from dualdiff_jax.evaluation.fid.statistics import Statistics, read_statistics
+from dualdiff_jax.files import file_hash
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.sharding import make_mesh
 

@@ -1,7 +1,7 @@
 """The score of GenEval, from the file that its own scorer writes (``evaluate_images.py``).
 
 That scorer finds objects with Mask2Former in mmdet 2, which needs an environment of its own; it writes a line for each
-image, {"filename", "tag", "correct", ...}. As in its ``summary_scores.py``:
+image, {"filename", "tag", "correct", ...}. The score is that of its ``summary_scores.py``:
 
 (1)  s_k = the share of correct images among those of tag k
 (2)  score = mean over the tags of s_k

@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dualdiff_jax.data.records.unicode import mend_text
-from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation import record
 from dualdiff_jax.evaluation.generation.prompts import Prompt
 from dualdiff_jax.files import new_file, read_regular, remove, write_text
@@ -39,7 +39,7 @@ def check_apart(images: Path, data: Path) -> None:
 
 
 class ImageFiles:
-    """Of one task. Images are written by threads, so that the model does not wait.
+    """The images of one task. Threads write them, so that the model does not wait.
 
     Args:
         task: its name.
@@ -69,7 +69,7 @@ class ImageFiles:
             UserError: the images are of something else, a folder to be removed has other files, or a file cannot be
                 written.
         """
-        with _faults(self.images):
+        with record.file_faults(self.images, "written"):
             before = record.read_record(self._record)
             foreign = _foreign(self.images) if overwrite or before is None else []
             if overwrite and foreign:
@@ -114,7 +114,7 @@ class ImageFiles:
         """Begins to write PIL images once earlier ones are written. Raises ``UserError`` where those cannot be."""
         self._flush()
         for folder in sorted({(self.images / name).parent for name in names}):
-            with _faults(folder):
+            with record.file_faults(folder, "written"):
                 folder.mkdir(parents=True, exist_ok=True)
         self._writing = [
             self._threads.submit(_save, self.images / name, image) for name, image in zip(names, images, strict=True)
@@ -122,7 +122,7 @@ class ImageFiles:
 
     def _flush(self) -> None:
         writing, self._writing = self._writing, []
-        with _faults(self.images):
+        with record.file_faults(self.images, "written"):
             for each in writing:
                 each.result()
 
@@ -162,7 +162,7 @@ def read_listing(images: Path) -> dict[str, str]:
     if not file.is_file():
         raise UserError(f"{file}: is missing; it says what the images of {images} were drawn of")
     found = {}
-    with _faults(file, "read"):
+    with record.file_faults(file, "read"):
         lines = read_regular(file, MOST).split(b"\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -180,14 +180,3 @@ def _is_image(name: str) -> bool:
 def _save(file: Path, image: Any) -> None:
     with new_file(file) as partial:
         image.save(partial, "PNG")
-
-
-@contextlib.contextmanager
-def _faults(path: Path, what: str = "written") -> Iterator[None]:
-    """Turns an ``OSError`` into a ``UserError`` that names the path."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be {what} ({reason(error)}); mend that, and the same command goes on"
-        ) from error

@@ -2,20 +2,19 @@
 
 Source: pycocoevalcap 1.2, the COCO evaluation itself, which is loaded when a metric is made and not before. CIDEr is on
 its scale, where a caption that is its reference has 10; papers print it times 100. Its word weights come from the
-references of all records, so a caption has no score until all are there, and more hosts have to be merged first.
+references of all records, so a caption has no score until all are there.
 """
 
 import importlib
 import shutil
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.evaluation.metrics.metric import (
     Metric,
     MetricResult,
     check_records,
-    check_same_rules,
     check_text,
     standard_error,
 )
@@ -37,7 +36,6 @@ class CaptionScores(Metric):
     """
 
     def __init__(self, *, tokenized: bool = False, meteor: bool = False):
-        self._rules = (tokenized, meteor)
         self.is_tokenized, self._meteor = tokenized, meteor
         _load("cider.cider")
         if (meteor or not tokenized) and shutil.which("java") is None:
@@ -66,11 +64,6 @@ class CaptionScores(Metric):
             check_text(reference, f"reference {index}")
         self._predictions.append(prediction)
         self._references.append(list(references))
-
-    def merge(self, other: Self) -> None:
-        check_same_rules(self, other)
-        self._predictions += other._predictions
-        self._references += other._references
 
     def result(self) -> MetricResult:
         check_records(len(self._predictions), self)

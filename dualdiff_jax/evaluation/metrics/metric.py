@@ -5,14 +5,13 @@ With n records of scores s_i:
     score           mean(s)                                              (1)
     standard error  sqrt(sum((s_i - mean)^2) / (n - 1) / n)              (2)
 
-Sums are exact before they are rounded once (``math.fsum``), so no order of records or hosts changes the last digit.
+Sums are exact before they are rounded once (``math.fsum``), so no order of records changes the last digit.
 """
 
 import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Self
 
 from dualdiff_jax.errors import UserError, quoted
 
@@ -35,21 +34,11 @@ class MetricResult:
 
 
 class Metric(abc.ABC):
-    """Collects the records of one host. Its state is plain Python, so it pickles for the way to another host.
+    """Collects records.
 
     A subclass adds ``update(prediction, truth, ...)``, which returns the score of that record, or None where a record
     has no score of its own.
     """
-
-    _rules: tuple[object, ...] = ()  # the settings that metrics must share to be merged
-
-    @abc.abstractmethod
-    def merge(self, other: Self) -> None:
-        """Adds the records of ``other``, as if they had been updated here.
-
-        Raises:
-            UserError: ``other`` scores by other rules.
-        """
 
     @abc.abstractmethod
     def result(self) -> MetricResult:
@@ -70,11 +59,6 @@ class MeanMetric(Metric):
         self._scores.setdefault(group, []).append(score)
         return score
 
-    def merge(self, other: Self) -> None:
-        check_same_rules(self, other)
-        for group, scores in other._scores.items():
-            self._scores.setdefault(group, []).extend(scores)
-
     def result(self) -> MetricResult:
         scores = [score for group in self._scores.values() for score in group]
         check_records(len(scores), self)
@@ -93,14 +77,6 @@ def standard_error(scores: Sequence[float]) -> float | None:
         return None
     centre = mean(scores)
     return math.sqrt(math.fsum((score - centre) ** 2 for score in scores) / (len(scores) - 1) / len(scores))
-
-
-def check_same_rules(mine: Metric, other: Metric) -> None:
-    """Raises UserError unless both are of one class and of equal settings."""
-    if type(mine) is not type(other) or mine._rules != other._rules:
-        raise UserError(
-            f"{type(mine).__name__} cannot merge {type(other).__name__} of other rules; give all hosts the same metric"
-        )
 
 
 def check_records(count: int, metric: Metric) -> None:

@@ -16,14 +16,12 @@ if all rotations are: records with the same ``question`` are one.
 import math
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
 
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.evaluation.metrics.metric import (
     Metric,
     MetricResult,
     check_records,
-    check_same_rules,
     check_text,
     mean,
     standard_error,
@@ -70,7 +68,7 @@ def parse_letter(text: str, options: Sequence[str]) -> str | None:
 
 
 def infer_letter(text: str, options: Sequence[str]) -> str | None:
-    """As ``parse_letter``, by MMBench's rules; a letter of A to E that no option has is found too."""
+    """``parse_letter`` by MMBench's rules, which also find a letter of A to E that no option has."""
     check_text(text, "the prediction")
     letters = _letters(options)
     words = text.split()
@@ -119,7 +117,7 @@ class MultipleChoice(Metric):
     def __init__(self, benchmark: str = "mmmu"):
         if benchmark not in PARSERS:
             raise UserError(f"multiple choice has no benchmark {quoted(benchmark)}; choose one of {', '.join(PARSERS)}")
-        self._rules, self._parse = (benchmark,), PARSERS[benchmark]
+        self._parse = PARSERS[benchmark]
         self._scores: dict[tuple[str | None, object], list[float]] = {}
         self._unnamed = 0
 
@@ -143,22 +141,16 @@ class MultipleChoice(Metric):
         Raises:
             UserError: options or texts that cannot be, or a letter without an option.
         """
-        return self._record(self._parse(prediction, options), answer, len(options), group, question)
-
-    def update_scores(
-        self, scores: Sequence[float], answer: str, group: str | None = None, question: str | int | None = None
-    ) -> float:
-        """As ``update``, for the options' scores instead of generated text."""
-        return self._record(best_letter(scores), answer, len(scores), group, question)
+        letter = self._parse(prediction, options)
+        if answer not in list(LETTERS[: len(options)]):
+            raise UserError(
+                f"the right answer is {quoted(answer)}; give a letter from A to {LETTERS[len(options) - 1]}"
+            )
+        return self._add(float(letter == answer), group, question)
 
     def update_open(self, prediction: str, answers: Sequence[str], group: str | None = None) -> float:
         """Adds the answer to an open question of MMMU (``open_answers``) and returns 1 if it is right, else 0."""
         return self._add(float(is_open_answer_right(prediction, answers)), group, None)
-
-    def _record(self, letter: str | None, answer: str, options: int, group: str | None, question: object) -> float:
-        if answer not in list(LETTERS[:options]):
-            raise UserError(f"the right answer is {quoted(answer)}; give a letter from A to {LETTERS[options - 1]}")
-        return self._add(float(letter == answer), group, question)
 
     def _add(self, score: float, group: str | None, question: object) -> float:
         if question is None:
@@ -167,14 +159,6 @@ class MultipleChoice(Metric):
         else:
             self._scores.setdefault((group, question), []).append(score)
         return score
-
-    def merge(self, other: Self) -> None:
-        check_same_rules(self, other)
-        for (group, question), scores in other._scores.items():
-            if isinstance(question, tuple):
-                question = (question[0] + self._unnamed,)
-            self._scores.setdefault((group, question), []).extend(scores)
-        self._unnamed += other._unnamed
 
     def result(self) -> MetricResult:
         check_records(len(self._scores), self)

@@ -75,7 +75,6 @@ class VqaAccuracy(MeanMetric):
     def __init__(self, benchmark: str):
         super().__init__()
         check_benchmark(benchmark)
-        self._rules = (benchmark,)
         self._benchmark = benchmark
 
     def update(self, prediction: str, answers: Sequence[str], group: str | None = None) -> float:

@@ -12,7 +12,6 @@ MME    source: ``mme/utils.py`` of lmms-eval 0.7.3. An answer is the "yes" or "n
 
 import math
 from collections.abc import Mapping
-from typing import Self
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from dualdiff_jax.evaluation.metrics.metric import (
     Metric,
     MetricResult,
     check_records,
-    check_same_rules,
     check_text,
     mean,
     standard_error,
@@ -112,11 +110,6 @@ class Pope(Metric):
         self._counts[split][2 * ANSWERS.index(said) + (said != truth)] += 1
         return float(said == truth)
 
-    def merge(self, other: Self) -> None:
-        check_same_rules(self, other)
-        for split, counts in other._counts.items():
-            self._counts[split] += counts
-
     def result(self) -> MetricResult:
         counts = {split: found for split, found in self._counts.items() if found.any()}
         check_records(len(counts), self)
@@ -175,7 +168,7 @@ class Mme(Metric):
 
     def __init__(self, group: str = "perception"):
         _check_choice(group, tuple(GROUPS), "the group of MME")
-        self._rules, self._group = (group,), group
+        self._group = group
         self._right: dict[str, dict[str, list[float]]] = {}
 
     def update(self, prediction: str, answer: str, category: str, image: str) -> float:
@@ -194,12 +187,6 @@ class Mme(Metric):
         right = float(mme_answer(prediction) == _truth(answer))
         self._right.setdefault(category, {}).setdefault(image, []).append(right)
         return right
-
-    def merge(self, other: Self) -> None:
-        check_same_rules(self, other)
-        for category, images in other._right.items():
-            for image, right in images.items():
-                self._right.setdefault(category, {}).setdefault(image, []).extend(right)
 
     def result(self) -> MetricResult:
         parts, points = {}, {}

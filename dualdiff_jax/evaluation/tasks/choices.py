@@ -15,7 +15,7 @@ def ask(question: Question, settings: TaskSettings) -> str:
 
 
 def letter_fault(question: Question) -> str:
-    """As ``truth_fault``; also of more options than letters, and of a right letter that no option has."""
+    """``truth_fault``, and whether there are more options than letters, or a right letter that no option has."""
     count = len(question.options)
     if count > len(LETTERS):
         return f"has {count} options, and {len(LETTERS)} can have a letter"

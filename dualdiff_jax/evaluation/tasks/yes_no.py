@@ -7,7 +7,7 @@ from dualdiff_jax.evaluation.tasks.task import truth_fault
 
 
 def yes_no_fault(question: Question) -> str:
-    """As ``truth_fault``; also of an answer that is neither yes nor no."""
+    """``truth_fault``, and whether the answer is neither yes nor no."""
     if question.truths and not is_yes_or_no(question.truths[0]):
         return f"has the answer {quoted(question.truths[0])}, which is neither yes nor no"
     return truth_fault(question)

@@ -115,7 +115,7 @@ class Telemetry:
     def _efficiency(self, rate: float) -> dict[str, float]:
         """For each device: model operations a second, their share of its peak, and memory, where known."""
         per_device = rate * self._flops / self._devices
-        memory = device_memory()
+        memory = memory_peak()
         return {
             "tflops_per_device": per_device / 1e12,
             **({} if self._peak is None else {"mfu": per_device / self._peak}),
@@ -152,7 +152,7 @@ def summary(name: str, values: Sequence[np.ndarray]) -> Any:
     return [float(s / c * counts.sum()) if c else None for s, c in zip(sums, counts, strict=True)]
 
 
-def device_memory() -> float | None:
+def memory_peak() -> float | None:
     """Peak bytes in use on the fullest device of this host; None where devices do not report it."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
     known = [peak for peak in peaks if peak is not None]

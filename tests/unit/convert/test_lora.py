@@ -62,7 +62,7 @@ def test_there_and_back_is_bit_for_bit(tmp_path, drawn, first, second, dtype):
 
 
 def test_factors_are_cut_into_the_term_that_they_came_from():
-    """Of every layer, that of the patches among them, which is a convolution to others."""
+    """Every layer is tried, that of the patches among them, which is a convolution to others."""
     terms = draw("diffusers", alpha=2.0)
     assert any(term.down.ndim == 4 for term in terms)
     for layer, group in by_layer(terms).items():
@@ -136,7 +136,7 @@ def test_parts_with_other_ranks_and_alphas_are_joined_and_one_may_be_absent(tmp_
 
 
 def test_sd3_gets_what_it_has_and_the_rest_is_named(tmp_path):
-    """Of the last block's text stream, SD3 has two of the six modulation vectors: first the scale, then the shift."""
+    """SD3 has two of the six modulation vectors of the last block's text stream: first the scale, then the shift."""
     terms = draw(alpha=RANK)
     left_out = write_lora(tmp_path / "s.safetensors", terms, CONFIG, only_sd3=True)
     block = f"transformer_blocks.{LAST}"

@@ -111,7 +111,7 @@ def test_a_batch_that_hosts_cannot_share_is_told(root):
 
 
 def test_shares_over_a_hundred_thousand_draws_are_the_weights(tmp_path, monkeypatch):
-    """Of the sources, and of the captions within one."""
+    """The shares of the sources, and of the captions within one."""
     write_data(tmp_path, records=1400)
     record = Record("any", captions={"caption": ("first",), "re_caption": ("second",)}, turns=(Turn("", ""),))
 

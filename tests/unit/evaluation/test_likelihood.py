@@ -84,7 +84,7 @@ def test_a_head_that_is_not_trained_is_not_scored(tmp_path):
 
 
 def test_the_error_of_a_figure_is_its_spread_over_other_draws(tmp_path):
-    """Of a fresh model the losses vary with the draws of the clock, the noise and the masks alone."""
+    """The losses of a fresh model vary with the draws of the clock, the noise and the masks alone."""
     config, tokenizer = held_out(tmp_path, train={"global_batch_size": 8})
     weights = init_weights(config.model, MESH, jax.random.key(0))
     hook, found = Likelihood(config, tokenizer, MESH), []

@@ -7,6 +7,7 @@ import pytest
 
 from dualdiff_jax.models import attention as module
 from dualdiff_jax.models.attention import attention
+from dualdiff_jax.models.joint_attention import joint_attention
 from dualdiff_jax.models.remat import REMAT
 
 
@@ -46,6 +47,22 @@ def test_a_tpu_runs_its_kernel_and_only_the_test_interprets_it(monkeypatch):
         assert blocks.has_backward_blocks
         sizes = (blocks.block_q, blocks.block_kv, blocks.block_kv_compute, blocks.block_q_dkv, blocks.block_kv_dkv)
         assert {*sizes, blocks.block_kv_dkv_compute, blocks.block_q_dq, blocks.block_kv_dq} == {128}
+
+
+@pytest.mark.parametrize("kernel", ["splash", "splash_interpreted"])
+@pytest.mark.parametrize("form", ["heads apart", "heads side by side", "joint"])
+def test_a_program_for_a_tpu_holds_the_kernel_itself_unless_it_is_interpreted(form, kernel):
+    x = jax.ShapeDtypeStruct((2, 256, 256), jnp.bfloat16)
+
+    def run(x):
+        if form == "joint":
+            stream = jnp.stack([x, x, x], axis=1)
+            return joint_attention(stream, stream, scale=0.1, kernel=kernel, heads=4)
+        q = x.reshape(2, 256, 4, 64) if form == "heads apart" else x
+        return attention(q, q, q, scale=0.1, kernel=kernel, heads=4 if q.ndim == 3 else None)
+
+    program = jax.jit(run).trace(x).lower(lowering_platforms=("tpu",)).as_text()
+    assert ("tpu_custom_call" in program) == (kernel == "splash")
 
 
 @jax.jit

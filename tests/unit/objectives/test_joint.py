@@ -245,7 +245,7 @@ def test_draws_are_a_function_of_the_key_and_differ_by_purpose():
 
 @functools.cache
 def gradients_by_loss() -> dict[str, dict[str, jax.Array]]:
-    """Of each loss alone, by leaf of the model and by input: the latents of both halves and their embeddings.
+    """Gradients of each loss alone, by leaf of the model and by input: the latents of both halves and their embeddings.
 
     A zero is added to what T5 makes of the tokens, so that their gradient has a name.
     """

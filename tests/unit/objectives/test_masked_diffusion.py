@@ -51,7 +51,7 @@ def test_t_is_each_examples_own():
 
 
 def test_tokens_are_masked_independently():
-    """Of neighbours in the sequence and in the batch, both are masked with the product of the rates."""
+    """Two neighbours in the sequence or in the batch are both masked with the product of the rates."""
     tokens, rate = draw_tokens(0, 400, 400), (1 - T_MIN) * 0.5
     _, is_masked = mask_tokens(jax.random.key(3), tokens, jnp.full(400, 0.5), jnp.ones(tokens.shape, bool), MASK)
     is_masked = np.asarray(is_masked)

@@ -23,7 +23,7 @@ def test_each_end_that_follows_another_is_padding():
 
 
 def metrics(length: int, **changes) -> dict[str, float]:
-    """Of a model that finds every token but the mask as likely, where all that may be masked is, at t = 1/2."""
+    """Metrics of a model to which all tokens but the mask are equally likely; all that may be masked is, at t = 1/2."""
     tokens = np.full((2, length), END)
     tokens[0, :3], tokens[1, :2] = (4, 5, 6), (7, 8)
     is_answer = np.ones((2, length), bool)

@@ -29,7 +29,7 @@ def setup(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def states(setup):
-    """Of steps 2 and 4."""
+    """The states of steps 2 and 4."""
     return {step: random_state(setup, step) for step in (2, 4)}
 
 

@@ -84,7 +84,7 @@ EXTREMES = {  # the ends of what a config may say
 @pytest.mark.parametrize("settings", EXTREMES.values(), ids=EXTREMES)
 @pytest.mark.parametrize("clip_norm", [0.0, 2.0])
 def test_a_finite_gradient_gives_a_finite_update(name, settings, clip_norm):
-    """Of zero, of the smallest numbers, of one entry alone, and of norms near the end of fp32, one after another."""
+    """The gradients are zero, the smallest numbers, one entry alone, and norms near fp32's end, one after another."""
     config = resolve({"name": name, "warmup_steps": 0, "clip_norm": clip_norm} | settings, OptimizerConfig)
     optimizer = make_optimizer(config, 10, SPECS)
     draws = {

@@ -11,11 +11,10 @@ import pytest
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind, leaf_specs
-from dualdiff_jax.models.leaves import kernel_dims
+from dualdiff_jax.models.leaves import EMBEDDING, kernel_dims
 from dualdiff_jax.models.separated import stacked_weights
 from dualdiff_jax.training import setup
 from dualdiff_jax.training.optimizer import is_decayed
-from dualdiff_jax.models.leaves import EMBEDDING
 from dualdiff_jax.training.trainable import (
     MASK_ROW,
     PARTS,

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.fid import inception
-from dualdiff_jax.evaluation.fid.inception_weights import bind, file_hash, leaf_shapes, read_weights, torch_key
+from dualdiff_jax.evaluation.fid.inception_weights import bind, leaf_shapes, read_weights, torch_key
 from tests.unit.evaluation.fid import narrow
 
 X = np.random.default_rng(0).standard_normal((2, 9, 11, 4)).astype(np.float32)
@@ -73,7 +73,6 @@ def test_weights_are_read_from_either_kind_of_file(tmp_path, suffix):
     for leaf, array in weights.items():
         theirs = tensors[torch_key(leaf)].numpy()
         np.testing.assert_array_equal(array, theirs.transpose(2, 3, 1, 0) if theirs.ndim == 4 else theirs)
-    assert len(file_hash(file)) == 64
     network = nnx.eval_shape(lambda: bind({leaf: jnp.asarray(array) for leaf, array in weights.items()}))
     assert network.mixed_5b.branch1x1.kernel.get_value().shape == weights["mixed_5b.branch1x1.kernel"].shape
 
