@@ -65,6 +65,10 @@ CHIPS = {
 }
 
 
+# Cards with a lower peak, memory and network than the SXM module of the same name, to which the figures above belong.
+_OTHER_BOARDS = ("H100 PCIe", "H100 NVL", "H200 NVL")
+
+
 def peak_flops(device_kind: str) -> float | None:
     """Dense bfloat16 operations per second of a ``jax.Device.device_kind``; None for an unknown device."""
     chip = chip_of(device_kind)
@@ -72,7 +76,9 @@ def peak_flops(device_kind: str) -> float | None:
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip of a ``jax.Device.device_kind``; None for an unknown device."""
+    """The chip of a ``jax.Device.device_kind``; None for an unknown one, such as a PCIe or NVL card of Hopper."""
+    if device_kind.endswith(_OTHER_BOARDS):
+        return None
     found = {kind: chip for chip in CHIPS.values() for kind in chip.kinds if device_kind.startswith(kind)}
     return found[max(found, key=len)] if found else None  # "TPU v5" is also a prefix of "TPU v5 lite"
 

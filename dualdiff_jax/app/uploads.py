@@ -71,7 +71,7 @@ def receive_mask(painted: Any, size: tuple[int, int]) -> Image.Image:
         data = base64.b64decode(url[len(DATA_URL) :], validate=True)
     except binascii.Error:
         raise UserError("the mask is no PNG of the brush; paint it again") from None
-    grey = np.asarray(open_image(data, "the mask", max_pixels=MOST_PIXELS).convert("L"))
+    grey = np.asarray(open_image(data, "the mask", max_pixels=MOST_PIXELS, background="black").convert("L"))
     mask = Image.fromarray(np.where(grey >= WHITE, 255, 0).astype(np.uint8))
     if mask.size != size:
         raise UserError(f"the mask has {mask.size} pixels and the picture {size}; paint it again")

@@ -9,10 +9,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dualdiff_jax.cli.sample import check_prompts, image_names, load, results_folder, seeds_of, write_images
+from dualdiff_jax.cli.sample import (
+    check_files,
+    check_prompts,
+    image_names,
+    load,
+    paired,
+    results_folder,
+    seeds_of,
+    write_images,
+)
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.edit_calls import VARIATIONS
-from dualdiff_jax.pipeline.edit_inputs import as_strength
+from dualdiff_jax.pipeline.edit_inputs import as_strength, check_mask_count
+from dualdiff_jax.pipeline.image_options import check_image_options
 from dualdiff_jax.pipeline.image_requests import MOST_IMAGES
 from dualdiff_jax.pipeline.inputs import Seed, check_settings, whole_number
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
@@ -51,7 +61,10 @@ def inpaint(
     """
     if not masks:
         raise UserError("there is no mask; give --mask=FILE, white where the image is repainted")
+    if images:
+        check_mask_count(len(masks), len(images))
     check_prompts(prompts)
+    check_files(masks)
 
     def draw(pipe: DualDiffusionPipeline, **given: Any) -> list[Image.Image] | np.ndarray:
         return pipe.inpaint(images, list(masks), **given)
@@ -96,9 +109,10 @@ def _draw(
     """Draws, writes and reports ``repeats`` images for each pair of image and prompt."""
     if not images:
         raise UserError("there is no image; give --image=FILE")
-    if prompts and len(prompts) != len(images) and 1 not in (len(prompts), len(images)):
-        raise UserError(f"{len(images)} images, but {len(prompts)} prompts; give one of either, or as many of each")
+    if prompts:
+        paired(images, prompts, "prompts")
     check_settings(**options)
+    check_image_options(options)
     if strength is not None:
         options["strength"] = as_strength(strength)
     pairs = max(len(images), len(prompts))
@@ -109,9 +123,10 @@ def _draw(
         if prompts:
             row["prompt"] = prompts[index if len(prompts) > 1 else 0]
         rows += [row] * count
+    check_files(images)
     with results_folder(output, image_names(rows), overwrite) as folder:
         pipeline = load(model, dtype, t5_bits)
-        pipeline.tokenizer.check_words(*prompts)
+        pipeline.tokenizer.check_words(*prompts, options.get("negative_prompt") or "")
         if prompts:
             options["prompts"] = list(prompts)
         found = draw(pipeline, seed=seed, progress=bar("generating"), **options)

@@ -6,9 +6,9 @@ Each command raises ``UserError`` for a fault of its arguments, before the model
 from collections.abc import Sequence
 from typing import Any
 
-from dualdiff_jax.cli.sample import load, paired, report_rows, results_file, seeds_of
+from dualdiff_jax.cli.sample import check_files, load, paired, report_rows, results_file, seeds_of
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.pipeline.blanks import split_blanks
+from dualdiff_jax.pipeline.blanks import parts_of
 from dualdiff_jax.pipeline.inputs import Seed, check_seed, check_settings
 from dualdiff_jax.progress import bar
 
@@ -36,15 +36,18 @@ def infill(
         options: those of ``DualDiffusionPipeline.infill``.
     """
     _check_given(images, texts, "a photo of a _ on a _")
-    images, texts = paired(images, texts)
+    images, texts = paired(images, texts, "texts")
+    written = [" ".join(parts_of("--text", text)) for text in texts]
+    seeds = seeds_of(seed, len(images))
     check_settings(**options)
+    check_files(images)
     with results_file(output, "infills.json", overwrite) as file:
         pipeline = load(model, dtype, t5_bits)
-        pipeline.tokenizer.check_words(*(" ".join(split_blanks(text)) for text in texts))
+        pipeline.tokenizer.check_words(*written)
         found = pipeline.infill(texts, images, with_fills=True, seed=seed, progress=bar("filling"), **options)
         rows = [
             {"image": image, "text": each.text, "fills": each.fills, "seed": its_seed}
-            for image, each, its_seed in zip(images, found, seeds_of(seed, len(images)), strict=True)
+            for image, each, its_seed in zip(images, found, seeds, strict=True)
         ]
         report_rows(rows, file, as_json, "{image}\t{text}")
 
@@ -74,8 +77,11 @@ def score(
         options: those of ``DualDiffusionPipeline.score``.
     """
     _check_given(images, texts, "a photo of a dog")
+    if len(questions) not in (0, 1, len(images)):
+        raise UserError(f"{len(questions)} questions for {len(images)} images; give one, or one for each image")
     one_seed = check_seed("seed", seed)
     check_settings(**options)
+    check_files(images)
     with results_file(output, "scores.json", overwrite) as file:
         pipeline = load(model, dtype, t5_bits)
         pipeline.tokenizer.check_words(*texts, *questions)

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 
 from dualdiff_jax.data.records.unicode import mend_text
-from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.files import as_path, is_bucket, is_there, locked_folder, new_file, write_text
 from dualdiff_jax.files.matching import names_in
 from dualdiff_jax.pipeline.devices import in_words
+from dualdiff_jax.pipeline.image_options import check_image_options
 from dualdiff_jax.pipeline.image_requests import MOST_IMAGES
 from dualdiff_jax.pipeline.inputs import Seed, check_settings, whole_number
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
@@ -51,6 +52,7 @@ def generate(
     """
     check_prompts(prompts)
     check_settings(**options)
+    check_image_options(options)
     repeats = whole_number("images_per_prompt", options.get("images_per_prompt"), 1, most=MOST_IMAGES)
     rows = [
         {"prompt": prompt, "seed": each}
@@ -59,7 +61,7 @@ def generate(
     ]
     with results_folder(output, image_names(rows), overwrite) as folder:
         pipeline = load(model, dtype, t5_bits)
-        pipeline.tokenizer.check_words(*prompts)
+        pipeline.tokenizer.check_words(*prompts, options.get("negative_prompt") or "")
         images = pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
         write_images(folder, images, rows, as_json, "{image}\t{prompt}")
 
@@ -86,11 +88,12 @@ def caption(
     """
     if not images:
         raise UserError("there is no image; give --image=FILE")
+    seeds = seeds_of(seed, len(images))
     check_settings(**options)
+    check_files(images)
     with results_file(output, "captions.json", overwrite) as file:
         pipeline = load(model, dtype, t5_bits)
         captions = pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
-        seeds = seeds_of(seed, len(images))
         rows = [{"image": i, "caption": c, "seed": s} for i, c, s in zip(images, captions, seeds, strict=True)]
         report_rows(rows, file, as_json, "{image}\t{caption}")
 
@@ -119,18 +122,19 @@ def answer(
     """
     if not images or not questions:
         raise UserError('an image or a question is missing; give --image=FILE and --question="..."')
-    images, questions = paired(images, questions)
+    if not all(question.strip() for question in questions):
+        raise UserError("a question is empty; ask something in --question")
+    images, questions = paired(images, questions, "questions")
+    seeds = seeds_of(seed, len(images))
     check_settings(**options)
+    check_files(images)
     with results_file(output, "answers.json", overwrite) as file:
         pipeline = load(model, dtype, t5_bits)
-        for question in questions:
-            if not question.strip():
-                raise UserError("a question is empty; ask something in --question")
-            pipeline.tokenizer.check_words(question)
+        pipeline.tokenizer.check_words(*questions)
         answers = pipeline.answer(images, questions, seed=seed, progress=bar("reading"), **options)
         rows = [
             {"image": i, "question": q, "answer": a, "seed": each}
-            for i, q, a, each in zip(images, questions, answers, seeds_of(seed, len(images)), strict=True)
+            for i, q, a, each in zip(images, questions, answers, seeds, strict=True)
         ]
         report_rows(rows, file, as_json, "{image}\t{question}\t{answer}")
 
@@ -156,8 +160,21 @@ def check_prompts(prompts: Sequence[str]) -> None:
         raise UserError("a prompt is empty; describe the image in --prompt")
 
 
-def paired(images: Sequence[str], texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Both as long as each other where one of them has a single entry, which goes with all of the other."""
+def check_files(files: Sequence[str]) -> None:
+    """Raises ``UserError`` unless all ``files``, which are images, are there; those in a bucket are found later."""
+    for file in files:
+        path = as_path(file)
+        if not file or not (is_bucket(path) or is_there(path)):
+            raise UserError(f"{file or quoted(file)}: there is no such file")
+
+
+def paired(images: Sequence[str], texts: Sequence[str], name: str) -> tuple[list[str], list[str]]:
+    """Both as long as each other; a single entry of one goes with all of the other. ``name`` is that of the texts.
+
+    Raises ``UserError`` where that cannot be.
+    """
+    if len(images) != len(texts) and 1 not in (len(images), len(texts)):
+        raise UserError(f"{len(images)} images, but {len(texts)} {name}; give one of either, or as many of each")
     if len(texts) == 1:
         texts = list(texts) * len(images)
     elif len(images) == 1:

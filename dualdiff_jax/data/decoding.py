@@ -53,11 +53,16 @@ Found = TypeVar("Found")
 
 
 def decode(
-    source: ImageSource, name: str, scale: Callable[[Extent], float] | None, max_pixels: int
+    source: ImageSource,
+    name: str,
+    scale: Callable[[Extent], float] | None,
+    max_pixels: int,
+    background: str = "white",
 ) -> tuple[Image.Image, Extent]:
     """(upright RGB image, extent of the picture in it): a JPEG decoded smaller may end within its last pixel.
 
     ``scale`` gives the least scale at which a JPEG of some (width, height) may be decoded; None decodes all of it.
+    ``background`` is the colour behind what is transparent.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,)):
@@ -67,14 +72,14 @@ def decode(
     if isinstance(source, Image.Image):
         with _faults(name):
             _check_size(*source.size, name, max_pixels=None)
-            image = _to_rgb(source, name)
+            image = _to_rgb(source, name, background)
             return image, image.size
     name = name if isinstance(source, bytes) else str(source)
 
     def look(image: Image.Image, data: bytes) -> tuple[Image.Image, Extent]:
         extent = _draft(image, name, scale, max_pixels) if scale else None
         _check_size(*image.size, name, max_pixels)
-        image = _to_rgb(image, name)
+        image = _to_rgb(image, name, background)
         return image, extent or image.size
 
     return from_file(content(source, name), name, look)
@@ -182,8 +187,8 @@ def _draft(image: Image.Image, name: str, scale: Callable[[Extent], float], max_
     return drafted[1][2:] if drafted and orientation == 1 else None
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Decodes the image: upright, 8 bits, alpha over white, RGB."""
+def _to_rgb(image: Image.Image, name: str, background: str) -> Image.Image:
+    """Decodes the image: upright, 8 bits, alpha over ``background``, RGB."""
     _check_tiff(image, name)
     image.load()
     turn = TURNS.get(orientation_of(image))
@@ -193,7 +198,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.transpose(turn)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        image = Image.new("RGBA", rgba.size, "white")
+        image = Image.new("RGBA", rgba.size, background)
         image.alpha_composite(rgba)
     return image if image.mode == "RGB" else image.convert("RGB")
 

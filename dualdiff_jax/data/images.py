@@ -76,9 +76,11 @@ def normalize(pixels: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     return out
 
 
-def open_image(source: ImageSource, name: str = "the image", *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image in RGB at its own size, upright. Arguments and exceptions are those of ``read_image``."""
-    return decode(source, name, None, max_pixels)[0]
+def open_image(
+    source: ImageSource, name: str = "the image", *, max_pixels: int = MAX_PIXELS, background: str = "white"
+) -> Image.Image:
+    """The image in RGB at its own size, upright, alpha over ``background``. The rest is as in ``read_image``."""
+    return decode(source, name, None, max_pixels, background)[0]
 
 
 def image_size(source: bytes | os.PathLike, name: str = "the image") -> tuple[int, int]:

@@ -55,6 +55,14 @@ def split_blanks(text: str) -> list[str]:
     return parts
 
 
+def parts_of(name: str, text: str) -> list[str]:
+    """``split_blanks``. Raises ``UserError`` where there is no blank."""
+    parts = split_blanks(text)
+    if len(parts) == 1:
+        raise UserError(f"{name} is {quoted(text)} and has no blank; put {BLANK} where tokens are to be found")
+    return parts
+
+
 def blanked_text(
     name: str, tokenizer: Tokenizer, text: str, tokens_per_blank: int | Sequence[int], length: int
 ) -> BlankedText:
@@ -70,10 +78,8 @@ def blanked_text(
     Raises:
         UserError: there is no blank, not one number for each, or no room.
     """
-    parts = split_blanks(text)
+    parts = parts_of(name, text)
     count = len(parts) - 1
-    if not count:
-        raise UserError(f"{name} is {quoted(text)} and has no blank; put {BLANK} where tokens are to be found")
     sizes = [tokens_per_blank] * count if isinstance(tokens_per_blank, int) else list(tokens_per_blank)
     if len(sizes) != count:
         raise UserError(

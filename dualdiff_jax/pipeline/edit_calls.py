@@ -80,7 +80,8 @@ class EditCalls(ImageCalls):
 
         Args:
             images: as in ``image_to_image``.
-            masks: one for all images, or one for each, of the images' own size (``edit_inputs.repainted_pixels``).
+            masks: one for all images, or one for each, of the images' own size (``edit_inputs.repainted_pixels``);
+                the image stays where its mask is transparent.
             prompts: what the results show.
             negative_prompt: as in ``text_to_image``.
             strength: as in ``image_to_image``, for the white part; 1 forgets what was there.

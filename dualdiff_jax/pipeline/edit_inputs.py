@@ -54,7 +54,8 @@ def repainted_pixels(masks: Any, sizes: list[tuple[int, int]], size: tuple[int, 
 
     Args:
         masks: one for all images, or a list of one for each: an image (path, bytes, PIL), white where it is repainted,
-            or an array (h, w) of bool, of uint8, or of floats in [0, 1]; what is at least half white counts as white.
+            or an array (h, w) of bool, of uint8, or of floats in [0, 1]; what is at least half white counts as white,
+            and what is transparent as black.
         sizes: (h, w) of each image itself, which its mask has too.
         size: (height, width) of the result.
         fit: of the images, which the masks follow.
@@ -66,8 +67,7 @@ def repainted_pixels(masks: Any, sizes: list[tuple[int, int]], size: tuple[int, 
         UserError: a mask is unusable, or not of its image's size.
     """
     items = list(masks) if isinstance(masks, list | tuple) else [masks]
-    if len(items) not in (1, len(sizes)):
-        raise UserError(f"masks has {len(items)} entries for {len(sizes)} images; give one, or one for each image")
+    check_mask_count(len(items), len(sizes))
     named = isinstance(masks, list | tuple)
     read = [_mask_pixels(f"masks[{index}]" if named else "masks", item) for index, item in enumerate(items)]
     found = []
@@ -82,13 +82,19 @@ def repainted_pixels(masks: Any, sizes: list[tuple[int, int]], size: tuple[int, 
     return np.stack(found)
 
 
+def check_mask_count(masks: int, images: int) -> None:
+    """Raises ``UserError`` unless there is one mask for all images, or one for each."""
+    if masks not in (1, images):
+        raise UserError(f"masks has {masks} entries for {images} images; give one, or one for each image")
+
+
 def _mask_pixels(name: str, mask: Any) -> np.ndarray:
     """A mask as a grey image (h, w, 3) uint8."""
     if isinstance(mask, str | os.PathLike) and not os.fspath(mask):
         raise UserError(f"{name} is an empty path; {MASK}")
     if isinstance(mask, str | os.PathLike | bytes | bytearray | memoryview | Image.Image):
         source = bytes(mask) if isinstance(mask, bytearray | memoryview) else mask
-        grey = open_image(source, name).convert("L")
+        grey = open_image(source, name, background="black").convert("L")
         return np.repeat(np.asarray(grey)[..., None], 3, axis=-1)
     array = host_array(name, mask.cpu() if hasattr(mask, "cpu") else mask, MASK)
     array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array

@@ -11,7 +11,7 @@ from dualdiff_jax.config.model import SamplingConfig
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.pipeline.inputs import Seed
-from dualdiff_jax.pipeline.noise_levels import noise_levels, truncated
+from dualdiff_jax.pipeline.noise_levels import given_levels, noise_levels, truncated
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.sampling.flow_sampler import IMAGE_SAMPLERS
 from dualdiff_jax.sampling.guidance import GUIDANCE_RULES
@@ -70,6 +70,14 @@ def image_options(given: Mapping[str, Any]) -> ImageOptions:
     return ImageOptions(**given)
 
 
+def check_image_options(options: Mapping[str, Any]) -> None:
+    """Checks what can be checked before there is a model. Raises ``UserError``."""
+    if options.get("sigmas") is not None:
+        given_levels(options["sigmas"], options.get("steps"), options.get("sigma_shift"))
+    if options.get("guidance_interval") is not None:
+        _interval(options["guidance_interval"])
+
+
 class ImageSettings(NamedTuple):
     """How the images of a call are sampled, checked and complete."""
 
@@ -121,11 +129,14 @@ def image_settings(
     if options.zero_init_steps is not None and rule != ZERO_STAR:
         raise UserError(f"zero_init_steps is for guidance_rule {ZERO_STAR}, and the rule is {rule}; leave it out")
     levels = noise_levels(default, size, steps=options.steps, sigma_shift=options.sigma_shift, sigmas=options.sigmas)
-    kept = truncated(levels, strength)
+    scale = inputs.setting("guidance_scale", options.guidance_scale, "guidance_scale", default.guidance_scale)
+    steps, kept = len(levels) - 1, truncated(levels, strength)
+    if rule == ZERO_STAR and scale > inputs.NO_GUIDANCE and zeros >= steps:  # whatever the strength
+        raise UserError(f"zero_init_steps is {zeros} of {steps} steps, which leaves the noise as it is; give fewer")
     return ImageSettings(
         _choice("sampler", options.sampler, default.image_sampler, IMAGE_SAMPLERS),
         kept,
-        inputs.setting("guidance_scale", options.guidance_scale, "guidance_scale", default.guidance_scale),
+        scale,
         rule,
         _interval(default.guidance_interval if options.guidance_interval is None else options.guidance_interval),
         max(zeros - (len(levels) - len(kept)), 0) if rule == ZERO_STAR else 0,

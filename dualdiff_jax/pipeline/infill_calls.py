@@ -65,6 +65,7 @@ class InfillCalls(TextCalls):
         """
         if "rules" in options:
             raise UserError("infill makes rules itself, from what is written; leave rules out, or call complete_text")
+        text_choices.known(options, "texts", "tokens_per_blank", "with_fills")
         sources, texts = arrays_in.as_images(images), inputs.as_texts("texts", texts)
         if 1 not in (len(sources), len(texts)) and len(sources) != len(texts):
             raise UserError(f"{len(sources)} images, but texts has {len(texts)} entries; give one, or as many")

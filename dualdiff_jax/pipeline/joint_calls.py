@@ -71,11 +71,7 @@ class JointCalls(LoadedModel):
         """
         count, default = inputs.whole_number("count", count, 1, most=MOST_PAIRS), self.config.sampling
         tokens = inputs.setting("length", length, "caption_length", default.caption_length)
-        if not isinstance(prompt, str):
-            raise UserError(f"prompt is {quoted(prompt)}; give one text, the beginning of every text")
-        prefix = np.asarray(self.tokenizer.tokens(prompt), np.int32)
-        if len(prefix) >= tokens - 1:
-            raise UserError(f"the prompt takes {len(prefix)} of {tokens} tokens and leaves no room; shorten it")
+        prefix = self._prefix(prompt, tokens)
         size, keys = inputs.image_size(self.config, height, width), inputs.example_keys(seed, count)
         levels = noise_levels(default, size, steps=steps, sigma_shift=sigma_shift, sigmas=None)
         scale = inputs.setting("guidance_scale", guidance_scale, "guidance_scale", default.guidance_scale)
@@ -91,6 +87,17 @@ class JointCalls(LoadedModel):
             found += [Pair(to_pil(image), self.tokenizer.decode(row)) for image, row in zip(*drawn, strict=True)][:kept]
             report(progress, int(rows[kept - 1]) + 1, count)
         return found
+
+    def _prefix(self, prompt: Any, length: int) -> np.ndarray:
+        """The token ids that begin every text of ``length``. Raises ``UserError`` where ``prompt`` cannot be used."""
+        if not isinstance(prompt, str):
+            raise UserError(f"prompt is {quoted(prompt)}; give one text, the beginning of every text")
+        prefix = np.asarray(self.tokenizer.tokens(prompt), np.int32)
+        if self.tokenizer.mask_token_id in prefix:
+            raise UserError(f"prompt is {quoted(prompt)} and has a mask, which would be filled; leave the mask out")
+        if len(prefix) >= length - 1:
+            raise UserError(f"the prompt takes {len(prefix)} of {length} tokens and leaves no room; shorten it")
+        return prefix
 
     def _together(
         self, token_ids: np.ndarray, shape: tuple[int, ...], rngs: Key, levels: np.ndarray, *settings: Any

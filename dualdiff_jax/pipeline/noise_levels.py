@@ -37,6 +37,11 @@ def noise_levels(
     if sigmas is None:
         shift = _shift(default, size, sigma_shift)
         return sigma_grid(setting("steps", steps, "image_steps", default.image_steps), shift)
+    return given_levels(sigmas, steps, sigma_shift)
+
+
+def given_levels(sigmas: Any, steps: int | None, sigma_shift: float | str | None) -> np.ndarray:
+    """``noise_levels`` of a caller who gives ``sigmas``."""
     if steps is not None or sigma_shift is not None:
         raise UserError("sigmas is given beside steps or sigma_shift, which it replaces; leave these out")
     given = numbers(sigmas)

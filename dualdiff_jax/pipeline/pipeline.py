@@ -11,6 +11,7 @@ Results are a function of the inputs and the seed: an example does not depend on
 
 from pathlib import Path
 
+import numpy as np
 from jax.sharding import Mesh
 
 from dualdiff_jax.config import ModelConfig
@@ -89,7 +90,7 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
         path = inputs.as_path("path", path)
         if mesh is not None:
             inputs.check_mesh("mesh", mesh)
-        if t5_bits not in (None, 8):
+        if t5_bits is not None and not (isinstance(t5_bits, int | np.integer) and t5_bits == 8):
             raise UserError(f"t5_bits is {quoted(t5_bits)}; give 8, or None for T5 as it is")
 
         def choose_mesh(config: ModelConfig) -> Mesh:

@@ -72,6 +72,7 @@ class TextCalls(LoadedModel):
         Raises:
             UserError: an argument or an image cannot be used, or the prompt leaves no room.
         """
+        text_choices.known(options, "prompt")
         images, default = arrays_in.as_images(images), self.config.sampling
         like_original = inputs.yes_or_no("like_original", like_original)
         tokens = inputs.setting("length", length, "caption_length", default.caption_length)
@@ -84,12 +85,9 @@ class TextCalls(LoadedModel):
         is_anchored = inputs.yes_or_no("anchor_end", anchor_end, default.anchor_end and not like_original)
         if len(prefix) >= tokens - is_anchored:
             raise UserError(f"the prompt takes {len(prefix)} of {tokens} tokens and leaves no room; shorten it")
+        remask = options.get("remask")
         options["early_stop"] = text_choices.stops_early(
-            early_stop,
-            [prefix],
-            self.tokenizer.mask_token_id,
-            remask=options.get("remask"),
-            like_original=like_original,
+            early_stop, [prefix], self.tokenizer.mask_token_id, remask=remask, like_original=like_original
         )
         sample = self.generate_text(
             images, [prefix] * len(images), length=tokens, steps=passes, anchor_end=is_anchored, **options
@@ -124,6 +122,7 @@ class TextCalls(LoadedModel):
         Raises:
             UserError: an argument or an image cannot be used, or there are not as many questions as images.
         """
+        text_choices.known(options, "questions", "anchor_end")
         images, questions = arrays_in.as_images(images), inputs.as_texts("questions", questions)
         default = self.config.sampling
         if len(images) != len(questions):
@@ -170,7 +169,7 @@ class TextCalls(LoadedModel):
         anchor = None if anchor_end is None else inputs.yes_or_no("anchor_end", anchor_end)
         default = self.config.sampling.anchor_end
         token_ids = masked_texts(self.tokenizer, prompts, len(images), length, anchor_end=anchor, default=default)
-        return self.complete_text(images, token_ids, steps=steps, **options)
+        return self.complete_text(images, token_ids, steps=steps, **text_choices.known(options))
 
     def complete_text(
         self, images: ImageSources, token_ids: TokenIds | np.ndarray, *, steps: int | None, **options: Any
@@ -195,7 +194,7 @@ class TextCalls(LoadedModel):
         Raises:
             UserError: an argument or an image cannot be used, or two options do not go together.
         """
-        pieces = self._completions(images, token_ids, None, steps=steps, **options)
+        pieces = self._completions(images, token_ids, None, steps=steps, **text_choices.known(options))
         return TextSample(*(np.concatenate(field) for field in zip(*(piece.sample for piece in pieces), strict=True)))
 
     def stream_text(
@@ -226,6 +225,7 @@ class TextCalls(LoadedModel):
         Raises:
             UserError: an argument or an image cannot be used.
         """
+        text_choices.known(options, "prompts", "every")
         images, default = arrays_in.as_images(images), self.config.sampling
         every = inputs.whole_number("every", every, 1)
         tokens = inputs.setting("length", length, "caption_length", default.caption_length)

@@ -6,9 +6,28 @@ from typing import Any
 import numpy as np
 
 from dualdiff_jax.config.model import SamplingConfig
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.sampling.text_options import FIELDS, OWN_OPTIONS, TextOptions
+from dualdiff_jax.sampling.token_rules import TokenRules
+
+OF_ALL_CALLS = ("seed", "height", "width", "fit", "progress", "rules")  # besides the fields of TextOptions
+
+
+def known(options: Mapping[str, Any], *others: str) -> Mapping[str, Any]:
+    """The options of a call that completes texts, as they are.
+
+    Args:
+        options: of the caller.
+        others: names that this call has besides those of ``complete_text``.
+
+    Raises:
+        UserError: there is no such option, or the rules are none.
+    """
+    inputs.check_names(options, [*others, *OF_ALL_CALLS, *FIELDS])
+    if not isinstance(options.get("rules"), TokenRules | None):
+        raise UserError(f"rules is {quoted(options['rules'])}; give a TokenRules, or None")
+    return options
 
 
 def text_order(default: SamplingConfig, order: Any) -> str:
@@ -85,6 +104,6 @@ def check_texts(options: TextOptions, token_ids: np.ndarray, mask_token_id: int,
         return
     for index in np.flatnonzero(token_ids[:, 0] == mask_token_id):
         raise UserError(
-            f"guidance_null is 'text', but prompts[{index}] is empty, so no prompt can be masked; give one, or "
-            "guidance_null='image'"
+            f"guidance_null is 'text', but text {index} begins with a mask, so nothing in front of it can be masked; "
+            "use guidance_null='image'"
         )

@@ -66,7 +66,7 @@ def bytes_sent(kind: str, result: int, group: Sequence[int], node_of: Sequence[i
     full = result * members if kind == "reduce-scatter" else result
     passes = 2 if kind == "all-reduce" else 1
     total = passes * full * (members - 1) / members
-    if kind == "all-to-all":
+    if kind in ("all-to-all", "ragged-all-to-all"):
         return total, full * (nodes - 1) / nodes
     return total, passes * full * (nodes - 1) / members
 

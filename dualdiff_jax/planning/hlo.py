@@ -1,8 +1,9 @@
 """The text of a compiled program, as XLA prints it, taken apart into computations and instructions.
 
 A loop's body appears once in the text and runs as often as the loop iterates. XLA for GPUs writes the count next to the
-loop; for TPUs it is the constant of the loop's condition. A loop whose condition reads an array ends when the data say
-so, and the text does not tell its count.
+loop; for TPUs it follows from the counter's first value, what an iteration adds to it, and the constant that the loop's
+condition compares it with. A first value that the text does not show is taken as 0. A loop whose condition reads an
+array ends when the data say so, and the text does not tell its count.
 """
 
 import math
@@ -14,14 +15,20 @@ _DEVICES = re.compile(r"num_partitions=(\d+)")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\(([^)]*)\)?")
 _OPERAND = re.compile(r"%([\w.\-]+)")
-_ARRAY = re.compile(r"\b(pred|[suf]\d+|bf16|f8\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
+_ARRAY = re.compile(r"\b(pred|[sufc]\d+|bf16|f8\w+)\[([\d,]*)\](?:\{([^}]*)\})?")
 _CALLED = re.compile(r"(?:calls|to_apply|body|async_wrapped|called_computation)=%?([\w.\-]+)")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+)")
 _CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
-_LIMIT = re.compile(r"= [su]32\[\]\S* constant\((\d+)\)")
+_CONSTANT = re.compile(r"= [su]\d+\[\]\S* constant\((-?\d+)\)")
+_DIRECTION = re.compile(r"\bdirection=(LT|LE|GT|GE|NE|EQ)\b")
+_MIRRORED = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE"}  # what "a before b" says of b and a
 _INDEX = re.compile(r"\bindex=(\d+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+COLLECTIVES = (
+    *("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute"),
+    *("ragged-all-to-all", "collective-broadcast"),
+)
 _WIDTH = {"pred": 1.0, "bf16": 2.0}
 
 
@@ -79,27 +86,77 @@ class Program(NamedTuple):
         known = _TRIPS.search(loop.line)
         if known:
             return int(known[1])
-        condition = list(self.computations.get(_CONDITION.findall(loop.line)[0], {}).values())
-        limits = [int(limit) for instruction in condition for limit in _LIMIT.findall(instruction.line)]
+        condition = self.computations.get(_CONDITION.findall(loop.line)[0], {})
+        constants = {name: int(found[1]) for name, one in condition.items() if (found := _CONSTANT.search(one.line))}
         reads_data = any(
-            array.elements > 1
-            for instruction in condition
-            if instruction.operation != "parameter"
-            for array in instruction.arrays
+            array.elements > 1 for one in condition.values() if one.operation != "parameter" for array in one.arrays
         )
-        return -(-max(limits) // self._step(loop, condition)) if limits and not reads_data else self.unknown_trips
+        if not constants or reads_data:
+            return self.unknown_trips
+        counter = next((_INDEX.findall(one.line) for one in condition.values() if "get-tuple" in one.operation), [])
+        index = int(counter[0]) if counter else None
+        step = self._step(loop, index)
+        direction, limit = _comparison(condition, constants) or ("LT", max(constants.values()))
+        count = _iterations(direction, self._first(loop, index), limit, step) if step else 0
+        return count if count > 0 else self.unknown_trips
 
-    def _step(self, loop: Instruction, condition: list[Instruction]) -> int:
-        """What an iteration adds to the loop's counter: 2 where a TPU takes two pieces of a ring at once; else 1."""
-        counter = next((_INDEX.findall(one.line) for one in condition if one.operation == "get-tuple-element"), [])
+    def _first(self, loop: Instruction, index: int | None) -> int:
+        """The first value of a loop's counter; 0 where the text does not show it."""
+        around = next((one for one in self.computations.values() if one.get(loop.name) is loop), {})
+        state = around.get(loop.operands[0]) if loop.operands else None
+        if state is None or index is None or state.operation != "tuple" or index >= len(state.operands):
+            return 0
+        return _value(around, state.operands[index]) or 0
+
+    def _step(self, loop: Instruction, index: int | None) -> int:
+        """What an iteration adds to the loop's counter, 1 where the text does not show it; 0 if it is no addition.
+
+        A TPU that takes two pieces of a ring at once adds 2.
+        """
         body = self.computations.get(body_of(loop), {})
         root = next((one for one in body.values() if one.is_root and one.operation == "tuple"), None)
-        if not counter or root is None or int(counter[0]) >= len(root.operands):
+        if index is None or root is None or index >= len(root.operands):
             return 1
-        added = body.get(root.operands[int(counter[0])])
-        terms = [body[name].line for name in added.operands if name in body] if added else []
-        steps = [int(step) for line in terms for step in _LIMIT.findall(line)]
-        return max(steps, default=1) or 1
+        added = body.get(root.operands[index])
+        while added is not None and added.operation in ("copy", "bitcast") and added.operands:
+            added = body.get(added.operands[0])
+        if added is None or added.operation in ("fusion", "get-tuple-element"):
+            return 1
+        terms = [value for name in added.operands if (value := _value(body, name)) is not None]
+        if added.operation not in ("add", "subtract"):
+            return 0
+        return (terms[0] if added.operation == "add" else -terms[0]) if terms else 1
+
+
+def _value(computation: Computation, name: str) -> int | None:
+    """The number that an instruction, or what it copies, is; None if it is no constant."""
+    one = computation.get(name)
+    while one is not None and one.operation in ("copy", "bitcast") and one.operands:
+        one = computation.get(one.operands[0])
+    found = _CONSTANT.search(one.line) if one is not None else None
+    return int(found[1]) if found else None
+
+
+def _comparison(condition: Computation, constants: dict[str, int]) -> tuple[str, int] | None:
+    """What a loop's counter is compared for, and the constant; None where the text shows no such comparison."""
+    for one in condition.values():
+        direction = _DIRECTION.search(one.line) if one.operation == "compare" else None
+        known = [place for place, name in enumerate(one.operands) if name in constants]
+        if direction and len(one.operands) == 2 and len(known) == 1:
+            [place] = known
+            name = direction[1] if place == 1 else _MIRRORED.get(direction[1], direction[1])
+            return name, constants[one.operands[place]]
+    return None
+
+
+def _iterations(direction: str, first: int, limit: int, step: int) -> int:
+    """How often a counter that starts at ``first`` passes ``direction`` of ``limit``; 0 if it never or always does."""
+    distance, size = (limit - first, step) if step > 0 else (first - limit, -step)
+    if direction == "NE":
+        return distance // size if distance % size == 0 else 0
+    if direction not in (("LT", "LE") if step > 0 else ("GT", "GE")):
+        return 0
+    return -(-distance // size) if direction in ("LT", "GT") else distance // size + 1
 
 
 def parse(text: str, unknown_trips: int = 1) -> Program:
@@ -146,6 +203,12 @@ def branches_of(conditional: Instruction) -> list[str]:
     """The computations of which a conditional runs one."""
     found = (listed or single for listed, single in _BRANCHES.findall(conditional.line))
     return [name.strip().lstrip("%") for names in found for name in names.split(",")]
+
+
+def kind_of_collective(instruction: Instruction) -> str | None:
+    """The kind of a collective, of its start or of its end; None for other instructions."""
+    kind = instruction.operation.removesuffix("-start").removesuffix("-done")
+    return kind if kind in COLLECTIVES else None
 
 
 def inside(program: Program, instruction: Instruction) -> Iterator[tuple[Computation, Instruction]]:

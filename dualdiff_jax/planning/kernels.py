@@ -9,12 +9,19 @@ Collectives are not kernels here: ``collectives.py`` counts them.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from dualdiff_jax.hardware import Chip
-from dualdiff_jax.planning.collectives import kind_of_collective
-from dualdiff_jax.planning.hlo import Computation, Instruction, Program, body_of, branches_of, inside
+from dualdiff_jax.planning.hlo import (
+    Computation,
+    Instruction,
+    Program,
+    body_of,
+    branches_of,
+    inside,
+    kind_of_collective,
+)
 from dualdiff_jax.planning.operations import attention_products, is_gemm, is_library_convolution, operations
 from dualdiff_jax.planning.places import place_of
 from dualdiff_jax.planning.traffic import BACKGROUND, SLICES, UPDATE, VIEWS, bytes_moved
@@ -68,6 +75,19 @@ def kernels(program: Program, chip: Chip) -> list[Kernel]:
     return [] if program.entry is None else list(_of_computation(program, program.entry, chip))
 
 
+def longest_branch(program: Program, conditional: Instruction, chip: Chip) -> str:
+    """The computation of a conditional whose kernels take longest; empty where the text names none.
+
+    Of two whose kernels take the same time, the one with more collectives.
+    """
+
+    def cost(branch: str) -> tuple[float, int]:
+        sent = sum(bool(kind_of_collective(one)) for one in program.computations.get(branch, {}).values())
+        return sum(kernel.seconds for kernel in _of_computation(program, branch, chip)), sent
+
+    return max(branches_of(conditional), key=cost, default="")
+
+
 def seconds_of(program: Program, computation: Computation, instruction: Instruction, chip: Chip) -> float:
     """The least time of one execution of an instruction; 0 for a loop, a conditional, a call and what is no kernel."""
     if _is_no_kernel(instruction) or instruction.operation in _CALLS or not _is_timed(instruction, chip):
@@ -90,17 +110,12 @@ def _of_computation(program: Program, name: str, chip: Chip) -> Iterator[Kernel]
             trips = program.trips(instruction)
             yield from (kernel.times(trips) for kernel in _of_computation(program, body_of(instruction), chip))
         elif operation == "conditional":
-            branches = [list(_of_computation(program, branch, chip)) for branch in branches_of(instruction)]
-            yield from max(branches, key=_seconds_of, default=[])
+            yield from _of_computation(program, longest_branch(program, instruction, chip), chip)
         elif operation in _CALLS:
             for called in instruction.called:
                 yield from _of_computation(program, called, chip)
         elif _is_timed(instruction, chip):
             yield _kernel(program, computation, instruction, chip)
-
-
-def _seconds_of(branch: Sequence[Kernel]) -> float:
-    return sum(kernel.seconds for kernel in branch)
 
 
 def _kernel(program: Program, computation: Computation, instruction: Instruction, chip: Chip) -> Kernel:

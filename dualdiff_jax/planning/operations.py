@@ -86,8 +86,13 @@ def _product(computation: Computation, instruction: Instruction) -> float:
         lhs = computation[instruction.operands[0]].arrays[0]
         return _dot(instruction, lhs, contracted[1].replace('"', "") if contracted else "")
     if instruction.operation == "convolution" or is_library_convolution(instruction):
-        lhs, rhs = (computation[name].arrays[0] for name in instruction.operands[:2])
-        return _convolution(instruction, lhs, rhs)
+        first, second = (computation[name].arrays[0] for name in instruction.operands[:2])
+        result, target = instruction.arrays[0], _target(instruction)
+        if target.endswith("convBackwardInput"):  # cuDNN's gradients keep the labels and window of the convolution
+            return _convolution(instruction.line, lhs=result, rhs=second, out=first)
+        if target.endswith("convBackwardFilter"):
+            return _convolution(instruction.line, lhs=first, rhs=result, out=second)
+        return _convolution(instruction.line, lhs=first, rhs=second, out=result)
     return 0.0
 
 
@@ -96,15 +101,15 @@ def _dot(instruction: Instruction, lhs: Array, contracted: str) -> float:
     return 2.0 * instruction.arrays[0].elements * inner
 
 
-def _convolution(instruction: Instruction, lhs: Array, rhs: Array) -> float:
-    labels = _LABELS.search(instruction.line)
+def _convolution(line: str, lhs: Array, rhs: Array, out: Array) -> float:
+    labels = _LABELS.search(line)
     if labels is None:
         return 0.0
     of_lhs, of_rhs, of_out = labels.groups()
-    out, windows = instruction.arrays[0].dims, _windows(instruction.line, sum(label.isdigit() for label in of_out))
-    total = 2.0 * out[of_out.index("b")] * out[of_out.index("f")] * rhs.dims[of_rhs.index("i")]
+    windows = _windows(line, sum(label.isdigit() for label in of_out))
+    total = 2.0 * out.dims[of_out.index("b")] * out.dims[of_out.index("f")] * rhs.dims[of_rhs.index("i")]
     for axis, window in enumerate(windows):
-        total *= _taps(lhs.dims[of_lhs.index(str(axis))], out[of_out.index(str(axis))], window)
+        total *= _taps(lhs.dims[of_lhs.index(str(axis))], out.dims[of_out.index(str(axis))], window)
     return total
 
 

@@ -26,6 +26,11 @@ POLICIES = ("none", "dots", "save_attention", "full")  # from the fastest to the
 CONFIRMATIONS = 6  # plans that a search compiles after the first two, at most
 Report = dict[str, Any]
 
+# Program -> the part of a call that it leaves to another program, and what a page says of that.
+LEFT_OUT = {
+    "text_to_image": ("autoencoder", "the program ends at latents; the decoder, which it does not run, comes on top")
+}
+
 
 def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
     """Compiles a program for a topology and reports what one device needs for it.
@@ -39,7 +44,8 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
         A dict that JSON can hold, of one call of the program. ``memory``: bytes of one device. ``flops``: operations
         of one device, by part. ``collectives``: by kind, for one device; None where the program cannot be printed.
         ``waiting``: what ``waiting`` finds, and ``as_compiled``: what ``reading`` finds, or None likewise.
-        ``roofline``: seconds. ``largest_batch_at_least``: a batch of all devices that fits.
+        ``roofline``: seconds. ``largest_batch_at_least``: a batch of all devices that fits. A plan of
+        ``text_to_image`` ends at latents, so none of this counts the decoder.
 
     Raises:
         UserError: the topology is unknown, its compiler is missing, or the config does not fit it.
@@ -48,13 +54,16 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
     compiled = compile_program(config, program, target.devices, target.chip.platform)
     count = len(target.devices)
     memory = _memory(compiled, target)
-    flops = {part: value / count for part, value in program_flops(config, program, compiled.examples).items()}
+    left_out, _ = LEFT_OUT.get(program, ("", ""))
+    parts = program_flops(config, program, compiled.examples)
+    flops = {part: value / count for part, value in parts.items() if part != left_out}
     once = sum(value for part, value in flops.items() if part != REMATERIALISATION)
     text = _text(compiled)
     printed = None if text is None else parse(text, compiled.passes)
     node_of = nodes_of(list(compiled.mesh.devices.flat))
-    sent = {} if printed is None else collectives(printed, node_of)
+    sent = {} if printed is None else collectives(printed, target.chip, node_of)
     is_training = program.startswith("train")
+    microbatches = config.train.microbatches if is_training else 1
     moved = memory["arguments"] + memory["results"] + 2 * memory["temporaries"]
     return {
         "topology": topology,
@@ -65,10 +74,10 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
         "of": program,
         "batch": compiled.examples,
         "batch_per_device": compiled.examples / count,
-        "microbatches": config.train.microbatches if is_training else 1,
+        "microbatches": microbatches,
         "remat": config.train.remat if is_training else "none",
         "memory": memory,
-        "largest_batch_at_least": _largest(compiled.examples, memory, compiled.batch_parts),
+        "largest_batch_at_least": _largest(compiled.examples, memory, compiled.batch_parts * microbatches),
         "flops": flops | {"total": sum(flops.values())},
         "collectives": None if printed is None else {kind: traffic._asdict() for kind, traffic in sent.items()},
         "waiting": None if printed is None else waiting(printed, target.chip, node_of),
@@ -183,10 +192,17 @@ def _memory(compiled: CompiledProgram, target: Topology) -> dict[str, Any]:
     }
 
 
-def _largest(batch: int, memory: dict[str, Any], parts: int) -> int:
-    """A batch that fits if temporaries are proportional to it. Some depend on the weights alone, so more may fit."""
-    room = memory["available"] - memory["arguments"] - memory["results"]
-    return int(batch * room / max(memory["temporaries"], 1)) // parts * parts if room > 0 else 0
+def _largest(batch: int, memory: dict[str, Any], multiple: int) -> int:
+    """A batch that fits if temporaries are proportional to it. Some depend on the weights alone, so more may fit.
+
+    Args:
+        batch: of the plan, on all devices.
+        memory: of one device.
+        multiple: of which every batch is one: the parts that the mesh splits a microbatch into, times the microbatches.
+    """
+    growing = memory["temporaries"] + memory["batch"]
+    room = memory["available"] - memory["arguments"] - memory["results"] + memory["batch"]
+    return max(int(batch * room / max(growing, 1)), 0) // multiple * multiple
 
 
 def table(report: Report) -> str:
@@ -205,8 +221,10 @@ def table(report: Report) -> str:
     spare = (memory["available"] - memory["total"]) / GIB
     verdict = f"fits, {spare:.2f} to spare" if memory["fits"] else f"does not fit, {-spare:.2f} too much"
     lines += [f"  {'total':<14}{memory['total'] / GIB:8.2f}  of {memory['available'] / GIB:.1f}: {verdict}"]
-    lines += [f"  a batch of {report['largest_batch_at_least']} or more fits (temporaries taken as proportional)", ""]
-    lines += ["operations of one device, TFLOP"]
+    of_part, note = LEFT_OUT.get(report["of"], ("", ""))
+    assumed = "temporaries taken as proportional" + (f", without the {of_part}" if of_part else "")
+    lines += [f"  a batch of {report['largest_batch_at_least']} or more fits ({assumed})"]
+    lines += [f"  {note}"] * bool(note) + ["", "operations of one device, TFLOP"]
     lines += [f"  {name:<18}{value / 1e12:10.2f}" for name, value in flops.items()]
     lines += ["", "sent by one device in one call"]
     sent = report["collectives"]

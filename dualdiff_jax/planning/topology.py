@@ -24,6 +24,8 @@ KNOWN = (
     "v4:2x2x2, v5e:4x4, v5e:8x8, v5e:16x16, v5p:2x2x2, v5p:4x4x4, v6e:4x4, v6e:8x8, v6e:16x16, tpu7x:2x2x1, "
     "a100:8, h100:8, h100:4x8, h200:8, b200:8, gb200:72"
 )
+GPUS_OF_A_NODE = {"gb200": 72}  # that NVLink joins
+OTHERWISE = 8  # GPUs of a node
 CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 TPU_OPTIONS = {"v4": {"chip_config_name": "megacore"}}  # JAX on a v4 treats the two cores of a chip as one device
 
@@ -58,7 +60,10 @@ def open_topology(name: str) -> Topology:
             raise UserError(
                 f"--topology={name}: give the number of GPUs, or nodes x GPUs of each; names look like {KNOWN}"
             )
-        nodes = shape[0] if len(shape) == 2 else 1
+        nodes, most = shape[0] if len(shape) == 2 else 1, GPUS_OF_A_NODE.get(match[1], OTHERWISE)
+        if shape[-1] > most:
+            instead = f"{match[1]}:{-(-nodes * shape[-1] // most)}x{most}"
+            raise UserError(f"--topology={name}: a node has up to {most} GPUs; give nodes x GPUs, as in {instead}")
         return Topology(name, chip, nodes, _gpus(name, match[1], nodes, shape[-1]))
     return Topology(name, chip, 1, _tpus(name, match[1]))
 

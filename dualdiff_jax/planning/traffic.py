@@ -27,7 +27,7 @@ def bytes_moved(program: Program, computation: Computation, instruction: Instruc
     """
     fused = [program.computations[name] for name in instruction.called if name in program.computations]
     if fused and instruction.operation.removesuffix("-start") == "fusion":
-        return sum(_of_fusion(body) for body in fused)
+        return sum(_of_fusion(program, body) for body in fused)
     operands = [_size(computation[name].arrays) for name in instruction.operands if name in computation]
     if instruction.operation in SLICES:
         return 2 * _size(instruction.arrays)
@@ -52,33 +52,50 @@ def _in_background(start: Instruction) -> int:
     return moved * sum(_size([array]) > 0 for array in (one, other))
 
 
-def _of_fusion(body: Computation) -> int:
+def _of_fusion(program: Program, body: Computation) -> int:
+    root = next(instruction for instruction in body.values() if instruction.is_root)
+    results = [body[name] for name in root.operands] if root.operation == "tuple" else [root]
+    parameters = (instruction for instruction in body.values() if instruction.operation == "parameter")
+    return sum(_read(program, body, one) for one in parameters) + sum(_written(program, body, one) for one in results)
+
+
+def _users(body: Computation) -> dict[str, list[Instruction]]:
     users: dict[str, list[Instruction]] = defaultdict(list)
     for instruction in body.values():
         for name in dict.fromkeys(instruction.operands):
             users[name].append(instruction)
-    parameters = (instruction for instruction in body.values() if instruction.operation == "parameter")
-    root = next(instruction for instruction in body.values() if instruction.is_root)
-    results = [body[name] for name in root.operands] if root.operation == "tuple" else [root]
-    return sum(_read(parameter, users) for parameter in parameters) + sum(_written(body, one) for one in results)
+    return users
 
 
-def _read(parameter: Instruction, users: dict[str, list[Instruction]]) -> int:
+def _read(program: Program, body: Computation, parameter: Instruction) -> int:
     """Bytes that a fusion reads of one of its parameters."""
-    whole, total = _size(parameter.arrays), 0
+    users, whole, total = _users(body), _size(parameter.arrays), 0
     pending = [(parameter, user) for user in users[parameter.name]]
     while pending:
         value, user = pending.pop()
-        if user.operation in VIEWS:
+        if user.operation in VIEWS and user.is_root:
+            return whole
+        elif user.operation in VIEWS:
             pending += [(user, next_user) for next_user in users[user.name]]
         elif user.operation in SLICES:  # its index has a few bytes
             total += _size(user.arrays) if whole else 0
+        elif user.operation == "fusion":
+            total += _read_inside(program, value, user) if whole else 0
         elif user.operation != UPDATE or value.name in user.operands[1:]:
             return whole
     return min(total, whole)
 
 
-def _written(body: Computation, result: Instruction) -> int:
+def _read_inside(program: Program, value: Instruction, fusion: Instruction) -> int:
+    """Bytes that a fusion inside another one reads of a value."""
+    inner = next((program.computations[name] for name in fusion.called if name in program.computations), {})
+    places = {f"parameter({place})" for place, name in enumerate(fusion.operands) if name == value.name}
+    parameters = [one for one in inner.values() if any(place in one.line for place in places)]
+    read = sum(_read(program, inner, one) for one in parameters)
+    return read if len(parameters) == len(places) else _size(value.arrays)
+
+
+def _written(program: Program, body: Computation, result: Instruction) -> int:
     """Bytes that a fusion writes for one of its results."""
     source = result
     while source.operation in VIEWS and source.operands[0] in body:

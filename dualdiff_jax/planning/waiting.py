@@ -6,7 +6,8 @@ clocks follow the program's order:
 (2)  a collective starts   sent = max(sent, computed) + seconds of the collective
 (3)  its end is awaited    alone += max(0, its sent - computed);  computed = max(computed, its sent)
 A collective without a start of its own is awaited where it stands. One that a TPU sends during a fusion starts before
-it and is awaited after it; where it is sent in pieces, before the first fusion and after the last. A collective takes
+it and is awaited after it; where it is sent in pieces, before the first fusion and after the last, also where loops
+between the two send pieces. In a conditional, the branch that takes longest counts. A collective takes
 its bytes at the data sheet's rate of the links that they pass, so what is alone is a lower bound: starts, congestion
 and waiting for other devices come on top.
 """
@@ -15,9 +16,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from dualdiff_jax.hardware import Chip
-from dualdiff_jax.planning.collectives import IN_PIECES, KINDS, channel_of, kind_of_collective, traffic_of
-from dualdiff_jax.planning.hlo import Computation, Instruction, Program, body_of, branches_of, inside
-from dualdiff_jax.planning.kernels import seconds_of
+from dualdiff_jax.planning.collectives import KINDS, Step, steps, traffic_of
+from dualdiff_jax.planning.hlo import Computation, Instruction, Program, body_of, kind_of_collective
+from dualdiff_jax.planning.kernels import longest_branch, seconds_of
 
 Waiting = dict[str, dict[str, float]]
 
@@ -58,24 +59,19 @@ class _Clocks:
         self.seconds: dict[str, float] = defaultdict(float)
         self.alone: dict[str, float] = defaultdict(float)
 
-    def run(self, name: str, times: int) -> None:
-        """One execution of a computation, whose sums count ``times``."""
+    def run(self, name: str, times: int, under_way: frozenset[str] = frozenset()) -> None:
+        """One execution of a computation, whose sums count ``times``; ``under_way`` as for ``steps``."""
         computation = self.program.computations.get(name, {})
-        pieces = {one.name: self._pieces(one) for one in computation.values()}
-        last = {channel: one for one, found in pieces.items() for channel in found}
-        started: dict[str, tuple[str, float]] = {}  # start or channel -> kind, when it has been sent
-        for instruction in computation.values():
-            for channel, piece in pieces[instruction.name].items():
-                if channel not in started:
-                    started[channel] = self._start(piece, times)
-            self._execute(computation, instruction, started, times)
-            for channel in pieces[instruction.name]:
-                if last[channel] == instruction.name:
-                    self._wait(*started[channel], times)
+        started: dict[str, tuple[str, float]] = {}  # start or name of a collective -> kind, when it has been sent
+        for step in steps(self.program, name, under_way):
+            for collective, piece in step.starts.items():
+                started[collective] = self._start(piece, times)
+            self._execute(computation, step, started, times)
+            for collective in step.ends:
+                self._wait(*started[collective], times)
 
-    def _execute(
-        self, computation: Computation, instruction: Instruction, started: dict[str, tuple[str, float]], times: int
-    ) -> None:
+    def _execute(self, computation: Computation, step: Step, started: dict[str, tuple[str, float]], times: int) -> None:
+        instruction, under_way = step.instruction, step.under_way
         kind, operation = kind_of_collective(instruction), instruction.operation
         if kind and operation.endswith("-done"):
             awaited = next((started[name] for name in instruction.operands if name in started), None)
@@ -86,42 +82,24 @@ class _Clocks:
             if not operation.endswith("-start"):
                 self._wait(*started[instruction.name], times)
         elif operation == "while":
-            self._loop(body_of(instruction), times, self.program.trips(instruction))
+            self._loop(body_of(instruction), times, self.program.trips(instruction), under_way)
         elif operation == "conditional":
-            branches = branches_of(instruction)
-            if branches:
-                self.run(max(branches, key=lambda branch: self._length(branch)), times)
+            self.run(longest_branch(self.program, instruction, self.chip), times, under_way)
         elif operation in ("call", "async-start"):
             for called in instruction.called:
-                self.run(called, times)
+                self.run(called, times, under_way)
         else:
             self.computed += seconds_of(self.program, computation, instruction, self.chip)
 
-    def _loop(self, body: str, times: int, trips: int) -> None:
+    def _loop(self, body: str, times: int, trips: int, under_way: frozenset[str]) -> None:
         """Follows the first iteration, which may queue behind what is under way, and one that stands for the rest."""
         if trips:
-            self.run(body, times)
+            self.run(body, times, under_way)
         if trips > 1:
             before, seconds = self.computed, self.sent
-            self.run(body, times * (trips - 1))
+            self.run(body, times * (trips - 1), under_way)
             self.sent += (trips - 2) * (self.computed - before) if self.sent > seconds else 0.0
             self.computed += (trips - 2) * (self.computed - before)
-
-    def _length(self, name: str) -> float:
-        """Seconds that a computation takes by its kernels alone."""
-        alone = _Clocks(self.program, self.chip, self.node_of)
-        alone.run(name, 1)
-        return alone.computed
-
-    def _pieces(self, instruction: Instruction) -> dict[str, Instruction]:
-        """Collectives that a fusion sends while it computes, whole or a piece of them, by what their pieces share."""
-        if instruction.operation != "fusion" or not instruction.called:
-            return {}
-        found = (inner for _, inner in inside(self.program, instruction) if kind_of_collective(inner))
-        return {
-            channel_of(inner) if IN_PIECES in inner.line else f"{instruction.name}/{inner.name}": inner
-            for inner in found
-        }
 
     def _start(self, collective: Instruction, times: int) -> tuple[str, float]:
         kind = kind_of_collective(collective) or ""

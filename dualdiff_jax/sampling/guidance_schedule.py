@@ -42,12 +42,13 @@ def guidance_pieces(
         The pieces in order; together they are the grid.
     """
     steps = len(sigmas) - 1
-    low, high = interval
+    levels = sigmas.astype(np.float32)
+    low, high = np.asarray(interval, np.float32)  # a bound of 0.3 is the level of 0.3
 
     def kind(k: int) -> Kind:
         if is_guided and k < still_steps:
             return "still"
-        return "guided" if is_guided and low <= float(sigmas[k]) <= high else "plain"
+        return "guided" if is_guided and low <= levels[k] <= high else "plain"
 
     kinds: list[Kind] = [kind(k) for k in range(steps)]
     begins = [k for k in range(steps) if not k or kinds[k] != kinds[k - 1] or (every is not None and k % every == 0)]

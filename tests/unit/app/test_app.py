@@ -100,6 +100,13 @@ def painted(mask: np.ndarray, folder: Path) -> dict[str, str]:
     return {"mask": uploads.as_data_url(folder / "painted.png")}
 
 
+def test_what_is_transparent_in_a_painted_mask_stays(tmp_path):
+    mask = np.full((4, 6, 4), 255, np.uint8)
+    mask[:2, :, 3] = 0
+    found = np.asarray(uploads.receive_mask(painted(mask, tmp_path), (6, 4)))
+    assert not found[:2].any() and found[2:].all()
+
+
 @pytest.mark.parametrize("part", [WHOLE, PAINTED])
 def test_an_edit_is_that_of_its_call(room, picture, tmp_path, part):
     mask = np.zeros((4, 4), np.uint8)

@@ -78,6 +78,26 @@ def test_generate_writes_all_images_of_each_prompt_with_its_seed(folder, pipe, t
     np.testing.assert_array_equal(found, pipe.text_to_image(PROMPTS, steps=2, **given))
 
 
+def test_unknown_words_of_the_negative_prompt_are_named(folder, tmp_path):
+    model, image = str(folder / "model"), str(folder / "a.png")
+    given = dict(negative_prompt="a \u4e2d", seed=0, **OPTIONS)
+    for call in (
+        lambda: sample.generate(model, PROMPTS, str(tmp_path), **given),
+        lambda: edit.edit(model, [image], str(tmp_path), PROMPTS, strength=None, **given),
+    ):
+        with pytest.raises(UserError, match="this model's tokenizer does not know"):
+            call()
+
+
+def test_a_fault_of_masks_is_found_before_the_model_is_loaded(folder, tmp_path):
+    image, mask = str(folder / "a.png"), str(folder / "mask.png")
+    given = dict(strength=None, seed=0, **OPTIONS)
+    for masks, message in (([mask] * 2, "masks has 2 entries for 1 images"), (["no.png"], "no.png.*there is no such")):
+        with pytest.raises(UserError, match=message):
+            edit.inpaint("no/model", [image], str(tmp_path / "o"), PROMPTS, masks=masks, **given)
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize(
     ("images", "prompts", "message"),
     [

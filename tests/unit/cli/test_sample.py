@@ -10,6 +10,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import lock
 
 OPTIONS = dict(dtype=None, seed=0, as_json=False)
+IMAGE = __file__  # it is there, and no command comes so far as to read it
 
 
 def commands(output, **options):
@@ -17,11 +18,11 @@ def commands(output, **options):
     given = OPTIONS | dict(overwrite=False) | options
     return {
         "0000.png": lambda: sample.generate("no/model", ["a three"], output, **given),
-        "captions.json": lambda: sample.caption("no/model", ["a.png"], output, **given),
-        "answers.json": lambda: sample.answer("no/model", ["a.png"], ["which?"], output, **given),
-        "infills.json": lambda: given_texts.infill("no/model", ["a.png"], ["a _"], output, **given),
-        "images.json": lambda: edit.variations("no/model", ["a.png"], output, count=1, strength=None, **given),
-        "scores.json": lambda: given_texts.score("no/model", ["a.png"], ["a three"], [], output, **given),
+        "captions.json": lambda: sample.caption("no/model", [IMAGE], output, **given),
+        "answers.json": lambda: sample.answer("no/model", [IMAGE], ["which?"], output, **given),
+        "infills.json": lambda: given_texts.infill("no/model", [IMAGE], ["a _"], output, **given),
+        "images.json": lambda: edit.variations("no/model", [IMAGE], output, count=1, strength=None, **given),
+        "scores.json": lambda: given_texts.score("no/model", [IMAGE], ["a three"], [], output, **given),
     }
 
 
@@ -70,6 +71,33 @@ def test_a_setting_out_of_proportion_is_refused_before_the_model_is_read(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def calls(**given):
+    """Calls whose arguments do not go together, and what is said about them."""
+    given = OPTIONS | dict(overwrite=False) | given
+    pairs, output = [IMAGE] * 3, given.pop("output")
+    return [
+        (lambda: sample.caption("m", ["no.png"], output, **given), "no.png: there is no such file"),
+        (lambda: sample.answer("m", [IMAGE], [" "], output, **given), "a question is empty"),
+        (lambda: sample.answer("m", pairs, ["a", "b"], output, **given), "3 images, but 2 questions; give one"),
+        (lambda: given_texts.infill("m", pairs, ["_", "a _"], output, **given), "3 images, but 2 texts; give one"),
+        (lambda: given_texts.infill("m", pairs, ["a"], output, **given), "--text is 'a' and has no blank; put _"),
+        (lambda: given_texts.score("m", pairs, ["a"], ["a", "b"], output, **given), "2 questions for 3 images"),
+        (lambda: given_texts.infill("m", [IMAGE], ["_"], output, **given | {"seed": [1, 2]}), "--seed has 2 numbers"),
+        (lambda: sample.caption("m", pairs, output, **given | {"seed": [1, 2]}), "--seed has 2 numbers"),
+        (lambda: sample.generate("m", ["a"], output, sigmas=[0.3, 0.7], **given), "give noise levels .* that fall"),
+        (lambda: sample.generate("m", ["a"], output, sigmas=[0.7], steps=3, **given), "sigmas is given beside steps"),
+        (lambda: sample.generate("m", ["a"], output, guidance_interval=[0.7, 0.3], **given), "guidance_interval is"),
+    ]
+
+
+@pytest.mark.parametrize("index", range(len(calls(output=None))))
+def test_what_does_not_go_together_is_refused_before_the_model_is_read(tmp_path, index):
+    call, message = calls(output=str(tmp_path / "out"))[index]
+    with pytest.raises(UserError, match=message):
+        call()
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_full_disk_is_a_sentence(tmp_path):
     with (
         pytest.raises(UserError, match=r"x.png: cannot be written \(.*No space left"),
@@ -83,7 +111,7 @@ def test_a_number_of_images_out_of_proportion_is_refused_before_a_list_of_them_i
     drawn = dict(count=10**12, strength=None)
     for name, call in {
         "images_per_prompt": lambda: sample.generate("m", ["a"], str(tmp_path), images_per_prompt=10**12, **given),
-        "count": lambda: edit.variations("m", ["a.png"], str(tmp_path), **drawn, **given),
+        "count": lambda: edit.variations("m", [IMAGE], str(tmp_path), **drawn, **given),
         "count is": lambda: joint.joint("m", str(tmp_path), "", 10**12, **given),
     }.items():
         with pytest.raises(UserError, match=f"{name}.*1000000000000; give a whole number from 1 to 1048576"):

@@ -23,7 +23,7 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 def test_the_largest_picture_has_two_to_the_25_pixels_unless_the_caller_says_otherwise(monkeypatch):
     small = Image.new("RGB", (4, 4))
-    monkeypatch.setattr(decoding, "_to_rgb", lambda image, name: small)
+    monkeypatch.setattr(decoding, "_to_rgb", lambda image, name, background: small)
     assert open_image(encoded(Image.new("1", (1 << 13, 1 << 12)))) is small
     larger = encoded(Image.new("1", (1 << 13, (1 << 12) + 1)))
     with pytest.raises(DataError, match="data.max_pixels") as error:

@@ -1,6 +1,7 @@
 """Laws of the passes of inference: the same values as the whole network, without what they do not need."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.extend
@@ -37,7 +38,7 @@ def inputs(config):
 def test_the_passes_are_the_network(depth, is_separated):
     config, weights = of_depth(depth)
     latents, text = inputs(config)
-    whole = bind(config, weights).mmdit
+    whole = functools.partial(bind(config, weights).mmdit, in_pairs=False)
     mmdit = bind(config, separated_weights(config, dict(weights)) if is_separated else weights).mmdit
 
     @jax.jit
@@ -69,7 +70,7 @@ def test_what_a_pass_does_not_need_is_not_computed(monkeypatch, are_many_rows):
     weights = separated_weights(config, weights)
 
     def whole(weights, latents, text):
-        return bind(config, weights).mmdit(latents, jnp.zeros(1), text)
+        return bind(config, weights).mmdit(latents, jnp.zeros(1), text, in_pairs=False)
 
     def velocity(weights, latents, stream, modulation):
         mmdit = bind(config, weights).mmdit

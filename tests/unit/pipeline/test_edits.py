@@ -9,6 +9,7 @@ from PIL import Image
 from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.data.images import normalize, read_pixels
 from dualdiff_jax.pipeline import programs
+from dualdiff_jax.pipeline.edit_inputs import repainted_pixels
 from tests.unit.pipeline.shallow import shallow_pipeline
 from tests.unit.pipeline.test_pipeline import PROMPTS
 
@@ -94,6 +95,27 @@ def test_masks_of_every_form_are_one_mask(pipe, tmp_path):
     ]
     for form in forms:
         np.testing.assert_array_equal(pipe.inpaint(IMAGE, form, PROMPTS[0], output="numpy"), expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P", "L"])
+def test_what_is_transparent_in_a_mask_stays(mode):
+    """White everywhere, and transparent where nothing is painted."""
+    alpha = Image.fromarray(np.where(MASK, np.uint8(255), np.uint8(0)))
+    if mode == "L":
+        mask = alpha
+    elif mode == "P":
+        mask = Image.fromarray(MASK.astype(np.uint8)).convert("P")
+        mask.putpalette([255] * 6)
+        mask.info["transparency"] = 0
+    elif mode == "PA":
+        mask = Image.new("PA", alpha.size)
+        mask.putpalette([255] * 6)
+        mask.putalpha(alpha)
+    else:
+        mask = Image.new(mode, alpha.size, "white")
+        mask.putalpha(alpha)
+    assert mask.mode == mode
+    np.testing.assert_array_equal(repainted_pixels(mask, [MASK.shape], MASK.shape, "crop")[0], MASK)
 
 
 def test_each_image_may_have_its_own_mask(pipe):

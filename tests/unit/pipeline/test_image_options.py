@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 
 from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.config.fields import ConfigError
-from dualdiff_jax.pipeline import image_programs, programs
+from dualdiff_jax.pipeline import image_programs, inputs, programs
 from dualdiff_jax.pipeline.image_options import ImageOptions, image_settings
 from dualdiff_jax.pipeline.noise_levels import noise_levels, truncated
 from dualdiff_jax.sampling.flow_sampler import IMAGE_SAMPLERS, follow, sigma_grid
@@ -106,7 +106,7 @@ def test_zero_init_begins_later_with_the_same_noise(pipe, calls):
     rest = latents(pipe, sigmas=[0.4], guidance_rule="cfg_zero_star", zero_init_steps=0)
     np.testing.assert_array_equal(found, rest)
     (sample,) = pipe.generate_images(PROMPTS, zero_init_steps=2, **grid)
-    noise = latents(pipe, zero_init_steps=3, **grid)
+    noise = np.asarray(programs.noise(inputs.example_keys(0, len(PROMPTS)), found.shape[1:]))
     for estimate in np.asarray(sample.estimates)[:2]:
         np.testing.assert_array_equal(estimate, noise)
     assert sample.estimates.shape == (3, *noise.shape)
@@ -192,6 +192,15 @@ def test_strength_keeps_the_steps_that_diffusers_keeps(strength, steps):
     found = truncated(sigma_grid(steps, 3.0), strength)
     assert len(found) - 1 == count == len(timesteps)
     np.testing.assert_allclose(1000 * found[:-1], timesteps.numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+def test_zero_init_of_all_steps_is_refused_where_there_is_guidance(strength):
+    options = dict(sigmas=[1.0, 0.7, 0.4], guidance_rule="cfg_zero_star", zero_init_steps=3)
+    with pytest.raises(UserError, match="zero_init_steps is 3 of 3 steps, which leaves the noise as it is; give fewer"):
+        settings(strength=strength, guidance_scale=2.0, **options)
+    assert settings(strength=strength, guidance_scale=1.0, **options).passes == (3 if strength == 1.0 else 2)
+    assert settings(strength=strength, guidance_scale=2.0, **options | {"zero_init_steps": 2}).passes > 0
 
 
 def test_steps_that_strength_leaves_out_count_as_zero_init():

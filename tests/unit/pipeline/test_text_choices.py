@@ -1,6 +1,7 @@
 """The choices of a text sampler, through the pipeline: guidance, the early stop, and the model's defaults."""
 
 import dataclasses
+import inspect
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from demo.data import write_tokenizer
 from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.config.model import SamplingConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
-from dualdiff_jax.pipeline.text_choices import text_options, text_steps
+from dualdiff_jax.pipeline.text_choices import OF_ALL_CALLS, text_options, text_steps
 from dualdiff_jax.pipeline.text_programs import generate_text
 from dualdiff_jax.sampling import text_network
 from tests.unit.pipeline.test_pipeline import SIDE, config
@@ -77,8 +78,20 @@ def test_texts_are_the_same_wherever_scores_are_computed(pipe, pictures, choices
 
 def test_guidance_without_a_prompt_to_leave_out_is_refused(pipe, pictures):
     call = CALL | {"prompts": [np.array([5]), np.array([]), np.array([5])]}
-    with pytest.raises(UserError, match=r"guidance_null is 'text', but prompts\[1\] is empty"):
+    with pytest.raises(UserError, match="text 1 begins with a mask, so nothing in front of it can be masked"):
         pipe.generate_text(pictures, **call, guidance_scale=2.0, guidance_null="text")
+    for call in (
+        lambda **o: pipe.infill("_ three", pictures[0], **o),
+        lambda **o: pipe.image_to_text(pictures[0], **o),
+    ):
+        with pytest.raises(UserError, match="text 0 begins with a mask.*; use guidance_null='image'"):
+            call(guidance_scale=2.0, guidance_null="text")
+
+
+def test_the_options_of_all_calls_are_those_that_complete_text_takes():
+    taken = inspect.signature(DualDiffusionPipeline._completions).parameters.values()
+    named = {each.name for each in taken if each.kind is each.KEYWORD_ONLY}
+    assert named == {*OF_ALL_CALLS, "order", "steps"}
 
 
 @pytest.mark.parametrize("order", ["ancestral", "confidence", "threshold"])

@@ -57,7 +57,7 @@ READING = {
     **{"certainty": (*CHOICES, "margin"), "threshold": (*REAL, 1.1, 0.5), "entropy_bound": (*REAL, 0.5)},
     **{"block_length": WHOLE, "remask": (*REAL, 1.1), "temperature": (*REAL, 101.0), "top_p": (*REAL, 0.0, 1.1)},
     **{"repetition_penalty": (*REAL, 0.5), "guidance_scale": REAL, "guidance_null": (*CHOICES, "image", "text")},
-    **{"exit_margin": REAL, "early_stop": SWITCHES},
+    **{"exit_margin": REAL, "early_stop": SWITCHES, "rules": (5, "rules", [])},
 }  # of the order ancestral: threshold, entropy_bound and certainty are for others
 SIGMAS = (
     *STRANGE,
@@ -132,11 +132,15 @@ CALLS = {
         {
             **{"images": IMAGES, "prompt": (*STRANGE, 7, ["a"]), "length": (*WHOLE, 1, 100_000), "steps": WHOLE},
             **{"anchor_end": SWITCHES, "like_original": SWITCHES, **READING},
+            **{"prompts": (["a"],), "every": (2,), "token_ids": ([[1]],)},
         },
     ),
     "stream_text": (
         {"images": PICTURE},
-        {"images": IMAGES, "prompts": (*STRANGE, 7, [], [[0.5]]), "every": WHOLE, "length": (*WHOLE, 1), **READING},
+        {
+            **{"images": IMAGES, "prompts": (*STRANGE, 7, [], [[0.5]]), "every": WHOLE, "length": (*WHOLE, 1)},
+            **{"token_ids": ([[1]],), **READING},
+        },
     ),
     "joint": (
         {},
@@ -155,7 +159,7 @@ CALLS = {
         {"images": PICTURE, "questions": "which?"},
         {
             **{"images": IMAGES, "questions": (*TEXTS, ["a", "b"]), "length": (*WHOLE, 1), "steps": WHOLE},
-            **{"anchor_end": SWITCHES, **READING},
+            **{"anchor_end": SWITCHES, "prompts": (["a"],), "every": (2,), "token_ids": ([[1]],), **READING},
         },
     ),
     "generate_text": (
@@ -163,18 +167,22 @@ CALLS = {
         {
             **{"images": IMAGES, "prompts": (*STRANGE, None, 7, [], [[0.5]], [[-1]], [[10**6]], [[1] * 6], [[1], [1]])},
             **{"length": (*WHOLE, None, 1), "steps": (*WHOLE, None), "anchor_end": SWITCHES, **READING},
+            **{"token_ids": ([[1]],), "every": (2,)},
         },
     ),
     "complete_text": (
         {"images": PICTURE, "token_ids": [[1, 2]], "steps": 2},
-        {"images": IMAGES, "token_ids": (*IDS, [[1], [1]]), "steps": (*WHOLE, None), **READING},
+        {
+            **{"images": IMAGES, "token_ids": (*IDS, [[1], [1]]), "steps": (*WHOLE, None), **READING},
+            **{"every": (2,), "prompts": (["a"],)},
+        },
     ),
     "infill": (
         {"texts": "a _", "images": PICTURE},
         {
             **{"texts": (*TEXTS, "a", "_ " * 7), "images": IMAGES, "length": (*WHOLE, 1, 100_000), "steps": WHOLE},
             **{"tokens_per_blank": (*WHOLE, [], [0], ["a"], [1, 1]), "with_fills": SWITCHES},
-            **READING,
+            **{"every": (2,), "token_ids": ([[1]],), "prompts": (["a"],), **READING},
         },
     ),
     "score": (
@@ -236,7 +244,11 @@ CALLS = {
                 "dtype": (*STRANGE, 7, "x", "float16", []),
                 "cache": SWITCHES,
             },
-            **{"t5_bits": (*STRANGE, 4, "8", []), "revision": (*STRANGE, 7, []), "token": (*STRANGE, 7, [])},
+            **{
+                "t5_bits": (*STRANGE, 4, "8", [], np.array([8, 8])),
+                "revision": (*STRANGE, 7, []),
+                "token": (*STRANGE, 7, []),
+            },
         },
     ),
 }

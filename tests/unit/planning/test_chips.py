@@ -35,7 +35,11 @@ def test_a_tpus_clock_fits_its_peak(name):
         ("TPU7x", 1153.5e12),  # half a chip
         ("TPU v6 lite", 918e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
         ("NVIDIA H200", 989e12),
+        ("NVIDIA H200 NVL", None),
         ("NVIDIA B200", 2250e12),
         ("NVIDIA GB200", 2500e12),
         ("NVIDIA B300", None),

@@ -2,8 +2,13 @@
 
 import pytest
 
+from dualdiff_jax.hardware import CHIPS, Chip, Network
 from dualdiff_jax.planning import collectives as of_programs
-from dualdiff_jax.planning.hlo import parse
+from dualdiff_jax.planning.hlo import Array, parse
+from dualdiff_jax.planning.waiting import waiting
+
+# 1000 bytes take a second; a kernel takes its cycles in seconds.
+CHIP = Chip("toy", ("toy",), "tpu", 1e12, 1, 1e12, Network(1e3, 1e2), clock=1.0)
 
 GPU = """HloModule step
 
@@ -33,7 +38,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 
 
 def collectives(text, *node_of):
-    return of_programs.collectives(parse(text), *node_of)
+    return of_programs.collectives(parse(text), CHIPS["v5e"], *node_of)
 
 
 def test_loops_in_loops_multiply():
@@ -61,7 +66,7 @@ def test_a_loop_that_ends_when_the_data_say_so_runs_as_often_as_the_caller_says(
     text = GPU.replace(', backend_config={"known_trip_count":{"n":"3"}}', "")
     on_data = text.replace("constant(7)\n", "constant(7)\n  %same = pred[2,4] compare(%ids, %n)\n")
     assert collectives(on_data)["all-gather"].count == 2
-    assert of_programs.collectives(parse(on_data, unknown_trips=5))["all-gather"].count == 2 * 5
+    assert of_programs.collectives(parse(on_data, unknown_trips=5), CHIP)["all-gather"].count == 2 * 5
 
 
 def test_a_ring_that_takes_two_pieces_an_iteration_runs_half_as_often():
@@ -117,7 +122,8 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 
 
 def test_a_gather_in_several_fusions_counts_once_an_iteration():
-    assert collectives(TPU)["all-gather"][:2] == (5, 5 * 128)
+    """And once before the loop, which sends it whole."""
+    assert collectives(TPU)["all-gather"][:2] == (6, 6 * 128)
     assert collectives(TPU.replace("channel_id=7, replica_groups=mesh['axis_0'=16] {'axis_0'}, backend_config=", ""))[
         "all-gather"
     ].count == (5 + 5 + 1)
@@ -128,14 +134,155 @@ def test_a_permute_counts_its_data_and_not_the_context_numbers():
 
 
 def test_bytes_sent_depend_on_the_size_of_the_group():
-    assert collectives(TPU)["all-gather"].moved == 5 * 128 * 15 / 16
+    assert collectives(TPU)["all-gather"].moved == 6 * 128 * 15 / 16
     assert collectives(TPU)["all-gather"].across == 0
 
 
 def test_traffic_to_other_nodes_is_counted():
     """Four nodes of four: each brings in the other three quarters once, shared by its four members."""
     found = collectives(TPU, [device // 4 for device in range(16)])
-    assert found["all-gather"].across == 5 * 128 * 3 / 16
+    assert found["all-gather"].across == 6 * 128 * 3 / 16
     assert found["collective-permute"].across == found["collective-permute"].moved
     inside = TPU.replace("{{0,15},{1,0},{2,1}}", "{{0,3},{1,0},{2,1}}")
     assert collectives(inside, [device // 4 for device in range(16)])["collective-permute"].across == 0
+
+
+# A gather of 4000 bytes by two devices, each of which sends 2000: its start, a loop of four pieces, its end.
+PIECES = """HloModule step, num_partitions=2
+
+%piece (p: f32[500]) -> f32[1000] {
+  ROOT %g = f32[1000]{0} all-gather(%p), channel_id=7, replica_groups={{0,1}}, backend_config={"async_collective_fusion_config":{}}
+}
+
+%inner (p: f32[500]) -> f32[500] {
+  %k = f32[1000] fusion(%p), kind=kCustom, calls=%piece, backend_config={"estimated_cycles":"3"}
+}
+
+%middle (p: f32[500]) -> f32[500] {
+  %w = f32[500] while(%p), condition=%twice, body=%inner
+}
+
+%twice (p: f32[500]) -> pred[] {
+  %n = s32[] constant(2)
+}
+
+ENTRY %main (p: f32[500]) -> f32[500] {
+  %async-collective-start = f32[1000] fusion(%p), kind=kCustom, calls=%piece
+  %w = f32[500] while(%p), condition=%twice, body=%middle
+  %async-collective-done = f32[1000] fusion(%p), kind=kCustom, calls=%piece
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("cycles, alone", [(3, 0.0), (0, 2.0)])
+def test_pieces_that_inner_loops_send_belong_to_the_collective_that_is_under_way(cycles, alone):
+    program = parse(PIECES.replace('cycles":"3"', f'cycles":"{cycles}"'))
+    assert of_programs.collectives(program, CHIP) == {"all-gather": (1, 4000, 2000, 0)}
+    assert waiting(program, CHIP) == {"all-gather": {"seconds": 2.0, "alone": alone}}
+
+
+@pytest.mark.parametrize("cycles, count", [((1, 5), 3), ((5, 1), None), ((5, 5), 3)])
+def test_a_conditional_sends_what_its_longest_branch_sends(cycles, count):
+    """Of two that take the same time, what the one that sends sends."""
+    kernel = '%k = f32[4] fusion(%p), kind=kLoop, calls=%plain, backend_config={"estimated_cycles":"CYCLES"}'
+    text = f"""HloModule step, num_partitions=2
+
+%plain (p: f32[4]) -> f32[4] {{
+  ROOT %x = f32[4] negate(%p)
+}}
+
+%silent (p: f32[4]) -> f32[4] {{
+  {kernel.replace("CYCLES", str(cycles[0]))}
+}}
+
+%sending (p: f32[4]) -> f32[4] {{
+  {kernel.replace("CYCLES", str(cycles[1]))}
+  %s = f32[250]{{0}} all-reduce(%p), to_apply=%add
+}}
+
+%body (p: f32[4]) -> f32[4] {{
+  %c = f32[4] conditional(%i, %p, %p), branch_computations={{%silent, %sending}}
+}}
+
+%until (p: f32[4]) -> pred[] {{
+  %n = s32[] constant(3)
+}}
+
+ENTRY %main (p: f32[4]) -> f32[4] {{
+  %w = f32[4] while(%p), condition=%until, body=%body
+}}
+"""
+    found = of_programs.collectives(parse(text), CHIP)
+    assert found == ({"all-reduce": (count, count * 1000, count * 1000, 0)} if count else {})
+    assert waiting(parse(text), CHIP).keys() == found.keys()
+
+
+LOOP = """HloModule step, num_partitions=2
+
+%body (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[], f32[4]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %x = f32[4] get-tuple-element(%p), index=1
+  %step = s32[] constant(STEP)
+  %next = s32[] UPDATE(%i, %step)
+  %y = f32[4] all-reduce(%x), to_apply=%add
+  ROOT %t = (s32[], f32[4]) tuple(%next, %y)
+}
+
+%until (p: (s32[], f32[4])) -> pred[] {
+  %p = (s32[], f32[4]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %n = s32[] constant(LIMIT)
+  ROOT %c = pred[] compare(OPERANDS), direction=DIRECTION
+}
+
+ENTRY %main (p: f32[4]) -> f32[4] {
+  %first = s32[] constant(FIRST)
+  %counter = s32[] copy(%first)
+  %t = (s32[], f32[4]) tuple(%counter, %p)
+  %w = (s32[], f32[4]) while(%t), condition=%until, body=%body
+}
+"""
+UNKNOWN = 77
+
+
+@pytest.mark.parametrize(
+    "first, direction, limit, update, trips",
+    [
+        (0, "LT", 9, "add 1", 9),
+        (0, "LE", 9, "add 1", 10),
+        (3, "LT", 9, "add 4", 2),
+        (3, "LE", 11, "add 4", 3),
+        (-2, "LT", 9, "add 1", 11),
+        (10, "GT", 0, "add -1", 10),
+        (10, "GE", 0, "subtract 2", 6),
+        (10, "NE", 0, "subtract 2", 5),
+        (10, "NE", 1, "subtract 2", UNKNOWN),
+        (0, "LT", 9, "add -1", UNKNOWN),
+        (9, "LT", 9, "add 1", UNKNOWN),
+        (1, "LT", 9, "multiply 2", UNKNOWN),
+    ],
+)
+def test_a_loop_runs_as_its_counter_says(first, direction, limit, update, trips):
+    operation, step = update.split()
+    values = {"FIRST": first, "LIMIT": limit, "UPDATE": operation, "STEP": step, "DIRECTION": direction}
+    text = LOOP
+    for name, value in values.items():
+        text = text.replace(name, str(value))
+    mirrored = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE"}.get(direction, direction)
+    turned = text.replace("OPERANDS", "%n, %i").replace(f"direction={direction}", f"direction={mirrored}")
+    for written in (text.replace("OPERANDS", "%i, %n"), turned):
+        assert of_programs.collectives(parse(written, UNKNOWN), CHIP)["all-reduce"].count == trips
+
+
+@pytest.mark.parametrize("kind", ["ragged-all-to-all", "collective-broadcast"])
+def test_ragged_exchanges_and_broadcasts_are_collectives(kind):
+    line = f"%r = f32[1000]{{0}} {kind}(%p), channel_id=1, replica_groups={{{{0,1}}}}"
+    text = f"HloModule step, num_partitions=2\n\nENTRY %main (p: f32[4]) -> f32[4] {{\n  {line}\n}}\n"
+    assert collectives(text, [0, 1]) == {kind: (1, 4000, 2000, 2000)}
+
+
+def test_a_complex_number_has_two_parts():
+    text = "HloModule step\n\nENTRY %main () -> c64[3] {\n  %c = (c64[3]{0}, c128[2]{0}) tuple()\n}\n"
+    assert parse(text).computations["main"]["c"].arrays == [Array("c64", (3,), "0"), Array("c128", (2,), "0")]
+    assert [array.bytes for array in parse(text).computations["main"]["c"].arrays] == [24, 32]

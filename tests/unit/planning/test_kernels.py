@@ -63,6 +63,22 @@ FUSED = """
   ROOT %inner = f32[16,8]{1,0} fusion(%x, %w), kind=kCustom, calls=%activated
 }
 
+%passed (stack: bf16[24,64,32]) -> bf16[24,64,32] {
+  %stack = bf16[24,64,32]{2,1,0} parameter(0)
+  ROOT %b = bf16[24,64,32]{2,1,0} bitcast(%stack)
+}
+
+%nested (i: s32[], stack: bf16[24,64,32]) -> bf16[64,32] {
+  %i = s32[] parameter(0)
+  %stack = bf16[24,64,32]{2,1,0} parameter(1)
+  ROOT %inner = bf16[64,32]{1,0} fusion(%stack, %i), kind=kLoop, calls=%sliced
+}
+
+%whole (stack: bf16[24,64,32]) -> bf16[24,64,32] {
+  %stack = bf16[24,64,32]{2,1,0} parameter(0)
+  ROOT %inner = bf16[24,64,32]{2,1,0} fusion(%stack), kind=kLoop, calls=%passed
+}
+
 %batched (a: bf16[3,4,5], b: bf16[3,5,6]) -> bf16[3,4,6] {
   %a = bf16[3,4,5]{2,1,0} parameter(0)
   %b = bf16[3,5,6]{2,1,0} parameter(1)
@@ -131,6 +147,13 @@ def test_a_slice_of_a_stack_reads_the_slice():
                %i = s32[] parameter(1)
                %s = bf16[1,64,32]{2,1,0} dynamic-slice(%stack, %i, %i, %i), dynamic_slice_sizes={1,64,32}"""
     assert figures(one(alone)) == ("copies", 1, 0, 2 * 64 * 32 * 2)
+
+
+def test_a_slice_in_a_fusion_inside_another_reads_the_slice():
+    """What the inner fusion hands on is read whole."""
+    nested = one("%s = bf16[64,32] fusion(%i, %stack), kind=kLoop, calls=%nested")
+    assert figures(nested) == ("copies", 1, 0, 2 * 64 * 32 * 2 + 4)
+    assert one("%s = bf16[24,64,32] fusion(%stack), kind=kLoop, calls=%whole").bytes == 2 * 24 * 64 * 32 * 2
 
 
 def test_an_update_in_place_writes_the_update():
@@ -246,6 +269,22 @@ def test_a_convolution_counts_the_taps_that_meet_the_image():
     """22 of 24 pairs of position and tap along each side."""
     kernel = one(CONVOLUTION)
     assert kernel.kind == "products" and kernel.operations == 2 * 2 * 16 * 3 * 22 * 22
+
+
+@pytest.mark.parametrize(
+    "target, operands, result",
+    [
+        ("Forward", "%x, %w", "2,8,8,16"),
+        ("BackwardInput", "%y, %w", "2,8,8,3"),
+        ("BackwardFilter", "%x, %y", "3,3,3,16"),
+    ],
+)
+def test_the_gradients_of_a_convolution_of_cudnn_cost_what_it_costs(target, operands, result):
+    entry = f"""%x = bf16[2,8,8,3]{{3,2,1,0}} parameter(0)
+      %w = bf16[3,3,3,16]{{3,2,1,0}} parameter(1)
+      %y = bf16[2,8,8,16]{{3,2,1,0}} parameter(2)
+      %c = (bf16[{result}]{{3,2,1,0}}, u8[0]{{0}}) custom-call({operands}), window={{size=3x3 pad=1_1x1_1}}, dim_labels=b01f_01io->b01f, custom_call_target="__cudnn$conv{target}\""""  # noqa: E501
+    assert one(entry).operations == 2 * 2 * 16 * 3 * 22 * 22
 
 
 def test_a_tpus_batched_product_is_a_convolution_whose_dilation_counts_nothing():

@@ -119,6 +119,23 @@ def test_the_report_of_a_plan_that_does_not_fit_shows_by_how_much(here, config, 
     assert "does not fit" in report.table(found) and "too much" in report.table(found)
 
 
+@pytest.mark.parametrize("multiple, largest", [(1, 23), (4, 20), (8, 16), (24, 0)])
+def test_the_largest_batch_leaves_room_for_its_own_arguments_and_divides(multiple, largest):
+    """A pair takes 30 + 10 bytes; 1000 - 60 remain for them, the results included in the 60."""
+    sizes = {"arguments": 50 + 4 * 10, "batch": 4 * 10, "results": 10, "temporaries": 4 * 30, "available": 1000}
+    assert report._largest(4, sizes, multiple) == largest
+    assert report._largest(4, sizes | {"available": 60}, multiple) == 0
+
+
+def test_a_plan_of_text_to_image_counts_no_decoder(here, config):
+    found = report.plan(config, "here", "text_to_image")
+    assert found["flops"].keys() == {"mmdit", "t5", "total"}
+    page = report.table(found)
+    assert "or more fits (temporaries taken as proportional, without the autoencoder)" in page
+    assert "the program ends at latents; the decoder, which it does not run, comes on top" in page
+    assert "ends at latents" not in report.table(report.plan(config, "here", "image_to_text"))
+
+
 HBM = "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO \
 temporaries (18.50G) exceeds available HBM (15.75G). HLO module: jit_step."
 OLDER = (
@@ -220,6 +237,10 @@ def test_where_two_batches_did_not_fit_the_next_guess_is_halfway():
         ("h100:0", "--topology=h100:0: has no devices"),
         ("v5e:0x4", "--topology=v5e:0x4: has no devices"),
         ("h100:2x2x2", "give the number of GPUs, or nodes x GPUs of each"),
+        ("h100:16", "a node has up to 8 GPUs; give nodes x GPUs, as in h100:2x8"),
+        ("h200:2x12", "a node has up to 8 GPUs; give nodes x GPUs, as in h200:3x8"),
+        ("gb200:73", "a node has up to 72 GPUs; give nodes x GPUs, as in gb200:2x72"),
+        ("gb200:72", "--topology=gb200:72: needs JAX's CUDA plugin"),
         ("h100:8", "--topology=h100:8: needs JAX's CUDA plugin; run: pip install"),
     ],
 )

@@ -35,6 +35,14 @@ def test_an_interval_holds_both_of_its_ends():
     assert guidance_pieces(GRID, is_guided=True, interval=(0.41, 0.5)) == [Piece(0, 5, "plain")]
 
 
+@pytest.mark.parametrize(("interval", "kinds"), [((0.0, 0.3), ["plain", "guided"]), ((0.7, 1.0), ["guided", "plain"])])
+def test_a_bound_and_a_level_of_the_same_decimals_are_equal(interval, kinds):
+    """0.3 is larger in fp32 than in fp64, and 0.7 smaller."""
+    pieces = guidance_pieces(np.float32([1.0, 0.7, 0.3, 0.0]), is_guided=True, interval=interval)
+    assert [piece.kind for piece in pieces] == kinds
+    assert pieces[1].first == 2
+
+
 def test_the_first_steps_are_still_wherever_the_interval_lies():
     assert guidance_pieces(GRID, is_guided=True, still_steps=2, interval=(0.3, 0.9)) == [
         Piece(0, 2, "still"),
