@@ -56,10 +56,12 @@ def _of_fusion(program: Program, body: Computation) -> int:
     root = next(instruction for instruction in body.values() if instruction.is_root)
     results = [body[name] for name in root.operands] if root.operation == "tuple" else [root]
     parameters = (instruction for instruction in body.values() if instruction.operation == "parameter")
-    return sum(_read(program, body, one) for one in parameters) + sum(_written(program, body, one) for one in results)
+    users = _users(body)
+    return sum(_read(program, users, one) for one in parameters) + sum(_written(body, one) for one in results)
 
 
 def _users(body: Computation) -> dict[str, list[Instruction]]:
+    """Name of a value -> the instructions that take it."""
     users: dict[str, list[Instruction]] = defaultdict(list)
     for instruction in body.values():
         for name in dict.fromkeys(instruction.operands):
@@ -67,9 +69,9 @@ def _users(body: Computation) -> dict[str, list[Instruction]]:
     return users
 
 
-def _read(program: Program, body: Computation, parameter: Instruction) -> int:
+def _read(program: Program, users: dict[str, list[Instruction]], parameter: Instruction) -> int:
     """Bytes that a fusion reads of one of its parameters."""
-    users, whole, total = _users(body), _size(parameter.arrays), 0
+    whole, total = _size(parameter.arrays), 0
     pending = [(parameter, user) for user in users[parameter.name]]
     while pending:
         value, user = pending.pop()
@@ -91,11 +93,12 @@ def _read_inside(program: Program, value: Instruction, fusion: Instruction) -> i
     inner = next((program.computations[name] for name in fusion.called if name in program.computations), {})
     places = {f"parameter({place})" for place, name in enumerate(fusion.operands) if name == value.name}
     parameters = [one for one in inner.values() if any(place in one.line for place in places)]
-    read = sum(_read(program, inner, one) for one in parameters)
+    users = _users(inner)
+    read = sum(_read(program, users, one) for one in parameters)
     return read if len(parameters) == len(places) else _size(value.arrays)
 
 
-def _written(program: Program, body: Computation, result: Instruction) -> int:
+def _written(body: Computation, result: Instruction) -> int:
     """Bytes that a fusion writes for one of its results."""
     source = result
     while source.operation in VIEWS and source.operands[0] in body:
