@@ -10,7 +10,7 @@ CSS = """\
 .tokens { font-size: 1.25rem; line-height: 2.1; overflow-wrap: anywhere; white-space: pre-wrap; }
 .token { padding: 0.15rem 0.2rem; border-radius: 4px; margin-right: 2px; }
 .token.hidden { color: var(--body-text-color-subdued); background: none; }
-.token.end { font-size: 0.75rem; opacity: 0.7; }
+.token.special { font-size: 0.75rem; opacity: 0.7; }
 .key { font-size: 0.85rem; color: var(--body-text-color-subdued); }
 .pace { color: var(--body-text-color-subdued); }
 .tokens mark { padding: 0.1rem 0.3rem; border-radius: 4px; }

@@ -22,7 +22,10 @@ class Reveal(NamedTuple):
 
 
 def as_html(tokenizer: Tokenizer, reveal: Reveal) -> str:
-    """The tokens up to the first ``</s>``, and a line that says how to read the colours."""
+    """The tokens up to the first ``</s>``, and a line that says how to read the colours.
+
+    Special tokens are shown smaller: the text that they come from leaves them out.
+    """
     ids = reveal.token_ids.tolist()
     end = ids.index(tokenizer.end_token_id) if tokenizer.end_token_id in ids else len(ids)
     last = max(reveal.passes - 1, 1)
@@ -37,7 +40,7 @@ def as_html(tokenizer: Tokenizer, reveal: Reveal) -> str:
             element(
                 "span",
                 text,
-                "token end" if place == end else "token",
+                "token special" if ids[place] in tokenizer.special_token_ids else "token",
                 style=colour(when / last, probability),
                 title=f"pass {when + 1}, probability {probability:.2f}",
             )

@@ -133,7 +133,7 @@ def test_a_picture_is_read_token_by_token(visit, digit, tmp_path, question):
     (file, *_) = visit.downloads("read", tmp_path / "first")
     with Image.open(file) as image:
         text = image.text.get("dualdiff result", "")
-    tokens = visit.page.locator("#read-text .tokens .token:not(.end)").all_inner_texts()
+    tokens = visit.page.locator("#read-text .tokens .token:not(.special)").all_inner_texts()
     assert " ".join("".join(tokens).split()) == " ".join(text.split())
     titles = visit.page.locator("#read-text .tokens .token").evaluate_all("all => all.map(each => each.title)")
     assert titles and all(title.startswith("pass ") and "probability 0" in title or "1.00" in title for title in titles)
