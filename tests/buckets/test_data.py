@@ -480,6 +480,18 @@ def test_indexes_may_lie_in_a_bucket_of_their_own(tmp_path, folder, monkeypatch)
     assert not (tmp_path / "data" / ".dualdiff_index").exists()
 
 
+def test_a_folder_for_indexes_that_refuses_them_costs_a_warning(bucket, tmp_path, folder, monkeypatch, caplog):
+    monkeypatch.setattr(index, "SMALL", 1)
+    files = photos.write_tar(tmp_path / "data")
+    bucket.fail(refused=True)
+    opened = open_source(source(tmp_path / "data", files, format="tar"), IndexCache(str(folder / "indexes")))
+    bucket.fail()
+    assert len(opened) == COUNT
+    (warning,) = [record.message for record in caplog.records if "no index can be kept there" in record.message]
+    assert warning.startswith(f"{folder}/indexes: no index can be kept there (no permission or no credentials")
+    assert warning.endswith("; each host derives its own")
+
+
 def test_a_refused_read_is_a_sentence(folder, monkeypatch):
     def refuse(self, *part):
         raise PermissionError(13, "no permission or no credentials", str(self))

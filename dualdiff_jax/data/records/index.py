@@ -12,6 +12,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import logging
 import os
 import shutil
 import threading
@@ -37,6 +38,7 @@ CHUNK = 1 << 22  # bytes read at once
 THREADS = 16  # that open files of a bucket
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 def open_each(open_file: Callable[[Path], T], files: Iterable[Path]) -> list[T]:
@@ -181,8 +183,10 @@ class IndexCache:
         try:
             cast(BucketPath, target).upload(file)
             _remove_stale(target.parent, stem, target.name, ending)
-        except OSError:
+        except OSError as error:
             self._refusing.add(target.parent)
+            if self.folder:  # beside the data nobody asked for it
+                log.warning("%s: no index can be kept there (%s); each host derives its own", target.parent, error.strerror)
 
 
 def _fetched(kept: Path, partial: Path) -> bool:
