@@ -91,7 +91,8 @@ class MMDiT(nnx.Module):
             self.blocks, lambda block, streams: block(*streams, block.modulation(conditioning)), streams
         )
         if in_pairs:
-            image_stream, conditioning, text_stream = image_stream[::2], conditioning[::2], text_stream[1::2]
+            image_stream, conditioning = constrain(_of_pairs(image_stream, 0), "stream"), _of_pairs(conditioning, 0)
+            text_stream = constrain(_of_pairs(text_stream, 1), "stream")
         velocity = None
         if latents is not None:
             velocity = self.velocity_head(image_stream, self.image_modulation(conditioning), *latents.shape[1:3])
@@ -161,3 +162,11 @@ class MMDiT(nnx.Module):
         """Equation (4): (b, l, d), after the last block, -> (b, l, v)."""
         with jax.named_scope("text_head"):
             return self.text_out(layer_norm(text_stream))
+
+
+def _of_pairs(rows: jax.Array, member: int) -> jax.Array:
+    """(2 b, ...) -> (b, ...): one row of each pair, from the device that holds it.
+
+    The compiler would gather rows from all devices for ``rows[member::2]``, and the gradient of all logits.
+    """
+    return rows.reshape(-1, 2, *rows.shape[1:])[:, member]
