@@ -8,11 +8,11 @@ from PIL import Image
 from dualdiff_jax.config.data import Fit
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline import inputs
-from dualdiff_jax.pipeline.arrays_in import ImageSources
+from dualdiff_jax.pipeline.arrays_in import ImageSources, as_images
 from dualdiff_jax.pipeline.edit_inputs import as_strength, edited_images, repainted_pixels
 from dualdiff_jax.pipeline.image_calls import ImageCalls, Output
 from dualdiff_jax.pipeline.image_options import image_options
-from dualdiff_jax.pipeline.image_requests import StartImages, image_request
+from dualdiff_jax.pipeline.image_requests import MOST_IMAGES, StartImages, image_request
 from dualdiff_jax.pipeline.inputs import NO_GUIDANCE, Texts
 
 VARIATIONS = 4  # of one image
@@ -118,7 +118,8 @@ class EditCalls(ImageCalls):
         Raises:
             UserError: an argument or an image cannot be used, or an option belongs to prompts.
         """
-        count = inputs.whole_number("count", count, VARIATIONS)
+        images = as_images(images)
+        count = inputs.whole_number("count", count, VARIATIONS, most=MOST_IMAGES // max(len(images), 1))
         for name in sorted(options.keys() & OF_PROMPTS):
             raise UserError(f"{name} is not for variations, which have no prompt; leave it out, or use image_to_image")
         return self.image_to_image(

@@ -95,6 +95,11 @@ class JointCalls(LoadedModel):
         prefix = np.asarray(self.tokenizer.tokens(prompt), np.int32)
         if self.tokenizer.mask_token_id in prefix:
             raise UserError(f"prompt is {quoted(prompt)} and has a mask, which would be filled; leave the mask out")
+        if not self.tokenizer.special_token_ids.isdisjoint(prefix.tolist()):
+            raise UserError(
+                f"prompt is {quoted(prompt)} and has special tokens, or words that this model's tokenizer does not know, "
+                "which no text shows; leave them out"
+            )
         if len(prefix) >= length - 1:
             raise UserError(f"the prompt takes {len(prefix)} of {length} tokens and leaves no room; shorten it")
         return prefix

@@ -50,7 +50,8 @@ def given_levels(sigmas: Any, steps: int | None, sigma_shift: float | str | None
     levels = given.astype(np.float32)  # in which they are used, and in which they have to fall
     levels = levels if len(levels) and levels[-1] == 0.0 else np.append(levels, np.float32(0.0))
     setting("the number of sigmas", len(levels) - 1, "image_steps")
-    if not (levels[0] <= 1.0 and np.all(np.diff(levels) < 0.0)):  # false for NaN too
+    smallest = np.finfo(np.float32).tiny  # less is 0 to the device
+    if not (levels[0] <= 1.0 and np.all(np.diff(levels) < 0.0) and levels[-2] >= smallest):  # false for NaN too
         raise UserError(f"sigmas is {quoted(sigmas)}; give noise levels in (0, 1] that fall, also as 32-bit floats")
     return levels
 

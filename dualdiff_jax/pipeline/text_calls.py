@@ -85,9 +85,8 @@ class TextCalls(LoadedModel):
         is_anchored = inputs.yes_or_no("anchor_end", anchor_end, default.anchor_end and not like_original)
         if len(prefix) >= tokens - is_anchored:
             raise UserError(f"the prompt takes {len(prefix)} of {tokens} tokens and leaves no room; shorten it")
-        remask = options.get("remask")
         options["early_stop"] = text_choices.stops_early(
-            early_stop, [prefix], self.tokenizer.mask_token_id, remask=remask, like_original=like_original
+            early_stop, [prefix], self.tokenizer.mask_token_id, options, like_original=like_original
         )
         sample = self.generate_text(
             images, [prefix] * len(images), length=tokens, steps=passes, anchor_end=is_anchored, **options
@@ -130,9 +129,7 @@ class TextCalls(LoadedModel):
         tokens = inputs.setting("length", length, "answer_length", default.answer_length)
         passes = text_choices.text_steps(default, options.get("order"), steps, default.answer_steps)
         prompts = [self.tokenizer.question_ids(question, tokens) for question in questions]
-        options["early_stop"] = text_choices.stops_early(
-            early_stop, prompts, self.tokenizer.mask_token_id, remask=options.get("remask")
-        )
+        options["early_stop"] = text_choices.stops_early(early_stop, prompts, self.tokenizer.mask_token_id, options)
         sample = self.generate_text(images, prompts, length=tokens, steps=passes, **options)
         rows = zip(sample.token_ids, prompts, strict=True)
         return [self.tokenizer.decode(row[len(prompt) :]) for row, prompt in rows]
@@ -262,7 +259,7 @@ class TextCalls(LoadedModel):
         token_ids = arrays_in.token_array("token_ids", token_ids, self.tokenizer.vocab_size, 2)
         if len(token_ids) != len(images):
             raise UserError(f"token_ids has {len(token_ids)} texts for {len(images)} images; give one for each image")
-        text_choices.check_texts(options, token_ids, self.tokenizer.mask_token_id, rules is not None)
+        text_choices.check_texts(options, token_ids, self.tokenizer.mask_token_id, rules)
         pixels = [read_image(image, *size, f"images[{index}]", fit=fit) for index, image in enumerate(images)]
         most = None if every is None else jnp.int32(every)
         return self._pieces(pixels, token_ids, keys, options, rules, most, progress)

@@ -70,7 +70,12 @@ def text_options(default: SamplingConfig, order: Any, choices: Mapping[str, Any]
 
 
 def stops_early(
-    value: bool | None, prompts: Sequence[np.ndarray], mask_token_id: int, *, remask: Any, like_original: bool = False
+    value: bool | None,
+    prompts: Sequence[np.ndarray],
+    mask_token_id: int,
+    options: Mapping[str, Any],
+    *,
+    like_original: bool = False,
 ) -> bool:
     """Whether a call that returns decoded texts stops early: wherever that changes none of them, unless it may not.
 
@@ -78,28 +83,32 @@ def stops_early(
         value: of the caller's ``early_stop``; None for yes where the texts stay the same.
         prompts: token ids in front of each text; a mask among them is sampled, and not decoded.
         mask_token_id: the absorbing state.
-        remask: of the caller.
+        options: of the caller, such as ``remask`` and ``rules``.
         like_original: whether all tokens are decoded, those behind an end too.
 
     Raises:
         UserError: the caller asks for what would change a text.
     """
-    is_exact = not like_original and remask is None and not any(mask_token_id in prompt for prompt in prompts)
+    is_changed = like_original or any(options.get(name) is not None for name in ("remask", "rules"))
+    is_exact = not is_changed and not any(mask_token_id in prompt for prompt in prompts)
     if inputs.yes_or_no("early_stop", value, is_exact) and not is_exact:
         raise UserError(
-            "early_stop would change the texts of this call (like_original, remask or a mask in a prompt); leave it out"
+            "early_stop would change the texts of this call (like_original, remask, rules or a mask in a prompt); "
+            "leave it out"
         )
     return is_exact and value is not False
 
 
-def check_texts(options: TextOptions, token_ids: np.ndarray, mask_token_id: int, has_rules: bool) -> None:
-    """Raises ``UserError`` where options do not go with the texts (n, l).
+def check_texts(options: TextOptions, token_ids: np.ndarray, mask_token_id: int, rules: TokenRules | None) -> None:
+    """Raises ``UserError`` where options or rules do not go with the texts (n, l).
 
-    Guidance leads away from a prompt, and a text has none in front; or an early stop would write ``</s>`` where rules
-    may not allow it.
+    Guidance leads away from a prompt, and a text has none in front; an early stop would write ``</s>`` where rules
+    may not allow it; or rules are of other texts, or leave no token for a mask.
     """
-    if options.early_stop and has_rules:
-        raise UserError("early_stop is for texts that end at their first </s>, and these have blanks; leave it out")
+    if rules is not None:
+        if options.early_stop:
+            raise UserError("early_stop writes </s>, which blanks and rules may not allow; leave early_stop out")
+        _check_rules(rules, token_ids, mask_token_id)
     if options.guidance_null != "text":
         return
     for index in np.flatnonzero(token_ids[:, 0] == mask_token_id):
@@ -107,3 +116,14 @@ def check_texts(options: TextOptions, token_ids: np.ndarray, mask_token_id: int,
             f"guidance_null is 'text', but text {index} begins with a mask, so nothing in front of it can be masked; "
             "use guidance_null='image'"
         )
+
+
+def _check_rules(rules: TokenRules, token_ids: np.ndarray, mask_token_id: int) -> None:
+    """Raises ``UserError`` unless rules fit the texts and leave a token for every mask, the vocabulary's last token."""
+    kinds, ruled_out = np.asarray(rules.kinds), np.asarray(rules.ruled_out)
+    for name, array, shape in (("kinds", kinds, (mask_token_id + 1,)), ("ruled_out", ruled_out, token_ids.shape)):
+        if array.dtype != np.uint8 or array.shape != shape:
+            raise UserError(f"rules.{name} is {array.dtype} of {array.shape}; give uint8 of {shape}")
+    is_closed = ((ruled_out[..., None] & np.unique(kinds[:mask_token_id])) != 0).all(axis=-1)
+    for row, place in np.argwhere(is_closed & (token_ids == mask_token_id)):
+        raise UserError(f"rules rule out every token at position {place} of text {row}; allow one there")

@@ -201,6 +201,7 @@ def test_a_strength_of_less_than_a_step_is_one_step(pipe):
         (lambda p: p.inpaint(IMAGE, None, PROMPTS[0]), "masks is None; give an image, white where it is repainted"),
         (lambda p: p.variations(IMAGE, prompts="a"), "prompts is not for variations, which have no prompt"),
         (lambda p: p.variations(IMAGE, count=0), "count is 0; give a whole number from 1"),
+        (lambda p: p.variations([IMAGE] * 2, count=1 << 20), "count is 1048576; give a whole number from 1 to 524288"),
     ],
 )
 def test_what_cannot_be_edited_is_one_sentence(pipe, call, message):

@@ -66,6 +66,7 @@ def test_a_step_of_the_image_sees_the_text_and_a_step_of_the_text_sees_the_estim
         ({"prompt": 3}, "prompt is 3; give one text"),
         ({"prompt": "one two three four five"}, "leaves no room; shorten it"),
         ({"prompt": "a <extra_id_0> three"}, "has a mask, which would be filled; leave the mask out"),
+        ({"prompt": "a </s> b"}, "has special tokens, or words that this model's tokenizer does not know"),
         ({"temperature": -1.0}, "temperature"),
         ({"guidance_scale": float("nan")}, "guidance_scale"),
     ],

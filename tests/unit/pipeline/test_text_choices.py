@@ -13,6 +13,7 @@ from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.pipeline.text_choices import OF_ALL_CALLS, text_options, text_steps
 from dualdiff_jax.pipeline.text_programs import generate_text
 from dualdiff_jax.sampling import text_network
+from dualdiff_jax.sampling.token_rules import TokenRules
 from tests.unit.pipeline.test_pipeline import SIDE, config
 from tests.unit.tiny import random_weights
 
@@ -133,8 +134,41 @@ def test_a_mask_that_a_prompt_spells_forbids_the_early_stop(pipe, pictures):
 
 
 def test_texts_with_blanks_have_no_early_stop(pipe, pictures):
-    with pytest.raises(UserError, match="early_stop is for texts that end at their first </s>"):
+    with pytest.raises(UserError, match="early_stop writes </s>, which blanks and rules may not allow"):
         pipe.infill("a handwritten _", pictures[0], early_stop=True)
+
+
+def test_captions_and_answers_follow_rules(pipe, pictures):
+    """A single early </s> in place of the other tokens would not."""
+    vocabulary = pipe.tokenizer.mask_token_id + 1
+    kinds = np.zeros(vocabulary, np.uint8)
+    kinds[pipe.tokenizer.end_token_id] = 1
+    for call, length in ((lambda **o: pipe.image_to_text(pictures, **o), 7), (_answers(pipe, pictures), 14)):
+        rules = TokenRules(kinds, np.ones((3, length), np.uint8))
+        options = dict(length=length, order="confidence", seed=3, rules=rules)
+        assert call(**options) == call(**options, early_stop=False)
+        with pytest.raises(UserError, match="early_stop would change the texts of this call .*rules"):
+            call(**options, early_stop=True)
+
+
+def _answers(pipe, pictures):
+    return lambda **options: pipe.answer(pictures, ["which digit?"] * 3, **options)
+
+
+def test_rules_have_to_fit_the_texts_and_leave_a_token(pipe, pictures):
+    vocabulary = pipe.tokenizer.mask_token_id + 1
+    kinds, none = np.ones(vocabulary, np.uint8), np.zeros((3, 7), np.uint8)
+    closed = none.copy()
+    closed[1, 4] = 1
+    for rules, message in (
+        (TokenRules(kinds[:-1], none), rf"rules.kinds is uint8 of \({vocabulary - 1},\); give uint8 of"),
+        (TokenRules(kinds, none[:2]), r"rules.ruled_out is uint8 of \(2, 7\); give uint8 of \(3, 7\)"),
+        (TokenRules(kinds, none[:1, :1]), r"rules.ruled_out is uint8 of \(1, 1\)"),
+        (TokenRules(kinds, none.astype(np.float32)), "rules.ruled_out is float32"),
+        (TokenRules(kinds, closed), "rules rule out every token at position 4 of text 1; allow one there"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipe.image_to_text(pictures, length=7, rules=rules)
 
 
 def test_a_choice_that_does_not_exist_is_refused_by_name(pipe, pictures):
