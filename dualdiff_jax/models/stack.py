@@ -53,9 +53,11 @@ def scan_blocks(blocks: nnx.Module, apply: Apply, carry: Carry, wrap: Callable =
     """
     graph, layers = nnx.split(blocks)
     if _has_separated(blocks):
-        run = _traced_once(graph, apply)
+        run, before = _traced_once(graph, apply), carry
         for index in range(depth_of(blocks)):
-            carry = run(_layer_of(layers, index), carry)
+            # While one layer computes, the next may arrive; compilers for TPUs would gather all at once.
+            state, _ = jax.lax.optimization_barrier((_layer_of(layers, index), before))
+            before, carry = carry, run(state, carry)
         return carry
 
     def body(carry: Carry, layer: nnx.State) -> tuple[Carry, None]:
