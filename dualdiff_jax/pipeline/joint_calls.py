@@ -97,8 +97,8 @@ class JointCalls(LoadedModel):
             raise UserError(f"prompt is {quoted(prompt)} and has a mask, which would be filled; leave the mask out")
         if not self.tokenizer.special_token_ids.isdisjoint(prefix.tolist()):
             raise UserError(
-                f"prompt is {quoted(prompt)} and has special tokens, or words that this model's tokenizer does not know, "
-                "which no text shows; leave them out"
+                f"prompt is {quoted(prompt)} and has special tokens, or words that this model's tokenizer does not "
+                "know, which no text shows; leave them out"
             )
         if len(prefix) >= length - 1:
             raise UserError(f"the prompt takes {len(prefix)} of {length} tokens and leaves no room; shorten it")

@@ -112,7 +112,10 @@ def test_zero_init_begins_later_with_the_same_noise(pipe, calls):
     assert sample.estimates.shape == (3, *noise.shape)
 
 
-@pytest.mark.parametrize("sigmas", ([0.5, 0.5 - 1e-10], [0.5, 1e-46, 0.0], [0.5, 1e-40], [0.5, 0.5], [[0.5], [0.3, 0.1]], [0.5j]))
+@pytest.mark.parametrize(
+    "sigmas",
+    ([0.5, 0.5 - 1e-10], [0.5, 1e-46, 0.0], [0.5, 1e-40], [0.5, 0.5], [[0.5], [0.3, 0.1]], [0.5j]),
+)
 def test_levels_have_to_fall_as_they_are_used(pipe, sigmas):
     with pytest.raises(UserError, match="sigmas is "):
         latents(pipe, sigmas=sigmas, sampler="dpm++2m")
