@@ -5,11 +5,13 @@ transformers; the autoencoder is counted here, convolution by convolution.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from dualdiff_jax.config import AutoencoderConfig, ModelConfig, RunConfig, SourceConfig
 from dualdiff_jax.hardware import Chip
 from dualdiff_jax.pipeline.image_options import ImageOptions, image_settings
-from dualdiff_jax.training.flops import forward_flops
+from dualdiff_jax.training.flops import forward_flops, training_flops
+from dualdiff_jax.training.trainable import Trainable
 
 Flops = dict[str, float]  # part of the program -> operations
 REMATERIALISATION = "rematerialisation"  # the part that computes once more what another part has computed
@@ -36,27 +38,26 @@ def planned_source(config: RunConfig) -> SourceConfig:
     return next(source for source in config.read_sources if source.stream == config.objective.streams[0])
 
 
-def _train(config: RunConfig) -> Flops:
-    source, streams, length = planned_source(config), config.objective.streams, config.data.text_length
-    size = (source.height, source.width, length)
-    networks = [_networks(config.model, *size, stream) for stream in streams]
-    mmdit, t5 = (sum(column) for column in zip(*networks, strict=True))
-    attention = len(streams) * forward_flops(config.model, *size)["mmdit.attention"]
+def _train(config: RunConfig, is_encoded: bool = False) -> Flops:
+    """Where captions' embeddings and latents are stored, T5 reads the masked texts alone."""
+    source, streams, trained = planned_source(config), config.objective.streams, Trainable(config).specs
+    size = (source.height, source.width)
+    found = [
+        training_flops(config, *size, trained, stream, is_encoded=is_encoded and stream == "image")
+        for stream in streams
+    ]
+    total = {part: sum(flops[part] for flops in found) for part in found[0]}
+    mmdit = total["mmdit forward"]
+    attention = len(streams) * forward_flops(config.model, *size, config.data.text_length)["mmdit.attention"]
     again = {"none": 0.0, "dots": 0.0, "offload": mmdit - attention, "save_attention": mmdit - attention, "full": mmdit}
-    encode, _ = autoencoder_flops(config.model.autoencoder, source.height, source.width)
+    encode, _ = autoencoder_flops(config.model.autoencoder, *size)
     return {
         "mmdit forward": mmdit,
-        "mmdit backward": 2 * mmdit,
+        "mmdit backward": total["mmdit backward"],
         REMATERIALISATION: again[config.train.remat],
-        "t5": t5,
-        "autoencoder": len(streams) * encode,
+        "t5": total["t5 forward"] + total["t5 backward"],
+        "autoencoder": 0.0 if is_encoded else len(streams) * encode,
     }
-
-
-def _train_encoded(config: RunConfig) -> Flops:
-    """Captions' embeddings and latents are stored; T5 reads the masked texts."""
-    flops, streams = _train(config), config.objective.streams
-    return flops | {"t5": flops["t5"] / len(streams) if "text" in streams else 0.0, "autoencoder": 0.0}
 
 
 def _text_to_image(config: RunConfig) -> Flops:
@@ -77,18 +78,16 @@ def _image_to_text(config: RunConfig) -> Flops:
 # Program -> the operations of one example, by part.
 EXAMPLE_FLOPS: Mapping[str, Callable[[RunConfig], Flops]] = {
     "train": _train,
-    "train_encoded": _train_encoded,
+    "train_encoded": partial(_train, is_encoded=True),
     "text_to_image": _text_to_image,
     "image_to_text": _image_to_text,
     "image_to_text_t5_8_bits": _image_to_text,
 }
 
 
-def _networks(
-    config: ModelConfig, height: int, width: int, length: int, stream: str | None = None
-) -> tuple[float, float]:
-    """One forward pass of one example: (MMDiT, T5). ``stream`` as for ``forward_flops``."""
-    flops = forward_flops(config, height, width, length, stream)
+def _networks(config: ModelConfig, height: int, width: int, length: int) -> tuple[float, float]:
+    """One forward pass of one example: (MMDiT, T5)."""
+    flops = forward_flops(config, height, width, length)
 
     def total(network: str) -> float:
         return sum(value for name, value in flops.items() if name.startswith(network))

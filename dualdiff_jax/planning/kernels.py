@@ -2,14 +2,15 @@
 
 (1)  on a GPU   max(operations / rate of products, bytes / rate of memory)
 (2)  on a TPU   the compiler's estimate in cycles; for an attention kernel, of which the compiler knows nothing, its
-                operations at the chip's peak; nothing for copies in the background. What else has no estimate does
-                nothing and is no kernel
-A kernel in a loop runs as often as the loop iterates. In a conditional, the branch that takes longest counts.
-Collectives are not kernels here: ``collectives.py`` counts them.
+                operations at the chip's peak; nothing for copies in the background; (1) for what else has no estimate,
+                such as a sort. Single numbers, fusions that send and other custom calls, which have none either, are
+                no kernels
+A kernel in a loop runs as often as the loop iterates. In a conditional, the branch counts whose kernels and collectives
+take longest, one after the other. Collectives are not kernels here: ``collectives.py`` counts them.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from dualdiff_jax.hardware import Chip
@@ -24,7 +25,8 @@ from dualdiff_jax.planning.hlo import (
 )
 from dualdiff_jax.planning.operations import attention_products, is_gemm, is_library_convolution, operations
 from dualdiff_jax.planning.places import place_of
-from dualdiff_jax.planning.traffic import BACKGROUND, SLICES, UPDATE, VIEWS, bytes_moved
+from dualdiff_jax.planning.sending import is_fusion, seconds_to_send, steps
+from dualdiff_jax.planning.traffic import BACKGROUND, SLICES, VIEWS, bytes_moved
 
 KINDS = ("products", "attention", "elementwise", "copies")  # what only moves or casts is a copy
 
@@ -37,8 +39,8 @@ _UNKNOWN_CYCLES = 1 << 60  # what the compiler writes where it has no estimate i
 _FREE = (*VIEWS, "parameter", "constant", "tuple", "after-all", "iota", "partition-id", "replica-id", "opt-barrier")
 _CALLS = ("while", "conditional", "call", "async-start")  # whose kernels are those of the computations that they call
 _MOVES = frozenset(
-    (*_FREE, *SLICES, UPDATE, *BACKGROUND, "copy", "transpose", "reshape", "convert", "concatenate", "pad")
-    + ("broadcast", "reverse", "fusion", "fusion-start")
+    (*_FREE, *SLICES, *BACKGROUND, "dynamic-update-slice", "copy", "transpose", "reshape", "convert", "concatenate")
+    + ("pad", "broadcast", "reverse", "fusion", "fusion-start")
 )
 
 
@@ -65,32 +67,66 @@ def rates(chip: Chip) -> tuple[float, float]:
     return shares[0] * chip.flops, shares[1] * chip.bandwidth
 
 
-def kernels(program: Program, chip: Chip) -> list[Kernel]:
+def kernels(program: Program, chip: Chip, node_of: Sequence[int] | None = None) -> list[Kernel]:
     """The kernels of one call of a program.
 
     Args:
         program: compiled.
         chip: that it is compiled for.
+        node_of: the node of each device, in the mesh's order; None puts all devices into one node.
     """
-    return [] if program.entry is None else list(_of_computation(program, program.entry, chip))
+    node_of = [0] * program.devices if node_of is None else node_of
+    return list(_of_computation(program, program.entry or "", chip, node_of))
 
 
-def longest_branch(program: Program, conditional: Instruction, chip: Chip) -> str:
-    """The computation of a conditional whose kernels take longest; empty where the text names none.
+def sent(
+    program: Program,
+    name: str,
+    chip: Chip,
+    node_of: Sequence[int],
+    runs: int = 1,
+    under_way: frozenset[str] = frozenset(),
+) -> Iterator[tuple[Instruction, int]]:
+    """The collectives that ``runs`` executions of a computation start, and how often.
 
-    Of two whose kernels take the same time, the one with more collectives.
+    Args:
+        program: compiled.
+        name: of the computation.
+        chip: that the program is compiled for.
+        node_of: the node of each device, in the mesh's order.
+        runs: executions of the computation.
+        under_way: collectives that an outer computation has started and not ended.
     """
+    for step in steps(program, name, under_way):
+        instruction = step.instruction
+        yield from ((piece, runs) for piece in step.starts.values())
+        called = [] if is_fusion(instruction) else [(inner, runs) for inner in instruction.called]
+        if kind_of_collective(instruction):
+            called = []
+            if not instruction.operation.endswith("-done"):
+                yield instruction, runs
+        elif instruction.operation == "while":
+            called = [(body_of(instruction), runs * program.trips(instruction))]
+        elif instruction.operation == "conditional":
+            called = [(longest_branch(program, instruction, chip, node_of), runs)]
+        for inner, times in called:
+            yield from sent(program, inner, chip, node_of, times, step.under_way)
 
-    def cost(branch: str) -> tuple[float, int]:
-        sent = sum(bool(kind_of_collective(one)) for one in program.computations.get(branch, {}).values())
-        return sum(kernel.seconds for kernel in _of_computation(program, branch, chip)), sent
+
+def longest_branch(program: Program, conditional: Instruction, chip: Chip, node_of: Sequence[int]) -> str:
+    """The computation of a conditional whose kernels and collectives take longest; empty where the text names none."""
+
+    def cost(branch: str) -> float:
+        computed = sum(kernel.seconds for kernel in _of_computation(program, branch, chip, node_of))
+        found = sent(program, branch, chip, node_of)
+        return computed + sum(runs * seconds_to_send(collective, chip, node_of) for collective, runs in found)
 
     return max(branches_of(conditional), key=cost, default="")
 
 
 def seconds_of(program: Program, computation: Computation, instruction: Instruction, chip: Chip) -> float:
     """The least time of one execution of an instruction; 0 for a loop, a conditional, a call and what is no kernel."""
-    if _is_no_kernel(instruction) or instruction.operation in _CALLS or not _is_timed(instruction, chip):
+    if _is_no_kernel(instruction) or instruction.operation in _CALLS or not _is_timed(program, instruction, chip):
         return 0.0
     return _kernel(program, computation, instruction, chip).seconds
 
@@ -100,7 +136,7 @@ def _is_no_kernel(instruction: Instruction) -> bool:
     return instruction.operation in _FREE or is_end or bool(kind_of_collective(instruction))
 
 
-def _of_computation(program: Program, name: str, chip: Chip) -> Iterator[Kernel]:
+def _of_computation(program: Program, name: str, chip: Chip, node_of: Sequence[int]) -> Iterator[Kernel]:
     computation = program.computations.get(name, {})
     for instruction in computation.values():
         operation = instruction.operation
@@ -108,33 +144,39 @@ def _of_computation(program: Program, name: str, chip: Chip) -> Iterator[Kernel]
             continue
         if operation == "while":
             trips = program.trips(instruction)
-            yield from (kernel.times(trips) for kernel in _of_computation(program, body_of(instruction), chip))
+            inner = _of_computation(program, body_of(instruction), chip, node_of)
+            yield from (kernel.times(trips) for kernel in inner)
         elif operation == "conditional":
-            yield from _of_computation(program, longest_branch(program, instruction, chip), chip)
+            branch = longest_branch(program, instruction, chip, node_of)
+            yield from _of_computation(program, branch, chip, node_of)
         elif operation in _CALLS:
             for called in instruction.called:
-                yield from _of_computation(program, called, chip)
-        elif _is_timed(instruction, chip):
+                yield from _of_computation(program, called, chip, node_of)
+        elif _is_timed(program, instruction, chip):
             yield _kernel(program, computation, instruction, chip)
 
 
 def _kernel(program: Program, computation: Computation, instruction: Instruction, chip: Chip) -> Kernel:
     flops, moved = operations(program, computation, instruction), bytes_moved(program, computation, instruction)
-    kind = _kind(program, instruction, flops)
+    kind = _kind(program, computation, instruction, flops)
     flops_rate, bytes_rate = rates(chip)
-    if chip.platform != "tpu":
-        seconds = max(flops / flops_rate, moved / bytes_rate)
-    elif kind == "attention":
+    seconds = max(flops / flops_rate, moved / bytes_rate)
+    if chip.platform == "tpu" and kind == "attention":
         seconds = flops / flops_rate
-    else:
-        seconds = _cycles(instruction) / chip.clock
+    elif chip.platform == "tpu" and instruction.operation in BACKGROUND:
+        seconds = 0.0
+    elif chip.platform == "tpu":
+        seconds = _cycles(instruction) / chip.clock or seconds
     return Kernel(instruction.name, kind, place_of(instruction.line), 1, flops, moved, seconds)
 
 
-def _is_timed(instruction: Instruction, chip: Chip) -> bool:
-    """Whether an instruction is a kernel; a TPU's are those that its compiler gives cycles, attention and copies."""
+def _is_timed(program: Program, instruction: Instruction, chip: Chip) -> bool:
+    """Whether an instruction is a kernel. Equation (2) says what of a TPU's is none."""
     is_known = chip.platform != "tpu" or instruction.operation in BACKGROUND
-    return is_known or bool(_cycles(instruction)) or bool(attention_products(instruction))
+    if is_known or _cycles(instruction) or attention_products(instruction):
+        return True
+    sends = any(kind_of_collective(inner) for _, inner in inside(program, instruction))
+    return not sends and instruction.base != "custom-call" and any(array.elements > 1 for array in instruction.arrays)
 
 
 def _cycles(instruction: Instruction) -> int:
@@ -143,11 +185,17 @@ def _cycles(instruction: Instruction) -> int:
     return int(found[1]) if found and int(found[1]) < _UNKNOWN_CYCLES else 0
 
 
-def _kind(program: Program, instruction: Instruction, flops: float) -> str:
+def _kind(program: Program, computation: Computation, instruction: Instruction, flops: float) -> str:
     if attention_products(instruction):
         return "attention"
     if flops or is_gemm(instruction) or is_library_convolution(instruction):
         return "products"
-    parts = [instruction, *(inner for _, inner in inside(program, instruction))]
-    work = (part for part in parts if any(array.elements > 1 for array in part.arrays))  # not an index's arithmetic
+    parts = [(computation, instruction), *inside(program, instruction)]
+    work = (part for there, part in parts if _has_several(there, part))  # not an index's arithmetic
     return "copies" if all(part.operation in _MOVES for part in work) else "elementwise"
+
+
+def _has_several(computation: Computation, instruction: Instruction) -> bool:
+    """Whether it computes or takes an array of several numbers."""
+    taken = (computation[name] for name in instruction.operands if name in computation)
+    return any(array.elements > 1 for one in (instruction, *taken) for array in one.arrays)

@@ -54,7 +54,7 @@ def operations(program: Program, computation: Computation, instruction: Instruct
 
 def attention_products(instruction: Instruction) -> int:
     """How many products an attention kernel consists of; 0 for other instructions."""
-    if instruction.operation != "custom-call":
+    if instruction.base != "custom-call":
         return 0
     name = f"{_target(instruction)} {instruction.name}"
     return next((products for part, products in ATTENTION.items() if part in name), 0)
@@ -62,12 +62,12 @@ def attention_products(instruction: Instruction) -> int:
 
 def is_gemm(instruction: Instruction) -> bool:
     """Whether it calls a product of a library."""
-    return instruction.operation == "custom-call" and "__cublas" in _target(instruction)
+    return instruction.base == "custom-call" and "__cublas" in _target(instruction)
 
 
 def is_library_convolution(instruction: Instruction) -> bool:
     """Whether it calls a convolution of a library."""
-    return instruction.operation == "custom-call" and "__cudnn$conv" in _target(instruction)
+    return instruction.base == "custom-call" and "__cudnn$conv" in _target(instruction)
 
 
 def _target(instruction: Instruction) -> str:
@@ -77,7 +77,7 @@ def _target(instruction: Instruction) -> str:
 
 def _product(computation: Computation, instruction: Instruction) -> float:
     """Equations (1) and (2); 0 for an instruction that is no product."""
-    if instruction.operation == "dot":
+    if instruction.base == "dot":
         contracted = _CONTRACTED.search(instruction.line)
         lhs = computation[instruction.operands[0]].arrays[0]
         return _dot(instruction, lhs, contracted[1] if contracted else "")
@@ -85,9 +85,9 @@ def _product(computation: Computation, instruction: Instruction) -> float:
         contracted = _CONTRACTED_BY_CUBLAS.search(instruction.line)
         lhs = computation[instruction.operands[0]].arrays[0]
         return _dot(instruction, lhs, contracted[1].replace('"', "") if contracted else "")
-    if instruction.operation == "convolution" or is_library_convolution(instruction):
+    if instruction.base == "convolution" or is_library_convolution(instruction):
         first, second = (computation[name].arrays[0] for name in instruction.operands[:2])
-        result, target = instruction.arrays[0], _target(instruction)
+        result, target = instruction.results[0], _target(instruction)
         if target.endswith("convBackwardInput"):  # cuDNN's gradients keep the labels and window of the convolution
             return _convolution(instruction.line, lhs=result, rhs=second, out=first)
         if target.endswith("convBackwardFilter"):
@@ -98,7 +98,7 @@ def _product(computation: Computation, instruction: Instruction) -> float:
 
 def _dot(instruction: Instruction, lhs: Array, contracted: str) -> float:
     inner = math.prod(lhs.dims[int(dim)] for dim in contracted.split(",") if dim)
-    return 2.0 * instruction.arrays[0].elements * inner
+    return 2.0 * instruction.results[0].elements * inner
 
 
 def _convolution(line: str, lhs: Array, rhs: Array, out: Array) -> float:

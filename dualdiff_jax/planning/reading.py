@@ -4,7 +4,7 @@ A lower bound for this program, to compare versions of it by, and no measured ti
 that do not fill, and what runs between devices are not in it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from dualdiff_jax.hardware import Chip
@@ -15,27 +15,31 @@ PLACES = 10
 Reading = dict[str, Any]
 
 
-def reading(program: Program, chip: Chip, model_flops: float) -> Reading:
+def reading(program: Program, chip: Chip, model_flops: float, node_of: Sequence[int] | None = None) -> Reading:
     """Reads what one call of a program costs one device.
 
     Args:
         program: compiled for ``chip``.
         chip: of the device.
         model_flops: operations of the networks in one call on one device, none of them twice, for the MFU.
+        node_of: the node of each device, in the mesh's order; None puts all devices into one node.
 
     Returns:
         A dict that JSON can hold. ``kernels``, ``operations``, ``bytes`` and ``seconds`` in total; ``kinds``: the same
         for each of ``kernels.KINDS``; ``places``: the same for the most expensive places, in their order. ``mfu``: an
-        upper bound; None where the text has no time. ``rates``: ``operations`` and ``bytes`` per second that are taken
-        to be reached; ``clock``: cycles per second, of a TPU.
+        upper bound; None where the text has no time. ``unknown_loops``: how many loops there are whose count the text
+        does not tell; each is taken to make as many ``iterations``. ``rates``: ``operations`` and ``bytes`` per second
+        that are taken to be reached; ``clock``: cycles per second, of a TPU.
     """
-    found = kernels(program, chip)
+    found = kernels(program, chip, node_of)
     total = _sum(found)
     flops_rate, bytes_rate = rates(chip)
     places = _grouped(found, lambda kernel: kernel.place)
     return {
         **total,
         "mfu": model_flops / (total["seconds"] * chip.flops) if total["seconds"] else None,
+        "unknown_loops": program.unknown_loops,
+        "iterations": program.unknown_trips,
         "rates": {"operations": flops_rate, "bytes": bytes_rate, "clock": chip.clock or None},
         "kinds": {kind: _sum(kernel for kernel in found if kernel.kind == kind) for kind in KINDS},
         "places": [{"place": place, **sums} for place, sums in places[:PLACES]],
@@ -76,6 +80,8 @@ def lines(read: Reading) -> list[str]:
     page = [f"as compiled, one device, without what runs between devices: at least ({how})", head, *table[:summed]]
     if read["mfu"] is not None:
         page += [f"  MFU at most {100 * read['mfu']:.1f} % (all networks, nothing twice, data sheet rate)"]
+    if read["unknown_loops"]:
+        page += [f"  {read['unknown_loops']} loops of unknown count, taken as {read['iterations']} iterations each"]
     return [*page, "", "the most expensive places as compiled", head, *table[summed:]]
 
 

@@ -81,7 +81,7 @@ def plan(config: RunConfig, topology: str, program: str = "train") -> Report:
         "flops": flops | {"total": sum(flops.values())},
         "collectives": None if printed is None else {kind: traffic._asdict() for kind, traffic in sent.items()},
         "waiting": None if printed is None else waiting(printed, target.chip, node_of),
-        "as_compiled": None if printed is None else reading(printed, target.chip, once),
+        "as_compiled": None if printed is None else reading(printed, target.chip, once, node_of),
         "roofline": roofline(
             target.chip,
             sum(flops.values()),

@@ -5,22 +5,24 @@ clocks follow the program's order:
 (1)  a kernel              computed += seconds of the kernel
 (2)  a collective starts   sent = max(sent, computed) + seconds of the collective
 (3)  its end is awaited    alone += max(0, its sent - computed);  computed = max(computed, its sent)
-A collective without a start of its own is awaited where it stands. One that a TPU sends during a fusion starts before
-it and is awaited after it; where it is sent in pieces, before the first fusion and after the last, also where loops
-between the two send pieces. In a conditional, the branch that takes longest counts. A collective takes
-its bytes at the data sheet's rate of the links that they pass, so what is alone is a lower bound: starts, congestion
-and waiting for other devices come on top.
+A collective without a start of its own is awaited where it stands; those in the computation of an ``async-start`` start
+with it and are awaited at its end. One that a TPU sends during a fusion starts before it and is awaited after it; where
+it is sent in pieces, before the first fusion and after the last, also where loops between the two send pieces. In a
+conditional, the branch that takes longest counts. A collective takes its bytes at the data sheet's rate of the links
+that they pass, so what is alone is a lower bound: starts, congestion and waiting for other devices come on top.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 
 from dualdiff_jax.hardware import Chip
-from dualdiff_jax.planning.collectives import KINDS, Step, steps, traffic_of
+from dualdiff_jax.planning.hlo import COLLECTIVES as KINDS
 from dualdiff_jax.planning.hlo import Computation, Instruction, Program, body_of, kind_of_collective
 from dualdiff_jax.planning.kernels import longest_branch, seconds_of
+from dualdiff_jax.planning.sending import Step, seconds_to_send, steps
 
 Waiting = dict[str, dict[str, float]]
+_Started = dict[str, list[tuple[str, float]]]  # what starts collectives -> their kinds, and when each has been sent
 
 
 def waiting(program: Program, chip: Chip, node_of: Sequence[int] | None = None) -> Waiting:
@@ -62,34 +64,40 @@ class _Clocks:
     def run(self, name: str, times: int, under_way: frozenset[str] = frozenset()) -> None:
         """One execution of a computation, whose sums count ``times``; ``under_way`` as for ``steps``."""
         computation = self.program.computations.get(name, {})
-        started: dict[str, tuple[str, float]] = {}  # start or name of a collective -> kind, when it has been sent
+        started: _Started = {}
         for step in steps(self.program, name, under_way):
             for collective, piece in step.starts.items():
-                started[collective] = self._start(piece, times)
+                started[collective] = [self._start(piece, times)]
             self._execute(computation, step, started, times)
             for collective in step.ends:
-                self._wait(*started[collective], times)
+                self._wait(started[collective], times)
 
-    def _execute(self, computation: Computation, step: Step, started: dict[str, tuple[str, float]], times: int) -> None:
+    def _execute(self, computation: Computation, step: Step, started: _Started, times: int) -> None:
         instruction, under_way = step.instruction, step.under_way
         kind, operation = kind_of_collective(instruction), instruction.operation
-        if kind and operation.endswith("-done"):
-            awaited = next((started[name] for name in instruction.operands if name in started), None)
-            if awaited is not None:
-                self._wait(*awaited, times)
+        if operation.endswith("-done"):
+            self._wait([one for name in instruction.operands for one in started.get(name, ())], times)
         elif kind:
-            started[instruction.name] = self._start(instruction, times)
+            started[instruction.name] = [self._start(instruction, times)]
             if not operation.endswith("-start"):
-                self._wait(*started[instruction.name], times)
+                self._wait(started[instruction.name], times)
+        elif group := self._group(instruction):
+            started[instruction.name] = [self._start(one, times) for one in group]
         elif operation == "while":
             self._loop(body_of(instruction), times, self.program.trips(instruction), under_way)
         elif operation == "conditional":
-            self.run(longest_branch(self.program, instruction, self.chip), times, under_way)
+            self.run(longest_branch(self.program, instruction, self.chip, self.node_of), times, under_way)
         elif operation in ("call", "async-start"):
             for called in instruction.called:
                 self.run(called, times, under_way)
         else:
             self.computed += seconds_of(self.program, computation, instruction, self.chip)
+
+    def _group(self, start: Instruction) -> list[Instruction]:
+        """The collectives that an instruction starts together."""
+        called = start.called if start.operation == "async-start" else ()
+        inner = (one for name in called for one in self.program.computations.get(name, {}).values())
+        return [one for one in inner if kind_of_collective(one)]
 
     def _loop(self, body: str, times: int, trips: int, under_way: frozenset[str]) -> None:
         """Follows the first iteration, which may queue behind what is under way, and one that stands for the rest."""
@@ -103,12 +111,12 @@ class _Clocks:
 
     def _start(self, collective: Instruction, times: int) -> tuple[str, float]:
         kind = kind_of_collective(collective) or ""
-        traffic = traffic_of(collective, kind, self.node_of)
-        seconds = self.chip.network.seconds(traffic.moved, traffic.across)
+        seconds = seconds_to_send(collective, self.chip, self.node_of)
         self.seconds[kind] += times * seconds
         self.sent = max(self.sent, self.computed) + seconds
         return kind, self.sent
 
-    def _wait(self, kind: str, sent: float, times: int) -> None:
-        self.alone[kind] += times * max(0.0, sent - self.computed)
-        self.computed = max(self.computed, sent)
+    def _wait(self, collectives: Sequence[tuple[str, float]], times: int) -> None:
+        for kind, sent in collectives:
+            self.alone[kind] += times * max(0.0, sent - self.computed)
+            self.computed = max(self.computed, sent)

@@ -57,15 +57,28 @@ def example_flops(
     Returns:
         Operations of one example.
     """
-    forward = forward_flops(config.model, height, width, config.data.text_length, stream)
+    parts = training_flops(config, height, width, trained, stream, is_encoded=is_encoded)
+    return sum(parts.values())
+
+
+def training_flops(
+    config: RunConfig, height: int, width: int, trained: Collection[str], stream: str, *, is_encoded: bool = False
+) -> dict[str, float]:
+    """The operations of ``example_flops``, by network and pass.
+
+    Returns:
+        ``mmdit forward``, ``mmdit backward``, ``t5 forward`` and ``t5 backward`` -> operations of one example.
+    """
     has_backward = {"mmdit": True, "t5": any(name.startswith("t5.") for name in trained)}
-    total = 0.0
-    for name, flops in forward.items():
-        if is_encoded and network_of(name) == "t5":
+    parts = {f"{network} {way}": 0.0 for network in has_backward for way in ("forward", "backward")}
+    for name, flops in forward_flops(config.model, height, width, config.data.text_length, stream).items():
+        network = network_of(name)
+        if is_encoded and network == "t5":
             continue
         is_trained = not is_kernel(name) or name in trained  # attention has one operand more in place of a kernel
-        total += flops * (1 + has_backward[network_of(name)] * (1 + is_trained))
-    return total
+        parts[f"{network} forward"] += flops
+        parts[f"{network} backward"] += flops * has_backward[network] * (1 + is_trained)
+    return parts
 
 
 def forward_flops(

@@ -181,9 +181,9 @@ def test_pieces_that_inner_loops_send_belong_to_the_collective_that_is_under_way
     assert waiting(program, CHIP) == {"all-gather": {"seconds": 2.0, "alone": alone}}
 
 
-@pytest.mark.parametrize("cycles, count", [((1, 5), 3), ((5, 1), None), ((5, 5), 3)])
+@pytest.mark.parametrize("cycles, count", [((1, 5), 3), ((5, 1), None), ((5, 5), 3), ((5, 4), 3)])
 def test_a_conditional_sends_what_its_longest_branch_sends(cycles, count):
-    """Of two that take the same time, what the one that sends sends."""
+    """What a branch sends takes time as its kernels do."""
     kernel = '%k = f32[4] fusion(%p), kind=kLoop, calls=%plain, backend_config={"estimated_cycles":"CYCLES"}'
     text = f"""HloModule step, num_partitions=2
 
@@ -197,7 +197,11 @@ def test_a_conditional_sends_what_its_longest_branch_sends(cycles, count):
 
 %sending (p: f32[4]) -> f32[4] {{
   {kernel.replace("CYCLES", str(cycles[1]))}
-  %s = f32[250]{{0}} all-reduce(%p), to_apply=%add
+  %s = f32[500]{{0}} call(%p), to_apply=%called
+}}
+
+%called (p: f32[4]) -> f32[500] {{
+  ROOT %s = f32[500]{{0}} all-reduce(%p), to_apply=%add
 }}
 
 %body (p: f32[4]) -> f32[4] {{
@@ -213,7 +217,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {{
 }}
 """
     found = of_programs.collectives(parse(text), CHIP)
-    assert found == ({"all-reduce": (count, count * 1000, count * 1000, 0)} if count else {})
+    assert found == ({"all-reduce": (count, count * 2000, count * 2000, 0)} if count else {})
     assert waiting(parse(text), CHIP).keys() == found.keys()
 
 
@@ -259,7 +263,8 @@ UNKNOWN = 77
         (10, "NE", 0, "subtract 2", 5),
         (10, "NE", 1, "subtract 2", UNKNOWN),
         (0, "LT", 9, "add -1", UNKNOWN),
-        (9, "LT", 9, "add 1", UNKNOWN),
+        (9, "LT", 9, "add 1", 0),
+        (0, "GT", 9, "multiply 2", 0),
         (1, "LT", 9, "multiply 2", UNKNOWN),
     ],
 )
@@ -273,6 +278,36 @@ def test_a_loop_runs_as_its_counter_says(first, direction, limit, update, trips)
     turned = text.replace("OPERANDS", "%n, %i").replace(f"direction={direction}", f"direction={mirrored}")
     for written in (text.replace("OPERANDS", "%i, %n"), turned):
         assert of_programs.collectives(parse(written, UNKNOWN), CHIP)["all-reduce"].count == trips
+
+
+CONDITIONS = {
+    "negated": "%c = pred[] compare(%i, %n), direction=GE\n  ROOT %r = pred[] not(%c)",
+    "the other comparison of a number": """%e = f32[] get-tuple-element(%p), index=1
+  %c = pred[] compare(%e, %tolerance), direction=GT
+  %d = pred[] compare(%i, %n), direction=LT
+  ROOT %r = pred[] and(%c, %d)""",
+    "neither, negated": """%e = f32[] get-tuple-element(%p), index=1
+  %c = pred[] compare(%e, %tolerance), direction=LE
+  %d = pred[] compare(%i, %n), direction=GE
+  %o = pred[] or(%d, %c)
+  ROOT %r = pred[] not(%o)""",
+    "the sooner of two": """%m = s32[] constant(30)
+  %c = pred[] compare(%i, %m), direction=LT
+  %d = pred[] compare(%n, %i), direction=GT
+  ROOT %r = pred[] and(%c, %d)""",
+}
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_the_counter_is_what_a_condition_compares_with_the_limit(name):
+    """It is not the first number that the condition takes."""
+    values = {"FIRST": 1, "LIMIT": 9, "UPDATE": "add", "STEP": 4}
+    text = LOOP.replace("ROOT %c = pred[] compare(OPERANDS), direction=DIRECTION", CONDITIONS[name])
+    for key, value in values.items():
+        text = text.replace(key, str(value))
+    taken = "%until (p: (s32[], f32[4])) -> pred[] {\n  %p = (s32[], f32[4]) parameter(0)\n"
+    text = text.replace(taken, taken + "  %other = f32[4] get-tuple-element(%p), index=1\n".replace("f32[4]", "f32[]"))
+    assert of_programs.collectives(parse(text, UNKNOWN), CHIP)["all-reduce"].count == 2
 
 
 @pytest.mark.parametrize("kind", ["ragged-all-to-all", "collective-broadcast"])

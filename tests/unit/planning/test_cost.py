@@ -1,6 +1,7 @@
 """Operations are those of the networks; the bound of the roofline is the slowest of three."""
 
 import dataclasses
+import importlib
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from dualdiff_jax.config import AutoencoderConfig
 from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.hardware import CHIPS
 from dualdiff_jax.planning.cost import autoencoder_flops, program_flops, roofline
+from dualdiff_jax.training.flops import step_flops
+from dualdiff_jax.training.trainable import Trainable
 from tests import checkpoints
 
 CONFIG = resolve(dual_diff_pretrain.get_config())
@@ -44,6 +47,28 @@ def test_stored_latents_and_captions_leave_t5_the_masked_texts():
     whole, encoded = (program_flops(CONFIG, name, 2) for name in ("train", "train_encoded"))
     changed = {part: value / whole[part] for part, value in encoded.items() if value != whole[part]}
     assert changed == {"t5": 0.5, "autoencoder": 0.0}
+
+
+@pytest.mark.parametrize(
+    "name, trainable, rank",
+    [
+        ("dual_diff_pretrain", None, 0),
+        ("dual_diff_pretrain", ("mmdit.*", "t5.*"), 0),
+        ("align_mask_embedding", None, 0),
+        ("finetune_t2i", (), 16),
+    ],
+)
+def test_a_plan_counts_a_backward_pass_for_what_the_run_trains_as_training_does(name, trainable, rank):
+    sections = importlib.import_module(f"configs.{name}").get_config()
+    sections.lora.rank = rank
+    if trainable is not None:
+        sections.train.trainable = trainable
+    config = resolve(sections)
+    trained, size = Trainable(config).specs, config.train.global_batch_size
+    for program, is_encoded in (("train", False), ("train_encoded", True)):
+        flops = program_flops(config, program, size)
+        planned = sum(value for part, value in flops.items() if part not in ("autoencoder", "rematerialisation"))
+        assert planned == pytest.approx(step_flops(config, trained, has_text_embeddings=is_encoded), rel=1e-12)
 
 
 @pytest.mark.parametrize("policy, share", [("none", 0), ("dots", 0), ("full", 1)])

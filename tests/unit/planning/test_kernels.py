@@ -85,6 +85,11 @@ FUSED = """
   ROOT %d = bf16[3,4,6]{2,1,0} dot(%a, %b), lhs_batch_dims={0}, lhs_contracting_dims={2}, rhs_batch_dims={0}, rhs_contracting_dims={1}
 }
 
+%sending (p: f32[1000]) -> f32[1000] {
+  %p = f32[1000]{0} parameter(0)
+  ROOT %r = f32[1000]{0} all-reduce(%p), to_apply=%multiplied
+}
+
 %cheap (p: f32[8,4]) -> f32[8,4] {
   %p = f32[8,4]{1,0} parameter(0)
   ROOT %c = f32[8,4]{1,0} copy(%p)
@@ -117,6 +122,14 @@ def only(entry: str, chip=GPU) -> list[Kernel]:
 
 def one(entry: str, chip=GPU) -> Kernel:
     (kernel,) = only(entry, chip)
+    return kernel
+
+
+def fused(body: str, entry: str) -> Kernel:
+    """The kernel of a fusion that calls ``%f``, whose body consists of the given lines."""
+    lines = "\n".join(f"  {line.strip()}" for line in body.strip().splitlines())
+    text = f"HloModule step\n{FUSED}\n%f (p: f32[1]) -> f32[1] {{\n{lines}\n}}\n\nENTRY %main (p: f32[1]) -> f32[1] {{"
+    (kernel,) = kernels(parse(f"{text}\n  {entry}\n}}\n"), GPU)
     return kernel
 
 
@@ -169,6 +182,48 @@ def test_an_update_in_place_writes_the_update():
     assert figures(one(alone)) == ("copies", 1, 0, 2 * row)
 
 
+@pytest.mark.parametrize("rest", ["ROOT %r = f32[24,64] add(%u, %y)", "%r = f32[24,64] add(%u, %y)\n  ROOT %t = tuple"])
+def test_an_update_that_a_fusion_reads_again_reads_the_whole(rest):
+    """Where it is returned as well, it is still read for the sum."""
+    rest = rest.replace("%t = tuple", "%t = (f32[24,64], f32[24,64]) tuple(%u, %r)")
+    whole, row = 24 * 64 * 4, 64 * 4
+    found = fused(
+        f"""%stack = f32[24,64]{{1,0}} parameter(0)
+            %row = f32[1,64]{{1,0}} parameter(1)
+            %i = s32[] parameter(2)
+            %y = f32[24,64]{{1,0}} parameter(3)
+            %u = f32[24,64]{{1,0}} dynamic-update-slice(%stack, %row, %i, %i)
+            {rest}""",
+        "%f = f32[24,64] fusion(%stack, %row, %i, %y), kind=kLoop, calls=%f",
+    )
+    assert found.bytes == 3 * whole + row + 4 + (row if "tuple" in rest else 0)
+
+
+def test_an_update_in_a_fusion_inside_another_is_in_place_where_the_outer_one_returns_it():
+    inside = """%stack = f32[24,64]{1,0} parameter(0)
+                %row = f32[1,64]{1,0} parameter(1)
+                %i = s32[] parameter(2)
+                %u = f32[24,64]{1,0} fusion(%stack, %row, %i), kind=kLoop, calls=%updated
+                """
+    call = "%f = f32[24,64] fusion(%stack, %row, %i), kind=kLoop, calls=%f"
+    whole, row = 24 * 64 * 4, 64 * 4
+    assert fused(inside.replace("%u = ", "ROOT %u = "), call).bytes == 2 * row + 4
+    assert fused(inside + "ROOT %b = f32[24,64]{1,0} bitcast(%u)", call).bytes == 2 * row + 4
+    assert fused(inside + "ROOT %n = f32[24,64]{1,0} negate(%u)", call).bytes == 2 * whole + row + 4
+
+
+def test_a_scatter_reads_and_writes_the_rows_that_it_adds_to():
+    arguments = """%x = f32[1000,64]{1,0} parameter(0)
+                   %i = s32[8,1]{1,0} parameter(1)
+                   %rows = f32[8,64]{1,0} parameter(2)
+                   """
+    scatter = "%s = f32[1000,64]{1,0} scatter(%x, %i, %rows), index_vector_dim=1, to_apply=%multiplied"
+    moved = ("elementwise", 1, 0, 8 * 4 + 3 * 8 * 64 * 4)
+    assert figures(one(arguments + scatter)) == moved
+    call = "%f = f32[1000,64] fusion(%x, %i, %rows), kind=kInput, calls=%f"
+    assert figures(fused(f"{arguments}ROOT {scatter}", call)) == moved
+
+
 def test_a_fused_product_counts_its_operations_and_no_inner_array():
     moved = (16 * 32 + 32 * 8) * 2 + 16 * 8 * 4
     product = ("products", 1, 2 * 16 * 8 * 32, moved)
@@ -191,9 +246,44 @@ def test_an_async_pair_counts_once():
     called = "%s = ((f32[8,4]), f32[8,4], u32[]) async-start(%x), calls=%cheap\n%d = f32[8,4] async-done(%s)"
     assert figures(one(called)) == ("copies", 1, 0, PASS)
     copy = """%x = f32[8,4]{1,0} parameter(0)
+              %s = (f32[8,4]{1,0}, f32[8,4]{1,0}, u32[]) copy-start(%x)
+              %d = f32[8,4]{1,0} copy-done(%s)"""
+    assert figures(one(copy)) == ("copies", 1, 0, PASS)
+
+
+def test_the_hosts_memory_does_not_count():
+    copy = """%x = f32[8,4]{1,0} parameter(0)
               %s = (f32[8,4]{1,0:S(5)}, f32[8,4]{1,0}, u32[]) copy-start(%x)
               %d = f32[8,4]{1,0:S(5)} copy-done(%s)"""
-    assert figures(one(copy)) == ("copies", 1, 0, PASS)
+    assert figures(one(copy)) == ("copies", 1, 0, PASS / 2)
+
+
+def test_the_start_of_a_product_counts_its_operations_and_its_operands_once():
+    entry = """%a = f32[8,4]{1,0} parameter(0)
+      %b = f32[4,2]{1,0} parameter(1)
+      %s = ((f32[8,4]{1,0}, f32[4,2]{1,0}), f32[8,2]{1,0}) dot-start(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+      %d = f32[8,2]{1,0} dot-done(%s)"""  # noqa: E501
+    product = ("products", 1, 2 * 8 * 2 * 4, 4 * (8 * 4 + 4 * 2 + 8 * 2))
+    assert figures(one(entry)) == product
+    called = entry.replace("dot-", "custom-call-").replace(
+        "lhs_contracting_dims={1}, rhs_contracting_dims={0}",
+        """custom_call_target="__cublas$gemm", backend_config={"lhs_contracting_dimensions":["1"]}""",
+    )
+    assert figures(one(called.replace("f32[8,2]{1,0})", "(f32[8,2]{1,0}, s8[4194304]{0}))"))) == product
+
+
+def test_a_product_of_numbers_of_four_and_eight_bits():
+    entry = """%a = f4e2m1fn[8,4]{1,0} parameter(0)
+      %b = f8e4m3fn[4,2]{1,0} parameter(1)
+      %d = f32[8,2] dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}"""
+    assert figures(one(entry)) == ("products", 1, 2 * 8 * 2 * 4, 8 * 4 // 2 + 4 * 2 + 4 * 8 * 2)
+
+
+def test_a_sum_of_many_numbers_is_no_copy():
+    entry = """%x = f32[1000]{0} parameter(0)
+               %zero = f32[] constant(0)
+               %s = f32[] reduce(%x, %zero), dimensions={0}, to_apply=%add"""
+    assert figures(one(entry)) == ("elementwise", 1, 0, 4000 + 4 + 4)
 
 
 def test_collectives_are_no_kernels():
@@ -308,9 +398,20 @@ def test_on_a_tpu_the_compilers_cycles_take_the_time():
     entry = """%m = f32[8,4] fusion(%x), kind=kLoop, calls=%multiplied, backend_config={"estimated_cycles":"3000"}
                %n = f32[8,4] fusion(%x), kind=kLoop, calls=%multiplied, backend_config={"estimated_cycles":"9223372036854775807"}
                %s = (f32[8,4], f32[8,4], u32[]) copy-start(%x)"""  # noqa: E501
-    computed, copied = only(entry, TPU)  # the second is without an estimate, the third in the background
-    assert figures(computed) == ("elementwise", 1, 0, PASS) and computed.seconds == 2e-6
+    computed, untold, copied = only(entry, TPU)  # the second is without an estimate, the third in the background
+    assert figures(computed) == figures(untold) == ("elementwise", 1, 0, PASS)
+    assert computed.seconds == 2e-6 and untold.seconds == PASS / TPU.bandwidth
     assert figures(copied) == ("copies", 1, 0, PASS) and copied.seconds == 0
+
+
+def test_on_a_tpu_what_has_no_estimate_takes_its_bytes_unless_it_is_a_number_or_sends():
+    entry = """%x = f32[1000]{0} parameter(0)
+               %one = s32[] constant(1)
+               %two = s32[] add(%one, %one)
+               %same = f32[1000] custom-call(%x), custom_call_target="ConcatBitcast"
+               %sent = f32[1000] fusion(%x), kind=kCustom, calls=%sending
+               %s = f32[1000] sort(%x), dimensions={0}, to_apply=%multiplied"""
+    assert one(entry, TPU).seconds == 2 * 4000 / TPU.bandwidth
 
 
 def test_a_slice_in_the_background_moves_the_slice():

@@ -75,4 +75,11 @@ def test_a_page_shows_the_figures_of_the_reading():
     (row,) = [line.split() for line in page.splitlines() if line.split()[:1] == ["place1"]]
     assert row == ["place1", "2", "0.00", "0.01", "0.00", "99.9"]
     on_tpu = "\n".join(lines(reading(parse(program(3)), CHIPS["v5e"], 1e9)))
-    assert "cycles at 1.5 GHz, attention at 197 TFLOP/s" in on_tpu and "MFU" not in on_tpu  # no cycles are written
+    assert "cycles at 1.5 GHz, attention at 197 TFLOP/s" in on_tpu and "loops" not in page + on_tpu
+    assert "MFU" not in "\n".join(lines(reading(parse(""), CHIPS["v5e"], 1e9)))
+
+
+def test_a_page_says_how_many_loops_are_of_unknown_count():
+    loops = "\n".join(f"  %w{n} = f32[8] while(%p), condition=%until, body=%body" for n in range(2))
+    page = lines(reading(parse(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{loops}\n}}\n", 32), CHIPS["h100"], 1e9))
+    assert "  2 loops of unknown count, taken as 32 iterations each" in page

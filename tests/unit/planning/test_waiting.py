@@ -48,6 +48,12 @@ TEXT = """HloModule step, num_partitions=2
   ROOT %x = f32[4] negate(%p)
 }
 
+%group (p: f32[4]) -> (f32[1250], f32[1000]) {
+  %g = f32[1250]{0} collective-permute(%p), channel_id=1, source_target_pairs={{0,1},{1,0}}
+  %h = f32[1000]{0} all-gather(%p), channel_id=2, replica_groups={{0,1}}
+  ROOT %t = (f32[1250]{0}, f32[1000]{0}) tuple(%g, %h)
+}
+
 %condition (p: f32[4]) -> pred[] {
   %n = s32[] constant(4)
 }
@@ -81,6 +87,12 @@ def test_what_runs_before_the_start_or_after_the_end_hides_nothing():
 def test_a_collective_without_a_start_of_its_own_is_alone():
     entry = f"%s = f32[1250]{{0}} {PERMUTE}(%p), {PAIRS}"
     assert found(kernel(9), entry, kernel(8)) == {PERMUTE: {"seconds": 5, "alone": 5}}
+
+
+def test_collectives_that_are_started_as_a_group_are_awaited_at_its_end():
+    group = "%s = ((f32[4]), (f32[1250], f32[1000]), s32[]) async-start(%p), calls=%group"
+    entry = (group, kernel(6), "%e = (f32[1250], f32[1000]) async-done(%s)", kernel(8))
+    assert found(*entry) == {"all-gather": {"seconds": 2, "alone": 1}, PERMUTE: {"seconds": 5, "alone": 0}}
 
 
 def test_collectives_under_way_together_are_sent_one_after_the_other():
