@@ -22,6 +22,9 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs its normal operation as warnings
     environment.prepare()
     try:
+        for name, value in vars(arguments).items():
+            if value == "":  # an empty path would be the current folder
+                raise UserError(f"{name} is empty; give a path, or leave it out")
         arguments.run(arguments)
     except UserError as error:
         if arguments.debug:

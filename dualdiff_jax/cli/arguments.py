@@ -1,5 +1,6 @@
 """The flags of the command line, and the modes that use each of them; ``dualdiff --help`` lists them."""
 
+from collections.abc import Mapping
 from typing import TypeVar, get_args
 
 from absl import flags
@@ -35,13 +36,30 @@ LOADED = (*LOADING, "app")  # the same, and the page, whose visitors choose the 
 DISTRIBUTED = ("train", *LOADING, "encode-data", "check")  # several processes may run these as one
 CONFIGURED = ("train", "plan", "inspect-data", "encode-data", "check")
 
+PATHS = ("workdir", "model", "image", "data", "images", "weights", "mask", "output")  # flags
+
 USED_BY: dict[str, tuple[str, ...]] = {}  # flag -> the modes that use it
+MEANINGS: dict[str, Mapping[str, str]] = {}  # flag -> mode -> its help, where it means something else in each
 
 
-def used_by(modes: tuple[str, ...], flag: flags.FlagHolder[T]) -> flags.FlagHolder[T]:
-    """Records that ``modes`` use ``flag``; its help names them too, in the order of ``MODES``."""
+def used_by(
+    modes: tuple[str, ...], flag: flags.FlagHolder[T], meanings: Mapping[str, str] | None = None
+) -> flags.FlagHolder[T]:
+    """Records that ``modes`` use ``flag``; its help names them too, in the order of ``MODES``.
+
+    Args:
+        modes: in any order.
+        flag: the flag.
+        meanings: mode -> what the flag means in it; None where that is the same in all.
+
+    Returns:
+        ``flag``.
+    """
     modes = tuple(mode for mode in MODES if mode in modes)
     USED_BY[flag.name] = modes
+    if meanings:
+        MEANINGS[flag.name] = meanings
+        flags.FLAGS[flag.name].help = "; or ".join(dict.fromkeys(meanings[mode] for mode in modes))
     flags.FLAGS[flag.name].help = f"{', '.join(modes)}: {flags.FLAGS[flag.name].help}"
     return flag
 
@@ -114,9 +132,12 @@ WEIGHTS = used_by(
 RESIZE = used_by(("evaluate",), flags.DEFINE_enum("resize", "torch-fidelity", tuple(RESIZES), "whose resize fid uses"))
 TEXT = used_by(
     ("infill", "score", "list-images"),
-    flags.DEFINE_multi_string(
-        "text", [], "with _ for each blank, or to be scored, may be repeated; or the caption of pictures without one"
-    ),
+    flags.DEFINE_multi_string("text", [], ""),
+    {
+        "infill": "text with _ for each blank; may be repeated",
+        "score": "text to be scored; may be repeated",
+        "list-images": "caption of pictures without one",
+    },
 )
 TOKENS_PER_BLANK = used_by(
     ("infill",),
@@ -134,9 +155,8 @@ OVERWRITE = used_by(
 )
 SAMPLES = used_by(
     ("score", "inspect-data"),
-    flags.DEFINE_integer(
-        "samples", None, "evaluations for each score, or records of each source to look at", lower_bound=1
-    ),
+    flags.DEFINE_integer("samples", None, "", lower_bound=1),
+    {"score": "evaluations for each score", "inspect-data": "records of each source to look at"},
 )
 FORMAT = used_by(
     (*LOADING, *CONFIGURED, "list-images", "compare"),
@@ -191,7 +211,8 @@ MASK = used_by(
 )
 COUNT = used_by(
     ("variations", "joint"),
-    flags.DEFINE_integer("count", None, "images for each image, default: 4; or pairs, default: 1", lower_bound=1),
+    flags.DEFINE_integer("count", None, "", lower_bound=1),
+    {"variations": "images for each image; default: 4", "joint": "pairs of image and text; default: 1"},
 )
 LENGTH = used_by(
     ("joint", *READING), flags.DEFINE_integer("length", None, "tokens; default: the model's", lower_bound=2)
@@ -255,8 +276,12 @@ QUIET = flags.DEFINE_bool("quiet", False, "show no progress and no warnings, but
 
 
 def check_flags(mode: str) -> None:
-    """Raises ``UserError`` that names every flag on the command line which ``mode`` does not use."""
+    """Raises ``UserError`` for flags on the command line that ``mode`` does not use, and for paths without a text."""
     unused = [name for name, modes in USED_BY.items() if flags.FLAGS[name].present and mode not in modes]
     if unused:
         names = ", ".join(f"--{name} (for --mode={'|'.join(USED_BY[name])})" for name in unused)
         raise UserError(f"--mode={mode} does not use {names}; leave {'it' if len(unused) == 1 else 'them'} out")
+    for name in PATHS:  # an empty path would be the current folder
+        value = flags.FLAGS[name].value
+        if flags.FLAGS[name].present and "" in (value if isinstance(value, list) else [value]):
+            raise UserError(f"--{name} is empty; give a path, or leave it out")

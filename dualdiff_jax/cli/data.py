@@ -1,26 +1,31 @@
 """``--mode=inspect-data`` and ``--mode=encode-data``: figures of a config's data, and its encoded form."""
 
 import json
+import logging
 from pathlib import Path
 
 import jax
 
 from dualdiff_jax.arrays import key_of
 from dualdiff_jax.cli.sample import results_folder
-from dualdiff_jax.config import MeshConfig, RunConfig
+from dualdiff_jax.config import MeshConfig, ModelConfig, RunConfig
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.distributed.process_group import barrier
-from dualdiff_jax.encoding.frozen_encoder import FrozenEncoder
+from dualdiff_jax.encoding.frozen_encoder import FROZEN, FrozenEncoder
 from dualdiff_jax.encoding.writer import encode_sources
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, locked_folder, write_text
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, figures, summary, survey
-from dualdiff_jax.models.bundle import init_weights
+from dualdiff_jax.models.bundle import init_weights, leaf_specs
+from dualdiff_jax.models.leaves import network_of
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.sharding import make_mesh
-from dualdiff_jax.weights import load_model
+from dualdiff_jax.training.initial_weights import architecture_differences
+from dualdiff_jax.weights import load_config, load_model, load_tokenizer
+
+log = logging.getLogger(__name__)
 
 PAGE = "data.html"
 
@@ -79,13 +84,15 @@ def encode_data(
         as_json: prints the entries as a list of objects.
 
     Raises:
-        UserError: a source or the model cannot be read, or the output cannot be written.
+        UserError: a source or the model cannot be read, the model is not the config's, or the output cannot be written.
     """
     mesh, model = make_mesh(MeshConfig(), jax.local_devices()), model or config.init_from
     with locked_folder(as_path(output), "--output"):  # before weights are read, which may take long
         if model:
+            check_model(config, model)
             model_config, weights, tokenizer = load_model(model, mesh)
         else:
+            _warn_of_random_weights(config.model)
             model_config, tokenizer = config.model, Tokenizer(config.data.tokenizer)
             weights = init_weights(model_config, mesh, key_of(config.seed))
         made_by = {
@@ -107,6 +114,39 @@ def encode_data(
     if jax.process_index() == 0:
         entries = [_entry(name, folder) for name, folder in folders.items()]
         print(json.dumps(entries, indent=2) if as_json else "\n".join(_snippet(entry) for entry in entries))
+
+
+def check_model(config: RunConfig, folder: str) -> None:
+    """Compares a model folder with a config, whose runs read what the folder's frozen networks make of the data.
+
+    Args:
+        config: of the runs.
+        folder: the model folder.
+
+    Raises:
+        UserError: ``folder`` is no model folder, or the networks or the tokens of the config are others.
+    """
+    has_texts = any(source.task == "image_generation" for source in config.data.sources)
+    read = ("model.autoencoder.", "model.t5.") if has_texts else ("model.autoencoder.",)
+    changed = [line for line in architecture_differences(load_config(folder), config.model) if line.startswith(read)]
+    if changed:
+        raise UserError(
+            f"{folder}: holds other networks than this config has (it -> config):\n  " + "\n  ".join(changed)
+        )
+    if has_texts and load_tokenizer(folder).fingerprint() != Tokenizer(config.data.tokenizer).fingerprint():
+        raise UserError(
+            f"{folder}: has other tokens than data.tokenizer {config.data.tokenizer}; "
+            f"give --config.data.tokenizer={as_path(folder) / 'tokenizer'}"
+        )
+
+
+def _warn_of_random_weights(model: ModelConfig) -> None:
+    random = [network for network in FROZEN if network in {network_of(name) for name in leaf_specs(model)}]
+    if random:
+        log.warning(
+            "%s: random weights encode the data; give --model=MODEL_DIR or --config.init_from=MODEL_DIR",
+            " and ".join(random),
+        )
 
 
 def _entry(name: str, folder: Path) -> dict[str, str]:

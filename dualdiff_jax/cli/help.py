@@ -1,4 +1,4 @@
-"""What ``--help``, ``--version`` and ``--completion`` print: all of it follows from the flags and the modes."""
+"""What ``--help``, ``--version``, ``--completion`` and Ctrl-C print: all of it follows from the flags and the modes."""
 
 import importlib.metadata
 import platform
@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from dualdiff_jax.cli import arguments
-from dualdiff_jax.cli.modes import MODES, SHELLS
+from dualdiff_jax.cli.modes import GOES_ON, MODES, SHELLS
 from dualdiff_jax.errors import UserError
 
 EVERYWHERE = ("debug", "quiet", "version", "completion")
@@ -62,7 +62,7 @@ def of_mode(mode: str, program: str) -> str:
     """The flags of one mode."""
     what, example = MODES[mode]
     names = sorted(name for name, modes in arguments.USED_BY.items() if mode in modes)
-    return "\n".join([f"{mode}: {what}", "", f"{program} --mode={mode} {example}", "", *_flags(names)])
+    return "\n".join([f"{mode}: {what}", "", f"{program} --mode={mode} {example}", "", *_flags(names, mode)])
 
 
 def versions() -> str:
@@ -76,6 +76,12 @@ def versions() -> str:
     except RuntimeError as error:  # no platform of JAX_PLATFORMS can be used
         devices = f"none ({str(error).splitlines()[0]})"
     return "\n".join([*lines, f"devices {devices}"])
+
+
+def stopped() -> str:
+    """What is printed after Ctrl-C."""
+    goes_on = flags.FLAGS.is_parsed() and arguments.MODE.value in GOES_ON and not arguments.OVERWRITE.value
+    return "stopped; the same command goes on from what is saved" if goes_on else "stopped"
 
 
 def completion(shell: str) -> str:
@@ -125,13 +131,14 @@ def _version(package: str) -> str:
         return "(not installed: a checkout)" if package == "dualdiff-jax" else "(not installed)"
 
 
-def _flags(names: Sequence[str]) -> Iterator[str]:
+def _flags(names: Sequence[str], mode: str = "") -> Iterator[str]:
     for name in names:
         text = " ".join(flags.FLAGS[name].help.replace(REPEATED, "").split())
         if name in arguments.USED_BY:
             text = text.partition(": ")[2]  # the modes
         if values := VALUES.match(text):
             text = f"{text[values.end() :]} ({values[1]})"
+        text = arguments.MEANINGS.get(name, {}).get(mode, text)
         yield from _flag(f"[no]{name}" if _is_switch(name) else name, text)
 
 

@@ -42,7 +42,7 @@ from dualdiff_jax.runtime import environment
 
 
 def run() -> None:
-    """Parses the command line and runs its mode; after an error the process exits with 1."""
+    """Parses the command line and runs its mode; after an error the process exits with 1, after Ctrl-C with 130."""
     for stream in (sys.stdout, sys.stderr):  # what the terminal's encoding does not have is escaped, not lost
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -53,6 +53,9 @@ def run() -> None:
     except BrokenPipeError:  # whoever read the results has left, as ``| head`` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except KeyboardInterrupt:
+        print(help.stopped(), file=sys.stderr)
+        sys.exit(130)  # as in a shell
 
 
 def main(argv: list[str]) -> None:

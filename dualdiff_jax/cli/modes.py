@@ -1,6 +1,7 @@
 """What the command line can do, in the order of ``--help``."""
 
 SHELLS = ("bash", "zsh", "fish")  # for which --completion prints a script
+GOES_ON = ("train", "evaluate", "encode-data")  # modes that keep what they have done if they are stopped
 MODES = {  # mode -> what it does, an example
     "train": ("trains, or resumes a run", "--config=configs/demo.py --workdir=runs/mine"),
     "generate": ("text to image", '--model=M --prompt="a handwritten three" --output=out'),

@@ -76,6 +76,9 @@ class LoraConfig:
     def contradictions(self) -> Iterator[str]:
         if not self.rank and not self.merge:
             yield "merge is False, but rank is 0, so the run would write nothing; give a rank"
+        for name in ("alpha", "targets"):
+            if not self.rank and getattr(self, name) != getattr(LoraConfig, name):
+                yield f"{name} is {getattr(self, name)}, but rank is 0, so there are no factors; give a rank"
 
 
 @frozen
@@ -226,6 +229,8 @@ class RunConfig:
     def contradictions(self) -> Iterator[str]:
         if len(self.profile) not in (0, 2):
             yield f"profile is {self.profile}; give the first step and how many, as in --config.profile=100,5"
+        elif self.profile and self.profile[0] > self.train.steps:
+            yield f"profile is {self.profile}, but train.steps is {self.train.steps}; give a first step of the run"
         if self.init_weights == "raw" and not self.init_from:
             yield "init_weights is 'raw', but there is no init_from"
         if not self.lora.merge and self.train.trainable:

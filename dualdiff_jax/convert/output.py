@@ -25,9 +25,13 @@ def check_output(output: Path, mark: str, size: int, overwrite: bool) -> None:
     free = free_bytes(output)
     if free < size:
         raise UserError(
-            f"{output}: needs {size / 1e9:.1f} GB and the disk has {free / 1e9:.1f} GB left; make room, or choose "
+            f"{output}: needs {_amount(size)} and the disk has {_amount(free)} left; make room, or choose "
             "another --output"
         )
+
+
+def _amount(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.3f} MB"
 
 
 def check_apart(output: Path, sources: Iterable[Path], *, may_equal: bool = False) -> None:

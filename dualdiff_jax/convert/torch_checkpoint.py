@@ -106,7 +106,7 @@ class TorchCheckpoint:
             UserError: ``other`` lacks the network.
         """
         if network not in other.components:
-            raise UserError(f"{other.path}: holds {', '.join(other.components)}, but {flag} needs a {network}")
+            raise UserError(f"{other.path}: holds {', '.join(other.components)}, but no {network}, which {flag} needs")
         components = {**self.components, network: other.components[network]}
         row = (network == "t5" and other.mask_embedding) or self.mask_embedding
         changed = dataclasses.replace(self, components=components, mask_embedding=row)

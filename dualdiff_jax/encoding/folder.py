@@ -4,17 +4,19 @@ At each start, before anything is encoded, the first host removes the files whos
 so that they are encoded anew and no run reads a mixture of old and new. A file is kept
     unread            if all that it was made from has the sizes and times of the manifest and of its note
     after comparison  if the times differ, and the contents and the order of the records do not
+Either way it must have the size that its note has.
 """
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dualdiff_jax.data.fingerprint import blocks_of, file_digest, file_digests
 from dualdiff_jax.data.records.index import IndexCache
-from dualdiff_jax.data.records.manifest import MANIFEST, MOST, Manifest, fingerprints_in, inputs_in
+from dualdiff_jax.data.records.manifest import MANIFEST, MOST, TEXT_ONLY, Manifest, fingerprints_in, inputs_in
 from dualdiff_jax.data.records.record import Source
 from dualdiff_jax.encoding.chunks import FileChunk
 from dualdiff_jax.encoding.frozen_encoder import Fingerprints, different
@@ -28,14 +30,18 @@ from dualdiff_jax.encoding.inputs import (
     stamp_of,
     write_inputs,
 )
-from dualdiff_jax.errors import UserError
+from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.files import as_path, new_file, remove
+from dualdiff_jax.files.listing import file_sizes
 from dualdiff_jax.files.matching import names_in
 from dualdiff_jax.json_files import read_object
 
 log = logging.getLogger(__name__)
 
-SHOWN = 5  # files that a message names
+SHOWN = 5  # files or fields that a message names
+
+# What lies in a folder of encode-data besides its manifest; hidden files belong to nobody.
+OWN = re.compile(rf"\.|({TEXT_ONLY}|\d+x\d+-)\d{{6,}}\.(array_record|inputs\.json)$|bad_records(\.\d+)?\.jsonl$")
 
 
 class EncodedSource(NamedTuple):
@@ -64,7 +70,8 @@ def prepare_folder(encoded: EncodedSource, fingerprints: Fingerprints, cache: In
         host: hosts other than 0 change nothing that is there.
 
     Raises:
-        UserError: the folder holds the data of another config, model or earlier version, or is not writable.
+        UserError: the folder holds other files or the data of another config, model or earlier version, its manifest
+            is damaged, or it is not writable.
     """
     try:
         encoded.folder.mkdir(parents=True, exist_ok=True)
@@ -122,24 +129,30 @@ def _present(encoded: EncodedSource, fingerprints: Fingerprints) -> dict[str, An
     """The manifest that is there; {} for none. Its networks may differ from ``fingerprints`` by rounding.
 
     Raises:
-        UserError: it is of another config, model or earlier version.
+        UserError: it is damaged, or of another config, model or earlier version; or there is none, but other files.
     """
     file = encoded.folder / MANIFEST
     if not file.exists():
+        others = sorted(name for name in names_in(encoded.folder) if not OWN.match(name))
+        if others:
+            raise UserError(f"{encoded.folder}: holds {others[0]}, which is not encode-data's; choose another --output")
         return {}
     expected = json.loads(json.dumps(encoded.description))
     try:
         present = read_object(file, MOST)
-        found = {name: present[name] for name in expected}
-        is_same = _without_roots(found) == _without_roots(expected)
-        is_same = is_same and not different(fingerprints_in(present, str(file)), fingerprints)
+        found, stored = {name: present[name] for name in expected}, fingerprints_in(present, str(file))
+        changed = list(_differences(_without_places(found), _without_places(expected)))
+        changed = changed or [f"other weights of {network}" for network in different(stored, fingerprints)]
         read = dict(present) | {"files": list(map(str, present["files"]))}
         if "inputs" in present:
             read["inputs"] = {path: list(stamp) for path, stamp in inputs_in(present, str(file)).items()}
-    except (ValueError, KeyError, AttributeError, TypeError):
-        is_same, read = False, {}
-    if not is_same:
-        raise UserError(f"{encoded.folder}: holds the data of another config or model; choose another --output")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{file}: is damaged; remove {encoded.folder} and encode the data anew") from error
+    if changed:
+        named = ", ".join([*changed[:SHOWN], *(["..."] if len(changed) > SHOWN else [])])
+        raise UserError(
+            f"{encoded.folder}: holds the data of another config or model ({named}); choose another --output"
+        )
     if "inputs" not in read:
         raise UserError(
             f"{encoded.folder}: was encoded by an earlier version, which did not note what it read, so nobody can tell "
@@ -148,11 +161,21 @@ def _present(encoded: EncodedSource, fingerprints: Fingerprints) -> dict[str, An
     return read
 
 
-def _without_roots(description: Mapping[str, Any]) -> dict[str, Any]:
-    """``description`` without the folders of the data, which may have moved."""
+def _without_places(description: Mapping[str, Any]) -> dict[str, Any]:
+    """``description`` without the folders of the data and of the model: they may move, and copies are the same."""
     source = dict(description["source"])
     roots = [{**root, "root": ""} for root in source["roots"]]
-    return {**description, "source": {**source, "root": "", "roots": roots}}
+    made_by = {**description["made_by"], "model": ""}
+    return {**description, "source": {**source, "root": "", "roots": roots}, "made_by": made_by}
+
+
+def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
+    """Yields ``field VALUE THERE in place of VALUE HERE`` for each field that differs."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for name in {**there, **here}:
+            yield from _differences(there.get(name), here.get(name), f"{path}.{name}" if path else name)
+    elif there != here:
+        yield f"{path} {quoted(there)} in place of {quoted(here)}"
 
 
 def _inputs(source: Source, before: Mapping[str, Any], cache: IndexCache) -> dict[str, list]:
@@ -168,7 +191,7 @@ def _remove_changed(encoded: EncodedSource, present: Mapping[str, Any], inputs: 
     """Removes the files that have to be encoded anew, and those of records that are no more."""
     before = present.get("inputs", {})
     same = {path for path, stamp in inputs.items() if before.get(path, ())[:2] == stamp[:2]}
-    there = names_in(encoded.folder)
+    there = file_sizes(encoded.folder)
     if before and len(same) < len(inputs):
         log.warning(
             "%s: sizes or times of %d files with its records changed since they were encoded; comparing contents",
@@ -176,11 +199,15 @@ def _remove_changed(encoded: EncodedSource, present: Mapping[str, Any], inputs: 
             len(inputs) - len(same),
         )
     current = {chunk.file.name for chunk in encoded.chunks}
-    changed = [c.file for c in encoded.chunks if c.file.name in there and not _is_current(c, encoded.records, same)]
-    gone = [encoded.folder / name for name in present.get("files", ()) if name in there - current]
+    changed = [
+        chunk.file
+        for chunk in encoded.chunks
+        if chunk.file.name in there and not _is_current(chunk, there[chunk.file.name], encoded.records, same)
+    ]
+    gone = [encoded.folder / name for name in present.get("files", ()) if name in there.keys() - current]
     if changed:
         log.warning(
-            "%s: the data of %d of %d files changed since they were encoded; they are encoded anew: %s",
+            "%s: %d of %d files are damaged, or their data changed since they were encoded; they are encoded anew: %s",
             encoded.folder,
             len(changed),
             len(encoded.chunks),
@@ -191,16 +218,17 @@ def _remove_changed(encoded: EncodedSource, present: Mapping[str, Any], inputs: 
         remove(note_file(file))
 
 
-def _is_current(chunk: FileChunk, source: Source, same: set[str]) -> bool:
+def _is_current(chunk: FileChunk, size: int, source: Source, same: set[str]) -> bool:
     """Whether a file would be encoded again as it is; its note gets the new times if they alone have changed.
 
     Args:
         chunk: the file.
+        size: bytes that it has.
         source: its records.
         same: paths of files with records whose sizes and times have not changed.
     """
     noted = read_inputs(chunk.file)
-    if noted is None:
+    if noted is None or noted.size not in (None, size):
         return False
     is_unread = noted.indexes == hash_of_indexes(chunk.indexes) and same.issuperset(
         map(str, source.files_of(chunk.indexes))
@@ -210,5 +238,5 @@ def _is_current(chunk: FileChunk, source: Source, same: set[str]) -> bool:
     now = inputs_now(source, chunk.indexes, noted.images)
     if now.records != noted.records:
         return False
-    write_inputs(chunk.file, now, owner="0")
+    write_inputs(chunk.file, now._replace(size=noted.size), owner="0")
     return True

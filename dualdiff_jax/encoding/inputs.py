@@ -4,6 +4,7 @@
 indexes   hash of the numbers of its records in the source
 records   hash of the records in their order: names, texts, sizes, contents of images
 images    path -> [size, time in ns, hash] of each image that is a file of its own; null where there was none
+size      bytes of the encoded file itself; earlier versions did not note it
 """
 
 import concurrent.futures
@@ -43,6 +44,7 @@ class Inputs(NamedTuple):
     indexes: str
     records: str
     images: Stamps
+    size: int | None = None
 
 
 class RecordNote(NamedTuple):
@@ -148,7 +150,8 @@ def read_inputs(file: Path) -> Inputs | None:
     try:
         fields = read_object(note_file(file), MOST)
         images = {path: stamp and ImageStamp(*stamp) for path, stamp in fields["images"].items()}
-        return Inputs(str(fields["indexes"]), str(fields["records"]), images)
+        size = fields.get("size")
+        return Inputs(str(fields["indexes"]), str(fields["records"]), images, size if size is None else int(size))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

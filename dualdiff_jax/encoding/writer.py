@@ -70,8 +70,8 @@ def encode_sources(
         Source name -> its folder.
 
     Raises:
-        UserError: a folder holds the data of another config, model or earlier version or is not writable, a source is
-            not usable, or more than ``data.max_bad_share`` of it is bad.
+        UserError: a folder holds other files or the data of another config, model or earlier version, is damaged or is
+            not writable, a source is not usable, or more than ``data.max_bad_share`` of it is bad.
     """
     cache, folders, sources, chunks = IndexCache.of(config), _folders(config, as_path(output)), {}, []
     common = {"text_length": config.text_length, "tokenizer": tokenizer.fingerprint(), "made_by": made_by}
@@ -95,8 +95,8 @@ def encode_sources(
         notes = InputNotes(chunk.indexes)
         records = _encoded(chunk, sources[name], encoder, tokenizer, config, bad[name], notes)
         with new_file(chunk.file, owner=str(host)) as partial:
-            write_records(partial, records)
-            write_inputs(chunk.file, notes.finish(), owner=str(host))  # before the file itself has its name
+            write_records(partial, records)  # and the note, before the file itself has its name
+            write_inputs(chunk.file, notes.finish()._replace(size=partial.stat().st_size), owner=str(host))
         done += len(chunk.indexes)
         if progress is not None:
             progress(done, total)
@@ -180,8 +180,17 @@ def _with_arrays(
 
 
 def _folders(config: DataConfig, output: Path) -> dict[str, Path]:
-    """Source name -> its folder. Raises ``UserError`` for a name that no folder in ``output`` can have."""
+    """Source name -> its folder.
+
+    Raises:
+        UserError: a name that no folder in ``output`` can have, or a folder that has the data of a source.
+    """
     for source in config.sources:
         if source.name in ("", ".", "..") or "/" in source.name or path_fault(source.name):
             raise UserError(f"source {source.name!r}: its name becomes a folder's; give a name without / that is one")
-    return {source.name: output / source.name for source in config.sources}
+    folders = {source.name: output / source.name for source in config.sources}
+    roots = {as_path(root.root).resolve() for source in config.sources for root in (source, *source.roots)}
+    for folder in folders.values():
+        if folder.resolve() in roots:
+            raise UserError(f"{folder}: holds data that the config reads; choose another --output")
+    return folders

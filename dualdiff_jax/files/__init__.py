@@ -14,6 +14,7 @@ from dualdiff_jax.files.whole import (
     new_file,
     new_folder,
     remove,
+    unwritable,
     write_text,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "path_fault",
     "read_regular",
     "remove",
+    "unwritable",
     "write_text",
 ]

@@ -57,12 +57,24 @@ def make_folder(folder: Path, flag: str) -> Path:
         elif not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        if error.errno in NO_PERMISSION:
-            raise UserError(f"{folder}: may not be written ({error.strerror}); choose another {flag}") from error
-        if error.errno == errno.ENOENT and is_bucket(folder):
-            raise UserError(f"{folder}: there is no such bucket; make it, or choose another {flag}") from error
-        raise UserError(f"{folder}: cannot be made ({error.strerror}); make room, or choose another {flag}") from error
+        raise unwritable(folder, flag, error) from error
     return folder
+
+
+def unwritable(folder: Path, flag: str, error: OSError) -> UserError:
+    """The ``UserError`` for a folder in which a file cannot be made.
+
+    Args:
+        folder: where the caller would write.
+        flag: as in ``make_folder``.
+        error: of the system or of the bucket.
+    """
+    why = error.strerror or reason(error)
+    if error.errno in NO_PERMISSION:
+        return UserError(f"{folder}: may not be written ({why}); choose another {flag}")
+    if error.errno == errno.ENOENT and is_bucket(folder):
+        return UserError(f"{folder}: there is no such bucket; make it, or choose another {flag}")
+    return UserError(f"{folder}: cannot be made ({why}); make room, or choose another {flag}")
 
 
 def locked_folder(folder: Path, flag: str) -> Lock:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from dualdiff_jax.errors import UserError
 from dualdiff_jax.sharding import ACTIVATIONS, fitting_spec
 
 # The name by which a remat policy saves the result; of a kernel also the statistics of the softmax, without which its
@@ -106,6 +107,7 @@ AUTO: dict[str, Callable[[str], str]] = {
     "gpu": lambda dtype: "xla" if dtype == "float32" else "cudnn",
     "tpu": lambda dtype: "splash",
 }
+NEEDS = {"cudnn": "an NVIDIA GPU and model.compute_dtype bfloat16", "splash": "a TPU"}  # of a kernel to run
 
 
 def choose_kernel(wanted: str, platform: str, dtype: str) -> str:
@@ -124,6 +126,21 @@ def choose_kernel(wanted: str, platform: str, dtype: str) -> str:
     if wanted != "xla" and wanted not in KERNELS:
         raise ValueError(f"attention kernel {wanted!r} is none of auto, xla, {', '.join(KERNELS)}")
     return wanted
+
+
+def check_kernel(wanted: str, platform: str, dtype: str) -> str:
+    """``choose_kernel``, where the model will run there and is not only described.
+
+    Raises:
+        UserError: The kernel does not run on the platform, or not in the dtype.
+    """
+    kernel = choose_kernel(wanted, platform, dtype)
+    if kernel in NEEDS and kernel != choose_kernel("auto", platform, dtype):
+        raise UserError(
+            f"model.attention {wanted!r} needs {NEEDS[kernel]}, but this is {platform} with {dtype}; give auto or xla "
+            "(a model folder has it in model.json)"
+        )
+    return kernel
 
 
 def _xla(q: jax.Array, k: jax.Array, v: jax.Array, scale: float, bias: jax.Array | None) -> jax.Array:

@@ -24,6 +24,7 @@ from dualdiff_jax.arrays import (
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.models.attention import check_kernel
 from dualdiff_jax.pipeline import arrays_in, inputs, programs
 from dualdiff_jax.sharding import batch_parts, batch_sharding
 
@@ -162,7 +163,11 @@ class LoadedModel:
 
         Returns:
             What the program returns.
+
+        Raises:
+            UserError: the model's ``attention`` is no kernel of this platform.
         """
+        check_kernel(self.config.attention, jax.default_backend(), self.config.compute_dtype)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             return program(self.config, self.weights, *args, **kwargs)
 

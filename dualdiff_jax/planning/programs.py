@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dualdiff_jax.arrays import Latents, TokenIds, Weights
 from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.data.batch import Batch
-from dualdiff_jax.models.attention import choose_kernel
+from dualdiff_jax.models.attention import check_kernel
 from dualdiff_jax.models.bundle import leaf_specs, rules_of, weight_shardings
 from dualdiff_jax.models.separated import separated_weights, with_t5_in_8_bits
 from dualdiff_jax.objectives.joint import Objective
@@ -26,7 +26,7 @@ from dualdiff_jax.pipeline.text_choices import text_options, text_steps
 from dualdiff_jax.planning.cost import planned_source
 from dualdiff_jax.runtime import compiler_flags
 from dualdiff_jax.sampling.flow_sampler import image_sampler
-from dualdiff_jax.sharding import batch_parts, batch_sharding, check_batch, make_mesh, rules_in_force
+from dualdiff_jax.sharding import MICROBATCH, batch_parts, batch_sharding, check_batch, make_mesh, rules_in_force
 from dualdiff_jax.training.setup import TrainSetup
 from dualdiff_jax.training.step import make_step
 
@@ -72,13 +72,13 @@ def compile_program(config: RunConfig, program: str, devices: Sequence[Any], pla
 
     Raises:
         ValueError: ``program`` is unknown.
-        UserError: the mesh does not fit ``devices``, the batch does not fit the mesh, or a row of ``mesh.rules`` is
-            wrong.
+        UserError: the mesh does not fit ``devices``, the batch does not fit the mesh, a row of ``mesh.rules`` is
+            wrong, or ``model.attention`` is no kernel of the platform.
         jax.errors.JaxRuntimeError: the compiler fails for another reason than the program's size.
     """
     if program not in PROGRAMS:
         raise ValueError(f"program {program!r} is none of {', '.join(PROGRAMS)}")
-    kernel = choose_kernel(config.model.attention, platform, config.model.compute_dtype)
+    kernel = check_kernel(config.model.attention, platform, config.model.compute_dtype)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, attention=kernel))
     mesh = make_mesh(config.mesh, devices)
     started = time.monotonic()
@@ -107,7 +107,7 @@ def bytes_of(tree: Any) -> int:
 
 
 def _train(config: RunConfig, mesh: Mesh, is_encoded: bool = False) -> LoweredProgram:
-    check_batch(mesh, config.train.global_batch_size // config.train.microbatches, "the microbatch")
+    check_batch(mesh, config.train.global_batch_size // config.train.microbatches, MICROBATCH)
     setup, source = TrainSetup(config, mesh), planned_source(config)
     length, size = config.data.text_length, config.train.global_batch_size
     rows, text, coder = batch_sharding(mesh), (length, config.model.t5.width), config.model.autoencoder

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from dualdiff_jax.errors import UserError, reason
+from dualdiff_jax.files import bucket_fault, is_bucket
 
 
 class Finding(NamedTuple):
@@ -34,7 +35,10 @@ def attempt(what: str, test: Callable[[], str]) -> Finding:
 
 def faulty(what: str, error: Exception) -> Finding:
     """The finding of an error. Where its message is one line, the part after the last semicolon says what to do."""
-    message = str(error) if isinstance(error, UserError) else reason(error)
+    if isinstance(error, OSError) and is_bucket(str(error.filename)):
+        message = bucket_fault(error)
+    else:
+        message = str(error) if isinstance(error, UserError) else reason(error)
     found, _, advice = message.rpartition("; ")
     if not found or "\n" in message:
         found, advice = message, ""

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from dualdiff_jax.config import RunConfig
+from dualdiff_jax.config import DataConfig, RunConfig
 from dualdiff_jax.config.fields import in_units
-from dualdiff_jax.errors import UserError, reason
-from dualdiff_jax.files import as_path, check_holds_arrays, free_bytes, is_bucket
+from dualdiff_jax.data.records.ranges import local_cache
+from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import as_path, check_holds_arrays, free_bytes, is_bucket, unwritable
 from dualdiff_jax.files.lock import owner_now
 from dualdiff_jax.files.probe import probe
 from dualdiff_jax.readiness.finding import Finding, attempt, faulty
@@ -20,9 +21,10 @@ CLOCKS_APART = 60.0  # seconds, at most, without a warning
 def folder_findings(config: RunConfig, workdir: str) -> Iterator[Finding]:
     """The workdir and the caches: written to, owned by nobody else, of the same run, on a clock that is right."""
     yield from _writable("workdir", workdir, "--workdir")
-    for field in ("index_cache", "local_cache"):
-        if folder := getattr(config.data, field):
-            yield from _writable(f"data.{field}", folder, f"data.{field}")
+    if config.data.index_cache:
+        yield from _writable("data.index_cache", config.data.index_cache, "data.index_cache")
+    if config.data.local_cache:
+        yield from _local_cache(config.data)
     try:
         folder = as_path(workdir)
         check_holds_arrays(folder)
@@ -34,6 +36,15 @@ def folder_findings(config: RunConfig, workdir: str) -> Iterator[Finding]:
     yield attempt("newest checkpoint", lambda: _newest(folder, config.train.steps))
 
 
+def _local_cache(data: DataConfig) -> Iterator[Finding]:
+    try:
+        local_cache(data)
+    except UserError as error:
+        yield faulty("data.local_cache", error)
+        return
+    yield from _writable("data.local_cache", data.local_cache, "data.local_cache")
+
+
 def _writable(what: str, name: str, flag: str) -> Iterator[Finding]:
     try:
         ahead = probe(as_path(name).absolute())
@@ -41,8 +52,7 @@ def _writable(what: str, name: str, flag: str) -> Iterator[Finding]:
         yield faulty(what, error)
         return
     except OSError as error:
-        why = error.strerror or reason(error)
-        yield Finding(what, f"{name}: cannot be written ({why})", "fault", f"make room, or choose another {flag}")
+        yield faulty(what, unwritable(as_path(name), flag, error))
         return
     yield Finding(what, f"{name}: a file was written, read back and removed")
     if not is_bucket(as_path(name)):

@@ -1,5 +1,6 @@
 """The data: every source that the run reads is opened, and its first examples are made as training makes them."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 
@@ -8,21 +9,22 @@ from dualdiff_jax.data.formats.registry import open_source
 from dualdiff_jax.data.records.index import IndexCache
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.evaluation.previews import preview_tests
 from dualdiff_jax.evaluation.task_scores import opened_task
-from dualdiff_jax.files import as_path
 from dualdiff_jax.inspection.survey import survey
-from dualdiff_jax.readiness.finding import Finding, faulty
+from dualdiff_jax.readiness.finding import Finding, attempt, faulty
 
 EXAMPLES = 8  # of each source
 
 
 def data_findings(config: RunConfig, tokenizer: Tokenizer | None) -> Iterator[Finding]:
-    """Every source of the streams that have weight, sources and tasks of a validation, and the previews' images.
+    """Every source of the streams that have weight, sources and tasks of a validation, and what previews need.
 
     Args:
         config: the run's.
         tokenizer: of its data; None where it cannot be read, and then no example is made.
     """
+    config = _without_bad_cache(config)
     validated = config.validation.sources if config.validation.every else ()
     for group, sources in (("data", config.read_sources), ("validation data", validated)):
         for source in sources:
@@ -37,13 +39,18 @@ def data_findings(config: RunConfig, tokenizer: Tokenizer | None) -> Iterator[Fi
             yield Finding(f"validation task: {task.name}", f"{task.root}: {asked}")
         except (UserError, OSError) as error:
             yield faulty(f"validation task: {task.name}", error)
-    images = config.preview.images if config.preview.every else ()
-    missing = [image for image in images if not as_path(image).is_file()]
-    if missing:
-        found = f"{missing[0]}: is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else "")
-        yield Finding("preview.images", found, "fault", "give files that exist in preview.images")
-    elif images:
-        yield Finding("preview.images", f"{len(images)} files")
+    if config.preview.every:
+        for what, test in preview_tests(config.preview, config.model, tokenizer).items():
+            yield attempt(what, test)
+
+
+def _without_bad_cache(config: RunConfig) -> RunConfig:
+    """``config`` without a ``data.local_cache`` that cannot be used, which ``folder_findings`` reports once."""
+    try:
+        IndexCache.of(config.data)
+    except UserError:
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, local_cache=""))
+    return config
 
 
 def _source(what: str, source: SourceConfig, config: RunConfig, tokenizer: Tokenizer | None) -> Finding:

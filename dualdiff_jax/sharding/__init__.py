@@ -7,6 +7,7 @@ strategy by replacing rows of the table (``mesh.rules``).
 
 from dualdiff_jax.sharding.mesh import LAYOUTS, make_mesh, mesh_sizes, nodes_of
 from dualdiff_jax.sharding.placement import (
+    MICROBATCH,
     SMALL_LEAF,
     batch_parts,
     batch_sharding,
@@ -36,6 +37,7 @@ __all__ = [
     "DEFAULT_RULES",
     "LAYOUTS",
     "MESH_AXES",
+    "MICROBATCH",
     "SMALL_LEAF",
     "ShardingRules",
     "batch_parts",

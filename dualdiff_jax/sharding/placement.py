@@ -176,6 +176,9 @@ def place_batch(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
+MICROBATCH = "train.global_batch_size / train.microbatches"  # as ``check_batch`` names it
+
+
 def check_batch(mesh: AnyMesh, size: int, name: str) -> None:
     """Checks that a batch divides over the mesh, and that no two processes share a part of it.
 

@@ -29,18 +29,23 @@ from dualdiff_jax.training.trainable import MASK_ROW, part_of
 log = logging.getLogger(__name__)
 
 
-def check_encoded_data(config: RunConfig, trained: Collection[str]) -> None:
+def check_encoded_data(config: RunConfig, trained: Collection[str]) -> str:
     """Compares the networks that encoded each source with those of the run.
 
     Args:
         config: the run's.
         trained: names of the leaves that are trained.
 
+    Returns:
+        What is compared later, where there are such sources.
+
     Raises:
         UserError: a source was encoded by networks of another kind, or by one that this run trains.
     """
     parts = {part_of(name) for name in trained if name != MASK_ROW}  # clean captions have no mask
+    later = ""
     for manifest, networks in _manifests(config):
+        later = "sizes fit; weights are compared when the run starts"
         for network in networks:
             if network in parts:
                 raise UserError(
@@ -55,6 +60,7 @@ def check_encoded_data(config: RunConfig, trained: Collection[str]) -> None:
                     f"{manifest.folder}: was encoded by another {network} than model.{network} (it -> config): "
                     f"{changed}; encode it anew with this model"
                 )
+    return later
 
 
 def warn_of_changed_data(config: RunConfig) -> None:

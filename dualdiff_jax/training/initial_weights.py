@@ -15,7 +15,7 @@ from dualdiff_jax.config import ModelConfig, RunConfig
 from dualdiff_jax.config.resolve import differences
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import as_path
+from dualdiff_jax.files import as_path, check_holds_arrays
 from dualdiff_jax.files.listing import file_sizes
 from dualdiff_jax.models.bundle import init_weights, leaf_specs, weight_shardings
 from dualdiff_jax.models.leaves import NETWORKS, network_of
@@ -64,6 +64,7 @@ def check_init_from(config: RunConfig, tokenizer: Tokenizer) -> None:
     if not config.init_from:
         return
     folder = as_path(config.init_from)
+    check_holds_arrays(folder)
     missing = [network for network in NETWORKS if network not in load_networks(folder)]
     if missing:
         raise UserError(

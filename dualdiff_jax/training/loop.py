@@ -23,9 +23,10 @@ from dualdiff_jax.distributed.process_group import broadcast_from_first, connect
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, check_holds_arrays, is_bucket, locked_folder
 from dualdiff_jax.files.lock import Lock
+from dualdiff_jax.models.attention import check_kernel
 from dualdiff_jax.models.bundle import rules_of
 from dualdiff_jax.objectives.joint import Objective
-from dualdiff_jax.sharding import check_batch, place_batch, rules_in_force
+from dualdiff_jax.sharding import MICROBATCH, check_batch, place_batch, rules_in_force
 from dualdiff_jax.training.checkpoint import Checkpoints
 from dualdiff_jax.training.encoded_data import check_encoded_data, null_text_embeddings, warn_of_changed_data
 from dualdiff_jax.training.export import export_lora, export_model
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 
 # (step, EMA weights of the whole model) -> figures for validation.jsonl, if any
 Hook = Callable[[int, SeparatedWeights], Mapping[str, float] | None]
+Checks = Mapping[str, Callable[[], str | None]]
 
 
 def train(config: RunConfig, workdir: str | Path, mesh: Mesh, hooks: Sequence[tuple[int, Hook]] = ()) -> Path | None:
@@ -161,10 +163,8 @@ def check(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh) -> TrainSetup:
     return setups[0]
 
 
-def checks(
-    config: RunConfig, tokenizer: Tokenizer, mesh: Mesh, setups: list[TrainSetup]
-) -> Mapping[str, Callable[[], None]]:
-    """The tests of ``check`` in their order, by what they look at; each raises ``UserError``.
+def checks(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh, setups: list[TrainSetup]) -> Checks:
+    """The tests of ``check`` in their order, by what they look at; each raises ``UserError`` or may say what it found.
 
     Args:
         config: the run's.
@@ -172,10 +172,11 @@ def checks(
         mesh: all devices.
         setups: an empty list, which receives what the config means on the mesh.
     """
-    microbatch = config.train.global_batch_size // config.train.microbatches
+    model, microbatch = config.model, config.train.global_batch_size // config.train.microbatches
     return {
         "vocabulary": lambda: _check_vocabulary(config, tokenizer),
-        "batch": lambda: check_batch(mesh, microbatch, "the microbatch"),
+        "attention": lambda: check_kernel(model.attention, jax.default_backend(), model.compute_dtype),
+        "batch": lambda: check_batch(mesh, microbatch, MICROBATCH),
         "trained parts": lambda: setups.append(TrainSetup(config, mesh)),
         "init_from": lambda: check_init_from(config, tokenizer),
         "encoded data": lambda: check_encoded_data(config, [n for setup in setups for n in setup.trainable.specs]),

@@ -56,7 +56,8 @@ class Trainable:
         changed_leaves: names of the model's leaves that training changes, whole or in part.
 
     Raises:
-        UserError: a pattern names nothing, one leaf is named twice, or nothing would be trained.
+        UserError: a pattern names nothing, one leaf is named twice, or nothing would be trained; or the
+            mask's row is trained without texts.
     """
 
     def __init__(self, config: RunConfig):
@@ -144,6 +145,11 @@ def _specs(config: RunConfig, model: Mapping[str, LeafSpec], lora_targets: list[
     found, _ = split_trainable(config.model, model, patterns)
     if MASK_ROW in config.train.trainable:
         _refuse_twice(EMBEDDING, found)
+        if "text" not in config.objective.streams:
+            raise UserError(
+                f"train.trainable names {MASK_ROW}, but objective.text_weight is 0, and no image's text has a mask; "
+                "take it out, or give a weight"
+            )
         embedding = model[EMBEDDING]
         found[MASK_ROW] = LeafSpec(embedding.shape[1:], embedding.dtype, embedding.axes[1:], True)
     for name in lora_targets:

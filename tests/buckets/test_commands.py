@@ -12,6 +12,7 @@ from PIL import Image
 from dualdiff_jax import DualDiffusionPipeline
 from dualdiff_jax.files import as_path
 from dualdiff_jax.files.bucket_path import file_system
+from dualdiff_jax.readiness import folders
 from dualdiff_jax.weights import save_model
 from tests.end_to_end.command import ROOT, refused, run_here
 from tests.unit.convert import loras
@@ -133,6 +134,16 @@ def test_a_name_that_leads_nowhere_is_one_sentence(bucket, flags, sentence):
     assert re.search(sentence, refused("--mode=generate", PROMPT, *flags))
 
 
+def test_a_check_has_the_sentences_of_a_run(bucket):
+    (missing,) = folders._writable("workdir", "gs://no-such-bucket/run", "--workdir")
+    assert missing.sentence == "gs://no-such-bucket/run: there is no such bucket; make it, or choose another --workdir"
+    bucket.fail(refused=True)
+    (denied,) = folders._writable("workdir", f"{bucket.root}/run", "--workdir")
+    bucket.fail()
+    assert denied.found.startswith(f"{bucket.root}/run: may not be written (no permission")
+    assert (denied.status, denied.advice) == ("fault", "choose another --workdir")
+
+
 def test_an_image_that_is_not_there_is_one_sentence(model):
     flags = ["--mode=caption", model, "--steps=1", "--length=8"]
     for name in ("gs://bucket/none.png", "gs://no-such-bucket/none.png"):
@@ -153,7 +164,10 @@ def test_a_bucket_that_refuses_is_one_sentence_and_keeps_what_it_has(model, fold
     "flags",
     [
         ["--mode=generate", PROMPT, "--model=gs://bucket/m", "--output=out"],
-        ["--mode=train", "--config=configs/demo.py", "--config.data.tokenizer=TOKENIZER", "--workdir=gs://bucket/w"],
+        [
+            *("--mode=train", "--config=configs/demo.py", "--config.data.tokenizer=TOKENIZER"),
+            *("--config.preview.every=0", "--workdir=gs://bucket/w"),
+        ],
         ["--mode=list-images", "--images=gs://bucket/photos", "--text=a photo"],
         ["--mode=compare", "gs://bucket/a", "gs://bucket/b"],
         ["--mode=evaluate", "--model=gs://bucket/m", "--task=vqav2", "--data=gs://bucket/d", "--output=out"],

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import pytest
 from PIL import Image
 
+from configs import demo
 from dualdiff_jax.config import PreviewConfig
+from dualdiff_jax.config.resolve import resolve
 from dualdiff_jax.evaluation import previews
 from dualdiff_jax.files import as_path
 from dualdiff_jax.files.listing import file_sizes
@@ -72,7 +74,8 @@ def test_a_preview_is_written(workdir, monkeypatch):
             return [Image.new("RGB", (8, 8), "red") for _ in prompts]
 
     monkeypatch.setattr(previews, "DualDiffusionPipeline", Pipeline)
-    preview = previews.Preview(PreviewConfig(prompts=("a", "b")), None, None, workdir / "samples")  # pyright: ignore[reportArgumentType]
+    model = resolve(demo.get_config()).model
+    preview = previews.Preview(PreviewConfig(prompts=("a", "b")), model, None, workdir / "samples")  # pyright: ignore[reportArgumentType]
     preview(3, {})
     assert set(file_sizes(workdir / "samples")) == {"step_0000003.json", "step_0000003.png"}
     with Image.open((workdir / "samples" / "step_0000003.png").open("rb")) as image:

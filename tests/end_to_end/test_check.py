@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.end_to_end.command import refusal, run, run_here
+from tests.end_to_end.command import refusal, refused, run, run_here
 from tests.small_run import write_config, write_data
 
 
@@ -63,7 +63,7 @@ def test_all_faults_are_listed_at_once(folder):
         workdir=folder / "file" / "run",
     )
     assert faults_of(done) == {"workdir", "mesh", "init_from", "data: questions"}
-    for part in ("cannot be written (Not a directory)", "tensor 5", "gone: is no model folder", "questions.json"):
+    for part in ("may not be written (Not a directory)", "tensor 5", "gone: is no model folder", "questions.json"):
         assert part in done.stderr, part
     assert tree(folder) == before
 
@@ -97,6 +97,29 @@ def test_the_workdir_of_another_run_is_a_fault(folder):
     assert tree(folder) == before
 
 
-def test_a_missing_preview_image_is_a_fault(folder):
-    flags = ("--config.preview.every=2", f"--config.preview.images=('{folder / 'none.png'}',)")
-    assert faults_of(check(folder, "--format=json", *flags)) == {"preview.images"}
+def test_previews_that_cannot_be_made_are_faults(folder):
+    (folder / "text.png").write_text("no image")
+    images = (str(folder / "none.png"), str(folder / "text.png"))
+    flags = ("--config.preview.every=2", f"--config.preview.images={images}")
+    done = check(folder, "--format=json", *flags, f"--config.preview.question={'which digit is this? ' * 9}")
+    assert faults_of(done) == {"preview.images", "preview.question"}
+    for part in ("none.png: there is no such file", "text.png: is not an image", "leaves no room for an answer"):
+        assert part in done.stderr, part
+
+
+def test_a_run_whose_previews_cannot_be_made_does_not_begin(folder):
+    (folder / "text.png").write_text("no image")
+    flags = ("--config.preview.every=2", f"--config.preview.images=('{folder / 'text.png'}',)")
+    run = ("--mode=train", f"--config={folder / 'config.py'}", f"--workdir={folder / 'run'}")
+    assert "text.png: is not an image" in refused(*run, *flags)
+    assert not (folder / "run").exists()
+
+
+def test_a_kernel_that_does_not_run_here_is_a_fault(folder):
+    assert rows_of(check(folder, "--format=json"))["attention"]["found"] == "xla"
+    assert faults_of(check(folder, "--format=json", "--config.model.attention=splash")) == {"attention"}
+
+
+def test_a_cache_that_cannot_be_used_is_one_fault(folder):
+    flags = ("--config.data.local_cache=gs://bucket/cache",)
+    assert faults_of(check(folder, "--format=json", *flags)) == {"data.local_cache"}

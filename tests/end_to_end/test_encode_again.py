@@ -215,6 +215,22 @@ def test_a_file_without_a_note_is_encoded_anew(networks, tmp_path, damage):
     assert encode() == 2 and note.exists()
 
 
+def test_a_file_that_was_cut_is_encoded_anew_and_one_of_an_unknown_size_is_kept(networks, tmp_path):
+    encode = Encoding(networks, tmp_path / "out", write(tmp_path / "data", "json"))
+    assert encode() == 6
+    file, expected = encode.folder / "8x8-000001.array_record", encode.records()
+    note, whole = json.loads(note_file(file).read_text()), file.read_bytes()
+    assert note["size"] == len(whole)
+    for path in (tmp_path / "data").rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    assert encode() == 0  # and writes a new note
+    file.write_bytes(whole[: len(whole) // 2])
+    assert encode() == 2 and encode.records() == expected and encode() == 0
+    del note["size"]  # of an earlier version
+    note_file(file).write_text(json.dumps(note))
+    assert encode() == 0
+
+
 def test_originals_that_are_gone_are_no_change(networks, tmp_path):
     encode = Encoding(networks, tmp_path / "out", write(tmp_path / "data", "json"))
     assert encode() == 6

@@ -170,7 +170,8 @@ def test_a_folder_of_another_config_is_refused(setting, tmp_path):
     config, tokenizer, encoder, *_ = setting
     encode(setting, tmp_path)
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, text_length=11))
-    with pytest.raises(UserError, match="images: holds the data of another config or model; choose another --output"):
+    told = r"images: holds the data of another config or model \(text_length 12 in place of 11\); choose another"
+    with pytest.raises(UserError, match=told):
         encode(setting, tmp_path, other)
 
 

@@ -26,6 +26,9 @@ SHOWS_NO_RESULT = {"app"}  # it serves until it is interrupted
 CHIP = dataclasses.replace(CHIPS["h100"], name="a CPU", platform="cpu", memory=1 << 28)
 PROMPT, IMAGE, STEPS = "--prompt=a handwritten three", "--image=data/images/0.png", "--steps=1"
 MODEL, CONFIG, OUT = "--model=model", "--config=config.py", "--output=out"
+T5_OF_MODEL = [
+    f"--config.model.t5.{size}" for size in ("vocab_size=34", "relative_buckets=8", "relative_max_distance=12")
+]
 QUESTIONS = [MODEL, "--task=vqav2", "--data=data", STEPS, "--length=64"]
 WRITTEN = {"image", "seed"}
 CASES = [  # mode, its flags, the names of its object, or of each object of its list
@@ -49,7 +52,7 @@ CASES = [  # mode, its flags, the names of its object, or of each object of its 
     ("plan", [CONFIG, "--topology=here"], {"topology", "memory"}),
     ("list-images", ["--images=data/images", "--text=a digit"], {"file", "pictures", "left_out"}),
     ("inspect-data", [CONFIG, OUT, "--samples=4"], {"page", "sources"}),
-    ("encode-data", [CONFIG, MODEL, OUT], {"name", "format"}),
+    ("encode-data", [CONFIG, *T5_OF_MODEL, MODEL, OUT], {"name", "format"}),
     ("check", [CONFIG, "--workdir=run"], {"what", "status", "found"}),
     ("compare", ["scores", "scores"], {"task", "difference"}),
 ]

@@ -17,6 +17,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.models.bundle import bind
 from dualdiff_jax.sharding import make_mesh
 from dualdiff_jax.training import loop
+from dualdiff_jax.training.encoded_data import check_encoded_data
 from dualdiff_jax.training.loop import train
 from dualdiff_jax.weights import save_model
 from tests.small_run import objective_of, small_run
@@ -169,6 +170,11 @@ def refusal(config: RunConfig, workdir) -> str:
     with pytest.raises(UserError) as error:
         train(config, workdir, make_mesh(config.mesh, jax.devices()[:1]))
     return str(error.value)
+
+
+def test_only_a_run_from_encoded_data_is_told_that_weights_are_compared_later(setting, encoded):
+    assert check_encoded_data(setting[0], ()) == ""
+    assert check_encoded_data(encoded, ()) == "sizes fit; weights are compared when the run starts"
 
 
 def test_another_length_is_refused(encoded, tmp_path):

@@ -185,6 +185,7 @@ def test_a_folder_that_another_writer_finished_meanwhile_is_not_replaced(tmp_pat
 
 def test_two_encodings_do_not_write_one_folder(tmp_path, monkeypatch):
     config = resolve(demo.get_config())
+    monkeypatch.setattr(data, "check_model", lambda *_: None)
     monkeypatch.setattr(data, "load_model", lambda *_: (config.model, {}, None))
     monkeypatch.setattr(data, "FrozenEncoder", lambda *_: None)
     calls = []

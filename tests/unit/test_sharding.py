@@ -15,6 +15,7 @@ from dualdiff_jax.models.leaves import LeafSpec
 from dualdiff_jax.sharding import (
     DEFAULT_RULES,
     MESH_AXES,
+    MICROBATCH,
     SMALL_LEAF,
     batch_sharding,
     check_batch,
@@ -220,14 +221,15 @@ def test_batches_are_split_over_data_and_fsdp():
 
 @pytest.mark.parametrize("mesh", [abstract_mesh(fsdp=8), abstract_mesh(data=2, fsdp=4)])
 def test_a_batch_must_divide_over_the_devices_that_share_it(mesh):
-    check_batch(mesh, 24, "the microbatch")
+    check_batch(mesh, 24, MICROBATCH)
     for size in (12, 4):
-        with pytest.raises(UserError, match=f"the microbatch is {size}, which does not divide over 8 devices"):
-            check_batch(mesh, size, "the microbatch")
+        named = f"^train.global_batch_size / train.microbatches is {size}, which does not divide over 8 devices"
+        with pytest.raises(UserError, match=named):
+            check_batch(mesh, size, MICROBATCH)
 
 
 def test_tensor_and_context_devices_do_not_divide_the_batch():
-    check_batch(abstract_mesh(fsdp=2, tensor=2, context=2), 2, "the microbatch")
+    check_batch(abstract_mesh(fsdp=2, tensor=2, context=2), 2, MICROBATCH)
 
 
 def mesh_of_processes(processes: int, **sizes: int) -> Mesh:
@@ -255,9 +257,9 @@ def test_processes_may_not_share_a_part_of_the_batch(processes, sizes, batch, is
     mesh = mesh_of_processes(processes, **sizes)
     with rules_in_force(DEFAULT_RULES.replaced([("batch", *batch)])):
         if not is_shared:
-            return check_batch(mesh, 8, "the microbatch")
+            return check_batch(mesh, 8, MICROBATCH)
         with pytest.raises(UserError, match="devices of several processes would hold the same rows"):
-            check_batch(mesh, 8, "the microbatch")
+            check_batch(mesh, 8, MICROBATCH)
 
 
 def test_a_leaf_that_does_not_exist_yet_has_its_place():

@@ -186,7 +186,8 @@ class IndexCache:
         except OSError as error:
             self._refusing.add(target.parent)
             if self.folder:  # beside the data nobody asked for it
-                log.warning("%s: no index can be kept there (%s); each host derives its own", target.parent, error.strerror)
+                message = "%s: no index can be kept there (%s); each host derives its own"
+                log.warning(message, target.parent, error.strerror)
 
 
 def _fetched(kept: Path, partial: Path) -> bool:

@@ -6,7 +6,7 @@ encoded.json
     text_length   tokens of the captions whose embeddings are stored; T5 reads the padding too, so they fit this
                   length only
     tokenizer     Tokenizer.fingerprint
-    made_by       the model folder, and the configs of its frozen networks
+    made_by       the configs of the frozen networks; the model folder, which is named and not compared
     fingerprints  of the weights of these networks (encoding/frozen_encoder.py)
     inputs        path -> [size, time in ns, digest] of each file that held the records when they were encoded. The
                   notes beside the record files (encoding/inputs.py) have their images. Earlier versions have neither.
@@ -64,7 +64,7 @@ def read_manifest(folder: str | Path) -> Manifest | None:
     except OSError as error:
         raise UserError(f"{folder / MANIFEST}: cannot be read ({error.strerror}); check its permissions") from error
     except UserError as error:
-        raise UserError(f"{error}; the manifest is damaged, encode the data again") from error
+        raise UserError(f"{error}; the manifest is damaged, remove {folder} and encode the data again") from error
     if missing:
         raise UserError(
             f"{folder}: encoding is not finished, {len(missing)} of {len(manifest.files)} files are missing; "

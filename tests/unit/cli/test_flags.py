@@ -295,6 +295,12 @@ def test_a_faulty_command_line_is_answered_with_one_line(command, arguments, mes
     assert found.startswith("error: ") and message in found and "\n" not in found
 
 
+@pytest.mark.parametrize("flag", arguments.PATHS)
+def test_an_empty_path_is_refused(command, ran, flag):
+    mode = arguments.USED_BY[flag][0]
+    assert f"--{flag} is empty; give a path" in error_of(command, f"--mode={mode}", f"--{flag}=") and ran == []
+
+
 def test_a_config_file_that_fails_is_one_line_too(command, tmp_path):
     (tmp_path / "broken.py").write_text("def get_config():\n    return undefined\n")
     found = error_of(command, "--mode=train", f"--config={tmp_path / 'broken.py'}", "--workdir=w")

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from dualdiff_jax import progress
-from dualdiff_jax.cli import arguments, help
+from dualdiff_jax.cli import arguments, help, main
 from dualdiff_jax.cli.modes import MODES
 from dualdiff_jax.training.telemetry.sinks import ProgressLine
 
@@ -46,6 +46,25 @@ def test_the_help_of_a_mode_has_its_flags_and_an_example_that_it_takes(mode, mon
     assert f"--mode={mode}" in words
     arguments.check_flags(flags.FLAGS(words) and mode)
     flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.parametrize(
+    ("mode", "own", "others"),
+    [
+        ("inspect-data", "records of each source to look at", "evaluations"),
+        ("score", "evaluations for each score", "records of each source"),
+        ("list-images", "caption of pictures without one", "to be scored"),
+        ("joint", "pairs of image and text; default: 1", "images for each image"),
+    ],
+)
+def test_a_mode_says_only_what_a_flag_means_in_it(mode, own, others):
+    text = " ".join(help.of_mode(mode, "dualdiff").split())
+    assert own in text and others not in text
+
+
+def test_all_that_a_flag_means_is_in_the_full_help():
+    found = flags.FLAGS["samples"].help
+    assert found == "score, inspect-data: evaluations for each score; or records of each source to look at"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +118,25 @@ def test_a_reader_who_leaves_early_sees_no_traceback():
         ["bash", "-c", f"{shlex.quote(sys.executable)} main.py --help | true"], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--mode=encode-data"], "stopped; the same command goes on from what is saved\n"),
+        (["--mode=evaluate", "--overwrite"], "stopped\n"),
+        (["--mode=generate"], "stopped\n"),
+    ],
+)
+def test_an_interrupted_command_says_whether_it_goes_on_and_ends_with_130(monkeypatch, capsys, words, told):
+    def interrupt(*_, **__):
+        flags.FLAGS(["main.py", *words])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(main.app, "run", interrupt)
+    with pytest.raises(SystemExit, match="^130$"):
+        main.run()
+    assert capsys.readouterr().err == told
 
 
 def test_a_bar_has_a_rate_and_the_time_left(monkeypatch, capsys):

@@ -177,6 +177,11 @@ CONTRADICTIONS = [
         "train.global_batch_size 1048576: the images of one step would take 24 TiB in float32, and they may take 1 TiB",
     ),
     (RUN, {"profile": (1, 2, 3)}, "profile is (1, 2, 3); give the first step and how many"),
+    (
+        RUN,
+        {"profile": (RUN.train.steps + 1, 5)},
+        "profile is (4401, 5), but train.steps is 4400; give a first step of the run",
+    ),
     (RUN, {"init_weights": "raw"}, "init_weights is 'raw', but there is no init_from"),
     (RUN.model, {"t5": dataclasses.replace(RUN.model.t5, vocab_size=32)}, "t5.vocab_size 32 is below mmdit.vocab_size"),
     (RUN.model.sampling, {"guidance_interval": (0.5,)}, "guidance_interval is (0.5,); give two numbers"),
@@ -191,6 +196,8 @@ CONTRADICTIONS = [
     (RUN.objective, {"image_weight": 0.0, "text_weight": 0.0}, "image_weight and text_weight are both 0"),
     (RUN.train, {"microbatches": 5}, "global_batch_size 32 is not a multiple of microbatches 5"),
     (RUN.train, {"keep_every": 3}, "keep_every 3 is not a multiple of save_every 1100"),
+    (RUN.lora, {"targets": ("mmdit.*",)}, "targets is ('mmdit.*',), but rank is 0, so there are no factors"),
+    (RUN.lora, {"alpha": 8.0}, "alpha is 8.0, but rank is 0, so there are no factors"),
     (RUN.lora, {"merge": False}, "merge is False, but rank is 0, so the run would write nothing"),
     (
         RUN,

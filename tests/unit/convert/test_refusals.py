@@ -210,6 +210,19 @@ def test_two_files_in_a_folder(folder, tmp_path):
     assert "name one" in refusal(tmp_path, run)
 
 
+def test_an_empty_path(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert refusal(tmp_path, folder, "--output=") == "error: output is empty; give a path, or leave it out"
+    for words in (["inspect", ""], ["export", "", "--output=m"], ["lora", "inspect", "", "--model=m"]):
+        with pytest.raises(SystemExit, match="^error: (source|model|lora) is empty; give a path"):
+            main(words)
+
+
+def test_another_checkpoint_that_lacks_what_is_taken_from_it(folder, tmp_path):
+    message = refusal(tmp_path, folder, f"--autoencoder={folder / 'transformer'}")
+    assert "transformer: holds mmdit, but no autoencoder, which --autoencoder needs" in message
+
+
 def test_an_output_that_exists(folder, tmp_path):
     output = tmp_path / "model"
     output.mkdir()
@@ -235,7 +248,7 @@ def test_an_export_over_what_exists(folder, tmp_path):
 def test_no_space_on_the_disk(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     message = refusal(tmp_path, folder)
-    assert "GB left; make room" in message
+    assert " MB and the disk has 0.001 MB left; make room" in message and "needs 0.0" not in message
 
 
 @pytest.mark.parametrize("mode", ["import", "export"])

@@ -1,14 +1,21 @@
 """Laws of attention."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import demo
+from dualdiff_jax.config.resolve import resolve
+from dualdiff_jax.errors import UserError
 from dualdiff_jax.models import paired_attention
-from dualdiff_jax.models.attention import attention, choose_kernel, joined, splash_blocks
+from dualdiff_jax.models.attention import attention, check_kernel, choose_kernel, joined, splash_blocks
 from dualdiff_jax.models.head_pairs import LANES
 from dualdiff_jax.models.joint_kernel import FAST_MEMORY
+from dualdiff_jax.pipeline.loaded_model import LoadedModel
+from dualdiff_jax.planning.programs import compile_program
 
 
 def draw(seed: int, *shape: int) -> jnp.ndarray:
@@ -117,6 +124,38 @@ def test_an_unknown_kernel_is_an_error():
 )
 def test_the_kernel_is_the_platforms_unless_it_is_named(wanted, platform, dtype, kernel):
     assert choose_kernel(wanted, platform, dtype) == kernel
+
+
+@pytest.mark.parametrize(
+    "wanted, platform, dtype, needs",
+    [
+        ("cudnn", "cpu", "bfloat16", "an NVIDIA GPU and model.compute_dtype bfloat16, but this is cpu with bfloat16"),
+        ("cudnn", "gpu", "float32", "an NVIDIA GPU and model.compute_dtype bfloat16, but this is gpu with float32"),
+        ("splash", "gpu", "bfloat16", "a TPU, but this is gpu with bfloat16"),
+        ("splash", "cpu", "float32", "a TPU, but this is cpu with float32"),
+    ],
+)
+def test_a_kernel_of_another_platform_or_dtype_is_one_sentence(wanted, platform, dtype, needs):
+    with pytest.raises(UserError, match=f"model.attention '{wanted}' needs {needs}; give auto or xla"):
+        check_kernel(wanted, platform, dtype)
+
+
+@pytest.mark.parametrize(
+    "platform, dtype", [("cpu", "float32"), ("gpu", "float32"), ("gpu", "bfloat16"), ("tpu", "float32")]
+)
+def test_the_kernels_of_a_platform_and_those_of_all_pass(platform, dtype):
+    for wanted in ("auto", "xla", "splash_interpreted", choose_kernel("auto", platform, dtype)):
+        assert check_kernel(wanted, platform, dtype) == choose_kernel(wanted, platform, dtype)
+
+
+def test_sampling_and_plans_check_the_kernel_before_they_compile():
+    run = resolve(demo.get_config())
+    config = dataclasses.replace(run.model, attention="splash")
+    model = LoadedModel(config, {"leaf": jnp.zeros(1)}, tokenizer=None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="model.attention 'splash' needs a TPU, but this is cpu"):
+        model.run(lambda config, weights: pytest.fail("it began"))
+    with pytest.raises(UserError, match="model.attention 'splash' needs a TPU, but this is gpu"):
+        compile_program(dataclasses.replace(run, model=config), "train", [], "gpu")
 
 
 def test_a_tpu_gets_three_pallas_kernels_and_no_scores():

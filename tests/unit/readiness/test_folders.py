@@ -1,5 +1,6 @@
 """The folders that a run writes are tried and left as they were."""
 
+import errno
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from dualdiff_jax.files import probe as probe_module
 from dualdiff_jax.files.lock import owner_now
 from dualdiff_jax.files.probe import probe
 from dualdiff_jax.readiness import folders
-from dualdiff_jax.readiness.finding import attempt
+from dualdiff_jax.readiness.finding import attempt, faulty
 from dualdiff_jax.training.workdir import prepare_workdir
 from tests.small_run import small_run
 
@@ -48,6 +49,13 @@ def test_clocks_that_lie_apart_are_a_warning(tmp_path, config, monkeypatch):
     monkeypatch.setattr(probe_module.time, "time", lambda: now() + 100)
     clock = by_name(folders.folder_findings(config, str(tmp_path / "run")))["clock of workdir"]
     assert clock.status == "warning" and clock.found.endswith("s behind this host's")
+
+
+def test_the_error_of_a_bucket_says_what_to_do_and_that_of_a_disk_stays():
+    refused = faulty("data", OSError(errno.EACCES, "no permission", "gs://bucket/data"))
+    assert refused.found == "gs://bucket/data: no permission"
+    assert refused.advice.startswith("grant this account the permission")
+    assert faulty("data", OSError(errno.EACCES, "no permission", "/data")).sentence.startswith("[Errno 13]")
 
 
 def test_a_process_that_writes_in_the_workdir_is_named_and_a_killed_one_is_not(tmp_path):

@@ -28,6 +28,20 @@ from dualdiff_jax.runtime import environment
 environment.prepare()
 print(jax.config.jax_compilation_cache_dir)
 """
+LOST = """
+import signal, time
+from dualdiff_jax.runtime import environment
+environment.prepare()
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+try:
+    del [Finalized()][0]
+    time.sleep(60)
+    print("lost")
+except KeyboardInterrupt:
+    print("stopped")
+"""
 SMALL_PROGRAM = CACHE + "jax.jit(lambda x: x + 1)(1.0)"
 SMALLEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
@@ -57,3 +71,7 @@ def test_a_cpu_run_keeps_the_memory_it_frees():
     assert int(output_of(FAULTS, JAX_PLATFORMS="cpu")) < pages / 100
     if sys.platform == "linux":
         assert int(output_of(FAULTS, JAX_PLATFORMS="")) > pages / 1000, "glibc keeps memory without the settings too"
+
+
+def test_an_interrupt_that_falls_into_a_finalizer_is_not_lost():
+    assert output_of(LOST) == "stopped"

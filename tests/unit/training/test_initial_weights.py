@@ -55,6 +55,12 @@ def changed(config: RunConfig, path: str, value: object) -> RunConfig:
     return resolve(sections)
 
 
+def test_a_model_folder_that_cannot_hold_arrays_is_refused_before_it_is_read(run):
+    config, tokenizer = run
+    with pytest.raises(UserError, match="s3://bucket/model: Orbax writes and reads arrays on disks and in gs://"):
+        check_init_from(dataclasses.replace(config, init_from="s3://bucket/model"), tokenizer)
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [

@@ -193,6 +193,10 @@ def test_factors_train_and_hold_all_the_optimizer_has(root, alive):
         ({"train": {"trainable": ("unet.*",)}}, "'unet.*', which is no parameter"),
         ({"train": {"trainable": ()}}, "nothing would be trained"),
         ({"train": {"trainable": (MASK_ROW, "t5.*")}}, "names t5.embedding whole"),
+        (
+            {"train": {"trainable": (MASK_ROW, "mmdit.*")}, "objective": {"text_weight": 0.0}},
+            "but objective.text_weight is 0, and no image's text has a mask",
+        ),
         ({"lora": {"rank": 2}}, "names mmdit.blocks.image.attention_out.kernel whole"),
         ({"train": {"trainable": ()}, "lora": {"rank": 2, "targets": ("t5.*",)}}, "which is no kernel of the MMDiT"),
     ],
