@@ -86,7 +86,7 @@ def test_inspect_data_shows_encoded_data(tmp_path):
     given = resolve(runpy.run_path(str(config))["get_config"]())
     found = survey(given.data.sources[0], given.data, Tokenizer(given.data.tokenizer), samples=3)
     assert len(found.shown) == 3 and all("text_embeddings" in shown.example for shown in found.shown)
-    message = refused(*inspect, "--config.data.text_length=11")
+    message = refused(*inspect, "--overwrite", "--config.data.text_length=11")
     assert "source 'images' has embeddings of captions at text_length 12, but data.text_length is 11" in message
 
 
