@@ -1,8 +1,10 @@
-"""Settings of a process before it computes: XLA's flags, the cache of compiled programs, the CPU's memory allocator."""
+"""Settings of a process before it computes: XLA's flags, caches, the CPU's memory allocator, and what Ctrl-C does."""
 
 import ctypes
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -16,9 +18,12 @@ NO_MMAP = (-4, 0)
 NEVER_TRIM = (-1, 2**31 - 1)
 GROW_BY = (-2, 2**28)
 
+AGAIN = 0.05  # seconds after which a lost Ctrl-C is repeated
+
 
 def prepare() -> None:
     """Applies all settings that the user's environment does not set already. Call once, before JAX starts."""
+    repeat_lost_interrupts()
     compiler_flags.set_flags()
     cache = {
         "jax_compilation_cache_dir": str(cache_folder()),
@@ -34,6 +39,20 @@ def prepare() -> None:
 def cache_folder() -> Path:
     """The user's folder for files that this package keeps between runs: compiled programs, indexes of data."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualdiff_jax"
+
+
+def repeat_lost_interrupts() -> None:
+    """Repeats a Ctrl-C that Python dropped: one that came in a finalizer, or in JAX's callback of the collector."""
+    report = sys.unraisablehook
+
+    def repeat(lost: "sys.UnraisableHookArgs") -> None:
+        if lost.exc_type is KeyboardInterrupt:
+            main = threading.main_thread().ident or 0
+            threading.Timer(AGAIN, signal.pthread_kill, (main, signal.SIGINT)).start()
+        else:
+            report(lost)
+
+    sys.unraisablehook = repeat
 
 
 def keep_memory() -> None:
