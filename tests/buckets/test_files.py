@@ -359,13 +359,16 @@ def test_a_large_range_is_read_by_tensorstore_and_a_small_one_is_not(bucket, fol
 
 
 @pytest.mark.parametrize("most", (7, 10, 11, 300))
-@pytest.mark.parametrize("kind", ("whole", "cut", "chunks", "refused"))
+@pytest.mark.parametrize("kind", ("whole", "cut", "chunks", "refused", "last", "endless", "negative"))
 def test_what_a_server_cuts_short_is_asked_of_gcsfs_and_the_next_answer_is_its_own(kind, most):
     head = {
         "whole": b"200 OK\r\nContent-Length: 10",
         "cut": b"200 OK\r\nContent-Length: 20",
         "chunks": b"200 OK\r\nTransfer-Encoding: chunked",
         "refused": b"503 Busy\r\nContent-Length: 10",
+        "last": b"200 OK\r\nContent-Length: 10\r\nConnection: Close",
+        "negative": b"200 OK\r\nContent-Length: -1",
+        "endless": b"200 OK\r\nContent-Length: 10" + b"\r\na: b" * 100,
     }[kind]
     content = b"a\r\n0123456789\r\n0\r\n\r\n" if kind == "chunks" else b"0123456789"
     answers = [b"HTTP/1.1 %s\r\n\r\n%s" % (head, content), b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnext"]
@@ -376,7 +379,7 @@ def test_what_a_server_cuts_short_is_asked_of_gcsfs_and_the_next_answer_is_its_o
                 while self.rfile.readline().strip():
                     pass
                 self.wfile.write(answers.pop(0))
-                if kind == "cut":
+                if kind in ("cut", "last"):
                     return
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Server) as server:
@@ -385,7 +388,7 @@ def test_what_a_server_cuts_short_is_asked_of_gcsfs_and_the_next_answer_is_its_o
             credentials = types.SimpleNamespace(apply=lambda headers: None)
             gcsfs = types.SimpleNamespace(base=f"http://127.0.0.1:{server.server_address[1]}/", credentials=credentials)
             found = bucket_reads.read_up_to(gcsfs, "bucket", "x", most)
-            is_whole = most <= 10 if kind == "cut" else kind != "refused"
+            is_whole = most <= 10 if kind == "cut" else kind in ("whole", "last")
             assert found == (b"0123456789"[:most] if is_whole else None)
             assert bucket_reads.read_up_to(gcsfs, "bucket", "x", 300) == b"next"
         finally:
