@@ -46,11 +46,13 @@ def repeat_lost_interrupts() -> None:
     report = sys.unraisablehook
 
     def repeat(lost: "sys.UnraisableHookArgs") -> None:
-        if lost.exc_type is KeyboardInterrupt:
-            main = threading.main_thread().ident or 0
+        if lost.exc_type is not KeyboardInterrupt:
+            return report(lost)
+        main = threading.main_thread().ident or 0
+        try:
             threading.Timer(AGAIN, signal.pthread_kill, (main, signal.SIGINT)).start()
-        else:
-            report(lost)
+        except KeyboardInterrupt:  # another one, or this one where the machine is busy; it would be lost here too
+            repeat(lost)
 
     sys.unraisablehook = repeat
 

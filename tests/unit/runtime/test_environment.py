@@ -42,6 +42,17 @@ try:
 except KeyboardInterrupt:
     print("stopped")
 """
+LOST_TWICE = (
+    """
+import threading
+start = threading.Timer.start
+def start_late(timer):
+    threading.Timer.start = start
+    raise KeyboardInterrupt
+threading.Timer.start = start_late
+"""
+    + LOST
+)
 SMALL_PROGRAM = CACHE + "jax.jit(lambda x: x + 1)(1.0)"
 SMALLEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 
@@ -75,3 +86,7 @@ def test_a_cpu_run_keeps_the_memory_it_frees():
 
 def test_an_interrupt_that_falls_into_a_finalizer_is_not_lost():
     assert output_of(LOST) == "stopped"
+
+
+def test_an_interrupt_that_falls_into_its_repetition_is_not_lost():
+    assert output_of(LOST_TWICE) == "stopped"
