@@ -13,7 +13,13 @@ SHOWN = 12  # states of a batch on the way, about
 
 
 def draw(studio: Studio, prompt: Any, negative: Any, *settings: Any) -> Iterator[Result]:
-    """Draws images of ``prompt``. Arguments are what the fields of the tab hold, ``settings`` as in ``given.drawing``.
+    """Draws images of ``prompt``. Arguments are what the fields of the tab hold.
+
+    Args:
+        studio: the loaded model.
+        prompt: what the images show.
+        negative: what guidance leads away from; may be empty.
+        settings: as in ``given.drawing``.
 
     Yields:
         The images as they form, and at last the files.

@@ -15,6 +15,15 @@ from dualdiff_jax.pipeline.blanks import split_blanks
 def fill(studio: Studio, picture: Any, text: Any, tokens: Any, order: Any, steps: Any, seed: Any) -> Iterator[Result]:
     """Fills the blanks of ``text``. Arguments are what the fields of the tab hold.
 
+    Args:
+        studio: the loaded model.
+        picture: the file.
+        text: with ``_`` for each blank.
+        tokens: of each blank.
+        order: in which tokens appear; empty for the model's own.
+        steps: of the sampler; empty for the model's own.
+        seed: of all draws.
+
     Yields:
         The text and the files.
 

@@ -48,7 +48,24 @@ def whole(name: str, value: Any, *, least: int = 1, most: int = 10_000) -> int |
 def drawing(
     height: Any, width: Any, steps: Any, guidance: Any, sampler: Any, seed_field: Any, count: Any
 ) -> dict[str, Any]:
-    """The pipeline's arguments from the fields of ``tabs.fields.drawing_fields``; None is the model's own."""
+    """The pipeline's arguments from the fields of ``tabs.fields.drawing_fields``.
+
+    Args:
+        height: of the images in pixels; an empty field is the model's own, like ``width``, ``steps``, ``guidance`` and
+            ``sampler``.
+        width: of the images in pixels.
+        steps: of the sampler.
+        guidance: scale; up to 1 is none.
+        sampler: its name.
+        seed_field: of all draws; an empty field is 0.
+        count: images at once; an empty field is 1.
+
+    Returns:
+        The arguments by the pipeline's names; None is the model's own.
+
+    Raises:
+        UserError: a field holds what cannot be used.
+    """
     return {
         "seed": seed(seed_field),
         "images_per_prompt": whole("images at once", count, most=MOST_AT_ONCE) or 1,

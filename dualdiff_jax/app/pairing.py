@@ -23,6 +23,17 @@ def pair(
 ) -> Iterator[Result]:
     """Draws ``count`` pairs of image and text. Arguments are what the fields of the tab hold.
 
+    Args:
+        studio: the loaded model.
+        beginning: of every text; may be empty.
+        count: of pairs.
+        height: of the images in pixels; empty for the model's own, like ``width``, ``steps`` and ``guidance``.
+        width: of the images in pixels.
+        steps: of the sampler.
+        guidance: scale; up to 1 is none.
+        temperature: of the tokens' draws.
+        seed: of all draws.
+
     Yields:
         The images, their texts and the files.
 

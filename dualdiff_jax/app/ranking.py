@@ -18,6 +18,15 @@ def rank(
 ) -> Iterator[Result]:
     """Ranks the lines of ``texts``, which answer ``question`` where there is one. Arguments are what the fields hold.
 
+    Args:
+        studio: the loaded model.
+        picture: the file.
+        texts: one on each line.
+        question: may be empty.
+        per_token: whether scores are divided by the numbers of tokens.
+        samples: evaluations for each score; empty for the default.
+        seed: of all draws.
+
     Yields:
         The table and the files.
 

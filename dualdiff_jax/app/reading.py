@@ -27,6 +27,15 @@ def read(
 ) -> Iterator[Result]:
     """Reads a picture: answers ``question``, or captions where it is empty. Arguments are what the fields hold.
 
+    Args:
+        studio: the loaded model.
+        picture: the file.
+        question: may be empty.
+        order: in which tokens appear; empty for the model's own, like ``steps`` and ``length``.
+        steps: of the sampler.
+        length: tokens of the question and the text together.
+        seed: of all draws.
+
     Yields:
         The text after each pass, and at last the files.
 
@@ -60,7 +69,20 @@ def read(
 
 
 def revealed(pipe: DualDiffusionPipeline, file: Any, prompt: np.ndarray, options: dict[str, Any]) -> Iterator[Reveal]:
-    """The text behind ``prompt`` after each pass, with the probability that each token had when it was revealed."""
+    """The text behind ``prompt`` after each pass, with the probability that each token had when it was revealed.
+
+    Args:
+        pipe: the loaded model.
+        file: the picture.
+        prompt: token ids (k,) in front of the text.
+        options: those of ``stream_text``.
+
+    Yields:
+        The text as it is after the pass.
+
+    Raises:
+        UserError: the picture or an option cannot be used.
+    """
     latents = _latents(pipe, file)
     mask, probability, before = pipe.tokenizer.mask_token_id, None, None
     for part in pipe.stream_text([file], [prompt], **options):

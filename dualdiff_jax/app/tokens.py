@@ -25,6 +25,13 @@ def as_html(tokenizer: Tokenizer, reveal: Reveal) -> str:
     """The tokens up to the first ``</s>``, and a line that says how to read the colours.
 
     Special tokens are shown smaller: the text that they come from leaves them out.
+
+    Args:
+        tokenizer: of the model.
+        reveal: the text while it is read.
+
+    Returns:
+        HTML.
     """
     ids = reveal.token_ids.tolist()
     end = ids.index(tokenizer.end_token_id) if tokenizer.end_token_id in ids else len(ids)

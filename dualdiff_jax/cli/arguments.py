@@ -8,7 +8,7 @@ from ml_collections import config_flags
 
 from dualdiff_jax.arrays import SEEDS
 from dualdiff_jax.cli.modes import MODES, SHELLS
-from dualdiff_jax.cli.values import Numbers, Shift
+from dualdiff_jax.cli.values import Number, Numbers, Shift, number_of
 from dualdiff_jax.config.data import Fit
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.fid.resizes import RESIZES
@@ -141,7 +141,9 @@ TEXT = used_by(
 )
 TOKENS_PER_BLANK = used_by(
     ("infill",),
-    flags.DEFINE_multi_integer("tokens_per_blank", [1], "of all blanks; repeated, of each blank of a text"),
+    flags.DEFINE_multi_integer(
+        "tokens_per_blank", [1], "of all blanks; repeated, of each blank of a text", lower_bound=1
+    ),
 )
 PER_TOKEN = used_by(
     ("score",), flags.DEFINE_bool("per_token", False, "divide each score by its text's number of tokens")
@@ -169,9 +171,9 @@ SEED = used_by(
     ),
 )
 SIZE = "pixels; default: the model's, or an edited image's own"
-HEIGHT = used_by(LOADING, flags.DEFINE_integer("height", None, SIZE, lower_bound=1))
-WIDTH = used_by(LOADING, flags.DEFINE_integer("width", None, SIZE, lower_bound=1))
-STEPS = used_by(SAMPLING, flags.DEFINE_integer("steps", None, "sampling steps; default: the model's", lower_bound=1))
+HEIGHT = used_by(LOADING, flags.DEFINE(number_of("height"), "height", None, SIZE))
+WIDTH = used_by(LOADING, flags.DEFINE(number_of("width"), "width", None, SIZE))
+STEPS = used_by(SAMPLING, flags.DEFINE(number_of("image_steps"), "steps", None, "sampling steps; default: the model's"))
 SAMPLER = used_by(
     DRAWN, flags.DEFINE_enum("sampler", None, tuple(IMAGE_SAMPLERS), "sampler of images; default: the model's")
 )
@@ -185,7 +187,7 @@ SIGMA_SHIFT = used_by(
 )
 GUIDANCE = used_by(
     (*PROMPTED, "joint", *WRITING),
-    flags.DEFINE_float("guidance_scale", None, "up to 1 is no guidance; default: the model's", lower_bound=0.0),
+    flags.DEFINE(number_of("guidance_scale"), "guidance_scale", None, "up to 1 is no guidance; default: the model's"),
 )
 GUIDANCE_RULE = used_by(
     FROM_PROMPTS, flags.DEFINE_enum("guidance_rule", None, tuple(GUIDANCE_RULES), "default: the model's")
@@ -196,14 +198,14 @@ GUIDANCE_INTERVAL = used_by(
 )
 ZERO_INIT_STEPS = used_by(
     FROM_PROMPTS,
-    flags.DEFINE_integer("zero_init_steps", None, "first steps that cfg_zero_star leaves out", lower_bound=0),
+    flags.DEFINE(number_of("zero_init_steps"), "zero_init_steps", None, "first steps that cfg_zero_star leaves out"),
 )
 NEGATIVE = used_by(FROM_PROMPTS, flags.DEFINE_string("negative_prompt", "", "text that guidance leads away from"))
 IMAGES_PER_PROMPT = used_by(
     FROM_PROMPTS, flags.DEFINE_integer("images_per_prompt", None, "images of each prompt; default: 1", lower_bound=1)
 )
 STRENGTH = used_by(
-    EDITING, flags.DEFINE_float("strength", None, "how much of an image changes, up to 1", upper_bound=1.0)
+    EDITING, flags.DEFINE(Number(float, 0.0, 1.0), "strength", None, "how much of an image changes, up to 1")
 )
 MASK = used_by(
     ("inpaint",),
@@ -215,7 +217,7 @@ COUNT = used_by(
     {"variations": "images for each image; default: 4", "joint": "pairs of image and text; default: 1"},
 )
 LENGTH = used_by(
-    ("joint", *READING), flags.DEFINE_integer("length", None, "tokens; default: the model's", lower_bound=2)
+    ("joint", *READING), flags.DEFINE(number_of("caption_length"), "length", None, "tokens; default: the model's")
 )
 DTYPE = used_by(
     LOADED, flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "dtype of the model; default: its own")

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 
 from dualdiff_jax.arrays import key_of
-from dualdiff_jax.cli.sample import results_folder
+from dualdiff_jax.cli.results import results_folder
 from dualdiff_jax.config import MeshConfig, ModelConfig, RunConfig
 from dualdiff_jax.config.resolve import to_dict
 from dualdiff_jax.data.tokenizer import Tokenizer
@@ -18,6 +18,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, locked_folder, write_text
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, figures, summary, survey
+from dualdiff_jax.models.attention import check_kernel
 from dualdiff_jax.models.bundle import init_weights, leaf_specs
 from dualdiff_jax.models.leaves import network_of
 from dualdiff_jax.progress import Progress
@@ -84,7 +85,8 @@ def encode_data(
         as_json: prints the entries as a list of objects.
 
     Raises:
-        UserError: a source or the model cannot be read, the model is not the config's, or the output cannot be written.
+        UserError: a source or the model cannot be read, the model is not the config's, its attention does not run here,
+            or the output cannot be written.
     """
     mesh, model = make_mesh(MeshConfig(), jax.local_devices()), model or config.init_from
     with locked_folder(as_path(output), "--output"):  # before weights are read, which may take long
@@ -92,6 +94,7 @@ def encode_data(
             check_model(config, model)
             model_config, weights, tokenizer = load_model(model, mesh)
         else:
+            _check_attention(config.model)
             _warn_of_random_weights(config.model)
             model_config, tokenizer = config.model, Tokenizer(config.data.tokenizer)
             weights = init_weights(model_config, mesh, key_of(config.seed))
@@ -117,18 +120,21 @@ def encode_data(
 
 
 def check_model(config: RunConfig, folder: str) -> None:
-    """Compares a model folder with a config, whose runs read what the folder's frozen networks make of the data.
+    """Looks at a model folder whose frozen networks make of the data what the runs of a config read.
 
     Args:
         config: of the runs.
         folder: the model folder.
 
     Raises:
-        UserError: ``folder`` is no model folder, or the networks or the tokens of the config are others.
+        UserError: ``folder`` is no model folder, its attention does not run here, or the networks or the tokens of the
+            config are others.
     """
+    own = load_config(folder)
+    _check_attention(own)
     has_texts = any(source.task == "image_generation" for source in config.data.sources)
     read = ("model.autoencoder.", "model.t5.") if has_texts else ("model.autoencoder.",)
-    changed = [line for line in architecture_differences(load_config(folder), config.model) if line.startswith(read)]
+    changed = [line for line in architecture_differences(own, config.model) if line.startswith(read)]
     if changed:
         raise UserError(
             f"{folder}: holds other networks than this config has (it -> config):\n  " + "\n  ".join(changed)
@@ -138,6 +144,10 @@ def check_model(config: RunConfig, folder: str) -> None:
             f"{folder}: has other tokens than data.tokenizer {config.data.tokenizer}; "
             f"give --config.data.tokenizer={as_path(folder) / 'tokenizer'}"
         )
+
+
+def _check_attention(config: ModelConfig) -> None:
+    check_kernel(config.attention, jax.default_backend(), config.compute_dtype)
 
 
 def _warn_of_random_weights(model: ModelConfig) -> None:

@@ -6,19 +6,9 @@ Each command raises ``UserError`` for a fault of its arguments, before the model
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from dualdiff_jax.cli.sample import (
-    check_files,
-    check_prompts,
-    image_names,
-    load,
-    paired,
-    results_folder,
-    seeds_of,
-    write_images,
-)
+from dualdiff_jax.cli.loading import call_model
+from dualdiff_jax.cli.results import image_names, results_folder, write_images
+from dualdiff_jax.cli.sample import Drawn, check_files, check_prompts, drawn_rows, paired
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.edit_calls import VARIATIONS
 from dualdiff_jax.pipeline.edit_inputs import as_strength, check_mask_count
@@ -28,7 +18,7 @@ from dualdiff_jax.pipeline.inputs import Seed, check_settings, whole_number
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
 
-Draw = Callable[..., list[Image.Image] | np.ndarray]
+Draw = Callable[..., Drawn]
 
 
 def edit(model: str, images: Sequence[str], output: str, prompts: Sequence[str], **options: Any) -> None:
@@ -66,7 +56,7 @@ def inpaint(
     check_prompts(prompts)
     check_files(masks)
 
-    def draw(pipe: DualDiffusionPipeline, **given: Any) -> list[Image.Image] | np.ndarray:
+    def draw(pipe: DualDiffusionPipeline, **given: Any) -> Drawn:
         return pipe.inpaint(images, list(masks), **given)
 
     _draw(model, images, output, prompts, draw, **options)
@@ -84,7 +74,7 @@ def variations(model: str, images: Sequence[str], output: str, *, count: int | N
     """
     count = whole_number("count", count, VARIATIONS, most=MOST_IMAGES)
 
-    def draw(pipe: DualDiffusionPipeline, **given: Any) -> list[Image.Image] | np.ndarray:
+    def draw(pipe: DualDiffusionPipeline, **given: Any) -> Drawn:
         return pipe.variations(images, count=count, **given)
 
     _draw(model, images, output, [], draw, repeats=count, **options)
@@ -118,16 +108,17 @@ def _draw(
     pairs = max(len(images), len(prompts))
     count = repeats or whole_number("images_per_prompt", options.get("images_per_prompt"), 1, most=MOST_IMAGES)
     rows: list[dict[str, Any]] = []
-    for index, each in enumerate(seeds_of(seed, pairs)):
-        row: dict[str, Any] = {"source": images[index if len(images) > 1 else 0], "seed": each}
-        if prompts:
-            row["prompt"] = prompts[index if len(prompts) > 1 else 0]
-        rows += [row] * count
+    for row in drawn_rows(seed, pairs, count):
+        place = row.pop("input")
+        of_prompt = {"prompt": prompts[place if len(prompts) > 1 else 0]} if prompts else {}
+        rows.append({"source": images[place if len(images) > 1 else 0], **row, **of_prompt})
     check_files(images)
-    with results_folder(output, image_names(rows), overwrite) as folder:
-        pipeline = load(model, dtype, t5_bits)
+    if prompts:
+        options["prompts"] = list(prompts)
+
+    def call(pipeline: DualDiffusionPipeline) -> Drawn:
         pipeline.tokenizer.check_words(*prompts, options.get("negative_prompt") or "")
-        if prompts:
-            options["prompts"] = list(prompts)
-        found = draw(pipeline, seed=seed, progress=bar("generating"), **options)
-        write_images(folder, found, rows, as_json, "{image}\t{source}")
+        return draw(pipeline, seed=seed, progress=bar("generating"), **options)
+
+    with results_folder(output, image_names(rows), overwrite) as folder:
+        write_images(folder, call_model(model, dtype, t5_bits, call), rows, as_json, "{image}\t{source}")

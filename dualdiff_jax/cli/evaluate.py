@@ -1,13 +1,14 @@
 """``--mode=evaluate``: the scores of a model on benchmarks, from the publishers' files."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dualdiff_jax.cli.sample import is_first_host, load
+from dualdiff_jax.cli.loading import is_first_host, load, local_model, rehearse
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.evaluation.asking import Sampling
+from dualdiff_jax.evaluation.asking import Asker, Sampling
 from dualdiff_jax.evaluation.model_fingerprint import model_fingerprint
 from dualdiff_jax.evaluation.record import Record
 from dualdiff_jax.evaluation.report import write_report
@@ -62,7 +63,10 @@ def evaluate(
     weights = {"dtype": dtype, "t5_bits": t5_bits}
     with locked_folder(as_path(output), "--output"):
         opened = [dataclasses.replace(each, weights=weights).open() for each in evaluations]
-        pipeline = with_batch(load(model, dtype, t5_bits), sampling_batch)
+        path = local_model(model)
+        for each in opened:
+            rehearse(path, dtype, functools.partial(_ask_first, each))
+        pipeline = with_batch(load(path, dtype, t5_bits), sampling_batch)
         facts = {"path": model, "fingerprint": model_fingerprint(pipeline)}
         records = []
         for each in opened:
@@ -71,6 +75,13 @@ def evaluate(
                 print(_line(records[-1]), flush=True)
     if is_first_host() and as_json:
         print(json.dumps(records, indent=2))
+
+
+def _ask_first(opened: OpenedTask, pipeline: DualDiffusionPipeline) -> None:
+    """Asks the first question of a task."""
+    evaluation = opened.evaluation
+    asker = Asker(pipeline, evaluation.task.ask, evaluation.settings, evaluation.sampling)
+    next(asker.ask(opened.questions, opened.chosen.indexes[:1]), None)
 
 
 def _evaluate(

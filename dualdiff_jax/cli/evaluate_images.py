@@ -3,6 +3,7 @@
 Each command raises ``UserError`` for a fault of its arguments, before the model is loaded where it can.
 """
 
+import functools
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dualdiff_jax.cli.evaluate import one_seed, with_batch
-from dualdiff_jax.cli.sample import is_first_host, load, results_folder
+from dualdiff_jax.cli.loading import is_first_host, load, local_model, rehearse
+from dualdiff_jax.cli.results import results_folder
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation import record
 from dualdiff_jax.evaluation.fid.score import SUFFIX, Fid
@@ -24,7 +26,9 @@ from dualdiff_jax.evaluation.metrics.metric import mean, standard_error
 from dualdiff_jax.evaluation.model_fingerprint import model_fingerprint
 from dualdiff_jax.evaluation.runner import FINISHED
 from dualdiff_jax.files import as_path, locked_folder
+from dualdiff_jax.pipeline.image_options import check_image_options
 from dualdiff_jax.pipeline.inputs import Seed, check_settings
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
 
 
@@ -64,6 +68,7 @@ def draw_tasks(
     """
     seed = one_seed(seed)
     check_settings(**options)
+    check_image_options(options)
     weights = {"dtype": dtype, "t5_bits": t5_bits}
     drawings = []
     for task in (IMAGE_TASKS[name] for name in tasks):
@@ -73,7 +78,10 @@ def draw_tasks(
     folder = as_path(output)
     with locked_folder(folder, "--output"):
         opened = [each.open() for each in drawings]
-        pipeline = with_batch(load(model, dtype, t5_bits), sampling_batch)
+        path = local_model(model)
+        for each in opened:
+            rehearse(path, dtype, functools.partial(_draw_first, each))
+        pipeline = with_batch(load(path, dtype, t5_bits), sampling_batch)
         facts = {"path": model, "fingerprint": model_fingerprint(pipeline)}
         records = []
         for each in opened:
@@ -82,6 +90,13 @@ def draw_tasks(
             records.append(_scored(each, found, folder))
             _print(_drawn_line(records[-1], folder), as_json)
     _print_json(records, as_json)
+
+
+def _draw_first(opened: OpenedDrawing, pipeline: DualDiffusionPipeline) -> None:
+    """Draws the first image of a task."""
+    given = {name: value for name, value in opened.drawing.options.items() if value is not None}
+    for image in opened.images[:1]:
+        pipeline.text_to_image([image.prompt], seed=image.seed, **given)
 
 
 def _root(data: str, task: str, output: Path) -> str:

@@ -6,10 +6,15 @@ Each command raises ``UserError`` for a fault of its arguments, before the model
 from collections.abc import Sequence
 from typing import Any
 
-from dualdiff_jax.cli.sample import check_files, load, paired, report_rows, results_file, seeds_of
+from dualdiff_jax.cli.loading import call_model
+from dualdiff_jax.cli.results import report_rows, results_file
+from dualdiff_jax.cli.sample import check_files, check_questions, paired, seeds_of
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.blanks import parts_of
+from dualdiff_jax.pipeline.infill_calls import Infilling
 from dualdiff_jax.pipeline.inputs import Seed, check_seed, check_settings
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
+from dualdiff_jax.pipeline.score_calls import Scores
 from dualdiff_jax.progress import bar
 
 
@@ -41,10 +46,13 @@ def infill(
     seeds = seeds_of(seed, len(images))
     check_settings(**options)
     check_files(images)
-    with results_file(output, "infills.json", overwrite) as file:
-        pipeline = load(model, dtype, t5_bits)
+
+    def call(pipeline: DualDiffusionPipeline) -> list[Infilling]:
         pipeline.tokenizer.check_words(*written)
-        found = pipeline.infill(texts, images, with_fills=True, seed=seed, progress=bar("filling"), **options)
+        return pipeline.infill(texts, images, with_fills=True, seed=seed, progress=bar("filling"), **options)
+
+    with results_file(output, "infills.json", overwrite) as file:
+        found = call_model(model, dtype, t5_bits, call)
         rows = [
             {"image": image, "text": each.text, "fills": each.fills, "seed": its_seed}
             for image, each, its_seed in zip(images, found, seeds, strict=True)
@@ -79,14 +87,18 @@ def score(
     _check_given(images, texts, "a photo of a dog")
     if len(questions) not in (0, 1, len(images)):
         raise UserError(f"{len(questions)} questions for {len(images)} images; give one, or one for each image")
+    check_questions(questions)
     one_seed = check_seed("seed", seed)
     check_settings(**options)
     check_files(images)
-    with results_file(output, "scores.json", overwrite) as file:
-        pipeline = load(model, dtype, t5_bits)
+
+    def call(pipeline: DualDiffusionPipeline) -> Scores:
         pipeline.tokenizer.check_words(*texts, *questions)
         given = {"questions": questions} if questions else {}
-        found = pipeline.score(images, texts, seed=one_seed, progress=bar("scoring"), **given, **options)
+        return pipeline.score(images, texts, seed=one_seed, progress=bar("scoring"), **given, **options)
+
+    with results_file(output, "scores.json", overwrite) as file:
+        found = call_model(model, dtype, t5_bits, call)
         rows = []
         for i, image in enumerate(images):
             for j in found.nats[i].argsort(kind="stable"):

@@ -3,10 +3,13 @@
 from typing import Any
 
 from dualdiff_jax.cli import arguments, options, text_flags
-from dualdiff_jax.cli.sample import image_names, load, results_folder, seeds_of, write_images
+from dualdiff_jax.cli.loading import call_model
+from dualdiff_jax.cli.results import image_names, results_folder, write_images
+from dualdiff_jax.cli.sample import drawn_rows
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.pipeline.inputs import Seed, check_settings, whole_number
-from dualdiff_jax.pipeline.joint_calls import MOST_PAIRS
+from dualdiff_jax.pipeline.joint_calls import MOST_PAIRS, Pair
+from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
 
 
@@ -53,10 +56,13 @@ def joint(
     """
     check_settings(**settings)
     count = whole_number("count", count, 1, most=MOST_PAIRS)
-    rows: list[dict[str, Any]] = [{"seed": each} for each in seeds_of(seed, count)]
-    with results_folder(output, image_names(rows), overwrite) as folder:
-        pipeline = load(model, dtype, t5_bits)
+    rows = [{"seed": row["seed"], "index": row["index"]} for row in drawn_rows(seed, count)]
+
+    def call(pipeline: DualDiffusionPipeline) -> list[Pair]:
         pipeline.tokenizer.check_words(prompt)
-        pairs = pipeline.joint(count, prompt=prompt, seed=seed, progress=bar("drawing"), **settings)
+        return pipeline.joint(count, prompt=prompt, seed=seed, progress=bar("drawing"), **settings)
+
+    with results_folder(output, image_names(rows), overwrite) as folder:
+        pairs = call_model(model, dtype, t5_bits, call)
         rows = [{"text": pair.text, **row} for pair, row in zip(pairs, rows, strict=True)]
         write_images(folder, [pair.image for pair in pairs], rows, as_json, "{image}\t{text}")

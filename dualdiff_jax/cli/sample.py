@@ -3,26 +3,23 @@
 Each command raises ``UserError`` for a fault of its arguments, before the model is loaded where it can.
 """
 
-import contextlib
-import json
-import sys
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from PIL import Image
 
-from dualdiff_jax.data.records.unicode import mend_text
-from dualdiff_jax.errors import UserError, quoted, reason
-from dualdiff_jax.files import as_path, is_bucket, is_there, locked_folder, new_file, write_text
-from dualdiff_jax.files.matching import names_in
-from dualdiff_jax.pipeline.devices import in_words
+from dualdiff_jax.cli.loading import call_model
+from dualdiff_jax.cli.results import image_names, report_rows, results_file, results_folder, write_images
+from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.files import as_path, is_bucket, is_there
 from dualdiff_jax.pipeline.image_options import check_image_options
 from dualdiff_jax.pipeline.image_requests import MOST_IMAGES
 from dualdiff_jax.pipeline.inputs import Seed, check_settings, whole_number
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
 from dualdiff_jax.progress import bar
+
+Drawn = list[Image.Image] | np.ndarray  # what the pipeline's calls return that draw images
 
 
 def generate(
@@ -54,16 +51,14 @@ def generate(
     check_settings(**options)
     check_image_options(options)
     repeats = whole_number("images_per_prompt", options.get("images_per_prompt"), 1, most=MOST_IMAGES)
-    rows = [
-        {"prompt": prompt, "seed": each}
-        for prompt, each in zip(prompts, seeds_of(seed, len(prompts)), strict=True)
-        for _ in range(repeats)
-    ]
-    with results_folder(output, image_names(rows), overwrite) as folder:
-        pipeline = load(model, dtype, t5_bits)
+    rows = [{"prompt": prompts[row.pop("input")], **row} for row in drawn_rows(seed, len(prompts), repeats)]
+
+    def call(pipeline: DualDiffusionPipeline) -> Drawn:
         pipeline.tokenizer.check_words(*prompts, options.get("negative_prompt") or "")
-        images = pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
-        write_images(folder, images, rows, as_json, "{image}\t{prompt}")
+        return pipeline.text_to_image(prompts, seed=seed, progress=bar("generating"), **options)
+
+    with results_folder(output, image_names(rows), overwrite) as folder:
+        write_images(folder, call_model(model, dtype, t5_bits, call), rows, as_json, "{image}\t{prompt}")
 
 
 def caption(
@@ -90,10 +85,15 @@ def caption(
         raise UserError("there is no image; give --image=FILE")
     seeds = seeds_of(seed, len(images))
     check_settings(**options)
+    if options.get("guidance_null") == "text":
+        raise UserError("--guidance_null=text masks a prompt, and a caption has none; leave it out")
     check_files(images)
+
+    def call(pipeline: DualDiffusionPipeline) -> list[str]:
+        return pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
+
     with results_file(output, "captions.json", overwrite) as file:
-        pipeline = load(model, dtype, t5_bits)
-        captions = pipeline.image_to_text(images, seed=seed, progress=bar("reading"), **options)
+        captions = call_model(model, dtype, t5_bits, call)
         rows = [{"image": i, "caption": c, "seed": s} for i, c, s in zip(images, captions, seeds, strict=True)]
         report_rows(rows, file, as_json, "{image}\t{caption}")
 
@@ -122,34 +122,23 @@ def answer(
     """
     if not images or not questions:
         raise UserError('an image or a question is missing; give --image=FILE and --question="..."')
-    if not all(question.strip() for question in questions):
-        raise UserError("a question is empty; ask something in --question")
+    check_questions(questions)
     images, questions = paired(images, questions, "questions")
     seeds = seeds_of(seed, len(images))
     check_settings(**options)
     check_files(images)
-    with results_file(output, "answers.json", overwrite) as file:
-        pipeline = load(model, dtype, t5_bits)
+
+    def call(pipeline: DualDiffusionPipeline) -> list[str]:
         pipeline.tokenizer.check_words(*questions)
-        answers = pipeline.answer(images, questions, seed=seed, progress=bar("reading"), **options)
+        return pipeline.answer(images, questions, seed=seed, progress=bar("reading"), **options)
+
+    with results_file(output, "answers.json", overwrite) as file:
+        answers = call_model(model, dtype, t5_bits, call)
         rows = [
             {"image": i, "question": q, "answer": a, "seed": each}
             for i, q, a, each in zip(images, questions, answers, seeds, strict=True)
         ]
         report_rows(rows, file, as_json, "{image}\t{question}\t{answer}")
-
-
-def load(model: str, dtype: str | None, t5_bits: int | None) -> DualDiffusionPipeline:
-    """The model on all devices of all processes; says on stderr how it lies on them where there are several."""
-    pipeline = DualDiffusionPipeline.from_pretrained(model, dtype=dtype, t5_bits=t5_bits)
-    if jax.device_count() > 1 and is_first_host():
-        print(in_words(pipeline.mesh), file=sys.stderr)
-    return pipeline
-
-
-def is_first_host() -> bool:
-    """Whether this process writes and prints the results, which all processes have."""
-    return jax.process_index() == 0
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
@@ -158,6 +147,12 @@ def check_prompts(prompts: Sequence[str]) -> None:
         raise UserError('there is no prompt; give --prompt="..."')
     if not all(prompt.strip() for prompt in prompts):
         raise UserError("a prompt is empty; describe the image in --prompt")
+
+
+def check_questions(questions: Sequence[str]) -> None:
+    """Raises ``UserError`` where a question is empty."""
+    if not all(question.strip() for question in questions):
+        raise UserError("a question is empty; ask something in --question")
 
 
 def check_files(files: Sequence[str]) -> None:
@@ -191,84 +186,24 @@ def seeds_of(seed: Seed, count: int) -> list[int]:
     return list(seed)
 
 
-def image_names(rows: Sequence[Any]) -> list[str]:
-    """The files that ``write_images`` writes for ``rows``."""
-    return [*(f"{index:04d}.png" for index in range(len(rows))), "images.json"]
-
-
-def write_images(
-    folder: Path, images: Sequence[Any] | np.ndarray, rows: Sequence[dict[str, Any]], as_json: bool, line: str
-) -> None:
-    """Writes PIL images and their list: ``rows`` with the files added. Prints that list."""
-    *names, listed = image_names(rows)
-    found = []
-    for name, image, row in zip(names, images, rows, strict=True):
-        if is_first_host():
-            with _writing(folder / name), new_file(folder / name) as partial:
-                image.save(partial, "PNG")
-        found.append({"image": str(folder / name), **row})
-    report_rows(found, folder / listed, as_json, line)
-
-
-@contextlib.contextmanager
-def results_folder(output: str, names: Sequence[str], overwrite: bool) -> Iterator[Path]:
-    """A context in which this command alone writes results into a folder, which is made if necessary.
+def drawn_rows(seed: Seed, count: int, repeats: int = 1) -> list[dict[str, Any]]:
+    """A row for each image of a call, in their order: what it was drawn with.
 
     Args:
-        output: the folder.
-        names: the files that will be written.
-        overwrite: whether they may be replaced.
+        seed: one, or a list of one for each input.
+        count: inputs: prompts, images, or pairs of both.
+        repeats: images of each input.
 
-    Yields:
-        The folder.
+    Returns:
+        "input", the place of its input; "seed"; and "index", its place among the images of that seed, which its draws
+        depend on too: a call with this seed alone draws it as its image number "index", from 0.
 
     Raises:
-        UserError: another command writes there, the folder cannot be written, or one of the files exists.
+        UserError: there are neither 1 nor ``count`` seeds.
     """
-    folder = as_path(output)
-    with locked_folder(folder, "--output"):
-        if not overwrite:
-            for name in _existing(folder, names):
-                raise UserError(f"{folder / name}: exists; name another --output, or give --overwrite to replace it")
-        yield folder
-
-
-@contextlib.contextmanager
-def results_file(output: str | None, name: str, overwrite: bool) -> Iterator[Path | None]:
-    """The same for one file: yields its path, or None where ``output`` is None and the command only prints."""
-    if not output:
-        yield None
-        return
-    with results_folder(output, [name], overwrite) as folder:
-        yield folder / name
-
-
-def _existing(folder: Path, names: Sequence[str]) -> list[str]:
-    """The ``names`` that ``folder`` has already."""
-    if not is_bucket(folder):
-        return [name for name in names if is_there(folder / name)]
-    try:
-        found = names_in(folder)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror}); choose another --output") from error
-    return [name for name in names if name in found]
-
-
-@contextlib.contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    """Turns a failure to write ``file`` into a ``UserError``."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({reason(error)}); make room, or name another --output") from error
-
-
-def report_rows(rows: list[dict[str, Any]], file: Path | None, as_json: bool, line: str) -> None:
-    """Writes ``rows`` to ``file`` and prints them, as JSON or each as ``line``; the first host does."""
-    if not is_first_host():
-        return
-    text = mend_text(json.dumps(rows, indent=2, ensure_ascii=False))  # a prompt's bytes may be no UTF-8
-    if file:
-        with _writing(file):
-            write_text(file, text + "\n")
-    print(text if as_json else mend_text("\n".join(line.format(**row) for row in rows)))
+    is_shared = isinstance(seed, int)
+    return [
+        {"input": place, "seed": each, "index": place * repeats + repeat if is_shared else repeat}
+        for place, each in enumerate(seeds_of(seed, count))
+        for repeat in range(repeats)
+    ]

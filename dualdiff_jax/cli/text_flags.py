@@ -5,7 +5,8 @@ from typing import Any, get_args
 from absl import flags
 
 from dualdiff_jax.cli.arguments import GUIDANCE, WRITING, used_by
-from dualdiff_jax.sampling.text_options import Certainty, GuidanceNull
+from dualdiff_jax.cli.values import number_of
+from dualdiff_jax.sampling.text_options import Certainty, GuidanceNull, TextOptions
 
 CERTAINTY = used_by(
     WRITING,
@@ -15,25 +16,61 @@ CERTAINTY = used_by(
 )
 THRESHOLD = used_by(
     WRITING,
-    flags.DEFINE_float("threshold", None, "probability above which --order=threshold reveals; default: the model's"),
+    flags.DEFINE(
+        number_of("threshold", TextOptions),
+        "threshold",
+        None,
+        "probability above which --order=threshold reveals; default: the model's",
+    ),
 )
 ENTROPY_BOUND = used_by(
-    WRITING, flags.DEFINE_float("entropy_bound", None, "nats, for --order=entropy_bound; default: the model's")
+    WRITING,
+    flags.DEFINE(
+        number_of("entropy_bound", TextOptions),
+        "entropy_bound",
+        None,
+        "nats, for --order=entropy_bound; default: the model's",
+    ),
 )
 BLOCK_LENGTH = used_by(
-    WRITING, flags.DEFINE_integer("block_length", None, "tokens of a block; blocks are completed from the left")
+    WRITING,
+    flags.DEFINE(
+        number_of("block_length", TextOptions),
+        "block_length",
+        None,
+        "tokens of a block; blocks are completed from the left",
+    ),
 )
 REMASK = used_by(
     WRITING,
-    flags.DEFINE_float("remask", None, "largest probability of masking a token again, for --order=ancestral"),
+    flags.DEFINE(
+        number_of("remask", TextOptions),
+        "remask",
+        None,
+        "largest probability of masking a token again, for --order=ancestral",
+    ),
 )
 TEMPERATURE = used_by(
     ("joint", *WRITING),
-    flags.DEFINE_float("temperature", None, "of the draws; 0 takes the likeliest token; default: the order's own"),
+    flags.DEFINE(
+        number_of("temperature", TextOptions),
+        "temperature",
+        None,
+        "of the draws; 0 takes the likeliest token; default: the order's own",
+    ),
 )
-TOP_P = used_by(WRITING, flags.DEFINE_float("top_p", None, "probability of the tokens that are drawn from"))
+TOP_P = used_by(
+    WRITING,
+    flags.DEFINE(number_of("top_p", TextOptions), "top_p", None, "probability of the tokens that are drawn from"),
+)
 REPETITION_PENALTY = used_by(
-    WRITING, flags.DEFINE_float("repetition_penalty", None, "of tokens that are written already; 1 is none")
+    WRITING,
+    flags.DEFINE(
+        number_of("repetition_penalty", TextOptions),
+        "repetition_penalty",
+        None,
+        "of tokens that are written already; 1 is none",
+    ),
 )
 GUIDANCE_NULL = used_by(
     WRITING,
@@ -42,7 +79,13 @@ GUIDANCE_NULL = used_by(
     ),
 )
 EXIT_MARGIN = used_by(
-    WRITING, flags.DEFINE_float("exit_margin", None, "mean log-ratio of the two likeliest tokens that ends sampling")
+    WRITING,
+    flags.DEFINE(
+        number_of("exit_margin", TextOptions),
+        "exit_margin",
+        None,
+        "mean log-ratio of the two likeliest tokens that ends sampling",
+    ),
 )
 EARLY_STOP = used_by(
     ("caption", "answer"),

@@ -157,7 +157,7 @@ def _bound_faults(name: str, value: Any, bounds: Mapping[str, Any]) -> Iterator[
         end if (end := bounds.get(key)) is not None else sign * largest for key, sign in (("low", -1), ("high", 1))
     )
     if value != value:
-        yield f"{name}: is not a number"
+        yield f"{name}: is not a number; give one from {low:g} to {high:g}"
     elif value < low:
         yield f"{name}: {quoted(value)} is below {low!r}"
     elif value > high:

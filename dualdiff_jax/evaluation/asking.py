@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import os
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from dualdiff_jax.evaluation.metrics.multiple_choice import LETTERS, best_letter
 from dualdiff_jax.evaluation.tasks.task import Ask, TaskSettings
 from dualdiff_jax.pipeline import inputs, text_choices
 from dualdiff_jax.pipeline.pipeline import DualDiffusionPipeline
+from dualdiff_jax.pipeline.text_inputs import UnknownWords
 from dualdiff_jax.sampling.text_options import OWN_OPTIONS
 
 THREADS = 16  # that read images
@@ -113,7 +115,8 @@ class Asker:
                 if number + 1 < len(batches):
                     following = ahead.submit(self._read, questions, batches[number + 1], readers)
                 started = time.perf_counter()
-                found = self._answers(read)
+                with warnings.catch_warnings(action="ignore", category=UnknownWords):  # there may be thousands
+                    found = self._answers(read)
                 self.seconds += time.perf_counter() - started
                 yield found
 

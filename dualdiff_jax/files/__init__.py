@@ -1,6 +1,7 @@
 """All knowledge of file systems, local or a bucket's. No other room renames, replaces or removes files."""
 
 from dualdiff_jax.files.bucket_errors import bucket_fault
+from dualdiff_jax.files.bucket_sentences import bucket_sentences
 from dualdiff_jax.files.lock import Lock
 from dualdiff_jax.files.names import as_path, check_holds_arrays, is_bucket, is_url, path_fault
 from dualdiff_jax.files.regular import check_regular, file_hash, is_there, open_regular, read_regular
@@ -22,6 +23,7 @@ __all__ = [
     "Lock",
     "as_path",
     "bucket_fault",
+    "bucket_sentences",
     "check_holds_arrays",
     "check_regular",
     "file_hash",

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from dualdiff_jax.config import ModelConfig
+from dualdiff_jax.config.data import Fit
 from dualdiff_jax.config.fields import MOST_TOKENS
-from dualdiff_jax.data.images import ImageSource
+from dualdiff_jax.data.images import ImageSource, read_image
 from dualdiff_jax.errors import UserError, quoted, reason
 from dualdiff_jax.objectives.time_sampling import TIMESTEPS
 
@@ -38,6 +39,20 @@ def as_images(images: ImageSources) -> list[ImageSource]:
     if not found:
         raise UserError("images is empty; give at least one image")
     return found
+
+
+def image_pixels(images: Sequence[ImageSource], size: tuple[int, int], fit: Fit) -> list[np.ndarray]:
+    """The images of a call at the ``size`` (height, width) that it works with.
+
+    Args:
+        images: of ``as_images``.
+        size: in pixels.
+        fit: of images of another shape, as in ``data.images.read_image``, which also describes the result.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    return [read_image(image, *size, f"images[{index}]", fit=fit) for index, image in enumerate(images)]
 
 
 def _images_of(name: str, item: Any, *, is_one: bool) -> list[ImageSource]:
@@ -75,7 +90,9 @@ def host_array(name: str, value: Any, hint: str) -> np.ndarray:
     if isinstance(value, str | bytes | dict | set) or not hasattr(value, "__array__"):
         raise UserError(f"{name} is {quoted(value)}; {hint}")
     try:
-        return np.asarray(value.detach() if hasattr(value, "detach") else value)
+        value = value.detach() if hasattr(value, "detach") else value
+        is_torch_bfloat16 = str(getattr(value, "dtype", "")) == "torch.bfloat16"  # which numpy cannot hold
+        return np.asarray(value.float() if is_torch_bfloat16 else value)
     except Exception as error:  # of another library, whose array may lie on a device or need a gradient
         raise UserError(f"{name} cannot be read as an array ({reason(error)}); move it to the host") from error
 

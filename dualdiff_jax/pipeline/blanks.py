@@ -7,6 +7,8 @@ What a blank may hold:
     behind a letter or a sign              its first token goes on with the word ("walk_" may become "walking")
     everywhere                             no control token, and no lone space at its end
     last in the text                       it may end early, with ``</s>``, after its first token
+A lone space opens a word that has no piece with a space in it: T5 spells " a" in two pieces. Spaces that a blank has
+too many are not in its text, so a last blank is empty where a model ends it behind a lone space.
 The text ends where its caller ends it: ``</s>`` is given behind its last token, or behind the tokens of its last blank.
 """
 
@@ -34,14 +36,15 @@ class BlankedText(NamedTuple):
 
     def filled(self, tokenizer: Tokenizer, token_ids: np.ndarray) -> tuple[str, list[str]]:
         """The text and what its blanks hold, of the sampled ``token_ids`` (l,)."""
-        fills = []
+        text, fills = "", []
         for part, blank in zip(self.parts, self.blanks, strict=False):
             found = token_ids[blank].tolist()
             found = found[: found.index(tokenizer.end_token_id)] if tokenizer.end_token_id in found else found
-            text = "".join(tokenizer.pieces(found)).replace(SPACE, " ")
-            follows_blank = bool(fills) and not part
-            fills.append(text if follows_blank else text.removeprefix(" "))
-        return "".join(part + fill for part, fill in zip(self.parts, [*fills, ""], strict=True)), fills
+            spelled = "".join(tokenizer.pieces(found))
+            is_new_word = bool(fills) and not part and spelled.startswith(SPACE)  # right behind another blank
+            fills.append(" ".join(word for word in spelled.split(SPACE) if word))
+            text += part + " " * is_new_word + fills[-1]
+        return text + self.parts[-1], fills
 
 
 def split_blanks(text: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Compiles the pipeline's programs before they are needed."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,15 +10,21 @@ import numpy as np
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.pipeline.image_calls import ImageCalls
+from dualdiff_jax.pipeline.rehearsal import Rehearsal, Rehearsed
 from dualdiff_jax.pipeline.text_calls import TextCalls
 
 GREY = 128
 INPUTS = ("prompts", "images", "questions")
 
 
+class _Rehearsal(Rehearsal, ImageCalls, TextCalls):
+    """The same calls, which check their arguments alone."""
+
+
 class CompileCalls(ImageCalls, TextCalls):
     """Compilation ahead of time."""
 
+    @inputs.checks_names
     def compile(
         self,
         *,
@@ -29,8 +36,9 @@ class CompileCalls(ImageCalls, TextCalls):
     ) -> dict[str, float]:
         """Compiles what calls of these sizes will run, so that the first of them does not wait.
 
-        Each call runs once, with an empty prompt or a grey image. JAX keeps the programs in this process, and on disk
-        where ``jax_compilation_cache_dir`` is set, as the command line sets it; the next process then reads them.
+        All options are checked first. Then each call runs once, with an empty prompt or a grey image. JAX keeps the
+        programs in this process, and on disk where ``jax_compilation_cache_dir`` is set, as the command line sets it;
+        the next process then reads them.
 
         Args:
             images: of one call of ``text_to_image``; 0 compiles none.
@@ -51,15 +59,19 @@ class CompileCalls(ImageCalls, TextCalls):
         grey = np.full((*inputs.image_size(self.config, None, None), 3), GREY, np.uint8)
         drawing = _options("image_options", image_options, {"images": images})
         reading = _options("text_options", text_options, {"captions": captions, "answers": answers})
-        calls: dict[str, Callable[[], Any]] = {
-            "images": lambda: self.text_to_image([""] * images, **drawing),
-            "captions": lambda: self.image_to_text([grey] * captions, **reading),
-            "answers": lambda: self.answer([grey] * answers, [""] * answers, **reading),
+        calls: dict[str, Callable[[_Rehearsal | CompileCalls], Any]] = {
+            "images": lambda model: model.text_to_image([""] * images, **drawing),
+            "captions": lambda model: model.image_to_text([grey] * captions, **reading),
+            "answers": lambda model: model.answer([grey] * answers, [""] * answers, **reading),
         }
+        asked = [name for name, count in counts.items() if count]
+        for name in asked:
+            with contextlib.suppress(Rehearsed):
+                calls[name](_Rehearsal(self.config, self.weights, self.tokenizer))
         seconds = {}
-        for name in (name for name, count in counts.items() if count):
+        for name in asked:
             started = time.monotonic()
-            calls[name]()
+            calls[name](self)
             seconds[name] = time.monotonic() - started
         return seconds
 

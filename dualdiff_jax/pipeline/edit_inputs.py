@@ -3,6 +3,7 @@
 import os
 from typing import Any, get_args
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -98,11 +99,12 @@ def _mask_pixels(name: str, mask: Any) -> np.ndarray:
         return np.repeat(np.asarray(grey)[..., None], 3, axis=-1)
     array = host_array(name, mask.cpu() if hasattr(mask, "cpu") else mask, MASK)
     array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
-    if array.ndim != 2 or not array.size or (array.dtype.kind not in "bf" and array.dtype != np.uint8):
+    is_float = jnp.issubdtype(array.dtype, np.floating)  # true for bfloat16 too, which is no kind of numpy's
+    if array.ndim != 2 or not array.size or not (is_float or array.dtype in (np.bool_, np.uint8)):
         raise UserError(f"{name} is an array {array.shape} of {array.dtype}; {MASK}")
     if array.dtype == np.uint8 and array.max() == 1:
         raise UserError(f"{name} is an array of uint8 that holds no number above 1; {MASK}")
-    if array.dtype.kind == "f" and not ((array >= 0.0) & (array <= 1.0)).all():  # NaN is neither
+    if is_float and not ((array >= 0.0) & (array <= 1.0)).all():  # NaN is neither
         raise UserError(f"{name} holds floats outside [0, 1]; {MASK}")
     grey = array if array.dtype == np.uint8 else np.round(array.astype(np.float32) * 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)

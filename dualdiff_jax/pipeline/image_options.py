@@ -18,6 +18,7 @@ from dualdiff_jax.sampling.guidance import GUIDANCE_RULES
 from dualdiff_jax.sampling.guidance_schedule import Piece, guidance_pieces
 
 ZERO_STAR = "cfg_zero_star"
+OF_GUIDANCE = ("guidance_rule", "guidance_interval", "zero_init_steps")  # options that do nothing without guidance
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,12 +125,14 @@ def image_settings(
         options: of the caller.
         strength: the part of the grid that is used (``noise_levels.truncated``); steps before it count as zero-init.
     """
+    scale = inputs.setting("guidance_scale", options.guidance_scale, "guidance_scale", default.guidance_scale)
+    if scale <= inputs.NO_GUIDANCE:
+        _check_unguided(options, scale)
     rule = _choice("guidance_rule", options.guidance_rule, default.guidance_rule, GUIDANCE_RULES)
     zeros = inputs.setting("zero_init_steps", options.zero_init_steps, "zero_init_steps", default.zero_init_steps)
     if options.zero_init_steps is not None and rule != ZERO_STAR:
         raise UserError(f"zero_init_steps is for guidance_rule {ZERO_STAR}, and the rule is {rule}; leave it out")
     levels = noise_levels(default, size, steps=options.steps, sigma_shift=options.sigma_shift, sigmas=options.sigmas)
-    scale = inputs.setting("guidance_scale", options.guidance_scale, "guidance_scale", default.guidance_scale)
     steps, kept = len(levels) - 1, truncated(levels, strength)
     if rule == ZERO_STAR and scale > inputs.NO_GUIDANCE and zeros >= steps:  # whatever the strength
         raise UserError(f"zero_init_steps is {zeros} of {steps} steps, which leaves the noise as it is; give fewer")
@@ -141,6 +144,16 @@ def image_settings(
         _interval(default.guidance_interval if options.guidance_interval is None else options.guidance_interval),
         max(zeros - (len(levels) - len(kept)), 0) if rule == ZERO_STAR else 0,
     )
+
+
+def _check_unguided(options: ImageOptions, scale: float) -> None:
+    """Raises ``UserError`` for an option that a call without guidance would leave out silently."""
+    for name in OF_GUIDANCE:
+        if getattr(options, name) is not None:
+            raise UserError(
+                f"{name} is given, but guidance_scale is {scale:g}, and up to 1 is no guidance; give a larger "
+                f"guidance_scale, or leave {name} out"
+            )
 
 
 def _choice(name: str, value: str | None, default: str, choices: Any) -> str:

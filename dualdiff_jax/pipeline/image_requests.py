@@ -75,6 +75,8 @@ def image_request(
         noise = arrays_in.float_array("latents", noise, (count * repeats, *shape))
     settings = image_settings(config.sampling, size, options, 1.0 if start is None else start.strength)
     negatives = negative_texts(model, model.tokenizer, negative_prompt, options.negative_prompt_embeddings, texts)
+    if not settings.is_guided:
+        _check_no_negatives(negative_prompt, options)
     inputs.check_callable("progress", options.progress)
     of_texts, of_images = (
         np.repeat(np.arange(count) if given == count else np.zeros(count, int), repeats)
@@ -91,6 +93,20 @@ def image_request(
         of_images,
         options.progress,
     )
+
+
+def _check_no_negatives(negative_prompt: Texts, options: ImageOptions) -> None:
+    """Raises ``UserError`` where a call without guidance has something to lead away from."""
+    has_text = any([negative_prompt] if isinstance(negative_prompt, str) else negative_prompt)
+    for name, is_given in (
+        ("negative_prompt", has_text),
+        ("negative_prompt_embeddings", options.negative_prompt_embeddings is not None),
+    ):
+        if is_given:
+            raise UserError(
+                f"{name} is given, but there is no guidance to lead away from it; give a guidance_scale above 1, or "
+                f"leave {name} out"
+            )
 
 
 def _pairs(prompts: int, start: StartImages | None) -> int:

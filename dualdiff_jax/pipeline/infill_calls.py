@@ -12,6 +12,7 @@ from dualdiff_jax.pipeline.arrays_in import ImageSources
 from dualdiff_jax.pipeline.blanks import BlankedText, blanked_text, token_kinds
 from dualdiff_jax.pipeline.inputs import Texts
 from dualdiff_jax.pipeline.text_calls import TextCalls
+from dualdiff_jax.pipeline.text_inputs import warn_of_words
 from dualdiff_jax.sampling.token_rules import TokenRules
 
 
@@ -75,6 +76,7 @@ class InfillCalls(TextCalls):
         is_full = inputs.yes_or_no("with_fills", with_fills)
         sizes = _sizes(tokens_per_blank)
         blanked = [blanked_text(f"texts[{i}]", self.tokenizer, text, sizes, tokens) for i, text in enumerate(texts)]
+        warn_of_words(self.tokenizer, (" ".join(text.parts) for text in blanked))
         count = max(len(sources), len(texts))
         blanked, sources = blanked * (count // len(texts)), sources * (count // len(sources))
         rules = TokenRules(

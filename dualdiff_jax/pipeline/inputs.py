@@ -6,12 +6,14 @@ the argument, its value, and what to give instead. Nothing is allocated before i
 
 import dataclasses
 import difflib
+import functools
+import inspect
 import math
 import operator
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args, get_origin
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeGuard, TypeVar, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,8 @@ from dualdiff_jax.sampling import text_options
 
 Texts: TypeAlias = str | Sequence[str]
 Seed: TypeAlias = int | Sequence[int]
+P = ParamSpec("P")
+R = TypeVar("R")
 REAL = int | float | np.integer | np.floating
 
 _FIELDS = {field.name: field for field in dataclasses.fields(SamplingConfig)}
@@ -55,6 +59,18 @@ def check_names(given: Collection[str], known: Collection[str]) -> None:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise UserError(f"there is no argument {quoted(name)}; {hint}")
+
+
+def checks_names(method: Callable[P, R]) -> Callable[P, R]:
+    """``method``, where an argument by a name that it does not have raises as in ``check_names``."""
+    known = [name for name in inspect.signature(method).parameters if name not in ("self", "cls")]
+
+    @functools.wraps(method)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_names(kwargs, known)
+        return method(*args, **kwargs)
+
+    return checked
 
 
 def check_count(name: str, found: int, count: int) -> None:
@@ -204,7 +220,7 @@ def check_callable(name: str, value: Any) -> None:
 
 def check_seed(name: str, seed: Any) -> int:
     """An integer in [0, 2**64)."""
-    if not _is_whole(seed) or not 0 <= seed < SEEDS:
+    if not _is_whole(seed) or not 0 <= operator.index(seed) < SEEDS:
         raise UserError(f"{name} is {quoted(seed)}; give a whole number from 0 to {SEEDS - 1}")
     return operator.index(seed)
 
@@ -213,7 +229,7 @@ def example_keys(seed: Seed, count: int, repeats: int = 1) -> Key:
     """A key for each example.
 
     Args:
-        seed: one for all: an example's key depends on its place in the list. Or a list of one for each input: then
+        seed: one for all: an example's key depends on its place in the list. Or a sequence, one for each input: then
             the key depends on that seed alone, and equals the key that the input has in a call of its own.
         count: inputs.
         repeats: examples of each input, neighbours in the result.
@@ -222,7 +238,7 @@ def example_keys(seed: Seed, count: int, repeats: int = 1) -> Key:
         (count * repeats,).
     """
     fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    if not (isinstance(seed, list | tuple) or (isinstance(seed, np.ndarray) and seed.ndim == 1)):
+    if not _is_list(seed):
         return fold_in(key_of(check_seed("seed", seed)), np.arange(count * repeats))
     if len(seed) != count:
         raise UserError(f"seed has {len(seed)} entries for {count} inputs; give one, or one for each input")
@@ -257,8 +273,15 @@ def _as_float(value: Any) -> float:
         return math.inf if value > 0 else -math.inf
 
 
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether ``value`` has one entry for each input: a sequence that is no text, or an array of one dim."""
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)
+    return is_sequence or (hasattr(value, "__array__") and getattr(value, "ndim", 0) == 1)
+
+
 def _is_whole(value: Any) -> bool:
-    if isinstance(value, bool | np.ndarray | jax.Array):
+    """Whether ``value`` is an integer of any library, or an array of one without dims; a bool is none."""
+    if "bool" in str(getattr(value, "dtype", type(value))) or getattr(value, "ndim", 0):
         return False
     try:
         operator.index(value)

@@ -31,6 +31,7 @@ class Pair(NamedTuple):
 class JointCalls(LoadedModel):
     """Images and texts together."""
 
+    @inputs.checks_names
     def joint(
         self,
         count: int = 1,

@@ -36,7 +36,11 @@ class LoadedModel:
         """Takes what ``weights.load_model`` returns; all weights share one mesh, or lie on one device.
 
         Weights whose stacks are separated (``models/separated.py``) are faster on a GPU.
+
+        Raises:
+            UserError: the model's ``attention`` is no kernel of this platform.
         """
+        check_kernel(config.attention, jax.default_backend(), config.compute_dtype)
         self.config, self.weights, self.tokenizer = config, weights, tokenizer
         sharding = jax.tree.leaves(weights)[0].sharding
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None
@@ -48,6 +52,7 @@ class LoadedModel:
         """The devices that the weights lie on; None where they lie on one, outside any mesh."""
         return self._mesh
 
+    @inputs.checks_names
     def null_text_embeddings(self, length: int) -> TextEmbeddings:
         """T5's output for the empty prompt: a constant of the model, computed once.
 
@@ -61,6 +66,7 @@ class LoadedModel:
             self._null_text_embeddings[length] = self.encode_text(self.tokenizer.caption_ids("", length)[None])
         return self._null_text_embeddings[length]
 
+    @inputs.checks_names
     def encode_text(self, token_ids: TokenIds | np.ndarray) -> TextEmbeddings:
         """Embeds texts.
 
@@ -77,6 +83,7 @@ class LoadedModel:
             programs.encode_text, arrays_in.token_array("token_ids", token_ids, self.config.t5.vocab_size, 2)
         )
 
+    @inputs.checks_names
     def encode_image(self, images: Images | np.ndarray, rng: Key | None = None) -> Latents:
         """Encodes images.
 
@@ -96,6 +103,7 @@ class LoadedModel:
             raise UserError(f"images has shape {images.shape}; give sides that are multiples of {step}")
         return self.run(programs.encode_image, images.astype(jnp.float32), arrays_in.as_key("rng", rng))
 
+    @inputs.checks_names
     def decode_latents(self, latents: Latents | np.ndarray) -> Images:
         """Decodes latents.
 
@@ -111,6 +119,7 @@ class LoadedModel:
         latents = arrays_in.latent_array("latents", latents, self.config)
         return self.run(programs.decode_latents, latents.astype(jnp.float32))
 
+    @inputs.checks_names
     def denoise(
         self, latents: Latents | None, timestep: PerExample | np.ndarray, text_embeddings: TextEmbeddings
     ) -> DenoiserOutput:
@@ -134,6 +143,7 @@ class LoadedModel:
         rows = arrays_in.as_many_rows(latents=latents, timestep=timestep, text_embeddings=text)
         return self.run(programs.denoise, *rows)
 
+    @inputs.checks_names
     def subs_log_probs(self, latents: Latents | None, token_ids: TokenIds | np.ndarray) -> jax.Array:
         """The distribution that a masked token is drawn from: SUBS (arXiv 2406.07524, section 3.2.1).
 
@@ -163,11 +173,7 @@ class LoadedModel:
 
         Returns:
             What the program returns.
-
-        Raises:
-            UserError: the model's ``attention`` is no kernel of this platform.
         """
-        check_kernel(self.config.attention, jax.default_backend(), self.config.compute_dtype)
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             return program(self.config, self.weights, *args, **kwargs)
 

@@ -7,6 +7,7 @@ from typing import Any
 from dualdiff_jax.convert.lora_file import read_lora
 from dualdiff_jax.convert.lora_terms import Term, scaled_factors
 from dualdiff_jax.errors import UserError, quoted
+from dualdiff_jax.files import bucket_sentences
 from dualdiff_jax.models.bundle import leaf_specs
 from dualdiff_jax.models.lora import with_factors
 from dualdiff_jax.pipeline import inputs
@@ -28,6 +29,8 @@ class LoraCalls(LoadedModel):
         """The loaded LoRAs: name -> scale, in the order in which they were loaded."""
         return {name: scale for name, (_, scale) in self._loras.items()}
 
+    @inputs.checks_names
+    @bucket_sentences()
     def load_lora(self, path: str | Path, scale: float = 1.0, name: str | None = None) -> str:
         """Adds a LoRA to the weights, beside those that are loaded.
 
@@ -53,6 +56,7 @@ class LoraCalls(LoadedModel):
         self._change({**self._loras, name: (read_lora(path, self.config), scale)})
         return name
 
+    @inputs.checks_names
     def unload_lora(self, name: str | None = None) -> None:
         """Takes a LoRA away, or all of them; with the last one the weights have the bits that they had before.
 

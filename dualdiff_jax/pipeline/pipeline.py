@@ -11,14 +11,17 @@ Results are a function of the inputs and the seed: an example does not depend on
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dualdiff_jax import files
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.diffusers_folder import INDEX_FILE
 from dualdiff_jax.convert.importer import open_pipeline
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.hub import download, is_hub_name
+from dualdiff_jax.models.attention import check_kernel
 from dualdiff_jax.models.separated import separated_weights, with_t5_in_8_bits
 from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.pipeline.compile_calls import CompileCalls
@@ -46,6 +49,8 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
     """
 
     @classmethod
+    @inputs.checks_names
+    @files.bucket_sentences()
     def from_pretrained(
         cls,
         path: str | Path,
@@ -75,7 +80,8 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
             The pipeline.
 
         Raises:
-            UserError: the folder is damaged, or is no such model; or the hub does not have it, or cannot be reached.
+            UserError: the folder is damaged, or is no such model; its ``attention`` is no kernel of this platform; the
+                bucket refuses, or does not answer; or the hub does not have it, or cannot be reached.
         """
         for name, value in {"revision": revision, "token": token}.items():
             if not isinstance(value, str | None):
@@ -93,7 +99,8 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
         if t5_bits is not None and not (isinstance(t5_bits, int | np.integer) and t5_bits == 8):
             raise UserError(f"t5_bits is {quoted(t5_bits)}; give 8, or None for T5 as it is")
 
-        def choose_mesh(config: ModelConfig) -> Mesh:
+        def choose_mesh(config: ModelConfig) -> Mesh:  # called before weights are read
+            check_kernel(config.attention, jax.default_backend(), dtype or config.compute_dtype)
             return sampling_mesh(config, dtype) if mesh is None else mesh
 
         if path.is_dir() and not is_model_folder(path) and (path / INDEX_FILE).is_file():

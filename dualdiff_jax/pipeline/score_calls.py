@@ -8,7 +8,6 @@ import numpy as np
 
 from dualdiff_jax.arrays import key_of
 from dualdiff_jax.config.data import Fit
-from dualdiff_jax.data.images import read_image
 from dualdiff_jax.data.records.record import DataError, Turn
 from dualdiff_jax.data.texts import Tokens, caption_tokens, dialogue_tokens
 from dualdiff_jax.data.tokenizer import Tokenizer
@@ -18,6 +17,7 @@ from dualdiff_jax.pipeline import arrays_in, inputs, score_programs
 from dualdiff_jax.pipeline.arrays_in import ImageSources
 from dualdiff_jax.pipeline.inputs import Texts
 from dualdiff_jax.pipeline.loaded_model import LoadedModel, to_host
+from dualdiff_jax.pipeline.text_inputs import warn_of_words
 from dualdiff_jax.progress import Progress, report
 
 SAMPLES = 32
@@ -41,6 +41,7 @@ class Scores(NamedTuple):
 class ScoreCalls(LoadedModel):
     """Numbers from images and texts."""
 
+    @inputs.checks_names
     def score(
         self,
         images: ImageSources,
@@ -97,7 +98,7 @@ class ScoreCalls(LoadedModel):
         size = inputs.image_size(self.config, height, width)
         inputs.check_callable("progress", progress)
         token_ids, is_answer, sizes, text_of = _texts(self.tokenizer, asked, candidates, tokens, is_anchored)
-        pixels = [read_image(image, *size, f"images[{index}]", fit=fit) for index, image in enumerate(sources)]
+        pixels = arrays_in.image_pixels(sources, size, fit)
         draws = [draw_masks(seed, each, count) for each in is_answer]
         terms = self._terms(self._latents(pixels, seed), token_ids, draws, text_of, progress)
         return _scores(terms / sizes[..., None] if is_normalised else terms, sizes)
@@ -184,6 +185,7 @@ def _texts(
     """
     pairs = [[(question, text) for text in row] for question, row in zip(asked, candidates, strict=True)]
     known = {pair: _tokens(tokenizer, *pair, length) for row in pairs for pair in row}
+    warn_of_words(tokenizer, (text for pair in known for text in pair if text))
     which = {pair: number for number, pair in enumerate(known)}
     text_of = np.array([[which[pair] for pair in row] for row in pairs])
     token_ids = np.stack([found.token_ids for found in known.values()])

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from dualdiff_jax.errors import UserError
+from dualdiff_jax.files import bucket_sentences
 from dualdiff_jax.hub import upload
 from dualdiff_jax.models.separated import stacked_weights
 from dualdiff_jax.pipeline import inputs
@@ -17,6 +18,8 @@ from dualdiff_jax.weights import save_model
 class ShareCalls(LoadedModel):
     """What hands the model on to others."""
 
+    @inputs.checks_names
+    @bucket_sentences()
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes a model folder, which ``from_pretrained`` reads; every process calls this.
 
@@ -30,6 +33,7 @@ class ShareCalls(LoadedModel):
         path, weights = inputs.as_path("folder", folder), stacked_weights(self.config, self.weights)
         save_model(path, self.config, weights, self.tokenizer)
 
+    @inputs.checks_names
     def push_to_hub(
         self,
         name: str,

@@ -9,13 +9,12 @@ import numpy as np
 
 from dualdiff_jax.arrays import Key, TokenIds
 from dualdiff_jax.config.data import Fit
-from dualdiff_jax.data.images import read_image
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.pipeline import arrays_in, inputs, text_choices, text_programs
 from dualdiff_jax.pipeline.arrays_in import ImageSources
 from dualdiff_jax.pipeline.inputs import Seed, Texts
 from dualdiff_jax.pipeline.loaded_model import LoadedModel, to_host
-from dualdiff_jax.pipeline.text_inputs import masked_texts
+from dualdiff_jax.pipeline.text_inputs import masked_texts, warn_of_words
 from dualdiff_jax.progress import Progress, report
 from dualdiff_jax.sampling.text_options import TextOptions
 from dualdiff_jax.sampling.token_rules import TokenRules
@@ -79,6 +78,7 @@ class TextCalls(LoadedModel):
         passes = text_choices.text_steps(default, options.get("order"), steps, default.caption_steps)
         if prompt is not None and not isinstance(prompt, str):
             raise UserError(f"prompt is {quoted(prompt)}; give one text, the beginning of every caption")
+        warn_of_words(self.tokenizer, [prompt or ""])
         prefix = np.asarray(self.tokenizer.tokens(prompt or ""), np.int32)
         if like_original and prompt is not None:
             prefix = np.append(prefix, np.int32(self.tokenizer.end_token_id))
@@ -128,6 +128,7 @@ class TextCalls(LoadedModel):
             raise UserError(f"{len(images)} images, but {len(questions)} questions; give one question for each image")
         tokens = inputs.setting("length", length, "answer_length", default.answer_length)
         passes = text_choices.text_steps(default, options.get("order"), steps, default.answer_steps)
+        warn_of_words(self.tokenizer, questions)
         prompts = [self.tokenizer.question_ids(question, tokens) for question in questions]
         options["early_stop"] = text_choices.stops_early(early_stop, prompts, self.tokenizer.mask_token_id, options)
         sample = self.generate_text(images, prompts, length=tokens, steps=passes, **options)
@@ -260,7 +261,7 @@ class TextCalls(LoadedModel):
         if len(token_ids) != len(images):
             raise UserError(f"token_ids has {len(token_ids)} texts for {len(images)} images; give one for each image")
         text_choices.check_texts(options, token_ids, self.tokenizer.mask_token_id, rules)
-        pixels = [read_image(image, *size, f"images[{index}]", fit=fit) for index, image in enumerate(images)]
+        pixels = arrays_in.image_pixels(images, size, fit)
         most = None if every is None else jnp.int32(every)
         return self._pieces(pixels, token_ids, keys, options, rules, most, progress)
 

@@ -13,6 +13,8 @@ is certain, and no distribution changes. Whether they do:
     other models      that learned captions which fill the text need ``sampling.anchor_end`` switched off
 """
 
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -114,5 +116,19 @@ def masked_texts(
     return np.stack(texts)
 
 
+class UnknownWords(UserWarning):
+    """A text has words that the model's vocabulary cannot spell."""
+
+
+def warn_of_words(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
+    """Warns once, of words that the vocabulary cannot spell: the model reads ``<unk>`` in their place."""
+    try:
+        special = tokenizer.special_token_ids
+        tokenizer.check_words(*(text for text in texts if not special.isdisjoint(tokenizer.tokens(text))))
+    except UserError as error:
+        warnings.warn(str(error), UnknownWords, stacklevel=2)
+
+
 def _token_ids(tokenizer: Tokenizer, texts: list[str], length: int) -> np.ndarray:
+    warn_of_words(tokenizer, texts)
     return np.stack([tokenizer.caption_ids(text, length) for text in texts])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dualdiff_jax import DualDiffusionPipeline
+from dualdiff_jax import DualDiffusionPipeline, UserError
 from dualdiff_jax.files import as_path
 from dualdiff_jax.files.bucket_path import file_system
 from dualdiff_jax.readiness import folders
@@ -202,3 +202,18 @@ def test_a_missing_package_is_one_sentence(bucket, monkeypatch):
     finally:
         file_system.cache_clear()
     assert "gs:// needs the package gcsfs; pip install gcsfs" in found
+
+
+def test_a_python_call_on_a_bucket_that_refuses_is_the_sentence_of_a_command(pipe, model, folder, bucket):
+    path = model.removeprefix("--model=")
+    calls = [
+        lambda: DualDiffusionPipeline.from_pretrained(path),
+        lambda: pipe.load_lora(f"{folder}/lora.safetensors"),
+    ]
+    bucket.fail(denied=True)
+    for call in calls:
+        with pytest.raises(UserError, match=f"{folder}/.*: no permission or no credentials.*; grant this account"):
+            call()
+    bucket.fail()
+    with pytest.raises(UserError, match="gs://no-such-bucket/model"):
+        DualDiffusionPipeline.from_pretrained("gs://no-such-bucket/model")

@@ -86,6 +86,18 @@ def test_a_model_that_is_not_the_configs_is_refused_before_its_weights_are_read(
         cli_data.encode_data(other, str(tmp_path / "out"), model, None)
 
 
+def test_an_attention_that_does_not_run_here_is_refused_before_weights_are_read(setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli_data, "load_model", lambda *_: pytest.fail("weights are read before the refusal"))
+    monkeypatch.setattr(cli_data, "init_weights", lambda *_: pytest.fail("weights are drawn before the refusal"))
+    config, tokenizer = setting
+    other = dataclasses.replace(config, model=dataclasses.replace(config.model, attention="cudnn"))
+    with new_model_folder(tmp_path / "model", other.model, tokenizer):
+        pass
+    for given, model in ((other, None), (config, str(tmp_path / "model"))):
+        with pytest.raises(UserError, match="model.attention 'cudnn' needs an NVIDIA GPU"):
+            cli_data.encode_data(given, str(tmp_path / "out"), model, None)
+
+
 def test_a_network_that_no_run_reads_may_be_another(setting, model):
     """T5 where no caption is embedded, and the MMDiT always."""
     config, _ = setting

@@ -158,7 +158,13 @@ def test_an_ended_run_goes_on_and_asks_nothing_twice(root, tmp_path, monkeypatch
 def test_a_larger_limit_goes_on_with_the_answers_of_a_smaller_one(root, tmp_path, monkeypatch):
     data, ask = many_questions(root, tmp_path), Asker._answers
     counted: list[int] = []
-    monkeypatch.setattr(Asker, "_answers", lambda self, read: counted.append(len(read)) or ask(self, read))
+
+    def answers(self, read):
+        found = ask(self, read)
+        counted.append(len(read))  # of answers that were computed, which those of a rehearsal are not
+        return found
+
+    monkeypatch.setattr(Asker, "_answers", answers)
     evaluated(*flags(root, tmp_path / "out", "--limit=3", data=data))
     few = rows(tmp_path / "out")
     assert record(tmp_path / "out")["questions"] == {"in_split": 13, "asked": 3, "limit": 3}
@@ -277,3 +283,16 @@ def test_two_evaluations_are_compared_question_by_question(root, tmp_path):
     LAYOUTS["vqav2"](data, questions=14)
     evaluated(*flags(root, tmp_path / "c", data=data))
     assert "was evaluated on other data" in refused("--mode=compare", str(tmp_path / "a"), str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--height=3"], "which this model cannot make; give multiples of"),
+        (["--order=confidence", "--remask=0.1"], "remask is for order ancestral, and order is confidence"),
+        (["--guidance_null=text"], "guidance_null is given without a guidance_scale above 1"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_the_weights_are_read(root, tmp_path, words, message, monkeypatch):
+    monkeypatch.setattr(evaluate, "load", None)
+    assert message in refused(*flags(root, tmp_path, *words))

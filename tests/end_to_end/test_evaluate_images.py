@@ -157,6 +157,19 @@ def test_the_publishers_data_are_not_drawn_over(root, tmp_path, monkeypatch):
         evaluated(*flags(root, tmp_path / "flat", "--limit=1", data=tmp_path / "flat"))
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--height=7", "--width=8"], "height x width is 7 x 8 pixels, which this model cannot make"),
+        (["--guidance_scale=1", "--zero_init_steps=1"], "zero_init_steps is given, but guidance_scale is 1"),
+        (["--negative_prompt=a photo", "--guidance_scale=1"], "negative_prompt is given, but there is no guidance"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_the_weights_are_read(root, tmp_path, words, message, monkeypatch):
+    monkeypatch.setattr(evaluate_images, "load", None)
+    assert message in refused(*flags(root, tmp_path, *words))
+
+
 def test_genevals_results_become_its_score(root, tmp_path):
     said = evaluated(*flags(root, tmp_path))
     assert f"--outfile={tmp_path / 'geneval.results.jsonl'}" in said.stdout

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from dualdiff_jax import DualDiffusionPipeline, UserError
-from dualdiff_jax.cli import edit, sample
+from dualdiff_jax.cli import edit, results, sample
 from dualdiff_jax.weights import save_model
 from tests.unit.pipeline.shallow import shallow_pipeline
 
@@ -76,6 +76,49 @@ def test_generate_writes_all_images_of_each_prompt_with_its_seed(folder, pipe, t
     rows, found = written(tmp_path, capsys)
     assert [(row["prompt"], row["seed"]) for row in rows] == [*[(PROMPTS[0], 7)] * 2, *[(PROMPTS[1], 8)] * 2]
     np.testing.assert_array_equal(found, pipe.text_to_image(PROMPTS, steps=2, **given))
+
+
+def test_a_row_says_what_draws_its_image_again(folder, pipe, tmp_path, capsys):
+    image, given = str(folder / "a.png"), dict(images_per_prompt=2)
+    for number, seed in enumerate((3, [3, 4])):
+        sample.generate(str(folder / "model"), PROMPTS, str(tmp_path / f"g{number}"), seed=seed, **given, **OPTIONS)
+        rows, found = written(tmp_path / f"g{number}", capsys)
+        assert [row["index"] for row in rows] == ([0, 1, 2, 3], [0, 1, 0, 1])[number]
+        for row, array in zip(rows, found, strict=True):
+            alone = dict(seed=row["seed"], images_per_prompt=row["index"] + 1, steps=2)
+            np.testing.assert_array_equal(array, pipe.text_to_image(row["prompt"], **alone)[-1])
+    edit.variations(str(folder / "model"), [image] * 2, str(tmp_path / "v"), count=2, strength=None, seed=5, **OPTIONS)
+    for row, array in zip(*written(tmp_path / "v", capsys), strict=True):
+        alone = pipe.variations(row["source"], count=row["index"] + 1, seed=row["seed"], steps=2)
+        np.testing.assert_array_equal(array, alone[-1])
+
+
+def test_a_smaller_set_takes_the_place_of_a_larger_one(folder, tmp_path, capsys):
+    given = OPTIONS | dict(strength=None, seed=5, overwrite=True)
+    for count, there in ((3, 3), (1, 1)):
+        edit.variations(str(folder / "model"), [str(folder / "a.png")], str(tmp_path), count=count, **given)
+        (tmp_path / "notes.png").write_bytes(b"a stranger's")
+        images = [f"{number:04d}.png" for number in range(there)]
+        assert sorted(file.name for file in tmp_path.iterdir()) == [*images, "images.json", "notes.png"]
+    listed = json.loads((tmp_path / "images.json").read_text())
+    (tmp_path / "images.json").write_text(json.dumps([*listed, {"image": "notes.png"}, {"image": "sub/0002.png"}]))
+    (tmp_path / "0001.png").write_bytes(b"a stranger's")  # no list names it
+    edit.variations(str(folder / "model"), [str(folder / "a.png")], str(tmp_path), count=1, **given)
+    assert (tmp_path / "0001.png").exists() and (tmp_path / "notes.png").exists()
+
+
+@pytest.mark.parametrize("listed", [b"", b"[3]", b'{"image": 3}', b'[{"image": 3}]', b"\xff", b"[" * 100_000])
+def test_a_list_of_another_kind_removes_nothing(tmp_path, listed):
+    (tmp_path / "images.json").write_bytes(listed)
+    assert results._listed(tmp_path) == set()
+
+
+def test_a_row_stays_one_line_of_columns(capsys):
+    text = "a\tthree\r\nand\u2028a \\ five\x85"
+    results.report_rows([{"image": "0000.png", "prompt": text}], None, False, "{image}\t{prompt}")
+    assert capsys.readouterr().out == "0000.png\ta\\tthree\\r\\nand\\u2028a \\ five\\x85\n"
+    results.report_rows([{"image": "0000.png", "prompt": text}], None, True, "{image}\t{prompt}")
+    assert json.loads(capsys.readouterr().out) == [{"image": "0000.png", "prompt": text}]
 
 
 def test_unknown_words_of_the_negative_prompt_are_named(folder, tmp_path):

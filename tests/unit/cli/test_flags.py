@@ -226,8 +226,15 @@ def test_a_mode_reads_each_flag_that_it_accepts_and_no_other(command, monkeypatc
         (["--mod=train"], "Unknown command line flag 'mod'. Did you mean: mode, model ?"),
         (["--mode=generate", "--seed=-1"], "flag --seed=-1"),
         (["--mode=generate", "--seed=1,a"], "flag --seed=1,a"),
-        (["--mode=generate", "--sigmas=1,1.5"], "flag --sigmas=1,1.5: give numbers from 0.0 to 1.0"),
-        (["--mode=generate", "--sigma_shift=size"], "flag --sigma_shift=size"),
+        (["--mode=generate", "--sigmas=1,1.5"], "flag --sigmas=1,1.5: give numbers from 0 to 1, separated by commas"),
+        (
+            ["--mode=score", *given("model", "image", "text"), "--question= "],
+            "a question is empty; ask something in --question",
+        ),
+        (
+            ["--mode=caption", *given("model", "image"), "--guidance_null=text"],
+            "--guidance_null=text masks a prompt, and a caption has none; leave it out",
+        ),
         (["--mode=generate", "--sampler=ddim"], "flag --sampler=ddim"),
         (["--mode=edit", "--model=m", "--output=o", "--image=i"], 'there is no prompt; give --prompt="..."'),
         (["--mode=edit", "--model=m", "--output=o", "--prompt=a"], "there is no image; give --image=FILE"),

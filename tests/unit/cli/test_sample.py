@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from dualdiff_jax.cli import edit, given_texts, joint, sample
-from dualdiff_jax.cli.sample import results_folder
+from dualdiff_jax.cli import edit, given_texts, joint, results, sample
+from dualdiff_jax.cli.results import results_folder
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import lock
 
@@ -101,7 +101,7 @@ def test_what_does_not_go_together_is_refused_before_the_model_is_read(tmp_path,
 def test_a_full_disk_is_a_sentence(tmp_path):
     with (
         pytest.raises(UserError, match=r"x.png: cannot be written \(.*No space left"),
-        sample._writing(tmp_path / "x.png"),
+        results._writing(tmp_path / "x.png"),
     ):
         raise OSError(28, "No space left on device")
 

@@ -49,3 +49,14 @@ def test_a_count_that_is_none_is_named(pipe):  # noqa: F811
 def test_options_of_no_call_are_named(pipe, given, message):  # noqa: F811
     with pytest.raises(UserError, match=message):
         pipe.compile(**given)
+
+
+@pytest.mark.parametrize(
+    ("steps", "wrong"), enumerate([{"top_p": 2.0}, {"steps": 0}, {"height": 3}, {"stepz": 1}, {"length": 1}], start=7)
+)
+def test_the_options_of_all_calls_are_checked_before_the_first_is_compiled(pipe, steps, wrong):  # noqa: F811
+    def call():
+        with pytest.raises(UserError, match=next(iter(wrong)).removesuffix("z")):
+            pipe.compile(images=2, answers=1, image_options={"steps": steps}, text_options=wrong)
+
+    assert compilations(call) == 0

@@ -2,6 +2,7 @@
 
 import io
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -91,7 +92,7 @@ def test_masks_of_every_form_are_one_mask(pipe, tmp_path):
     forms = [
         *(white, white[..., None], MASK.astype(np.float32), MASK.astype(np.float64) * 0.6),
         *(Image.fromarray(white), Image.fromarray(white).convert("1"), Image.fromarray(white).convert("RGB")),
-        *(file, str(file), png(white), [MASK]),
+        *(file, str(file), png(white), [MASK], MASK.astype(jnp.bfloat16), jnp.asarray(MASK, jnp.bfloat16)),
     ]
     for form in forms:
         np.testing.assert_array_equal(pipe.inpaint(IMAGE, form, PROMPTS[0], output="numpy"), expected)

@@ -142,10 +142,15 @@ def test_a_stream_tells_its_progress(pipe):
     assert found == expected and found[-1] == (len(PROMPTS), len(PROMPTS))
 
 
-def test_without_guidance_no_rule_changes_anything(pipe):
+def test_without_guidance_no_rule_of_the_model_changes_anything_and_none_of_a_call_is_taken(pipe):
     plain = latents(pipe, guidance_scale=1.0)
-    options = dict(guidance_rule="cfg_zero_star", zero_init_steps=2, guidance_interval=(0.2, 0.5))
-    np.testing.assert_array_equal(latents(pipe, guidance_scale=1.0, **options), plain)
+    rules = dict(guidance_rule="cfg_zero_star", guidance_interval=(0.2, 0.5), zero_init_steps=2)
+    default = dataclasses.replace(pipe.config.sampling, **rules)
+    ruled = DualDiffusionPipeline(dataclasses.replace(pipe.config, sampling=default), pipe.weights, pipe.tokenizer)
+    np.testing.assert_array_equal(latents(ruled, guidance_scale=1.0), plain)
+    for name, value in rules.items():
+        with pytest.raises(UserError, match=f"{name} is given, but guidance_scale is 1, and up to 1 is no guidance"):
+            latents(pipe, guidance_scale=1.0, **{name: value})
 
 
 def test_passes_are_counted_as_they_run():
@@ -202,7 +207,6 @@ def test_zero_init_of_all_steps_is_refused_where_there_is_guidance(strength):
     options = dict(sigmas=[1.0, 0.7, 0.4], guidance_rule="cfg_zero_star", zero_init_steps=3)
     with pytest.raises(UserError, match="zero_init_steps is 3 of 3 steps, which leaves the noise as it is; give fewer"):
         settings(strength=strength, guidance_scale=2.0, **options)
-    assert settings(strength=strength, guidance_scale=1.0, **options).passes == (3 if strength == 1.0 else 2)
     assert settings(strength=strength, guidance_scale=2.0, **options | {"zero_init_steps": 2}).passes > 0
 
 
@@ -267,6 +271,25 @@ def test_what_a_call_cannot_use_is_named_with_what_is_allowed(pipe, options, mes
     for call in (pipe.text_to_image, pipe.generate_images, pipe.stream_images):
         with pytest.raises(UserError, match=message):
             call(PROMPTS, **options)
+
+
+@pytest.mark.parametrize("given", [{"negative_prompt": "a photo"}, {"negative_prompt": ["", "a"]}])
+def test_what_guidance_leads_away_from_needs_guidance(pipe, given):
+    with pytest.raises(UserError, match="negative_prompt is given, but there is no guidance to lead away from"):
+        pipe.text_to_image(PROMPTS, guidance_scale=1.0, **given)
+    embeddings = np.zeros((1, 6, 8), np.float32)
+    with pytest.raises(UserError, match="negative_prompt_embeddings is given, but there is no guidance"):
+        pipe.text_to_image(PROMPTS, guidance_scale=0.5, negative_prompt_embeddings=embeddings)
+    assert len(pipe.text_to_image(PROMPTS, ["", ""], guidance_scale=1.0, steps=1)) == 2
+
+
+@pytest.mark.parametrize("seed", [3, [3, 4]])
+def test_an_image_is_drawn_again_by_its_seed_and_its_place_among_the_images_of_that_seed(pipe, seed):
+    drawn = latents(pipe, seed=seed, images_per_prompt=2)
+    of_second = (3, 2) if seed == 3 else (4, 0)
+    its_seed, index = of_second
+    again = pipe.text_to_image(PROMPTS[1], seed=its_seed, images_per_prompt=index + 1, output="latents")
+    np.testing.assert_allclose(again[index], drawn[2], rtol=0, atol=1e-5 * np.abs(drawn).max())
 
 
 def test_an_unknown_argument_is_refused_by_name(pipe):

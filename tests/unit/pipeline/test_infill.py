@@ -6,7 +6,7 @@ import pytest
 from dualdiff_jax import UserError
 from dualdiff_jax.data.tokenizer import T5_TOKENIZER, Tokenizer
 from dualdiff_jax.pipeline.blanks import blanked_text, split_blanks, token_kinds
-from tests.unit.pipeline.test_pipeline import pictures, pipe  # noqa: F401
+from tests.unit.pipeline.test_pipeline import SIDE, pictures, pipe  # noqa: F401
 
 ORDERS = ["ancestral", "confidence"]
 
@@ -109,6 +109,23 @@ def test_the_last_blank_may_end_early_and_no_other(pipe, pictures):  # noqa: F81
     finally:
         pipe.weights[name] = kept
     assert len(found.fills[0].split()) == 3 and len(found.fills[1].split()) == 1
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("text", ["_ left _", "a __", "a _ three _"])
+def test_no_blank_has_stray_spaces_and_only_the_last_may_be_empty(pipe, text, order):  # noqa: F811
+    """The network is made to prefer the lone space, and then the end, to all words."""
+    lone, name = list(pipe.tokenizer.pieces(range(pipe.tokenizer.vocab_size))).index("▁"), "mmdit.text_out.bias"
+    kept, pictures = pipe.weights[name], np.zeros((48, SIDE, SIDE, 3), np.uint8)  # noqa: F811
+    pipe.weights[name] = kept.at[lone].add(6.0).at[pipe.tokenizer.end_token_id].add(5.0)
+    options = dict(tokens_per_blank=3, length=12, order=order, temperature=1.0, with_fills=True)
+    try:
+        found = pipe.infill(text, pictures, seed=list(range(48)), **options)
+    finally:
+        pipe.weights[name] = kept
+    assert all(fill == " ".join(fill.split()) for each in found for fill in each.fills)
+    assert all(all(each.fills[:-1]) for each in found)
+    assert all(each.text == " ".join(each.text.split()) for each in found if each.fills[-1])
 
 
 def test_one_image_or_one_text_serves_all(pipe, pictures):  # noqa: F811

@@ -65,7 +65,12 @@ def test_numbers_that_fit_come_back_and_none_is_the_default():
         ),
         (lambda: inputs.image_size(CONFIG, 4, 3), "height x width is 4 x 3 pixels"),
         (lambda: inputs.image_size(CONFIG, 4, -2), "width is -2; give a whole number from 1 to"),
-        (lambda: inputs.example_keys(np.array(3), 1), "seed is array(3); give a whole number from 0 to"),
+        (lambda: inputs.example_keys(np.array(3.0), 1), "seed is array(3.); give a whole number from 0 to"),
+        (lambda: inputs.example_keys(jnp.array(True), 1), "give a whole number from 0 to"),
+        (lambda: inputs.example_keys(np.array([True]), 1), "seed[0] is "),
+        (lambda: inputs.example_keys(jnp.ones(1), 1), "seed[0] is Array(1., dtype=float32); give a whole number"),
+        (lambda: inputs.example_keys([1.5], 1), "seed[0] is 1.5; give a whole number from 0 to"),
+        (lambda: inputs.example_keys(b"3", 1), "seed is b'3'; give a whole number from 0 to"),
         (lambda: inputs.example_keys(np.zeros((1, 1), int), 1), "seed is array([[0]]); give a whole number from 0 to"),
         (lambda: inputs.finite_number("scale", np.complex64(2 + 3j)), "; give a finite number"),
         (lambda: inputs.setting("scale", np.complex128(2j), "guidance_scale"), "scale: expected float, found"),
@@ -74,6 +79,13 @@ def test_numbers_that_fit_come_back_and_none_is_the_default():
 def test_what_cannot_be_used_is_named(call, message):
     with pytest.raises(UserError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize("array", [np.ones(2, jnp.bfloat16), jnp.ones(2, jnp.bfloat16), torch.ones(2).bfloat16()])
+def test_bfloat16_is_a_float_of_every_library(array):
+    np.testing.assert_array_equal(np.asarray(arrays_in.float_array("latents", array, (2,)), np.float32), np.ones(2))
+    with pytest.raises(UserError, match=r"images is of (bfloat16|float32); give uint8: round\(255"):
+        arrays_in.as_images(array)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +105,17 @@ def test_an_examples_key_depends_on_the_seed_and_its_index_alone():
 
     assert keys(7, 3, 2) == keys(7, 3, 8) == keys(9, 3, 4)[:7]
     assert len(set(keys(7, 3, 2) + keys(7, 4, 2))) == 14
+
+
+@pytest.mark.parametrize("kind", [int, np.uint64, np.array, jnp.int32, jnp.asarray, torch.tensor])
+def test_a_seed_is_an_integer_of_any_library_and_seeds_are_a_sequence_of_them(kind):
+    def bits(seed, count: int) -> list:
+        return jax.random.key_data(inputs.example_keys(seed, count)).tolist()
+
+    assert bits(kind(3), 2) == bits(3, 2)
+    assert bits([kind(0), kind(1)], 2) == bits([0, 1], 2)
+    for several in (range(2), (0, 1), np.arange(2), jnp.arange(2), torch.arange(2)):
+        assert bits(several, 2) == bits([0, 1], 2)
 
 
 @pytest.mark.parametrize("values", ([[1.0], [0.5, 0.3]], ["1"], [1 + 0j], np.array([1j]), [None], None, object()))

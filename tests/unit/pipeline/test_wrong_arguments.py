@@ -297,6 +297,13 @@ def test_a_wrong_argument_is_a_sentence_that_names_it(pipe, method):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
 
 
+@pytest.mark.parametrize("method", [*CALLS, "compile", "null_text_embeddings", "save_pretrained", "push_to_hub"])
+def test_an_argument_that_a_call_does_not_have_is_a_sentence(pipe, method):
+    right, _ = CALLS.get(method, ({}, {}))
+    with pytest.raises(UserError, match="there is no argument 'zzz'; there are .*"):
+        getattr(pipe, method)(**right, zzz=1)
+
+
 def test_what_is_right_is_taken(pipe):
     """The table's other arguments are not what is refused."""
     for method in ("encode_image", "denoise", "subs_log_probs"):
