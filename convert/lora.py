@@ -40,7 +40,10 @@ def add_modes(parser: argparse.ArgumentParser) -> None:
 
 
 def _finite(text: str) -> float:
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text} is not finite")
     return number

@@ -4,6 +4,8 @@ import reprlib
 
 REASON = 300  # characters
 QUOTED = 120  # characters of the user's data in a message
+LFS_POINTER = b"git-lfs.github.com/spec/"  # in the first line of a pointer
+POINTER_HEAD = 64  # bytes that hold it
 
 
 class UserError(ValueError):
@@ -25,6 +27,13 @@ def reason(error: BaseException) -> str:
     """
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line if len(line) <= REASON else f"{line[: REASON // 3]} ... {line[-REASON * 2 // 3 :]}"
+
+
+def pointer_fault(head: bytes) -> str:
+    """What is wrong with a file that begins with ``head``, if a clone without Git LFS made it; else ``""``."""
+    if head.startswith(b"version ") and LFS_POINTER in head[:POINTER_HEAD]:
+        return "is a pointer of Git LFS and not the file itself; fetch that with git lfs pull"
+    return ""
 
 
 def quoted(value: object) -> str:

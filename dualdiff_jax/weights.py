@@ -9,7 +9,7 @@ The folder gets its name only when it is complete; in a bucket it counts once it
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.files import as_path, check_holds_arrays, new_folder
 from dualdiff_jax.json_files import checked, field, read_object
 from dualdiff_jax.models.bundle import leaf_specs, weight_shardings
-from dualdiff_jax.models.leaves import NETWORKS
+from dualdiff_jax.models.leaves import NETWORKS, LeafSpec
 from dualdiff_jax.stored_arrays import restore, save_arrays, stored_leaves
 
 FORMAT, VERSION = "dualdiff_jax model", 1
@@ -199,15 +199,20 @@ def check_leaves(folder: Path, config: ModelConfig) -> dict[str, jax.ShapeDtypeS
     """
     stored, specs = stored_leaves(folder / "weights"), leaf_specs(config, load_networks(folder))
     faults = [f"{name}: is missing" for name in specs if name not in stored]
-    faults += [f"{name}: has no place in this model" for name in stored if name not in specs]
-    faults += [
+    faults += misfits(stored, specs)
+    if faults:
+        raise UserError(f"{folder / 'weights'}: does not fit model.json:\n  " + "\n  ".join(faults))
+    return stored
+
+
+def misfits(stored: Mapping[str, jax.ShapeDtypeStruct], specs: Mapping[str, LeafSpec]) -> list[str]:
+    """A line for each stored array that has no place in the model of ``specs``, or another shape there."""
+    faults = [f"{name}: has no place in this model" for name in stored if name not in specs]
+    return faults + [
         f"{name}: has shape {stored[name].shape}, expected {spec.shape}"
         for name, spec in specs.items()
         if name in stored and stored[name].shape != spec.shape
     ]
-    if faults:
-        raise UserError(f"{folder / 'weights'}: does not fit model.json:\n  " + "\n  ".join(faults))
-    return stored
 
 
 def with_dtype(config: ModelConfig, dtype: str | None) -> ModelConfig:

@@ -15,7 +15,7 @@ from dualdiff_jax.arrays import Weights
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.convert.leaf_writer import LeafWriter
 from dualdiff_jax.convert.output import check_apart, check_output
-from dualdiff_jax.convert.plan import Plan
+from dualdiff_jax.convert.plan import Plan, check_numbers
 from dualdiff_jax.convert.rule import stack_layers
 from dualdiff_jax.convert.tensors import open_file, some
 from dualdiff_jax.convert.torch_checkpoint import TorchCheckpoint, open_checkpoint, unclaimed_keys
@@ -114,7 +114,7 @@ class Import:
         self._mask_row = self.mask_embedding and self._read_mask_row(self.mask_embedding)
 
     def _read_mask_row(self, file: Path) -> np.ndarray:
-        """The vector in ``file``, (width of T5,)."""
+        """The vector in ``file``, (width of T5,), in the embedding's dtype."""
         tensors, width = open_file(file), self.config.t5.width
         shapes = {name: info.shape for name, info in tensors.items()}
         if len(shapes) != 1 or math.prod(next(iter(shapes.values()))) != width:
@@ -126,9 +126,10 @@ class Import:
         if not jnp.issubdtype(info.dtype, jnp.floating):
             raise UserError(f"{file}: holds a vector of dtype {info.dtype}; expected floating point numbers")
         row = tensors.read(key).reshape(width)
-        if not np.isfinite(row.astype(np.float32)).all():
-            log.warning("%s: holds numbers that are not finite; the file may be damaged", file)
-        return row
+        with np.errstate(over="ignore"):
+            stored = row.astype(self.dtypes[EMBEDDING])
+        check_numbers(f"{file}:", row, stored)
+        return stored
 
     @property
     def bytes(self) -> int:

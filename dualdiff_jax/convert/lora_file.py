@@ -20,7 +20,7 @@ from dualdiff_jax.convert.lora_terms import Term
 from dualdiff_jax.convert.plan import refuse_faults
 from dualdiff_jax.convert.rule import Rule
 from dualdiff_jax.convert.tensor_file import SafetensorsFile, TensorInfo
-from dualdiff_jax.convert.tensors import TORCH_SUFFIXES, some
+from dualdiff_jax.convert.tensors import TORCH_SUFFIXES, absence, some
 from dualdiff_jax.errors import UserError, shown
 from dualdiff_jax.files import check_regular
 
@@ -90,7 +90,7 @@ def _file_of(path: Path) -> Path:
     if path.suffix in TORCH_SUFFIXES:
         raise UserError(f"{path}: is a pickled file, which can run code; give the LoRA's .safetensors file instead")
     if not path.exists():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(absence(path))
     if path.suffix != ".safetensors":
         raise UserError(f"{path}: is no LoRA; give a .safetensors file, or a folder that holds one")
     check_regular(path)
@@ -128,11 +128,12 @@ def _fit(
     if missing:
         return None, missing
     down, up = file[keys["down"]], file[keys["up"]]
-    faults = [
-        f"{keys[role]}: found dtype {file[keys[role]].dtype}, expected floating point numbers"
-        for role in keys
-        if not jnp.issubdtype(file[keys[role]].dtype, jnp.floating)
-    ]
+    kinds = {"alpha": (jnp.number, "a number")}  # which kohya's scripts write whole where nobody gave it
+    faults = []
+    for role, key in keys.items():
+        kind, expected = kinds.get(role, (jnp.floating, "floating point numbers"))
+        if not jnp.issubdtype(file[key].dtype, kind):
+            faults.append(f"{key}: found dtype {file[key].dtype}, expected {expected}")
     if "alpha" in keys and math.prod(file[keys["alpha"]].shape) != 1:
         faults.append(f"{keys['alpha']}: found shape {file[keys['alpha']].shape}, expected one number")
     if down.shape[:1] == (0,):
@@ -157,6 +158,8 @@ def _read(file: SafetensorsFile, name: str, rule: Rule, keys: Mapping[str, str],
     alpha = settings.alpha(name, len(down))
     if "alpha" in keys:
         alpha = file.read(keys["alpha"]).astype(np.float64).item()
-    if not all(np.isfinite(part.astype(np.float32)).all() for part in (down, up, np.float64(alpha))):
+    if not math.isfinite(alpha):
+        raise UserError(f"{file.path}: {name} has alpha {alpha}, expected a finite number; copy the file again")
+    if not all(np.isfinite(part).all() for part in (down, up)):
         log.warning("%s: %s holds numbers that are not finite; the file may be damaged", file.path, name)
     return Term(rule, down, up, alpha)

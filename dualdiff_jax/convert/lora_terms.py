@@ -90,7 +90,8 @@ def scaled_factors(loras: Iterable[tuple[Sequence[Term], float]], specs: Specs) 
         Leaf -> for each layer A and B in fp32, with the factors and alpha / rank in B; None for a layer without terms.
 
     Raises:
-        UserError: a factor times alpha / rank is no number, or out of all proportion.
+        UserError: a factor times alpha / rank is no number, or out of all proportion, or a LoRA has numbers that are
+            not finite.
     """
     parts: dict[LeafLayer, list[Factors]] = {}
     for terms, scale in loras:
@@ -103,6 +104,8 @@ def scaled_factors(loras: Iterable[tuple[Sequence[Term], float]], specs: Specs) 
                     f"{quoted(term.rule.key)}: scale {scale:g} x alpha {term.alpha:g} / rank {term.rank} is {found}; "
                     "give a smaller scale, or check the file's alpha"
                 )
+            if not (np.isfinite(term.down).all() and np.isfinite(term.up).all()):
+                raise UserError(f"{quoted(term.rule.key)}: the LoRA has numbers that are not finite; copy it again")
             parts.setdefault(term.leaf_layer, []).append(
                 (a.astype(np.float32), np.float32(ratio) * b.astype(np.float32))
             )

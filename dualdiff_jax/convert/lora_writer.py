@@ -60,6 +60,8 @@ def write_lora(
         raise UserError(f"{output}: nothing would be in it, for SD3 has none of the LoRA's layers")
     if naming != "peft" and output.suffix != ".safetensors":
         raise UserError(f"{output}: is no file of {naming}; give a name that ends in .safetensors")
+    if naming == "peft" and output.suffix == ".safetensors":
+        raise UserError(f"{output}: is the name of a file, and peft writes a folder; give a name without .safetensors")
     check_output(output, PEFT_CONFIG, sum(term.down.nbytes + term.up.nbytes for term in found), overwrite)
     with _faults(output):
         FORMATS[naming](output, found)

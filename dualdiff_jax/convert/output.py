@@ -18,8 +18,12 @@ def check_output(output: Path, mark: str, size: int, overwrite: bool) -> None:
         overwrite: whether ``output`` may exist.
 
     Raises:
-        UserError: ``output`` exists without ``overwrite``, or the disk has too little room.
+        UserError: ``output`` exists without ``overwrite`` or is a link that leads nowhere, or the disk has too little
+            room.
     """
+    if not is_bucket(output) and output.is_symlink() and not output.exists():
+        target = output.readlink()
+        raise UserError(f"{output}: is a link to {target}, which is not there; remove it, or choose another --output")
     if not overwrite and output.exists() and not is_unfinished(output, mark):
         raise UserError(f"{output}: exists already; choose another --output, or replace it with --overwrite")
     free = free_bytes(output)

@@ -133,7 +133,8 @@ class Plan:
             dtype: of the result.
 
         Raises:
-            UserError: a tied tensor differs between its names, or a file cannot be read.
+            UserError: a tied tensor differs between its names, has numbers too large for ``dtype``, or a file cannot be
+                read.
         """
         rules, spec = self._rules[leaf, layer], self.specs[leaf]
         component, shape = self.components[network_of(leaf)], layer_shape(spec)
@@ -145,10 +146,9 @@ class Plan:
         for rule, key in rules:
             tensor = component.tensors.read(key)
             self._check_ties(component, rule, key, tensor)
-            if not np.isfinite(tensor.astype(np.float32, copy=False)).all():
-                file = component.tensors.file_of(key)
-                log.warning("%s: %s holds numbers that are not finite; the file may be damaged", file, key)
-            rule.insert(tensor, array)
+            with np.errstate(over="ignore"):
+                rule.insert(tensor, array)
+            check_numbers(f"{component.tensors.file_of(key)}: {key}", tensor, array[rule.index])
         return array
 
     def _fan_in(self, leaf: str) -> int:
@@ -160,10 +160,30 @@ class Plan:
     def _check_ties(component: Component, rule: Rule, key: str, tensor: np.ndarray) -> None:
         for other in {rule.key, *rule.tied} - {key.removeprefix(component.prefix)}:
             name = component.prefix + other
-            if name in component.tensors and not np.array_equal(component.tensors.read(name), tensor):
+            if name not in component.tensors:
+                continue
+            if not np.array_equal(component.tensors.read(name), tensor, equal_nan=True):
                 raise UserError(
                     f"{component.tensors.path}: {name}: found other values than in {key}, expected the same"
                 )
+
+
+def check_numbers(where: str, tensor: np.ndarray, stored: np.ndarray) -> None:
+    """Logs that numbers of a tensor are not finite.
+
+    Args:
+        where: names the tensor and its file.
+        tensor: as its file has it.
+        stored: the same numbers in another dtype.
+
+    Raises:
+        UserError: a finite number is infinite in ``stored``.
+    """
+    if not np.isfinite(tensor).all():
+        log.warning("%s holds numbers that are not finite; the file may be damaged", where)
+    if jnp.finfo(tensor.dtype).max > jnp.finfo(stored.dtype).max and np.isinf(stored).sum() > np.isinf(tensor).sum():
+        advice = "copy the file again" if stored.dtype == np.float32 else "give --dtype=float32"
+        raise UserError(f"{where} holds numbers too large for {stored.dtype}; {advice}")
 
 
 def refuse_faults(subject: str, faults: Sequence[str]) -> None:

@@ -17,13 +17,12 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from dualdiff_jax.errors import UserError, quoted, reason
+from dualdiff_jax.errors import POINTER_HEAD, UserError, pointer_fault, quoted, reason
 from dualdiff_jax.files import is_bucket
 from dualdiff_jax.files.ranges import open_random, read_part
 from dualdiff_jax.json_files import LARGEST, checked, parse_json
 
 CHECKSUMS = "dualdiff_jax.crc32"  # in a file's metadata: key of each tensor -> its checksum, as JSON
-
 DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -98,6 +97,7 @@ class SafetensorsFile(TensorFile):
             if not text:
                 raise SafetensorError(f"its header has {length} bytes")
         except SafetensorError as error:
+            refuse_pointer(path)
             raise UserError(
                 f"{path}: cannot be read ({reason(error)}); it is truncated or no safetensors file: download it again"
             ) from error
@@ -131,6 +131,13 @@ class SafetensorsFile(TensorFile):
                 f"{self.path}: {quoted(key)} was changed since it was written; copy the file again, or, where a "
                 f"program changed it on purpose, take {CHECKSUMS} out of the metadata"
             )
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises ``UserError`` where ``path`` is what a clone without Git LFS has in the place of a large file."""
+    with open_random(path) as file:
+        if fault := pointer_fault(file.read(POINTER_HEAD)):
+            raise UserError(f"{path}: {fault}")
 
 
 def _checked_names(path: Path, size: int, head: bytes) -> list[str]:

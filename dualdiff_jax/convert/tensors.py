@@ -11,7 +11,7 @@ import numpy as np
 from dualdiff_jax.convert.tensor_file import SafetensorsFile, TensorFile, TensorInfo
 from dualdiff_jax.convert.torch_file import TorchFile
 from dualdiff_jax.errors import QUOTED, UserError, quoted
-from dualdiff_jax.files import check_regular
+from dualdiff_jax.files import check_regular, is_bucket
 from dualdiff_jax.json_files import checked, field, read_object
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -78,10 +78,17 @@ class FileTensors(Tensors):
         return self._files[key].read(key)
 
 
+def absence(path: Path, kind: str = "file") -> str:
+    """Says that no ``kind`` is at ``path``, or only a link that leads nowhere: a copy without what it leads to."""
+    if not is_bucket(path) and path.is_symlink():
+        return f"{path}: is a link to {path.readlink()}, which is not there; copy that too"
+    return f"{path}: there is no such {kind}"
+
+
 def open_file(path: Path) -> TensorFile:
     """Opens a tensor file by its suffix. Raises ``UserError`` where it is missing, unreadable or of another kind."""
     if not path.exists():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(absence(path))
     check_regular(path)
     if path.suffix == ".safetensors":
         return SafetensorsFile(path)

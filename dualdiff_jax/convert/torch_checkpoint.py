@@ -13,7 +13,7 @@ from dualdiff_jax.convert.checkpoint_formats import EXPECTED, IGNORED_KEYS, Chec
 from dualdiff_jax.convert.diffusers_folder import INDEX_FILE, MASK_FILE, SETTINGS_FILE
 from dualdiff_jax.convert.scaled import CleanTensors
 from dualdiff_jax.convert.sizes import read_sizes
-from dualdiff_jax.convert.tensors import FileTensors, Tensors, open_file, open_folder, open_sharded
+from dualdiff_jax.convert.tensors import FileTensors, Tensors, absence, open_file, open_folder, open_sharded
 from dualdiff_jax.errors import QUOTED, UserError, quoted
 from dualdiff_jax.files import as_path, is_there
 from dualdiff_jax.json_files import checked, read_object
@@ -29,7 +29,12 @@ PIPELINES = (
     "StableDiffusion3Img2ImgPipeline",
     "StableDiffusion3InpaintPipeline",
 )
-FOLDERS = ("transformer", "text_encoder_3", "text_encoder", "vae")  # of a diffusers pipeline, with networks of D-DiT
+FOLDERS = {  # of a diffusers pipeline -> the network of D-DiT in it
+    "transformer": "mmdit",
+    "text_encoder_3": "t5",
+    "text_encoder": "t5",
+    "vae": "autoencoder",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +164,7 @@ def open_checkpoint(path: str | Path) -> TorchCheckpoint:
     if path.is_dir() and (path / INDEX_FILE).is_file():
         return _open_pipeline(path)
     if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder")
+        raise UserError(absence(path, "file or folder"))
     if is_model_folder(path):
         raise UserError(f"{path}: is a model folder already; load it as it is, or export it")
     if path.is_dir():
@@ -179,12 +184,18 @@ def _open_pipeline(path: Path) -> TorchCheckpoint:
     if class_name not in PIPELINES:
         raise UserError(f"{path}: is a {class_name[:QUOTED]}, expected a folder of {' or '.join(PIPELINES)}")
     components: dict[str, Component] = {}
-    for name in FOLDERS:
+    for name, network in FOLDERS.items():
         if not _is_listed(index, name, path) or (name == "text_encoder" and "text_encoder_3" in index):
             continue
         if not (path / name).is_dir():
             raise UserError(f"{path / name}: is missing, but {INDEX_FILE} lists it; download it too")
-        components |= _find_components(open_folder(path / name), _read_json(path / name / "config.json"))
+        found = _find_components(open_folder(path / name), _read_json(path / name / "config.json"))
+        if network not in found:
+            raise UserError(
+                f"{path / name}: holds {', '.join(found)}, but no {network}, which belongs there; download this folder "
+                "of the model again"
+            )
+        components |= found
     tokenizers = [path / name for name in ("tokenizer_3", "tokenizer")]
     if "tokenizer_3" in index:
         tokenizers = tokenizers[:1]

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from dualdiff_jax.convert.tensor_file import TensorFile, TensorInfo
+from dualdiff_jax.convert.tensor_file import TensorFile, TensorInfo, refuse_pointer
 from dualdiff_jax.convert.tensor_pickle import LARGEST, STORAGES, CodeFound, StorageView, read_pickle
 from dualdiff_jax.errors import UserError, quoted, reason, shown
 from dualdiff_jax.files.ranges import open_random, read_part, read_parts
@@ -67,6 +67,7 @@ class TorchFile(TensorFile):
         except OSError:
             raise
         except Exception as error:  # a damaged pickle or archive raises many types
+            refuse_pointer(path)
             raise UserError(f"{path}: cannot be read ({reason(error)}); it is damaged or no torch file") from error
         self._tensors = _tensors(content, path)
         self._infos = {name: TensorInfo(tensor.shape, tensor.dtype) for name, tensor in self._tensors.items()}

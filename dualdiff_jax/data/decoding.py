@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dualdiff_jax.data.containers import without_metadata
 from dualdiff_jax.data.records.record import EMPTY, MISSING, OVERSIZED, TOO_SMALL, TRUNCATED, UNREADABLE, DataError
-from dualdiff_jax.errors import UserError, quoted, reason
+from dualdiff_jax.errors import UserError, pointer_fault, quoted, reason
 from dualdiff_jax.files import is_bucket, read_regular
 
 MIN_SIDE = 2  # pixels
@@ -98,6 +98,8 @@ def from_file(data: bytes, name: str, look: Callable[[Image.Image, bytes], Found
         except (DataError, Image.DecompressionBombError, MemoryError):
             raise
         except Exception as error:  # Pillow's decoders raise many kinds, all of which mean a damaged file
+            if fault := pointer_fault(data):
+                raise DataError(UNREADABLE, f"{name}: {fault}") from None
             bare = without_metadata(data)
             if bare is None:
                 raise

@@ -81,7 +81,7 @@ def _difference(name: str, first: Path, second: Path, before: Record, now: Recor
     """None where no question that both have answered has a score."""
     if any(at(before, part) != at(now, part) for part in ("split", "data.fingerprint")):
         raise UserError(f"{first} and {second}: {name} was evaluated on other data; evaluate both on the same split")
-    answers = [Predictions(folder / f"{name}.predictions.jsonl").read() for folder in (first, second)]
+    answers = [Predictions(folder / f"{name}.predictions.jsonl").read(mends=False) for folder in (first, second)]
     pairs = [(answers[0][key], answers[1][key]) for key in answers[0] if key in answers[1]]
     scored = [pair for pair in pairs if None not in (pair[0]["score"], pair[1]["score"])]
     if not scored:

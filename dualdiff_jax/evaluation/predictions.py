@@ -43,8 +43,16 @@ class Predictions:
         with file_faults(self._file, "read"):
             return self._log.exists()
 
-    def read(self) -> dict[str, Prediction]:
-        """The predictions by id, in order. Lines that a kill cut or a disk damaged are dropped, with a warning."""
+    def read(self, *, mends: bool = True) -> dict[str, Prediction]:
+        """The predictions by id, in order. Lines that a kill cut or a disk damaged are dropped, with a warning.
+
+        Args:
+            mends: whether the file loses these lines. Only the command that writes the file may: another one would
+                lose what is appended meanwhile.
+
+        Raises:
+            UserError: the file cannot be read, or not be written.
+        """
         with file_faults(self._file, "read"):
             lines = self._log.read().split(b"\n")
         found: dict[str, Prediction] = {}
@@ -55,8 +63,9 @@ class Predictions:
                 found.setdefault(prediction["id"], prediction)
             dropped += prediction is None and bool(line.strip())
         if dropped:
-            log.warning("%s: %d lines are no predictions; their questions are asked again", self._file, dropped)
-        if dropped or lines[-1].strip():
+            follows = "asked again" if mends else "left out"
+            log.warning("%s: %d lines are no predictions; their questions are %s", self._file, dropped, follows)
+        if mends and (dropped or lines[-1].strip()):
             self.replace(list(found.values()))
         return found
 

@@ -5,7 +5,7 @@ MODEL_DIR/raw/       the trained leaves as the last update left them
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from jax.sharding import Mesh
@@ -18,9 +18,9 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, check_holds_arrays
 from dualdiff_jax.files.listing import file_sizes
 from dualdiff_jax.models.bundle import init_weights, leaf_specs, weight_shardings
-from dualdiff_jax.models.leaves import NETWORKS, network_of
+from dualdiff_jax.models.leaves import NETWORKS, LeafSpec, network_of
 from dualdiff_jax.stored_arrays import restore, stored_leaves
-from dualdiff_jax.weights import load_config, load_model, load_networks
+from dualdiff_jax.weights import check_leaves, load_config, load_model, load_networks, misfits
 
 RAW = "raw"
 
@@ -36,7 +36,7 @@ def initial_weights(config: RunConfig, mesh: Mesh) -> Weights:
     _, weights, _ = load_model(folder, mesh)
     if config.init_weights == "raw":
         specs, shardings = leaf_specs(config.model), weight_shardings(config.model, mesh)
-        names = _raw_names(folder)
+        names = _raw_names(folder, specs)
         weights |= restore(folder / RAW, {name: specs[name].abstract(shardings[name]) for name in names})
     return weights
 
@@ -81,8 +81,9 @@ def check_init_from(config: RunConfig, tokenizer: Tokenizer) -> None:
             f"{folder}: was trained with other tokens than data.tokenizer {tokenizer.folder} has; "
             f"give --config.data.tokenizer={folder / 'tokenizer'}"
         )
+    check_leaves(folder, config.model)
     if config.init_weights == "raw":
-        _raw_names(folder)
+        _raw_names(folder, leaf_specs(config.model))
 
 
 def architecture_differences(old: ModelConfig, new: ModelConfig) -> Iterator[str]:
@@ -97,7 +98,11 @@ def init_from_fingerprint(config: RunConfig) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def _raw_names(folder: Path) -> list[str]:
+def _raw_names(folder: Path, specs: Mapping[str, LeafSpec]) -> list[str]:
+    """The leaves in ``raw/`` of a model folder. Raises ``UserError`` where one is no leaf of ``specs``."""
     if not (folder / RAW).is_dir():
         raise UserError(f"{folder}: holds averages only, no {RAW}/; give --config.init_weights=ema")
-    return sorted(stored_leaves(folder / RAW))
+    stored = stored_leaves(folder / RAW)
+    if faults := misfits(stored, specs):
+        raise UserError(f"{folder / RAW}: does not fit model.json:\n  " + "\n  ".join(faults))
+    return sorted(stored)

@@ -26,7 +26,7 @@ from dualdiff_jax.errors import UserError, quoted
 LETTERS = "ABCD"
 ROUND = 1_000_000  # between the indexes of a question's rotations
 SHORTEST_IMAGE = 64  # characters of base64; a shorter cell names another row
-KIND = "mmbench2"  # of the cached rows; another one where ``_write`` changes what they hold
+KIND = "mmbench3"  # of the cached rows; another one where ``_write`` changes what they hold
 NEEDED = ("index", "question", "A", "B", "image")
 
 
@@ -117,7 +117,10 @@ def _lines(
 ) -> Iterator[dict[str, Any]]:
     """The rotations of one row of the table that are to be asked."""
     index = _index(row, file)
-    options = [row[letter] for letter in LETTERS if (row.get(letter) or "").strip()]
+    letters = [letter for letter in LETTERS if (row.get(letter) or "").strip()]
+    options = [row[letter] for letter in letters]
+    if absent := sorted({*LETTERS[: len(letters)]} - {*letters}):
+        raise UserError(f"{file}: row {index} has option {letters[-1]} and no {absent[0]}; copy the file again")
     answer = (row.get("answer") or "").strip()
     if len(options) < 2 or (answer and answer not in list(LETTERS[: len(options)])):
         raise UserError(f"{file}: row {index} has {len(options)} options and the answer {quoted(answer)}")

@@ -6,6 +6,7 @@ element is None here, and its end is found by its brackets.
 This module finds where records are; ``json_files.parse_json`` reads each, and says what is wrong with it.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -44,7 +45,10 @@ def elements(file: Path, opening: str) -> Iterator[tuple[str | None, Any, int, i
     """
     decoder = json.JSONDecoder()
     with open_regular(file) as stream:
-        text = stream.read(CHUNK).decode("latin-1").removeprefix("\xef\xbb\xbf")
+        head = stream.read(CHUNK)
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UserError(f"{file}: is UTF-16, in which places of records cannot be found; save it as UTF-8")
+        text = head.decode("latin-1").removeprefix("\xef\xbb\xbf")
         base = stream.tell() - len(text)
         at = _skip(text, 0, BLANK)
         if text[at : at + 1] != opening:

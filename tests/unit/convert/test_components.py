@@ -129,6 +129,12 @@ def test_a_mask_embedding_of_other_than_floating_point_numbers_is_refused(files,
         Import(files / "d_dit", mask_embedding=tmp_path / "row.safetensors")
 
 
+def test_a_mask_embedding_with_a_number_too_large_is_refused(files, tmp_path):
+    save_file({"row": np.full(CONFIG.t5.width, 1e39)}, tmp_path / "row.safetensors")
+    with pytest.raises(UserError, match="row.safetensors: holds numbers too large for float32; copy the file again"):
+        Import(files / "d_dit", mask_embedding=tmp_path / "row.safetensors")
+
+
 def test_a_mask_embedding_that_is_not_finite_is_logged(files, tmp_path, caplog):
     save_file({"row": np.full(CONFIG.t5.width, np.nan, np.float32)}, tmp_path / "row.safetensors")
     with caplog.at_level(logging.WARNING):

@@ -56,6 +56,8 @@ GOOD = {f"{Q}.lora_A.weight": DOWN, f"{Q}.lora_B.weight": UP}
             {f"{JOINED}.lora_A.weight": DOWN, f"{JOINED}.lora_B.weight": np.ones((48, RANK), np.float32)},
             f"{Q}: found a second pair beside {JOINED}; keep one pair for a layer",
         ),
+        ({f"{Q}.alpha": np.full((), np.inf, np.float32)}, "to_q has alpha inf, expected a finite number; copy"),
+        ({f"{Q}.alpha": np.ones((), bool)}, "alpha: found dtype bool, expected a number"),
         ({f"{Q}.hada_w1_a": UP}, "so it is a LyCORIS; only plain LoRAs can be read"),
     ],
 )  # fmt: skip
@@ -90,6 +92,24 @@ def test_a_tensor_that_another_program_has_rounded_is_read(tmp_path):
     save_file(halves, tmp_path / "half.safetensors", metadata=metadata)
     (term,) = read_lora(tmp_path / "half.safetensors", CONFIG)
     assert term.down.dtype == np.float16
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.float16])
+def test_an_alpha_may_be_whole(tmp_path, dtype):
+    """kohya's scripts write the rank, a whole number, where nobody gave an alpha."""
+    save_file(GOOD | {f"{Q}.alpha": np.array(6, dtype)}, tmp_path / "lora.safetensors")
+    (term,) = read_lora(tmp_path / "lora.safetensors", CONFIG)
+    assert term.alpha == 6.0 and type(term.alpha) is float
+
+
+@pytest.mark.parametrize("part", ["lora_A", "lora_B"])
+def test_a_lora_that_is_not_finite_is_read_and_changes_no_model(model, tmp_path, caplog, part):
+    bad = GOOD[f"{Q}.{part}.weight"].copy()
+    bad[1, 2] = np.nan
+    save_file(GOOD | {f"{Q}.{part}.weight": bad}, tmp_path / "lora.safetensors")
+    with pytest.raises(SystemExit, match="attn.to_q': the LoRA has numbers that are not finite; copy it again"):
+        main(["lora", "merge", str(tmp_path / "lora.safetensors"), f"--model={model}", f"--output={tmp_path / 'out'}"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_all_faults_of_a_file_are_in_one_report(tmp_path):
@@ -176,6 +196,12 @@ def test_nothing_is_overwritten_and_nothing_empty_is_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lora.safetensors"]
 
 
+def test_peft_writes_no_folder_that_is_called_a_file(tmp_path):
+    with pytest.raises(UserError, match="out.safetensors: is the name of a file, and peft writes a folder; give"):
+        write(tmp_path / "out.safetensors", draw(), "peft")
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("naming", FORMATS)
 def test_a_disk_that_fills_up_is_one_sentence(tmp_path, naming):
     output = tmp_path / ("peft" if naming == "peft" else "lora.safetensors")
@@ -218,3 +244,6 @@ def test_the_command_inspects_exports_and_merges(model, tmp_path, capsys):
         main(["lora", "merge", str(source), f"--model={model}", f"--output={tmp_path / 'merged'}"])
     with pytest.raises(SystemExit):
         main(["lora", "merge", str(source), f"--model={model}", f"--output={tmp_path / 'other'}", "--scale=nan"])
+    with pytest.raises(SystemExit):
+        main(["lora", "merge", str(source), f"--model={model}", f"--output={tmp_path / 'other'}", "--scale=big"])
+    assert "argument --scale: 'big' is no number" in capsys.readouterr().err

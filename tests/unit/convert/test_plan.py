@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dualdiff_jax.config import ModelConfig
-from dualdiff_jax.convert.checkpoint_formats import FORMATS, MMDIT, CheckpointFormat
+from dualdiff_jax.convert.checkpoint_formats import FORMATS, MMDIT, T5, CheckpointFormat
 from dualdiff_jax.convert.plan import Plan, format_rules, refuse_faults
 from dualdiff_jax.convert.rule import Entry
 from dualdiff_jax.convert.tensors import SHOWN
@@ -133,6 +133,38 @@ def test_each_key_with_non_finite_numbers_is_logged(caplog):
     found.read("mmdit.text_out.bias", None, FLOAT32)
     (record,) = caplog.records
     assert "text_proj_out.bias" in record.getMessage() and record.levelname == "WARNING"
+
+
+@pytest.mark.parametrize(
+    ("stored", "value", "asked", "advice"),
+    [
+        (np.float64, 1e39, FLOAT32, "copy the file again"),
+        (np.float64, -1e300, FLOAT32, "copy the file again"),
+        (np.float32, 3.4e38, jnp.dtype(jnp.bfloat16), "give --dtype=float32"),
+    ],
+)
+def test_a_number_too_large_for_the_dtype_is_refused(stored, value, asked, advice):
+    bias = np.zeros(SIZES.vocab_size, stored)
+    bias[:3] = [np.inf, np.nan, 3.3e38]
+    found = plan(MMDIT, random_tensors(MMDIT) | {"text_proj_out.bias": bias})
+    read = found.read("mmdit.text_out.bias", None, asked)
+    assert np.isinf(read).sum() == 1 and np.isnan(read).sum() == 1
+    bias[4] = value
+    message = f"text_proj_out.bias holds numbers too large for {asked}; {advice}"
+    with pytest.raises(UserError, match=message):
+        found.read("mmdit.text_out.bias", None, asked)
+
+
+def test_a_tied_tensor_that_is_not_finite_is_the_same_under_both_names(caplog):
+    table = np.random.default_rng(0).standard_normal((CONFIG.t5.vocab_size, CONFIG.t5.width), np.float32)
+    table[3, 2] = np.nan
+    tensors = random_tensors(T5) | {"shared.weight": table, "encoder.embed_tokens.weight": table.copy()}
+    found = plan(T5, tensors).read("t5.embedding", None, FLOAT32)
+    np.testing.assert_array_equal(found, table)
+    assert "shared.weight holds numbers that are not finite" in caplog.text
+    tensors["encoder.embed_tokens.weight"][5, 1] += 1
+    with pytest.raises(UserError, match="found other values than in"):
+        plan(T5, tensors).read("t5.embedding", None, FLOAT32)
 
 
 def test_leaves_are_bfloat16_where_all_tensors_are_or_as_requested():

@@ -82,6 +82,19 @@ def test_faults_of_mmbench(tmp_path, row, message):
         mmbench(tmp_path)
 
 
+@pytest.mark.parametrize(("options", "message"), [("xy  ", None), ("x yz", "D and no B"), (" xyz", "D and no A")])
+def test_an_option_of_mmbench_without_the_one_before_is_refused(tmp_path, options, message):
+    """The letters of the others, and of the answer, would be of other options."""
+    names = ("index", "question", "A", "B", "C", "D", "answer", "image")
+    image = base64.b64encode(picture(0)).decode()
+    write_table(tmp_path, [[1, "which?", *options, "B", image]], names)
+    if message is None:
+        assert {q.options["ABCD".index(q.truths[0])] for q in mmbench(tmp_path)} == {"y"}
+        return
+    with pytest.raises(UserError, match=f"MMBench_DEV_EN.tsv: row 1 has option {message}; copy the file again"):
+        mmbench(tmp_path)
+
+
 def test_a_foreign_table_is_no_mmbench(tmp_path):
     (tmp_path / FILES[1]).write_text("a\tb\n1\t2\n")
     with pytest.raises(UserError, match="lacks the columns index, question, A, B, image"):

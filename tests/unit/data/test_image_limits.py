@@ -41,6 +41,16 @@ def test_a_file_that_is_not_there_or_no_picture_has_its_cause(tmp_path, read):
         assert error.value.cause == cause
 
 
+@pytest.mark.parametrize("read", [open_image, image_size])
+@pytest.mark.parametrize("is_bytes", [False, True])
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path, read, is_bytes):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4665e2c1\nsize 41\n"
+    (tmp_path / "digit.jpg").write_bytes(pointer)
+    with pytest.raises(DataError, match="is a pointer of Git LFS and not the file itself; fetch that with") as error:
+        read(pointer if is_bytes else tmp_path / "digit.jpg")
+    assert error.value.cause == UNREADABLE
+
+
 @pytest.mark.parametrize(
     ("raised", "message"),
     [

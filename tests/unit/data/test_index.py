@@ -1,5 +1,6 @@
 """The index finds every record, wherever the chunks of the file end."""
 
+import codecs
 import concurrent.futures
 import json
 import os
@@ -81,6 +82,16 @@ def test_a_file_that_is_no_list_is_refused(tmp_path, text):
     file.write_text(text)
     with pytest.raises(UserError, match="list.json: (is not JSON|expected a list of records)"):
         json_index(file, IndexCache())
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_a_list_in_utf_16_is_refused_as_such(tmp_path, encoding):
+    mark = b"" if encoding == "utf-16" else codecs.BOM_UTF16_BE
+    (tmp_path / "list.json").write_bytes(mark + json.dumps([{"a": "é"}]).encode(encoding))
+    with pytest.raises(UserError, match="list.json: is UTF-16, .*; save it as UTF-8"):
+        json_index(tmp_path / "list.json", IndexCache())
+    (tmp_path / "list.json").write_bytes(json.dumps([{"a": "é"}]).encode("utf-8-sig"))
+    assert len(json_index(tmp_path / "list.json", IndexCache())) == 1
 
 
 def test_many_threads_read_the_same_files(tmp_path, monkeypatch):

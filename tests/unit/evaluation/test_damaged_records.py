@@ -50,6 +50,20 @@ def test_lines_of_wrong_types_are_dropped_with_a_warning(tmp_path, caplog):
     assert f"{len(NO_LINES) + 1} lines are no predictions" in caplog.text
 
 
+def test_a_comparison_leaves_the_files_of_an_evaluation_that_goes_on(tmp_path, caplog):
+    """A line that is being written is no damage, and what is appended meanwhile would be lost."""
+    first, second = (folder_of(tmp_path / name, lines=[LINE, 3, LINE | {"id": "2"}]) for name in "ab")
+    file = first / "vqav2.predictions.jsonl"
+    with file.open("a") as stream:
+        stream.write(json.dumps(LINE | {"id": "3"})[:-20])
+    before = [(path, path.read_bytes(), path.stat().st_ino) for path in sorted(tmp_path.rglob("*.json*"))]
+    assert [each.questions for each in compare(first, second)] == [2]
+    assert before == [(path, path.read_bytes(), path.stat().st_ino) for path in sorted(tmp_path.rglob("*.json*"))]
+    assert f"{file}: 2 lines are no predictions; their questions are left out" in caplog.text
+    assert list(Predictions(file).read()) == ["1", "2"]
+    assert len(file.read_bytes().splitlines()) == 2  # the command that writes the file mends it
+
+
 @pytest.mark.parametrize("ending", ["results", "images"])
 def test_a_list_without_end_is_refused_before_it_is_read(tmp_path, ending):
     file = tmp_path / f"geneval.{ending}.jsonl"

@@ -119,6 +119,28 @@ def test_raw_weights_replace_the_averages_of_their_leaves(run, tmp_path):
     assert (np.asarray(raw[name]) == 7.0).all()
 
 
+def test_a_folder_whose_arrays_do_not_fit_is_refused_before_it_is_read(run, tmp_path):
+    config, tokenizer = run
+    shutil.copytree(config.init_from, tmp_path / "model")
+    config = dataclasses.replace(config, init_from=str(tmp_path / "model"), init_weights="raw")
+    kernel = "mmdit.text_out.kernel"
+    for leaves, fault in (
+        ({"mmdit.unknown.kernel": jnp.ones(3)}, "mmdit.unknown.kernel: has no place in this model"),
+        ({kernel: jnp.ones((3, 2))}, rf"{kernel}: has shape \(3, 2\), expected"),
+    ):
+        shutil.rmtree(tmp_path / "model" / "raw", ignore_errors=True)
+        save_arrays(tmp_path / "model" / "raw", leaves)
+        with pytest.raises(UserError, match=f"model/raw: does not fit model.json:\n  {fault}"):
+            check_init_from(config, tokenizer)
+    shutil.rmtree(tmp_path / "model" / "weights")
+    config = dataclasses.replace(config, init_weights="ema")
+    with pytest.raises(UserError, match="model/weights: is missing; the model folder is incomplete, copy it anew"):
+        check_init_from(config, tokenizer)
+    save_arrays(tmp_path / "model" / "weights", {kernel: jnp.ones(leaf_specs(config.model)[kernel].shape)})
+    with pytest.raises(UserError, match="model/weights: does not fit model.json:\n  .*: is missing"):
+        check_init_from(config, tokenizer)
+
+
 def test_the_fingerprint_follows_names_and_sizes(run, tmp_path):
     config, _ = run
     shutil.copytree(config.init_from, tmp_path / "model")
