@@ -116,7 +116,9 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 def _description(folder: Path) -> dict[str, Any]:
     file = folder / DESCRIPTION
     if not file.exists():
-        raise UserError(f"{folder}: is no model folder, it has no model.json; name the folder that training wrote")
+        is_diffusers = (folder / "model_index.json").exists()
+        advice = "convert it with python -m convert import" if is_diffusers else "name the folder that training wrote"
+        raise UserError(f"{folder}: is no model folder, it has no model.json; {advice}")
     try:
         # older folders hold all networks and pad with </s>, and say neither
         description = {"networks": list(NETWORKS), "pad_token": END_TOKEN} | read_object(file)

@@ -69,7 +69,7 @@ class LoraConfig:
     """Low-rank factors of kernels (arXiv 2106.09685): W + alpha / rank * A B, with A and B trained and W frozen."""
 
     rank: int = bounded(default=0, low=0, high=65536)  # of A B; 0 is no factors
-    alpha: float = bounded(default=16.0, low=0.0, high=1e6)
+    alpha: float = bounded(default=16.0, low=1e-3, high=1e6)
     targets: tuple[str, ...] = ("mmdit.blocks.*.qkv.kernel", "mmdit.blocks.*.attention_out.kernel")  # patterns
     merge: bool = True  # whether the run writes the whole model with A B inside, besides the factors alone
 

@@ -148,8 +148,8 @@ def new_folder(folder: str | Path, mark: str) -> Iterator[Path]:
         The folder to write into.
 
     Raises:
-        UserError: ``folder`` is a file, or holds other files than such a folder; another process writes it, or has
-            written it since this call began; the disk is full, or ``folder`` is not writable.
+        UserError: ``folder`` is a file or a dead link, or holds other files than such a folder; another process writes
+            it, or has written it since this call began; the disk is full, or ``folder`` is not writable.
     """
     folder = as_path(folder).absolute()
     if is_bucket(folder) and len(folder.parts) == 3:
@@ -183,6 +183,10 @@ def _check_replaceable(folder: Path, mark: str) -> None:
     """Raises ``UserError`` unless ``folder`` is not there, is empty, or is one that ``new_folder`` has written."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder")
+    if not is_bucket(folder) and folder.is_symlink() and not folder.exists():
+        raise UserError(
+            f"{folder}: is a link to {folder.readlink()}, which is not there; remove it, or name another folder"
+        )
     if folder.is_dir() and not (folder / mark).exists() and any(folder.iterdir()) and not is_unfinished(folder, mark):
         raise UserError(f"{folder}: holds other files, which would be removed; name another folder")
 

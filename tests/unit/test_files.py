@@ -130,6 +130,13 @@ def test_a_folder_of_other_files_is_not_replaced(tmp_path):
     write_folder(tmp_path / "empty", "new")
 
 
+def test_a_dead_link_is_not_replaced_by_a_folder(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "absent")
+    fault = "link: is a link to .*absent, which is not there"
+    with pytest.raises(UserError, match=fault), new_folder(tmp_path / "link", "mark"):
+        pytest.fail("it was entered")
+
+
 def test_a_killed_writer_leaves_the_old_folder_and_the_next_one_removes_its_remains(tmp_path):
     write_folder(tmp_path / "folder", "old")
     killed(

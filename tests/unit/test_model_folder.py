@@ -173,6 +173,9 @@ def test_a_description_that_cannot_be_used_is_refused(folder, fields, message):
 def test_a_folder_that_is_none_or_incomplete_is_named(folder, tmp_path):
     with pytest.raises(UserError, match="nothing: .*no model folder"):
         load_config(tmp_path / "nothing")
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(UserError, match="no model folder.*; convert it with python -m convert import"):
+        load_config(tmp_path)
     (folder / "model.json").write_text("{")
     with pytest.raises(UserError, match="model.json: is no JSON"):
         load_config(folder)
