@@ -42,6 +42,7 @@ class Vocabulary:
 
     def __init__(self, size: int):
         self.vocab_size, self.mask_token_id, self.end_token_id = size, size - 1, END_TOKEN
+        self.special_token_ids = frozenset({END_TOKEN, self.mask_token_id})
 
     def caption_ids(self, text: str, length: int) -> np.ndarray:
         ids = np.random.default_rng(list(text.encode())).integers(3, self.mask_token_id, length, dtype=np.int32)

@@ -122,11 +122,12 @@ class UnknownWords(UserWarning):
 
 def warn_of_words(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
     """Warns once, of words that the vocabulary cannot spell: the model reads ``<unk>`` in their place."""
-    try:
-        special = tokenizer.special_token_ids
-        tokenizer.check_words(*(text for text in texts if not special.isdisjoint(tokenizer.tokens(text))))
-    except UserError as error:
-        warnings.warn(str(error), UnknownWords, stacklevel=2)
+    special = tokenizer.special_token_ids
+    if doubtful := [text for text in texts if not special.isdisjoint(tokenizer.tokens(text))]:
+        try:
+            tokenizer.check_words(*doubtful)
+        except UserError as error:
+            warnings.warn(str(error), UnknownWords, stacklevel=2)
 
 
 def _token_ids(tokenizer: Tokenizer, texts: list[str], length: int) -> np.ndarray:

@@ -82,8 +82,8 @@ def test_a_negative_prompt_takes_the_place_of_the_empty_one(pipe):
     plain = pipe.text_to_image(PROMPTS, output="latents")
     np.testing.assert_array_equal(plain, pipe.text_to_image(PROMPTS, "", output="latents"))
     assert not np.allclose(plain, pipe.text_to_image(PROMPTS, "a photo", output="latents"))
-    unguided = pipe.text_to_image(PROMPTS, "a photo", guidance_scale=1.0, output="latents")
-    np.testing.assert_array_equal(unguided, pipe.text_to_image(PROMPTS, guidance_scale=1.0, output="latents"))
+    with pytest.raises(UserError, match="negative_prompt is given, but there is no guidance"):
+        pipe.text_to_image(PROMPTS, "a photo", guidance_scale=1.0)
 
 
 def test_one_prompt_and_one_image_need_no_list(pipe, pictures):

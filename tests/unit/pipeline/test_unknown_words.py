@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 
+from dualdiff_jax.pipeline.text_inputs import UnknownWords
 from tests.unit.pipeline.test_pipeline import pictures, pipe  # noqa: F401
 
 CALLS = {
@@ -20,9 +21,9 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_call_warns_of_the_words_that_it_cannot_read(pipe, pictures, call):  # noqa: F811
-    with pytest.warns(UserWarning, match="this model's tokenizer does not know 'zebra'; use other words in") as found:
+    with pytest.warns(UnknownWords, match="this model's tokenizer does not know 'zebra'; use other words in") as found:
         CALLS[call](pipe, pictures, "a zebra three")
-    assert len(found) == 1
+    assert sum(each.category is UnknownWords for each in found) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         CALLS[call](pipe, pictures, "a three")

@@ -32,6 +32,7 @@ LOST = """
 import signal, time
 from dualdiff_jax.runtime import environment
 environment.prepare()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 class Finalized:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
