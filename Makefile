@@ -8,7 +8,7 @@
 # make mutants  changes one point of the core at a time and reports which changes no test notices: hours
 # make fuzz     damages files of every kind, 10,000 times each, and expects a sentence, never a traceback: an hour
 # make check-targets     compiles the step and the samplers for TPUs and H100s that are not here: 6 GB of compilers in
-#   a .venv-targets of its own, Python 3.12 or 3.13 (JAX for 3.11 cannot print every TPU program), about ten minutes
+#   a .venv-targets of its own, Python 3.12 or 3.13 (JAX for 3.11 cannot print every TPU program), about twenty minutes
 # make check-original ORIGINAL=DIR  compares images with the original's own pipeline: DIR is a checkout of
 #   https://github.com/zijieli-Jlee/Dual-Diffusion at bbf06bf; torchvision comes from PyPI into .venv-original; minutes
 # make check-scorers VQA=DIR POPE=DIR  compares scores of benchmarks with the official scorers: DIRs are checkouts of
