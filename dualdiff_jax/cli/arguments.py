@@ -8,7 +8,7 @@ from ml_collections import config_flags
 
 from dualdiff_jax.arrays import SEEDS
 from dualdiff_jax.cli.modes import MODES, SHELLS
-from dualdiff_jax.cli.values import Number, Numbers, Shift, number_of
+from dualdiff_jax.cli.values import Number, Numbers, Shift, define_number
 from dualdiff_jax.config.data import Fit
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.evaluation.fid.resizes import RESIZES
@@ -171,9 +171,9 @@ SEED = used_by(
     ),
 )
 SIZE = "pixels; default: the model's, or an edited image's own"
-HEIGHT = used_by(LOADING, flags.DEFINE(number_of("height"), "height", None, SIZE))
-WIDTH = used_by(LOADING, flags.DEFINE(number_of("width"), "width", None, SIZE))
-STEPS = used_by(SAMPLING, flags.DEFINE(number_of("image_steps"), "steps", None, "sampling steps; default: the model's"))
+HEIGHT = used_by(LOADING, define_number("height", SIZE))
+WIDTH = used_by(LOADING, define_number("width", SIZE))
+STEPS = used_by(SAMPLING, define_number("steps", "sampling steps; default: the model's", field="image_steps"))
 SAMPLER = used_by(
     DRAWN, flags.DEFINE_enum("sampler", None, tuple(IMAGE_SAMPLERS), "sampler of images; default: the model's")
 )
@@ -187,7 +187,7 @@ SIGMA_SHIFT = used_by(
 )
 GUIDANCE = used_by(
     (*PROMPTED, "joint", *WRITING),
-    flags.DEFINE(number_of("guidance_scale"), "guidance_scale", None, "up to 1 is no guidance; default: the model's"),
+    define_number("guidance_scale", "up to 1 is no guidance; default: the model's"),
 )
 GUIDANCE_RULE = used_by(
     FROM_PROMPTS, flags.DEFINE_enum("guidance_rule", None, tuple(GUIDANCE_RULES), "default: the model's")
@@ -198,7 +198,7 @@ GUIDANCE_INTERVAL = used_by(
 )
 ZERO_INIT_STEPS = used_by(
     FROM_PROMPTS,
-    flags.DEFINE(number_of("zero_init_steps"), "zero_init_steps", None, "first steps that cfg_zero_star leaves out"),
+    define_number("zero_init_steps", "first steps that cfg_zero_star leaves out"),
 )
 NEGATIVE = used_by(FROM_PROMPTS, flags.DEFINE_string("negative_prompt", "", "text that guidance leads away from"))
 IMAGES_PER_PROMPT = used_by(
@@ -216,9 +216,7 @@ COUNT = used_by(
     flags.DEFINE_integer("count", None, "", lower_bound=1),
     {"variations": "images for each image; default: 4", "joint": "pairs of image and text; default: 1"},
 )
-LENGTH = used_by(
-    ("joint", *READING), flags.DEFINE(number_of("caption_length"), "length", None, "tokens; default: the model's")
-)
+LENGTH = used_by(("joint", *READING), define_number("length", "tokens; default: the model's", field="caption_length"))
 DTYPE = used_by(
     LOADED, flags.DEFINE_enum("dtype", None, ("float32", "bfloat16"), "dtype of the model; default: its own")
 )

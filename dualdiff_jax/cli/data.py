@@ -18,8 +18,7 @@ from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, locked_folder, write_text
 from dualdiff_jax.inspection.page import page
 from dualdiff_jax.inspection.survey import Survey, figures, summary, survey
-from dualdiff_jax.models.attention import check_kernel
-from dualdiff_jax.models.bundle import init_weights, leaf_specs
+from dualdiff_jax.models.bundle import check_attention, init_weights, leaf_specs
 from dualdiff_jax.models.leaves import network_of
 from dualdiff_jax.progress import Progress
 from dualdiff_jax.sharding import make_mesh
@@ -94,7 +93,7 @@ def encode_data(
             check_model(config, model)
             model_config, weights, tokenizer = load_model(model, mesh)
         else:
-            _check_attention(config.model)
+            check_attention(config.model)
             _warn_of_random_weights(config.model)
             model_config, tokenizer = config.model, Tokenizer(config.data.tokenizer)
             weights = init_weights(model_config, mesh, key_of(config.seed))
@@ -131,7 +130,7 @@ def check_model(config: RunConfig, folder: str) -> None:
             config are others.
     """
     own = load_config(folder)
-    _check_attention(own)
+    check_attention(own)
     has_texts = any(source.task == "image_generation" for source in config.data.sources)
     read = ("model.autoencoder.", "model.t5.") if has_texts else ("model.autoencoder.",)
     changed = [line for line in architecture_differences(own, config.model) if line.startswith(read)]
@@ -146,12 +145,9 @@ def check_model(config: RunConfig, folder: str) -> None:
         )
 
 
-def _check_attention(config: ModelConfig) -> None:
-    check_kernel(config.attention, jax.default_backend(), config.compute_dtype)
-
-
 def _warn_of_random_weights(model: ModelConfig) -> None:
-    random = [network for network in FROZEN if network in {network_of(name) for name in leaf_specs(model)}]
+    networks = {network_of(name) for name in leaf_specs(model)}
+    random = [network for network in FROZEN if network in networks]
     if random:
         log.warning(
             "%s: random weights encode the data; give --model=MODEL_DIR or --config.init_from=MODEL_DIR",

@@ -64,8 +64,7 @@ def evaluate(
     with locked_folder(as_path(output), "--output"):
         opened = [dataclasses.replace(each, weights=weights).open() for each in evaluations]
         path = local_model(model)
-        for each in opened:
-            rehearse(path, dtype, functools.partial(_ask_first, each))
+        rehearse(path, dtype, *(functools.partial(_ask_first, each) for each in opened))
         pipeline = with_batch(load(path, dtype, t5_bits), sampling_batch)
         facts = {"path": model, "fingerprint": model_fingerprint(pipeline)}
         records = []

@@ -79,8 +79,7 @@ def draw_tasks(
     with locked_folder(folder, "--output"):
         opened = [each.open() for each in drawings]
         path = local_model(model)
-        for each in opened:
-            rehearse(path, dtype, functools.partial(_draw_first, each))
+        rehearse(path, dtype, *(functools.partial(_draw_first, each) for each in opened))
         pipeline = with_batch(load(path, dtype, t5_bits), sampling_batch)
         facts = {"path": model, "fingerprint": model_fingerprint(pipeline)}
         records = []

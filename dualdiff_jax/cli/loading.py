@@ -1,5 +1,6 @@
 """The model of a command: its calls are rehearsed without its weights, whose reading takes minutes."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -73,22 +74,21 @@ def is_first_host() -> bool:
     return jax.process_index() == 0
 
 
-def rehearse(model: str, dtype: str | None, call: Callable[[DualDiffusionPipeline], Any]) -> None:
-    """Makes a call of a model up to where it would compute, which is after all arguments are checked.
+def rehearse(model: str, dtype: str | None, *calls: Callable[[DualDiffusionPipeline], Any]) -> None:
+    """Makes calls of a model up to where each would compute, which is after all its arguments are checked.
 
     Args:
         model: a model folder, or a diffusers folder, of which the config and the tokenizer are read.
         dtype: of the model.
-        call: makes one call of the pipeline.
+        calls: each makes one call of the pipeline.
 
     Raises:
-        UserError: the folder is no model, the call cannot use an argument, or the attention's kernel does not run here.
+        UserError: the folder is no model, a call cannot use an argument, or the attention's kernel does not run here.
     """
-    config, tokenizer = _described(model, dtype)
-    try:
-        call(_RehearsedPipeline(config, tokenizer))
-    except Rehearsed:
-        return
+    pipeline = _RehearsedPipeline(*_described(model, dtype))
+    for call in calls:
+        with contextlib.suppress(Rehearsed):
+            call(pipeline)
 
 
 def _described(model: str, dtype: str | None) -> tuple[ModelConfig, Tokenizer]:

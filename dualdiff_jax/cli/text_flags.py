@@ -5,7 +5,7 @@ from typing import Any, get_args
 from absl import flags
 
 from dualdiff_jax.cli.arguments import GUIDANCE, WRITING, used_by
-from dualdiff_jax.cli.values import number_of
+from dualdiff_jax.cli.values import define_number
 from dualdiff_jax.sampling.text_options import Certainty, GuidanceNull, TextOptions
 
 CERTAINTY = used_by(
@@ -16,61 +16,35 @@ CERTAINTY = used_by(
 )
 THRESHOLD = used_by(
     WRITING,
-    flags.DEFINE(
-        number_of("threshold", TextOptions),
-        "threshold",
-        None,
-        "probability above which --order=threshold reveals; default: the model's",
+    define_number(
+        "threshold", "probability above which --order=threshold reveals; default: the model's", section=TextOptions
     ),
 )
 ENTROPY_BOUND = used_by(
     WRITING,
-    flags.DEFINE(
-        number_of("entropy_bound", TextOptions),
-        "entropy_bound",
-        None,
-        "nats, for --order=entropy_bound; default: the model's",
-    ),
+    define_number("entropy_bound", "nats, for --order=entropy_bound; default: the model's", section=TextOptions),
 )
 BLOCK_LENGTH = used_by(
     WRITING,
-    flags.DEFINE(
-        number_of("block_length", TextOptions),
-        "block_length",
-        None,
-        "tokens of a block; blocks are completed from the left",
-    ),
+    define_number("block_length", "tokens of a block; blocks are completed from the left", section=TextOptions),
 )
 REMASK = used_by(
     WRITING,
-    flags.DEFINE(
-        number_of("remask", TextOptions),
-        "remask",
-        None,
-        "largest probability of masking a token again, for --order=ancestral",
-    ),
+    define_number("remask", "largest probability of masking a token again, for --order=ancestral", section=TextOptions),
 )
 TEMPERATURE = used_by(
     ("joint", *WRITING),
-    flags.DEFINE(
-        number_of("temperature", TextOptions),
-        "temperature",
-        None,
-        "of the draws; 0 takes the likeliest token; default: the order's own",
+    define_number(
+        "temperature", "of the draws; 0 takes the likeliest token; default: the order's own", section=TextOptions
     ),
 )
 TOP_P = used_by(
     WRITING,
-    flags.DEFINE(number_of("top_p", TextOptions), "top_p", None, "probability of the tokens that are drawn from"),
+    define_number("top_p", "probability of the tokens that are drawn from", section=TextOptions),
 )
 REPETITION_PENALTY = used_by(
     WRITING,
-    flags.DEFINE(
-        number_of("repetition_penalty", TextOptions),
-        "repetition_penalty",
-        None,
-        "of tokens that are written already; 1 is none",
-    ),
+    define_number("repetition_penalty", "of tokens that are written already; 1 is none", section=TextOptions),
 )
 GUIDANCE_NULL = used_by(
     WRITING,
@@ -80,12 +54,7 @@ GUIDANCE_NULL = used_by(
 )
 EXIT_MARGIN = used_by(
     WRITING,
-    flags.DEFINE(
-        number_of("exit_margin", TextOptions),
-        "exit_margin",
-        None,
-        "mean log-ratio of the two likeliest tokens that ends sampling",
-    ),
+    define_number("exit_margin", "mean log-ratio of the two likeliest tokens that ends sampling", section=TextOptions),
 )
 EARLY_STOP = used_by(
     ("caption", "answer"),

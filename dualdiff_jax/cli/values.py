@@ -79,6 +79,23 @@ def number_of(field: str, section: type = SamplingConfig) -> Number:
     return Number(int if int in (hint, *get_args(hint)) else float, bounds["low"], bounds["high"])
 
 
+def define_number(
+    name: str, help_text: str, *, field: str = "", section: type = SamplingConfig
+) -> flags.FlagHolder[float | None]:
+    """Defines a flag for a field, without a default.
+
+    Args:
+        name: of the flag.
+        help_text: of the flag.
+        field: as in ``number_of``; "" is ``name``.
+        section: as in ``number_of``.
+
+    Returns:
+        The flag.
+    """
+    return flags.DEFINE(number_of(field or name, section), name, None, help_text)
+
+
 class Shift(flags.ArgumentParser):
     """A shift of the noise levels: a number, or "resolution"."""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.files import free_bytes, is_bucket, is_unfinished
+from dualdiff_jax.files import dead_link, free_bytes, is_bucket, is_unfinished
 
 
 def check_output(output: Path, mark: str, size: int, overwrite: bool) -> None:
@@ -21,9 +21,8 @@ def check_output(output: Path, mark: str, size: int, overwrite: bool) -> None:
         UserError: ``output`` exists without ``overwrite`` or is a link that leads nowhere, or the disk has too little
             room.
     """
-    if not is_bucket(output) and output.is_symlink() and not output.exists():
-        target = output.readlink()
-        raise UserError(f"{output}: is a link to {target}, which is not there; remove it, or choose another --output")
+    if fault := dead_link(output):
+        raise UserError(f"{fault}; remove it, or choose another --output")
     if not overwrite and output.exists() and not is_unfinished(output, mark):
         raise UserError(f"{output}: exists already; choose another --output, or replace it with --overwrite")
     free = free_bytes(output)

@@ -11,7 +11,7 @@ import numpy as np
 from dualdiff_jax.convert.tensor_file import SafetensorsFile, TensorFile, TensorInfo
 from dualdiff_jax.convert.torch_file import TorchFile
 from dualdiff_jax.errors import QUOTED, UserError, quoted
-from dualdiff_jax.files import check_regular, is_bucket
+from dualdiff_jax.files import check_regular, dead_link
 from dualdiff_jax.json_files import checked, field, read_object
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -80,8 +80,8 @@ class FileTensors(Tensors):
 
 def absence(path: Path, kind: str = "file") -> str:
     """Says that no ``kind`` is at ``path``, or only a link that leads nowhere: a copy without what it leads to."""
-    if not is_bucket(path) and path.is_symlink():
-        return f"{path}: is a link to {path.readlink()}, which is not there; copy that too"
+    if fault := dead_link(path):
+        return f"{fault}; copy that too"
     return f"{path}: there is no such {kind}"
 
 

@@ -4,7 +4,7 @@ from dualdiff_jax.files.bucket_errors import bucket_fault
 from dualdiff_jax.files.bucket_sentences import bucket_sentences
 from dualdiff_jax.files.lock import Lock
 from dualdiff_jax.files.names import as_path, check_holds_arrays, is_bucket, is_url, path_fault
-from dualdiff_jax.files.regular import check_regular, file_hash, is_there, open_regular, read_regular
+from dualdiff_jax.files.regular import check_regular, dead_link, file_hash, is_there, open_regular, read_regular
 from dualdiff_jax.files.whole import (
     free_bytes,
     is_unfinished,
@@ -26,6 +26,7 @@ __all__ = [
     "bucket_sentences",
     "check_holds_arrays",
     "check_regular",
+    "dead_link",
     "file_hash",
     "free_bytes",
     "is_bucket",

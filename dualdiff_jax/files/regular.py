@@ -25,6 +25,13 @@ def is_there(path: Path) -> bool:
     return path.exists() if is_bucket(path) else os.path.lexists(path)
 
 
+def dead_link(path: Path) -> str:
+    """What is wrong with a link that leads nowhere; ``""`` where ``path`` is none."""
+    if path.is_symlink() and not path.exists():
+        return f"{path}: is a link to {path.readlink()}, which is not there"
+    return ""
+
+
 def check_regular(path: str | os.PathLike, most: int | None = None) -> os.stat_result:
     """Checks that ``path`` is a regular file, without opening it.
 

@@ -23,6 +23,7 @@ from dualdiff_jax.files.bucket_path import BucketPath
 from dualdiff_jax.files.lock import Lock, beside, inside, lock_beside
 from dualdiff_jax.files.names import as_path, is_bucket
 from dualdiff_jax.files.probe import probe
+from dualdiff_jax.files.regular import dead_link
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 STATUSES = {  # of TensorStore's errors
@@ -183,10 +184,8 @@ def _check_replaceable(folder: Path, mark: str) -> None:
     """Raises ``UserError`` unless ``folder`` is not there, is empty, or is one that ``new_folder`` has written."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; name a folder")
-    if not is_bucket(folder) and folder.is_symlink() and not folder.exists():
-        raise UserError(
-            f"{folder}: is a link to {folder.readlink()}, which is not there; remove it, or name another folder"
-        )
+    if fault := dead_link(folder):
+        raise UserError(f"{fault}; remove it, or name another folder")
     if folder.is_dir() and not (folder / mark).exists() and any(folder.iterdir()) and not is_unfinished(folder, mark):
         raise UserError(f"{folder}: holds other files, which would be removed; name another folder")
 

@@ -24,7 +24,7 @@ from dualdiff_jax.arrays import (
 )
 from dualdiff_jax.config import MeshConfig, ModelConfig
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.attention import WITH_BIAS, choose_kernel
+from dualdiff_jax.models.attention import WITH_BIAS, check_kernel, choose_kernel
 from dualdiff_jax.models.autoencoder import build_autoencoder
 from dualdiff_jax.models.leaves import NETWORKS, Constant, LeafSpec, network_of
 from dualdiff_jax.models.mmdit import MMDiT
@@ -41,6 +41,11 @@ from dualdiff_jax.sharding import (
 )
 
 NO_MESH = AbstractMesh((), ())
+
+
+def check_attention(config: ModelConfig) -> str:
+    """The kernel of the model's attention here. Raises ``UserError`` where ``attention`` is none of this platform."""
+    return check_kernel(config.attention, jax.default_backend(), config.compute_dtype)
 
 
 class DualDiffusionModel(nnx.Module):

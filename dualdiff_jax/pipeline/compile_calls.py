@@ -65,9 +65,10 @@ class CompileCalls(ImageCalls, TextCalls):
             "answers": lambda model: model.answer([grey] * answers, [""] * answers, **reading),
         }
         asked = [name for name, count in counts.items() if count]
+        rehearsal = _Rehearsal(self.config, self.weights, self.tokenizer)
         for name in asked:
             with contextlib.suppress(Rehearsed):
-                calls[name](_Rehearsal(self.config, self.weights, self.tokenizer))
+                calls[name](rehearsal)
         seconds = {}
         for name in asked:
             started = time.monotonic()

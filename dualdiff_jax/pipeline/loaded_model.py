@@ -24,7 +24,7 @@ from dualdiff_jax.arrays import (
 from dualdiff_jax.config import ModelConfig
 from dualdiff_jax.data.tokenizer import Tokenizer
 from dualdiff_jax.errors import UserError
-from dualdiff_jax.models.attention import check_kernel
+from dualdiff_jax.models.bundle import check_attention
 from dualdiff_jax.pipeline import arrays_in, inputs, programs
 from dualdiff_jax.sharding import batch_parts, batch_sharding
 
@@ -40,7 +40,7 @@ class LoadedModel:
         Raises:
             UserError: the model's ``attention`` is no kernel of this platform.
         """
-        check_kernel(config.attention, jax.default_backend(), config.compute_dtype)
+        check_attention(config)
         self.config, self.weights, self.tokenizer = config, weights, tokenizer
         sharding = jax.tree.leaves(weights)[0].sharding
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) else None

@@ -11,7 +11,6 @@ Results are a function of the inputs and the seed: an example does not depend on
 
 from pathlib import Path
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -21,7 +20,7 @@ from dualdiff_jax.convert.diffusers_folder import INDEX_FILE
 from dualdiff_jax.convert.importer import open_pipeline
 from dualdiff_jax.errors import UserError, quoted
 from dualdiff_jax.hub import download, is_hub_name
-from dualdiff_jax.models.attention import check_kernel
+from dualdiff_jax.models.bundle import check_attention
 from dualdiff_jax.models.separated import separated_weights, with_t5_in_8_bits
 from dualdiff_jax.pipeline import inputs
 from dualdiff_jax.pipeline.compile_calls import CompileCalls
@@ -32,7 +31,7 @@ from dualdiff_jax.pipeline.joint_calls import JointCalls
 from dualdiff_jax.pipeline.lora_calls import LoraCalls
 from dualdiff_jax.pipeline.score_calls import ScoreCalls
 from dualdiff_jax.pipeline.share_calls import ShareCalls
-from dualdiff_jax.weights import is_model_folder, load_config, load_model
+from dualdiff_jax.weights import is_model_folder, load_config, load_model, with_dtype
 
 
 class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, CompileCalls, LoraCalls, ShareCalls):
@@ -100,7 +99,7 @@ class DualDiffusionPipeline(EditCalls, InfillCalls, ScoreCalls, JointCalls, Comp
             raise UserError(f"t5_bits is {quoted(t5_bits)}; give 8, or None for T5 as it is")
 
         def choose_mesh(config: ModelConfig) -> Mesh:  # called before weights are read
-            check_kernel(config.attention, jax.default_backend(), dtype or config.compute_dtype)
+            check_attention(with_dtype(config, dtype))
             return sampling_mesh(config, dtype) if mesh is None else mesh
 
         if path.is_dir() and not is_model_folder(path) and (path / INDEX_FILE).is_file():

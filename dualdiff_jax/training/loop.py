@@ -23,8 +23,7 @@ from dualdiff_jax.distributed.process_group import broadcast_from_first, connect
 from dualdiff_jax.errors import UserError
 from dualdiff_jax.files import as_path, check_holds_arrays, is_bucket, locked_folder
 from dualdiff_jax.files.lock import Lock
-from dualdiff_jax.models.attention import check_kernel
-from dualdiff_jax.models.bundle import rules_of
+from dualdiff_jax.models.bundle import check_attention, rules_of
 from dualdiff_jax.objectives.joint import Objective
 from dualdiff_jax.sharding import MICROBATCH, check_batch, place_batch, rules_in_force
 from dualdiff_jax.training.checkpoint import Checkpoints
@@ -172,10 +171,10 @@ def checks(config: RunConfig, tokenizer: Tokenizer, mesh: Mesh, setups: list[Tra
         mesh: all devices.
         setups: an empty list, which receives what the config means on the mesh.
     """
-    model, microbatch = config.model, config.train.global_batch_size // config.train.microbatches
+    microbatch = config.train.global_batch_size // config.train.microbatches
     return {
         "vocabulary": lambda: _check_vocabulary(config, tokenizer),
-        "attention": lambda: check_kernel(model.attention, jax.default_backend(), model.compute_dtype),
+        "attention": lambda: check_attention(config.model),
         "batch": lambda: check_batch(mesh, microbatch, MICROBATCH),
         "trained parts": lambda: setups.append(TrainSetup(config, mesh)),
         "init_from": lambda: check_init_from(config, tokenizer),

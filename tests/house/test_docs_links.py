@@ -18,7 +18,7 @@ DOTTED = re.compile(r"\bdualdiff_jax(?:\.\w+)+")
 IMPORT = re.compile(r"^from (dualdiff_jax[\w.]*) import ([\w, ]+)$", re.MULTILINE)
 FILE = re.compile(r"(?<![\w/.{}-])[\w./-]+/[\w.-]+\.py\b")
 COMMAND = re.compile(r"(?:\bmain\.py|\bdualdiff) (.*)")
-DEFINED = re.compile(r'\bDEFINE(?:_\w+\(|\(\s*\w+\([^)]*\),)\s*"([\w-]+)"')  # with a parser in front, or not
+DEFINED = re.compile(r'\b(?:(?:DEFINE_\w+|define_number)\(|DEFINE\(\s*\w+\([^)]*\),)\s*"([\w-]+)"')
 MAKE = re.compile(r"^make ([\w-]+)", re.MULTILINE)
 
 
